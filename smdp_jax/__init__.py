@@ -1,0 +1,65 @@
+"""What could have led to this end state, and how sure are we?
+
+Score Matching via Differentiable Physics: learn the score of a simulated stochastic process, then
+solve the process backward in time (Holzschuh, Vegetti, Thuerey 2023, arXiv 2301.10250).
+"""
+
+from smdp_jax import models
+from smdp_jax.diagnostics import step_miss
+from smdp_jax.integrate import flow_map_of, integrate, linear_grid, log_grid, solve_adaptive
+from smdp_jax.objectives import MultiStep, OneStep, PathScore
+from smdp_jax.path_targets import least_variance_ramp
+from smdp_jax.posterior import (
+    Langevin,
+    Path,
+    Posterior,
+    SolveInfo,
+    probability_flow,
+    sample_posterior,
+)
+from smdp_jax.ramps import PowerRamp, SinhRamp, TableRamp
+from smdp_jax.scores import LearnedScore, NoiseScale, StepCorrection
+from smdp_jax.sde import SDE, integrated_backward, negated, probability_flow_sde, reverse_sde
+from smdp_jax.simulate import simulate
+from smdp_jax.terms import Splitting
+from smdp_jax.train import Fit, TrainingDiverged, fit
+from smdp_jax.trajectories import Trajectories
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SDE",
+    "Fit",
+    "Langevin",
+    "LearnedScore",
+    "MultiStep",
+    "NoiseScale",
+    "OneStep",
+    "Path",
+    "PathScore",
+    "Posterior",
+    "PowerRamp",
+    "SinhRamp",
+    "SolveInfo",
+    "Splitting",
+    "StepCorrection",
+    "TableRamp",
+    "TrainingDiverged",
+    "Trajectories",
+    "fit",
+    "flow_map_of",
+    "integrate",
+    "integrated_backward",
+    "least_variance_ramp",
+    "linear_grid",
+    "log_grid",
+    "models",
+    "negated",
+    "probability_flow",
+    "probability_flow_sde",
+    "reverse_sde",
+    "sample_posterior",
+    "simulate",
+    "solve_adaptive",
+    "step_miss",
+]

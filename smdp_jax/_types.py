@@ -1,0 +1,22 @@
+"""Shared type names: what a drift, a flow map, a score and a state are."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import ArrayLike, Float, PyTree, Shaped
+
+Scalar = Float[ArrayLike, ""]
+State = PyTree[Shaped[ArrayLike, "..."]]
+Args = PyTree[Any]
+
+Drift = Callable[[Any, Any, Any], Any]
+"""``drift(t, x, args)`` returns dx/dt, a tree like ``x``."""
+
+FlowMap = Callable[[Any, Any, Any, Any], Any]
+"""``step(t0, t1, x, args)`` returns the state at ``t1``, a tree like ``x``."""
+
+ScoreFn = Callable[[Any, Any, Any], Any]
+"""``score(t, x, args)`` returns the gradient of log p_t at ``x``, a tree like ``x``."""
+
+Diffusion = Any
+"""A positive number, a function ``g(t)``, a tree of these matching the state, or None."""

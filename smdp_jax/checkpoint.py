@@ -1,0 +1,164 @@
+"""Training state on disk: orbax checkpoints, metrics as JSON lines, and whose run it is."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+__all__ = ["RunDirectory", "write_atomically"]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old or the new content, never half of it.
+
+    Parameters
+    ----------
+    path : Path
+        Target; its folder must exist.
+    text : str
+        Content.
+    """
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+class RunDirectory:
+    """Checkpoints and metrics of one training run.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder, made if missing.
+    identity : dict
+        What makes this run this run (JSON values); a folder of another one is refused.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds a run with another identity.
+    """
+
+    def __init__(self, path: str | Path, identity: dict[str, Any]) -> None:
+        self.path = Path(path).absolute()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._check_identity(identity)
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
+        self._manager = ocp.CheckpointManager(self.path / "checkpoints", options=options)
+
+    def _check_identity(self, identity: dict[str, Any]) -> None:
+        file = self.path / "training.json"
+        identity = json.loads(json.dumps(identity))
+        if file.exists():
+            found = json.loads(file.read_text(encoding="utf-8"))
+            for name in sorted(found.keys() | identity.keys()):
+                if found.get(name) != identity.get(name):
+                    raise ValueError(
+                        f"{self.path} holds another training run: {name} was {found.get(name)!r}, "
+                        f"now {identity.get(name)!r}; use another directory or remove this one"
+                    )
+        else:
+            write_atomically(file, json.dumps(identity, indent=2))
+
+    @property
+    def metrics_file(self) -> Path:
+        """JSON lines, one per epoch."""
+        return self.path / "metrics.jsonl"
+
+    def save(self, step: int, state: Any) -> None:
+        """Write a checkpoint, whole or not at all.
+
+        Parameters
+        ----------
+        step : int
+            Updates done.
+        state : pytree
+            Arrays.
+        """
+        if step not in self._manager.all_steps():
+            self._manager.save(step, args=ocp.args.StandardSave(state))
+            self._manager.wait_until_finished()
+
+    def restore(self, like: Any) -> tuple[int, Any] | None:
+        """Read the newest whole checkpoint.
+
+        Parameters
+        ----------
+        like : pytree
+            A state with the wanted structure.
+
+        Returns
+        -------
+        tuple (int, pytree) or None
+            Updates done and state; None where no checkpoint exists.
+
+        Raises
+        ------
+        ValueError
+            If checkpoints exist and none can be read.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        failures = []
+        for step in steps:
+            try:
+                state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            except Exception as error:  # orbax raises many kinds for damaged files
+                failures.append(f"step {step}: {type(error).__name__}: {str(error)[:200]}")
+                continue
+            for bad in steps[: steps.index(step)]:
+                self._manager.delete(bad)
+            return step, state
+        if failures:
+            raise ValueError(
+                f"no checkpoint in {self.path / 'checkpoints'} can be read "
+                f"({'; '.join(failures)}); remove the folder to train from the start"
+            )
+        return None
+
+    def read_metrics(self, until: int) -> list[dict[str, Any]]:
+        """Read the metrics up to a step, and drop the later or half-written lines from disk.
+
+        Parameters
+        ----------
+        until : int
+            Last step to keep.
+
+        Returns
+        -------
+        list of dict
+            The records kept.
+        """
+        records = []
+        if self.metrics_file.exists():
+            for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:
+                    break
+                if record["step"] > until:
+                    break
+                records.append(record)
+        write_atomically(self.metrics_file, "".join(json.dumps(r) + "\n" for r in records))
+        return records
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Append one record.
+
+        Parameters
+        ----------
+        record : dict
+            JSON values, with ``step``.
+        """
+        with open(self.metrics_file, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def close(self) -> None:
+        """Release the checkpoint manager."""
+        self._manager.close()

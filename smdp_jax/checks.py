@@ -1,0 +1,140 @@
+"""Checks at the edge: what a caller hands in, looked at once, before anything is computed.
+
+Values that are being traced (inside a caller's ``jit`` or ``vmap``) cannot be looked at and pass.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from smdp_jax._types import Args, State
+from smdp_jax.sde import SDE
+
+__all__ = ["check_conditions", "check_process", "check_time_grid", "concrete"]
+
+
+def concrete(*values: Any) -> bool:
+    """Tell whether all leaves hold numbers that can be looked at."""
+    return not any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(values))
+
+
+def check_time_grid(ts: Any, sde: SDE) -> None:
+    """Check that a time grid is one-dimensional, increasing, and inside the SDE's interval.
+
+    Parameters
+    ----------
+    ts : array
+        Time grid.
+    sde : SDE
+        The process to be solved on it.
+
+    Raises
+    ------
+    ValueError
+        Naming the first time that is wrong.
+    """
+    if jnp.ndim(ts) != 1 or jnp.shape(ts)[0] < 2:
+        raise ValueError(f"ts must be one-dimensional with at least 2 times, got {jnp.shape(ts)}")
+    if not jnp.issubdtype(jnp.result_type(ts), jnp.floating):
+        raise ValueError(f"ts must be floating point, got {jnp.result_type(ts)}")
+    if not concrete(ts):
+        return
+    times = np.asarray(ts)
+    wrong = np.flatnonzero(~(np.diff(times) > 0))
+    if wrong.size:
+        i = int(wrong[0])
+        raise ValueError(
+            f"ts must increase, got ts[{i}]={times[i]} and ts[{i + 1}]={times[i + 1]}; "
+            "backward solves also take the increasing grid and walk it from its end"
+        )
+    first, last = sde.interval
+    if times[0] < first or times[-1] > last:
+        raise ValueError(
+            f"ts must lie inside SDE.interval=[{first}, {last}], got [{times[0]}, {times[-1]}]"
+        )
+
+
+def check_process(sde: SDE, ts: Any, x: State, args: Args) -> None:
+    """Check that the noise is positive on ``ts`` and that the physics returns states like ``x``.
+
+    Parameters
+    ----------
+    sde : SDE
+        The forward process.
+    ts : array (times,)
+        Time grid.
+    x : pytree
+        One unbatched state.
+    args : pytree
+        Conditions of that state.
+
+    Raises
+    ------
+    ValueError
+        If the process has no noise, if g is not positive at some time, or if drift or step return
+        another tree, shape or dtype than the state's.
+    """
+    if sde.deterministic:
+        raise ValueError("SDE.diffusion must be positive, got None (a process without noise)")
+    if concrete(ts):
+        for leaf in jax.tree.leaves(jax.vmap(lambda t: sde.g(t, x))(jnp.asarray(ts))):
+            amplitudes = np.asarray(leaf)
+            wrong = np.flatnonzero(~(amplitudes > 0))
+            if wrong.size:
+                i = int(wrong[0])
+                raise ValueError(
+                    f"SDE.diffusion must be positive at t={np.asarray(ts)[i]:g}, "
+                    f"got {amplitudes[i]:g}"
+                )
+    t = jax.ShapeDtypeStruct((), jnp.result_type(ts))
+    if sde.drift is not None:
+        _check_like(x, jax.eval_shape(sde.drift, t, x, args), "drift")
+    else:
+        _check_like(x, jax.eval_shape(sde.step, t, t, x, args), "step")
+
+
+def _check_like(x: State, result: State, name: str) -> None:
+    want, got = jax.tree.structure(x), jax.tree.structure(result)
+    if want != got:
+        raise ValueError(f"SDE.{name} must return the state's tree {want}, got {got}")
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(x), jax.tree.leaves(result), strict=True
+    ):
+        expected = (jnp.shape(a), jnp.result_type(a))
+        if expected != (b.shape, b.dtype):
+            where = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"SDE.{name} must return shape {expected[0]} and dtype {expected[1]}"
+                f"{f' at {where}' if where else ''}, got {b.shape} and {b.dtype}"
+            )
+
+
+def check_conditions(args: Args, args_axes: int | None, size: int, owner: str) -> None:
+    """Check that conditions mapped over an axis have as many entries as there are samples.
+
+    Parameters
+    ----------
+    args : pytree
+        Conditions.
+    args_axes : int or None
+        None: the same conditions for all samples; 0: one entry per sample on the leading axis.
+    size : int
+        Number of samples.
+    owner : str
+        Name of the argument that sets the number, for the message.
+
+    Raises
+    ------
+    ValueError
+        If a leaf has another length.
+    """
+    if args_axes is None:
+        return
+    for leaf in jax.tree.leaves(args):
+        if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != size:
+            raise ValueError(
+                f"args mapped over axis 0 must have {size} entries like {owner}, "
+                f"got shape {jnp.shape(leaf)}"
+            )

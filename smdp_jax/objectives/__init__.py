@@ -1,0 +1,7 @@
+"""Losses on windows of simulated paths; see ``base.Objective`` for what one is."""
+
+from smdp_jax.objectives.base import Kind, Objective
+from smdp_jax.objectives.multi_step import MultiStep, OneStep
+from smdp_jax.objectives.path_score import PathScore
+
+__all__ = ["Kind", "MultiStep", "Objective", "OneStep", "PathScore"]

@@ -1,0 +1,81 @@
+"""What an objective is: a loss on one window of one path."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
+
+from smdp_jax._types import Scalar, ScoreFn, State
+from smdp_jax.sde import SDE
+from smdp_jax.trajectories import Trajectories
+
+__all__ = ["Kind", "Objective", "mean_square"]
+
+Kind = Literal["score", "correction"]
+
+
+class Objective(Protocol):
+    """A loss that training minimises over random windows of stored paths.
+
+    Attributes
+    ----------
+    windows : tuple of int
+        Steps per window, in the order of training; 0 is a single state.
+    first_time : int
+        Least time index at which a window may start.
+    noise_level : float
+        The alpha of the backward step that it trains.
+    """
+
+    @property
+    def windows(self) -> tuple[int, ...]: ...
+
+    @property
+    def first_time(self) -> int: ...
+
+    @property
+    def noise_level(self) -> float: ...
+
+    def kind(self, sde: SDE) -> Kind:
+        """Tell what the minimiser is on this process."""
+        ...
+
+    def prepare(self, sde: SDE, data: Trajectories) -> Any:
+        """Check that the data suit, and compute constants of the loss."""
+        ...
+
+    def loss(
+        self, score: ScoreFn, sde: SDE, window: Trajectories, constants: Any, key: PRNGKeyArray
+    ) -> Scalar:
+        """Compute the loss of one window."""
+        ...
+
+
+def mean_square(
+    tree: State, scale: State | None = None, transform: Callable[[Any], Any] | None = None
+) -> Scalar:
+    """Mean over all entries of a tree of |entry / scale|^2.
+
+    Parameters
+    ----------
+    tree : pytree
+        Leaves of any shape.
+    scale : pytree, optional
+        Divisors, broadcast against the (transformed) leaves.
+    transform : callable, optional
+        Linear transform applied first.
+
+    Returns
+    -------
+    scalar
+        The mean.
+    """
+    tree = tree if transform is None else transform(tree)
+    if scale is not None:
+        tree = jax.tree.map(lambda x, s: x / s, tree, scale)
+    leaves = jax.tree.leaves(tree)
+    total = sum(jnp.sum(jnp.abs(x) ** 2) for x in leaves)
+    return total / sum(math.prod(x.shape) for x in leaves)

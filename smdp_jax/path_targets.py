@@ -1,0 +1,180 @@
+r"""Unbiased score targets along simulated paths.
+
+The simulated chain ``x_{j+1} = F_j(x_j) + r_{j+1}``, r ~ N(0, g^2 dt), is Gaussian given its past.
+With any linear operators rho_j that do not depend on the states in between, and rho_0 = 0,
+
+    q_{j+1} = r_{j+1} / (g^2 dt),    M_0 = 0,
+    M_{j+1} = q_{j+1} + rho_j (M_j - J_j^T q_{j+1}),    J_j = dF_j/dx at x_j,
+
+the target ``T_j = -M_j`` satisfies ``E[T_j | x_j] = grad log p_{t_j}(x_j)`` exactly for the chain.
+In the continuum this is the Malliavin-Bismut form of Tweedie's formula (Mirafzali et al. 2025,
+arXiv 2503.16917; Pidstrigach et al. 2025, arXiv 2504.03461).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from smdp_jax._types import Args, Scalar, State
+from smdp_jax.integrate import flow_map_of, integrate
+from smdp_jax.ramps import Ramp, TableRamp, Transform
+from smdp_jax.sde import SDE
+from smdp_jax.terms import Splitting
+
+__all__ = ["ScoreTargetSplitting", "least_variance_ramp"]
+
+
+def _kick(terms: Any, t0: Any, t1: Any, x: State, args: Args) -> tuple[State, State, State]:
+    """Take one step of the chain; return the new state, q and J^T q."""
+    flow, noise = terms.terms
+    increment = noise.contr(t0, t1)[0]
+    g, dt = noise.vf(t0, x, args), jnp.asarray(t1 - t0)
+    moved, pull_back = jax.vjp(lambda x: flow.step(t0, t1, x, args), x)
+    q = jax.tree.map(lambda g, w: w / (g * dt.astype(w.dtype)), g, increment)
+    x1 = jax.tree.map(lambda y, g, w: y + g * w, moved, g, increment)
+    return x1, q, pull_back(q)[0]
+
+
+class ScoreTargetSplitting(Splitting):
+    """``Splitting`` on the pair (state, M), accumulating the score target of the path."""
+
+    rho: Ramp
+    start: Scalar
+
+    def step(
+        self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
+    ) -> tuple:
+        """Advance (state, M) from t0 to t1."""
+        x, m = y0
+        x1, q, pulled = _kick(terms, t0, t1, x, args)
+        past = self.rho(t0 - self.start, t1 - self.start, jax.tree.map(jnp.subtract, m, pulled))
+        m1 = jax.tree.map(jnp.add, q, past)
+        return (x1, m1), None, {}, None, diffrax.RESULTS.successful
+
+
+class _PilotSplitting(Splitting):
+    """Advance a batch of (state, M) together with log phi, whose ratio is chosen step by step.
+
+    E|M_{j+1}|^2 is quadratic in rho and least at E<q, J^T q> / (E|M_j|^2 + E|J^T q|^2), since q is
+    independent of the past.
+    """
+
+    forward: Callable = eqx.field(static=True)
+    backward: Callable = eqx.field(static=True)
+    elementwise: bool = eqx.field(static=True)
+    start: Scalar
+
+    def step(
+        self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
+    ) -> tuple:
+        """Advance the pilot batch from t0 to t1."""
+        x, (m, log_phi) = y0
+        x1, q, pulled = _kick(terms, t0, t1, x, args)
+        m_hat, q_hat, pulled_hat = (jax.vmap(self.forward)(v) for v in (m, q, pulled))
+
+        def mean(values: Array) -> Array:
+            return values.mean(axis=0 if self.elementwise else None)
+
+        def best(m: Array, q: Array, p: Array) -> Array:
+            overlap = mean((jnp.conj(q) * p).real)
+            power = mean(jnp.abs(m) ** 2) + mean(jnp.abs(p) ** 2)
+            ratio = jnp.clip(overlap / power, 1e-6, 1.0)
+            return jnp.where(t0 > self.start, ratio, 0.0)
+
+        rho = jax.tree.map(best, m_hat, q_hat, pulled_hat)
+        past = jax.tree.map(lambda r, m, p: r * (m - p), rho, m_hat, pulled_hat)
+        m1 = jax.tree.map(jnp.add, q, jax.vmap(self.backward)(past))
+        log_phi1 = jax.tree.map(
+            lambda f, r: jnp.where(t0 > self.start, f - jnp.log(jnp.maximum(r, 1e-6)), f),
+            log_phi,
+            rho,
+        )
+        return (x1, (m1, log_phi1)), None, {}, None, diffrax.RESULTS.successful
+
+
+def least_variance_ramp(
+    sde: SDE,
+    x0: State,
+    ts: Float[Array, "times"],
+    *,
+    key: PRNGKeyArray,
+    args: Args = None,
+    args_axes: int | None = None,
+    solver: diffrax.AbstractSolver | None = None,
+    substeps: int = 1,
+    transform: Transform | None = None,
+) -> Ramp:
+    """Find the ramp of least mean square target from a pilot batch of paths.
+
+    Every ramp that is independent of the paths it is used on gives unbiased targets, so a pilot
+    with its own key decides how much of the past to use: at every step, per leaf of the state or,
+    with ``transform``, per mode, the ratio that makes E|T|^2 least.
+
+    Parameters
+    ----------
+    sde : SDE
+        The process.
+    x0 : pytree
+        Initial states of the pilot; leaves (paths, *state); 64 to 256 paths suffice.
+    ts : array (times,)
+        Increasing times at which the ramp is tabulated; at least 3.
+    key : PRNG key
+        Noise of the pilot; not that of the paths to be used later.
+    args, args_axes
+        Conditions, as for ``simulate``.
+    solver : diffrax.AbstractSolver, optional
+        ODE solver of the physics step, as for ``simulate``.
+    substeps : int
+        Simulator steps per interval of ``ts``.
+    transform : tuple of callables, optional
+        ``(forward, backward)`` of a linear transform of one state; the ramp is then found per
+        transformed entry, for example per Fourier mode.
+
+    Returns
+    -------
+    callable
+        ``rho(t0, t1, m)`` for ``simulate(..., score_targets=rho)``.
+
+    Raises
+    ------
+    ValueError
+        If ``ts`` has fewer than 3 times.
+    """
+    if ts.shape[0] < 3:
+        raise ValueError(f"least_variance_ramp needs at least 3 times, got {ts.shape[0]}")
+    log_phi = _pilot(sde, x0, ts, key, args, args_axes, solver, substeps, transform)
+    return TableRamp(ts[1:] - ts[0], log_phi, transform)
+
+
+@eqx.filter_jit
+def _pilot(
+    sde: SDE,
+    x0: State,
+    ts: Array,
+    key: PRNGKeyArray,
+    args: Args,
+    args_axes: int | None,
+    solver: diffrax.AbstractSolver | None,
+    substeps: int,
+    transform: Transform | None,
+) -> State:
+    """Return log phi at ts[1:]."""
+    forward, backward = transform if transform is not None else ((lambda x: x),) * 2
+    flow = flow_map_of(sde, solver)
+    batched_step = jax.vmap(flow.step, in_axes=(None, None, 0, args_axes))
+    batch = SDE(step=batched_step, diffusion=sde.diffusion, interval=sde.interval)
+    modes = jax.eval_shape(forward, jax.tree.map(lambda x: x[0], x0))
+    log_phi = jax.tree.map(
+        lambda m: jnp.zeros(() if transform is None else m.shape, jnp.finfo(m.dtype).dtype), modes
+    )
+    stepper = _PilotSplitting(forward, backward, transform is not None, ts[0])
+    y0 = (x0, (jax.tree.map(jnp.zeros_like, x0), log_phi))
+    (_, (_, table)), _ = integrate(
+        batch, y0, ts, key=key, args=args, solver=stepper, substeps=substeps
+    )
+    return jax.tree.map(lambda f: f[1:], table)

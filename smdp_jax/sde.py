@@ -1,0 +1,250 @@
+"""The forward process ``dx = P(x, t) dt + g(t) dW`` and its time reversals (mathematics only)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from smdp_jax._types import Args, Diffusion, Drift, FlowMap, Scalar, ScoreFn, State
+
+__all__ = ["SDE", "integrated_backward", "negated", "probability_flow_sde", "reverse_sde"]
+
+
+@dataclass(frozen=True, eq=False)
+class SDE:
+    r"""A stochastic process ``dx = P(x, t) dt + g(t) dW``.
+
+    The physics is given either as a continuous ``drift`` or as a flow map ``step`` (a discrete
+    simulator). W is a standard Brownian motion, independent for every entry of the state.
+
+    Parameters
+    ----------
+    drift : callable, optional
+        ``drift(t, x, args)`` returns dx/dt: a tree with the structure, shapes and dtypes of ``x``.
+    diffusion : float, callable, pytree of these, or None
+        The noise amplitude g in units of state per square root of time: a positive number, a
+        function ``g(t)``, or a pytree of these with the structure of the state (one scalar per
+        leaf). None is a process without noise.
+    step : callable, optional
+        ``step(t0, t1, x, args)`` returns the solution of dx = P dt at ``t1``, started at ``x`` at
+        ``t0``. Give either ``drift`` or ``step``.
+    inverse : callable, optional
+        ``inverse(t1, t0, x, args)`` walks the flow map back from ``t1`` to ``t0 < t1``. Only with
+        ``step``; the default is ``negated(step)``.
+    interval : tuple of float
+        Times (first, last) at which the process is defined.
+
+    Raises
+    ------
+    ValueError
+        If not exactly one of ``drift`` and ``step`` is given, if ``inverse`` comes without
+        ``step``, if a number in ``diffusion`` is not positive, or if ``interval`` is empty.
+
+    References
+    ----------
+    Holzschuh, Vegetti, Thuerey (2023), "Solving Inverse Physics Problems with Score Matching",
+    eq. (1).
+    """
+
+    drift: Drift | None = None
+    _: KW_ONLY
+    diffusion: Diffusion
+    step: FlowMap | None = None
+    inverse: FlowMap | None = None
+    interval: tuple[float, float] = (-math.inf, math.inf)
+
+    def __post_init__(self) -> None:
+        if (self.drift is None) == (self.step is None):
+            given = "both" if self.drift is not None else "neither"
+            raise ValueError(f"SDE takes either drift or step, got {given}")
+        if self.inverse is not None and self.step is None:
+            raise ValueError("SDE.inverse belongs to a flow map: give step as well, got drift")
+        if not self.interval[0] < self.interval[1]:
+            raise ValueError(f"SDE.interval must be (first, last), increasing, got {self.interval}")
+        if self.step is not None and self.inverse is None:
+            object.__setattr__(self, "inverse", negated(self.step))
+        for value in jax.tree.leaves(self.diffusion):
+            if isinstance(value, (int, float, np.ndarray, np.generic)) and not value > 0:
+                raise ValueError(f"SDE.diffusion must be positive, got {value}")
+
+    @property
+    def deterministic(self) -> bool:
+        """True for a process without noise (``diffusion=None``)."""
+        return self.diffusion is None
+
+    def g(self, t: Scalar, x: State) -> State:
+        """Evaluate the noise amplitude.
+
+        Parameters
+        ----------
+        t : scalar
+            Time.
+        x : pytree
+            A state; only its structure and dtypes are used.
+
+        Returns
+        -------
+        pytree
+            One scalar per leaf of ``x``, in the leaf's dtype.
+
+        Raises
+        ------
+        ValueError
+            If ``diffusion`` is a tree with another structure than ``x``, or not one scalar a leaf.
+        """
+        amplitudes = jax.tree.map(lambda g: g(t) if callable(g) else g, self.diffusion)
+        if jax.tree.structure(self.diffusion) == jax.tree.structure(0.0):
+            amplitudes = jax.tree.map(lambda _: amplitudes, x)
+        elif jax.tree.structure(amplitudes) != jax.tree.structure(x):
+            raise ValueError(
+                f"SDE.diffusion must match the state's tree {jax.tree.structure(x)}, "
+                f"got {jax.tree.structure(amplitudes)}"
+            )
+
+        def as_scalar(g: Any, leaf: Any) -> jax.Array:
+            if jnp.shape(g) != ():
+                raise ValueError(
+                    f"SDE.diffusion must be one scalar per leaf, got shape {jnp.shape(g)}"
+                )
+            return jnp.asarray(g, dtype=jnp.result_type(leaf))
+
+        return jax.tree.map(as_scalar, amplitudes, x)
+
+
+def negated(step: FlowMap) -> FlowMap:
+    """Walk a dissipative flow map back by the negated increment: ``2 x - step(t0, t1, x)``.
+
+    Unlike integration with a negative step it does not amplify what the flow damps: for the heat
+    equation, a mode with decay rate r grows by ``2 - exp(-r dt)`` and not by ``exp(r dt)``.
+
+    Parameters
+    ----------
+    step : callable
+        Forward flow map ``step(t0, t1, x, args)``.
+
+    Returns
+    -------
+    callable
+        ``inverse(t1, t0, x, args)`` from the later ``t1`` to the earlier ``t0``.
+    """
+
+    def inverse(t1: Scalar, t0: Scalar, x: State, args: Args) -> State:
+        return jax.tree.map(lambda x, y: 2 * x - y, x, step(t0, t1, x, args))
+
+    return inverse
+
+
+def integrated_backward(step: FlowMap) -> FlowMap:
+    """Walk a flow map back by running the simulator itself with a negative step.
+
+    Parameters
+    ----------
+    step : callable
+        Flow map ``step(t0, t1, x, args)`` that accepts ``t1 < t0``.
+
+    Returns
+    -------
+    callable
+        ``inverse(t1, t0, x, args)`` from the later ``t1`` to the earlier ``t0``.
+    """
+
+    def inverse(t1: Scalar, t0: Scalar, x: State, args: Args) -> State:
+        return step(t1, t0, x, args)
+
+    return inverse
+
+
+def reverse_sde(sde: SDE, score: ScoreFn, *, noise_level: float = 1.0) -> SDE:
+    r"""Transform a process into its time reversal, to be integrated forward in ``tau = -t``.
+
+    Every ``noise_level`` alpha gives a process with the same marginals p_t::
+
+        dx = -[P - (1 + alpha^2)/2 g^2 s] dtau + alpha g dW,   s = grad_x log p_t
+
+    alpha = 1 is the reverse-time SDE (Anderson 1982), whose paths from an observed end state
+    sample the posterior of the past; alpha = 0 is the probability-flow ODE (Song et al. 2021,
+    eq. 13). A flow map is walked back by ``sde.inverse``, with the score's correction evaluated
+    at the state the step starts from.
+
+    Parameters
+    ----------
+    sde : SDE
+        The forward process.
+    score : callable
+        ``score(t, x, args)``, the gradient of log p_t; same tree as ``x``, units 1 / state.
+    noise_level : float
+        alpha, between 0 and 1 (larger values are allowed).
+
+    Returns
+    -------
+    SDE
+        The reversed process in ``tau = -t``: its time grid is ``-ts[::-1]``.
+
+    Raises
+    ------
+    ValueError
+        If ``noise_level`` is negative or not finite, or if ``sde`` has no noise to reverse.
+    """
+    if not 0 <= noise_level < math.inf:
+        raise ValueError(f"noise_level must be finite and not negative, got {noise_level}")
+    if sde.deterministic:
+        raise ValueError("reverse_sde needs a process with noise, got SDE.diffusion=None")
+    weight = (1 + noise_level**2) / 2
+    reversed_diffusion = _reversed(sde.diffusion, noise_level) if noise_level > 0 else None
+    interval = (-sde.interval[1], -sde.interval[0])
+
+    def score_term(t: Scalar, x: State, args: Args) -> State:
+        return jax.tree.map(lambda g, s: weight * g * g * s, sde.g(t, x), score(t, x, args))
+
+    if sde.drift is not None:
+        forward = sde.drift
+
+        def drift(tau: Scalar, x: State, args: Args) -> State:
+            p, s = forward(-tau, x, args), score_term(-tau, x, args)
+            return jax.tree.map(lambda p, s: s - p, p, s)
+
+        return SDE(drift, diffusion=reversed_diffusion, interval=interval)
+
+    walk_back = sde.inverse
+    assert walk_back is not None
+
+    def step(tau0: Scalar, tau1: Scalar, x: State, args: Args) -> State:
+        y, s = walk_back(-tau0, -tau1, x, args), score_term(-tau0, x, args)
+        return jax.tree.map(lambda y, s: y + jnp.asarray(tau1 - tau0, s.dtype) * s, y, s)
+
+    return SDE(step=step, diffusion=reversed_diffusion, interval=interval)
+
+
+def probability_flow_sde(sde: SDE, score: ScoreFn) -> SDE:
+    """Transform a process into its probability-flow ODE, to be integrated in ``tau = -t``.
+
+    Solves ``dx = -[P - g^2 s / 2] dtau`` (Song et al. 2021, eq. 13): ``reverse_sde`` at noise
+    level 0.
+
+    Parameters
+    ----------
+    sde : SDE
+        The forward process.
+    score : callable
+        ``score(t, x, args)``, the gradient of log p_t.
+
+    Returns
+    -------
+    SDE
+        A process without noise in ``tau = -t``.
+    """
+    return reverse_sde(sde, score, noise_level=0.0)
+
+
+def _reversed(diffusion: Diffusion, level: float) -> Diffusion:
+    def reverse(g: Any) -> Any:
+        if not callable(g):
+            return level * g
+        function: Callable = g
+        return lambda tau: level * function(-tau)
+
+    return jax.tree.map(reverse, diffusion)

@@ -1,0 +1,162 @@
+"""Simulated or measured paths, and the windows that training cuts from them."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from smdp_jax._types import Args, State
+from smdp_jax.checks import check_conditions, concrete
+
+__all__ = ["Trajectories", "window"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Trajectories:
+    """Paths of a process on a common time grid.
+
+    Parameters
+    ----------
+    ts : array (times,)
+        Increasing times, in the simulator's unit of time.
+    xs : pytree
+        States; leaves (samples, times, *state), in the state's units.
+    args : pytree, optional
+        Conditions of the simulator (obstacles, parameters).
+    score_targets : pytree, optional
+        Unbiased targets of the score (path score matching); leaves like ``xs``, in 1 / state;
+        zero at ``ts[0]``, where the prior, not the path, decides.
+    args_axes : int or None
+        None: the same ``args`` for all samples; 0: one entry per sample on the leading axis.
+    """
+
+    ts: Float[Array, "times"]
+    xs: State
+    args: Args = None
+    score_targets: State | None = None
+    args_axes: int | None = field(default=None, metadata={"static": True})
+
+    @property
+    def num_samples(self) -> int:
+        """Number of paths."""
+        return jax.tree.leaves(self.xs)[0].shape[0]
+
+    @property
+    def num_times(self) -> int:
+        """Number of stored times."""
+        return self.ts.shape[0]
+
+    def at(self, sample: Int[Array, ""] | int, time: Int[Array, ""] | int) -> State:
+        """Return one state.
+
+        Parameters
+        ----------
+        sample, time : int
+            Indices.
+
+        Returns
+        -------
+        pytree
+            Unbatched state.
+        """
+        return jax.tree.map(lambda x: x[sample, time], self.xs)
+
+    def args_of(self, sample: Int[Array, ""] | int) -> Args:
+        """Return the conditions of one path.
+
+        Parameters
+        ----------
+        sample : int
+            Index.
+
+        Returns
+        -------
+        pytree
+            Unbatched conditions.
+        """
+        if self.args_axes is None:
+            return self.args
+        return jax.tree.map(lambda a: a[sample], self.args)
+
+    def check(self) -> None:
+        """Check shapes, and that every state is finite.
+
+        Raises
+        ------
+        ValueError
+            If leaves disagree on samples or times with ``ts`` or with each other, if targets do
+            not look like states, or if a state is NaN or infinite (which sample, which time).
+        """
+        want = (self.num_samples, self.num_times)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.xs):
+            if leaf.shape[:2] != want:
+                raise ValueError(
+                    f"Trajectories.xs{jax.tree_util.keystr(path)} must have leading axes "
+                    f"(samples, times)={want}, got shape {leaf.shape}"
+                )
+        check_conditions(self.args, self.args_axes, self.num_samples, "Trajectories.xs")
+        if self.score_targets is not None:
+            shapes = [jax.tree.map(jnp.shape, tree) for tree in (self.xs, self.score_targets)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(
+                    f"Trajectories.score_targets must have the shapes of xs {shapes[0]}, "
+                    f"got {shapes[1]}"
+                )
+        _check_finite("xs", self.xs, self.ts)
+        if self.score_targets is not None:
+            _check_finite("score_targets", self.score_targets, self.ts)
+
+
+def _check_finite(name: str, tree: Any, ts: Float[Array, "times"]) -> None:
+    if not concrete(tree):
+        return
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jax.device_get(jnp.isfinite(leaf).all()):
+            continue
+        finite = np.isfinite(np.asarray(leaf))
+        bad = ~finite.reshape(*leaf.shape[:2], -1).all(axis=-1)
+        sample, time = (int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"Trajectories.{name}{jax.tree_util.keystr(path)} is not finite in "
+            f"{int(bad.any(axis=1).sum())} of {leaf.shape[0]} samples; first in sample {sample} "
+            f"at t={float(ts[time]):g} (time index {time}): use smaller steps, or check the "
+            "simulator there"
+        )
+
+
+def window(
+    data: Trajectories, sample: Int[Array, ""], start: Int[Array, ""], steps: int
+) -> Trajectories:
+    """Cut one window of ``steps + 1`` consecutive states from one path.
+
+    Parameters
+    ----------
+    data : Trajectories
+        Stored paths.
+    sample : int
+        Index of the path.
+    start : int
+        Index of the window's first time.
+    steps : int
+        Number of steps.
+
+    Returns
+    -------
+    Trajectories
+        Without sample axis: ``ts`` (steps + 1,), leaves of ``xs`` (steps + 1, *state).
+    """
+
+    def cut(x: Array) -> Array:
+        begin = (sample, start) + (0,) * (x.ndim - 2)
+        return jax.lax.dynamic_slice(x, begin, (1, steps + 1, *x.shape[2:]))[0]
+
+    return Trajectories(
+        ts=jax.lax.dynamic_slice(data.ts, (start,), (steps + 1,)),
+        xs=jax.tree.map(cut, data.xs),
+        args=data.args_of(sample),
+        score_targets=jax.tree.map(cut, data.score_targets),
+    )
