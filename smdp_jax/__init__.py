@@ -1,7 +1,7 @@
-"""What could have led to this end state, and how sure are we?
+"""Score Matching via Differentiable Physics.
 
-Score Matching via Differentiable Physics: learn the score of a simulated stochastic process, then
-solve the process backward in time (Holzschuh, Vegetti, Thuerey 2023, arXiv 2301.10250).
+What could have led to this end state, and how sure are we? Learn the score of a simulated
+stochastic process, then solve the process backward in time (Holzschuh, Vegetti, Thuerey 2023, arXiv 2301.10250).
 """
 
 from smdp_jax import models

@@ -1,11 +1,14 @@
 """Shared type names: what a drift, a flow map, a score and a state are."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import ArrayLike, Float, PyTree, Shaped
 
-Scalar = Float[ArrayLike, ""]
+if TYPE_CHECKING:
+    Scalar = Any
+else:
+    Scalar = Float[ArrayLike, ""]
 State = PyTree[Shaped[ArrayLike, "..."]]
 Args = PyTree[Any]
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from smdp_jax._types import Args, State
 from smdp_jax.sde import SDE
@@ -17,7 +18,7 @@ __all__ = ["check_conditions", "check_process", "check_time_grid", "concrete"]
 
 def concrete(*values: Any) -> bool:
     """Tell whether all leaves hold numbers that can be looked at."""
-    return not any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(values))
+    return not any(isinstance(v, Tracer) for v in jax.tree.leaves(values))
 
 
 def check_time_grid(ts: Any, sde: SDE) -> None:
@@ -79,7 +80,9 @@ def check_process(sde: SDE, ts: Any, x: State, args: Args) -> None:
     if sde.deterministic:
         raise ValueError("SDE.diffusion must be positive, got None (a process without noise)")
     if concrete(ts):
-        for leaf in jax.tree.leaves(jax.vmap(lambda t: sde.g(t, x))(jnp.asarray(ts))):
+        with jax.ensure_compile_time_eval():
+            table = jax.tree.leaves(jax.vmap(lambda t: sde.g(t, x))(jnp.asarray(ts)))
+        for leaf in filter(concrete, table):
             amplitudes = np.asarray(leaf)
             wrong = np.flatnonzero(~(amplitudes > 0))
             if wrong.size:
@@ -91,7 +94,7 @@ def check_process(sde: SDE, ts: Any, x: State, args: Args) -> None:
     t = jax.ShapeDtypeStruct((), jnp.result_type(ts))
     if sde.drift is not None:
         _check_like(x, jax.eval_shape(sde.drift, t, x, args), "drift")
-    else:
+    if sde.step is not None:
         _check_like(x, jax.eval_shape(sde.step, t, t, x, args), "step")
 
 

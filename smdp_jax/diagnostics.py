@@ -1,10 +1,10 @@
 """Is a learned score good enough to believe a run? One backward step against the data."""
 
-import jax
-import jax.numpy as jnp
 from dataclasses import replace
 
 import diffrax
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax._types import ScoreFn
@@ -59,7 +59,8 @@ def step_miss(
 
     def miss(sample: Array, start: Array) -> Array:
         piece = window(data, sample, start, 1)
-        later, earlier = (jax.tree.map(lambda x: x[i], piece.xs) for i in (1, 0))
+        earlier = jax.tree.map(lambda x: x[0], piece.xs)
+        later = jax.tree.map(lambda x: x[1], piece.xs)
         reached, _ = integrate(
             back, later, -piece.ts[::-1], args=piece.args, solver=solver, save="last"
         )

@@ -54,9 +54,7 @@ def linear_grid(start: float, end: float, steps: int) -> Float[Array, "times"]:
     return jnp.linspace(start, end, steps + 1)
 
 
-def log_grid(
-    start: float, end: float, steps: int, *, offset: float = 0.1
-) -> Float[Array, "times"]:
+def log_grid(start: float, end: float, steps: int, *, offset: float = 0.1) -> Float[Array, "times"]:
     """Time grid that is dense near ``start``: uniform in ``log(t - start + offset)``.
 
     Parameters
@@ -310,7 +308,9 @@ def _scan_saving(
 def _check_solver(sde: SDE, solver: diffrax.AbstractSolver) -> None:
     name = type(solver).__name__
     if sde.step is not None and not isinstance(solver, Splitting):
-        raise ValueError(f"a flow map is solved by Splitting(), got {name}; give a drift for {name}")
+        raise ValueError(
+            f"a flow map is solved by Splitting(), got {name}; give a drift for {name}"
+        )
     if sde.step is None and isinstance(solver, Splitting):
         raise ValueError("Splitting() solves flow maps, got a drift: see flow_map_of")
     if isinstance(solver, diffrax.HalfSolver):

@@ -166,6 +166,7 @@ def _pilot(
     """Return log phi at ts[1:]."""
     forward, backward = transform if transform is not None else ((lambda x: x),) * 2
     flow = flow_map_of(sde, solver)
+    assert flow.step is not None
     batched_step = jax.vmap(flow.step, in_axes=(None, None, 0, args_axes))
     batch = SDE(step=batched_step, diffusion=sde.diffusion, interval=sde.interval)
     modes = jax.eval_shape(forward, jax.tree.map(lambda x: x[0], x0))

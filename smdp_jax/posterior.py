@@ -191,7 +191,9 @@ def sample_posterior(
     batch = _check(sde, score, x_end, ts, args, batch_axes, noise_level, "sample_posterior")
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-    solve = _Solve(sde, ts, solver, substeps, noise_level, denoise_last, corrector, controller, save)
+    solve = _Solve(
+        sde, ts, solver, substeps, noise_level, denoise_last, corrector, controller, save
+    )
     return _sample(solve, score, x_end, key, args, batch, num_samples, chunk_size)
 
 
@@ -296,7 +298,10 @@ class _Solve(eqx.Module):
             assert self.corrector is not None
             return _langevin(self.corrector, score, key, -tau, x, args)
 
-        save, last = self.save, grid.shape[0] - 1
+        last = grid.shape[0] - 1
+        save: Save = self.save
+        if not isinstance(save, str):
+            save = [last - range(last + 1)[i] for i in save]
         xs, largest = integrate(
             process,
             x_end,
@@ -305,7 +310,7 @@ class _Solve(eqx.Module):
             args=args,
             solver=solver,
             substeps=self.substeps,
-            save=save if isinstance(save, str) else [last - range(last + 1)[i] for i in save],
+            save=save,
             denoise_last=self.denoise_last,
             after_step=None if self.corrector is None else correct,
             monitor=lambda tau, x: _largest(score(-tau, x, args)),
@@ -321,7 +326,7 @@ class _Solve(eqx.Module):
         self, process: SDE, score: ScoreFn, x_end: State, key: PRNGKeyArray | None, args: Args
     ) -> tuple[State, SolveInfo]:
         if self.corrector is not None or self.denoise_last or self.substeps != 1:
-            raise ValueError("corrector, denoise_last and substeps need fixed steps, not controller")
+            raise ValueError("corrector, denoise_last and substeps need fixed steps")
         assert self.controller is not None
         solver = self.solver
         xs, steps = solve_adaptive(
@@ -334,12 +339,14 @@ class _Solve(eqx.Module):
             solver=solver,
         )
         xs = jax.tree.map(lambda x: x[::-1], xs)
-        largest = jnp.max(jax.vmap(lambda t, x: _largest(score(t, x, args)))(self.ts[1:], jax.tree.map(lambda x: x[1:], xs)))
+        sizes = jax.vmap(lambda t, x: _largest(score(t, x, args)))(self.ts, xs)
+        largest = jnp.max(sizes[1:])
         per_step = evaluations_per_step(solver or diffrax.Tsit5())
         if self.save == "last":
             xs = jax.tree.map(lambda x: x[0], xs)
         elif self.save != "all":
-            xs = jax.tree.map(lambda x: x[jnp.array(sorted(self.save))], xs)
+            chosen = jnp.array(self.save)
+            xs = jax.tree.map(lambda x: x[chosen], xs)
         return xs, _info(xs, steps * per_step, largest)
 
 

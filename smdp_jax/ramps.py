@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from smdp_jax._types import Scalar, State
+from smdp_jax.checks import concrete
 
 __all__ = ["PowerRamp", "Ramp", "SinhRamp", "TableRamp", "Transform"]
 
@@ -70,7 +71,7 @@ class SinhRamp(eqx.Module):
 
     def __check_init__(self) -> None:
         for leaf in jax.tree.leaves(self.rate):
-            if not isinstance(leaf, jax.core.Tracer) and jnp.any(jnp.asarray(leaf) < 0):
+            if concrete(leaf) and jnp.any(jnp.asarray(leaf) < 0):
                 raise ValueError(f"SinhRamp needs rates of at least 0, got {jnp.min(leaf)}")
 
     def __call__(self, t0: Scalar, t1: Scalar, m: State) -> State:

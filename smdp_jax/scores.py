@@ -57,6 +57,9 @@ class NoiseScale:
         NoiseScale
             The table.
         """
+        constant = not any(callable(g) for g in jax.tree.leaves(sde.diffusion))
+        # Between the first step and the end a constant g needs no table.
+        ts = ts[jnp.array([0, 1, -1])] if constant else ts
         g = jax.vmap(lambda t: sde.g(t, x))(ts)
 
         def integral(g: Array) -> Array:

@@ -68,7 +68,10 @@ class SDE:
         if self.step is not None and self.inverse is None:
             object.__setattr__(self, "inverse", negated(self.step))
         for value in jax.tree.leaves(self.diffusion):
-            if isinstance(value, (int, float, np.ndarray, np.generic)) and not value > 0:
+            if (
+                isinstance(value, (int, float, np.ndarray, np.generic))
+                and not np.asarray(value) > 0
+            ):
                 raise ValueError(f"SDE.diffusion must be positive, got {value}")
 
     @property

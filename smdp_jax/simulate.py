@@ -81,9 +81,10 @@ def simulate(
     if substeps < 1:
         raise ValueError(f"substeps must be at least 1, got {substeps}")
     path_key, pilot_key = jax.random.split(key)
+    ramp = None if isinstance(score_targets, bool) else score_targets
     if score_targets is True:
         size = min(samples, _PILOT_PATHS)
-        score_targets = least_variance_ramp(
+        ramp = least_variance_ramp(
             sde,
             jax.tree.map(lambda x: x[:size], x0),
             ts,
@@ -93,9 +94,7 @@ def simulate(
             solver=solver,
             substeps=substeps,
         )
-    data = _simulate(
-        sde, x0, ts, path_key, args, args_axes, solver, substeps, score_targets, chunk_size
-    )
+    data = _simulate(sde, x0, ts, path_key, args, args_axes, solver, substeps, ramp, chunk_size)
     data.check()
     return data
 
@@ -110,10 +109,10 @@ def _simulate(
     args_axes: int | None,
     solver: diffrax.AbstractSolver | None,
     substeps: int,
-    ramp: Ramp | bool,
+    ramp: Ramp | None,
     chunk_size: int | None,
 ) -> Trajectories:
-    if ramp is False:
+    if ramp is None:
         process, start = sde, lambda x: x
         stepper = solver or (Splitting() if sde.step is not None else diffrax.ShARK())
     else:
@@ -135,7 +134,7 @@ def _simulate(
     samples = jax.tree.leaves(x0)[0].shape[0]
     inputs = (jnp.arange(samples), x0, args if args_axes == 0 else None)
     paths = jax.lax.map(lambda a: one(*a), inputs, batch_size=chunk_size or samples)
-    xs, targets = (paths, None) if ramp is False else paths
+    xs, targets = (paths, None) if ramp is None else paths
     if targets is not None:
         targets = jax.tree.map(jnp.negative, targets)
     return Trajectories(ts, xs, args, targets, args_axes)

@@ -1,5 +1,6 @@
-"""What diffrax is given: noise on a fixed grid, additive-noise and flow-map terms, ``Splitting``."""
+"""What diffrax is given: noise on a fixed grid, terms for noise and flow maps, `Splitting`."""
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
@@ -27,22 +28,14 @@ class GridNoise(diffrax.AbstractBrownianPath):
     key: PRNGKeyArray
     amplitude: Any
     levy_area: type = eqx.field(static=True)
+    t0: Any = eqx.field(static=True, default=-math.inf)
+    t1: Any = eqx.field(static=True, default=math.inf)
 
     @classmethod
     def like(cls, x: Any, key: PRNGKeyArray, levy_area: type, amplitude: Any = None) -> Self:
         """Build the noise of one step for states like ``x``, scaled by ``amplitude``."""
         shape = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), x)
         return cls(shape, key, amplitude, levy_area)
-
-    @property
-    def t0(self) -> Any:
-        """Start of the interval on which the path exists."""
-        return -jnp.inf
-
-    @property
-    def t1(self) -> Any:
-        """End of the interval on which the path exists."""
-        return jnp.inf
 
     def evaluate(self, t0: Any, t1: Any = None, left: bool = True, use_levy: bool = False) -> Any:
         """Draw the increment over [t0, t1], with its Lévy areas if ``use_levy``."""
@@ -187,7 +180,11 @@ def terms_of(sde: SDE, noise: diffrax.AbstractPath | None) -> diffrax.AbstractTe
     diffrax.AbstractTerm
         The physics alone, or ``MultiTerm(physics, noise)``.
     """
-    physics = diffrax.ODETerm(sde.drift) if sde.drift is not None else FlowMapTerm(sde.step)
+    if sde.drift is not None:
+        physics = diffrax.ODETerm(sde.drift)
+    else:
+        assert sde.step is not None
+        physics = FlowMapTerm(sde.step)
     if sde.deterministic or noise is None:
         return physics
     return diffrax.MultiTerm(physics, AdditiveNoise(sde.g, noise))

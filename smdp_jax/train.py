@@ -239,8 +239,17 @@ def fit(
         store = RunDirectory(directory, identity)
     try:
         state, records = _run(
-            problem, state, data, constants, held_out, batch_key, steps, epoch_steps, store,
-            checkpoint_seconds, progress,
+            problem,
+            state,
+            data,
+            constants,
+            held_out,
+            batch_key,
+            steps,
+            epoch_steps,
+            store,
+            checkpoint_seconds,
+            progress,
         )
     finally:
         if store is not None:
@@ -248,7 +257,11 @@ def fit(
     learned = _learned(problem, state, data)
     miss = np.asarray(
         step_miss(
-            sde, learned, validation or data, key=miss_key, noise_level=objective.noise_level,
+            sde,
+            learned,
+            validation or data,
+            key=miss_key,
+            noise_level=objective.noise_level,
             solver=getattr(objective, "solver", None),
         )
     )

@@ -119,10 +119,11 @@ def _check_finite(name: str, tree: Any, ts: Float[Array, "times"]) -> None:
             continue
         finite = np.isfinite(np.asarray(leaf))
         bad = ~finite.reshape(*leaf.shape[:2], -1).all(axis=-1)
+        count = int(np.any(bad, axis=1).sum())
         sample, time = (int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
             f"Trajectories.{name}{jax.tree_util.keystr(path)} is not finite in "
-            f"{int(bad.any(axis=1).sum())} of {leaf.shape[0]} samples; first in sample {sample} "
+            f"{count} of {leaf.shape[0]} samples; first in sample {sample} "
             f"at t={float(ts[time]):g} (time index {time}): use smaller steps, or check the "
             "simulator there"
         )

@@ -1,0 +1,219 @@
+"""Run experiments: ``python -m smdp_jax COMMAND ...``.
+
+Commands:
+  run CONFIG.py                   simulate, train, sample, evaluate and report; the same command
+                                  goes on where it was stopped
+  report RUN_DIR                  draw the figures and write the report again
+  sample RUN_DIR END_STATES.npz   sample the past of given end states with a trained run
+  list [FOLDER]                   show the experiments in a folder (default: configs)
+
+Add --help for the options of a command; run CONFIG.py --help lists every field of the config.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from smdp_jax.experiment import (
+    ConfigFile,
+    ExperimentError,
+    RunFiles,
+    build_report,
+    configs_in,
+    load,
+    load_config_file,
+    read_arrays,
+    run_experiment,
+    sample_end_states,
+)
+from smdp_jax.experiment.report import require_matplotlib
+
+__all__ = ["main"]
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Default: those of the process.
+
+    Returns
+    -------
+    int
+        Exit status: 0 done, 1 failed, 2 misused, 130 interrupted.
+
+    Raises
+    ------
+    Exception
+        What is no known mistake of input; a known one too where SMDP_TRACEBACK is set.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        _out(__doc__ or "")
+        return 0 if given else MISUSED
+    if given[0] not in COMMANDS:
+        return _fail(f"unknown command {given[0]!r}; there are {', '.join(COMMANDS)}", MISUSED)
+    try:
+        COMMANDS[given[0]](given[1:])
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on from here", INTERRUPTED)
+    except (ExperimentError, ValueError, FloatingPointError) as error:
+        # The library's own checks raise ValueError, training that diverges FloatingPointError.
+        if os.environ.get("SMDP_TRACEBACK"):
+            raise
+        hint = "" if isinstance(error, ExperimentError) else "\n(SMDP_TRACEBACK=1 shows where)"
+        return _fail(f"{error}{hint}", FAILED)
+    return 0
+
+
+def _run(given: list[str]) -> None:
+    if not given or given[0].startswith("-"):
+        usage = "usage: python -m smdp_jax run CONFIG.py [--preset NAME] [--FIELD VALUE ...]"
+        if given and given[0] in ("-h", "--help"):
+            _out(f"{usage}\nrun CONFIG.py --help lists every field of the config.\n")
+            return
+        raise ExperimentError(f"{usage}; list shows the experiments")
+    require_matplotlib()
+    path = Path(given[0])
+    file = load_config_file(path)
+    options = _run_options(file, given[1:])
+    run_experiment(
+        file,
+        options.config,
+        preset=options.preset,
+        runs_dir=options.runs_dir,
+        shown=path.name if path.is_absolute() else path.as_posix(),
+        checkpoint_seconds=options.checkpoint_seconds,
+        progress=sys.stderr.isatty(),
+    )
+
+
+def _run_options(file: ConfigFile, given: list[str]) -> Any:
+    """Parse what follows ``run CONFIG.py``; the asked-for preset gives the fields' defaults."""
+    names = list(file.presets)
+    preset = names[0]
+    for word, following in zip(given, [*given[1:], ""], strict=True):
+        asked = following if word == "--preset" else word.removeprefix("--preset=")
+        preset = asked if asked in names else preset
+    config = file.presets[preset]
+
+    def option(kind: Any, text: str, default: Any) -> tuple[Any, Any]:
+        return Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=default)
+
+    fields = {
+        "preset": option(Literal[tuple(names)], "Where the fields start from.", preset),
+        "runs_dir": option(Path, "Results go to RUNS_DIR/NAME/PRESET.", Path("runs")),
+        "checkpoint_seconds": option(float, "Least time between checkpoints of training.", 10.0),
+        "config": (
+            Annotated[type(config), tyro.conf.arg(name="")],
+            dataclasses.field(default=config),
+        ),
+    }
+    options = dataclasses.make_dataclass(
+        "Options", [(name, *rest) for name, rest in fields.items()]
+    )
+    return tyro.cli(
+        options,
+        args=given,
+        prog=f"python -m smdp_jax run {file.path}",
+        description=f"{file.summary}.",
+    )
+
+
+def _report(given: list[str]) -> None:
+    def report(run_dir: tyro.conf.Positional[Path]) -> None:
+        """Draw the figures and write the report of a finished run again; nothing is computed.
+
+        Parameters
+        ----------
+        run_dir : Path
+            For example runs/affine/small.
+        """
+        files = RunFiles(run_dir)
+        run = load(run_dir)
+        for file in (files.samples, files.metrics):
+            if not file.exists():
+                raise ExperimentError(f"{run_dir} is not finished: it has no {file.name}")
+        arrays = read_arrays(files.samples, "remove it to sample again")["arrays"]
+        _out(f"{build_report(files, run, arrays)}\n")
+
+    tyro.cli(report, args=given, prog="python -m smdp_jax report")
+
+
+def _sample(given: list[str]) -> None:
+    def sample(
+        run_dir: tyro.conf.Positional[Path],
+        end_states: tyro.conf.Positional[Path],
+        *,
+        output: Path,
+        num_samples: int = 100,
+        seed: int = 0,
+    ) -> None:
+        """Sample the past of given end states with a trained run.
+
+        Parameters
+        ----------
+        run_dir : Path
+            For example runs/affine/small.
+        end_states : Path
+            An .npz file with an array x_end of shape (n, *state).
+        output : Path
+            The .npz file to write: samples (n, num_samples, *state) and diagnostics.
+        num_samples : int
+            Samples per end state.
+        seed : int
+            Of the sampler.
+        """
+        past = sample_end_states(
+            load(run_dir), end_states, output, num_samples=num_samples, seed=seed
+        )
+        bad = int((~past.info.finite).sum())
+        _out(f"{output}" + (f" ({bad} samples are not finite)\n" if bad else "\n"))
+
+    tyro.cli(sample, args=given, prog="python -m smdp_jax sample")
+
+
+def _list(given: list[str]) -> None:
+    def list_experiments(folder: tyro.conf.Positional[Path] = Path("configs")) -> None:
+        """Show the experiments in a folder.
+
+        Parameters
+        ----------
+        folder : Path
+            Where the config files are.
+        """
+        for path in configs_in(folder):
+            file = load_config_file(path)
+            _out(f"{path}\n    {file.summary}\n    presets: {', '.join(file.presets)}\n")
+
+    tyro.cli(list_experiments, args=given, prog="python -m smdp_jax list")
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "run": _run,
+    "report": _report,
+    "sample": _sample,
+    "list": _list,
+}
+
+
+def _out(text: str) -> None:
+    sys.stdout.write(text)
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
