@@ -1,7 +1,8 @@
 """Score Matching via Differentiable Physics.
 
 What could have led to this end state, and how sure are we? Learn the score of a simulated
-stochastic process, then solve the process backward in time (Holzschuh, Vegetti, Thuerey 2023, arXiv 2301.10250).
+stochastic process, then solve the process backward in time (Holzschuh, Vegetti, Thuerey 2023,
+arXiv 2301.10250).
 """
 
 from smdp_jax import models
@@ -18,7 +19,7 @@ from smdp_jax.posterior import (
     sample_posterior,
 )
 from smdp_jax.ramps import PowerRamp, SinhRamp, TableRamp
-from smdp_jax.scores import LearnedScore, NoiseScale, StepCorrection
+from smdp_jax.scores import LearnedScore, Preconditioner, StepCorrection
 from smdp_jax.sde import SDE, integrated_backward, negated, probability_flow_sde, reverse_sde
 from smdp_jax.simulate import simulate
 from smdp_jax.terms import Splitting
@@ -33,12 +34,12 @@ __all__ = [
     "Langevin",
     "LearnedScore",
     "MultiStep",
-    "NoiseScale",
     "OneStep",
     "Path",
     "PathScore",
     "Posterior",
     "PowerRamp",
+    "Preconditioner",
     "SinhRamp",
     "SolveInfo",
     "Splitting",

@@ -8,7 +8,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax._types import Args, Scalar, ScoreFn, State
 from smdp_jax.checks import check_process, check_time_grid
@@ -40,9 +40,9 @@ class SolveInfo:
         Largest absolute entry of the score, looked at up to 16 times along each path.
     """
 
-    evaluations: Shaped[Array, "..."]
-    finite: Shaped[Array, "..."]
-    max_score: Float[Array, "..."]
+    evaluations: Any
+    finite: Any
+    max_score: Any
 
 
 @jax.tree_util.register_dataclass
@@ -59,8 +59,8 @@ class Posterior:
         Diagnostics, leaves (*batch, num_samples).
     """
 
-    samples: State
-    info: SolveInfo
+    samples: Any
+    info: Any
 
 
 @jax.tree_util.register_dataclass
@@ -78,9 +78,9 @@ class Path:
         Diagnostics.
     """
 
-    ts: Float[Array, "times"]
-    xs: State
-    info: SolveInfo
+    ts: Any
+    xs: Any
+    info: Any
 
 
 @dataclass(frozen=True)

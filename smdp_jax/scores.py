@@ -16,66 +16,104 @@ from jaxtyping import Array, Float
 from smdp_jax._types import Args, Scalar, ScoreFn, State
 from smdp_jax.checks import concrete
 from smdp_jax.sde import SDE
+from smdp_jax.trajectories import Trajectories
 
-__all__ = ["LearnedScore", "NoiseScale", "StepCorrection", "check_score"]
+__all__ = ["LearnedScore", "Preconditioner", "StepCorrection", "check_score"]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class NoiseScale:
-    """Standard deviation of the noise gathered since the start, ``sqrt(int_0^t g^2)``.
+class Preconditioner:
+    """Score of a Gaussian with the data's mean and variance, plus a scaled network.
 
-    A network's output divided by it has the size of the score of a path that starts at a point;
-    its parameters then need not span the decades that the score does.
+    ``s(t, x) = -(x - m) / C + N(t, (x - m) / sqrt(C)) / sigma`` with mean m(t) and variance C(t)
+    of the data (one number per leaf of the state) and ``sigma^2 = int_0^t g^2``. The network sees
+    inputs of order 1 at all times, its output need not span the decades of the score, and far
+    outside the data the score still grows linearly (Karras et al. 2022, section 5, do this for
+    white noise on images).
 
     Parameters
     ----------
-    ts : array (times,)
+    ts : array (nodes,)
         Increasing times.
-    variance : pytree
-        The integral of g^2 from ``ts[0]`` to ``ts``; leaves (times,), one per leaf of the state.
+    mean, variance, noise : pytree
+        m in units of the state, C and sigma^2 in squared units; leaves (nodes,).
     """
 
-    ts: Float[Array, "times"]
-    variance: State
+    ts: Any
+    mean: Any
+    variance: Any
+    noise: Any
 
     @classmethod
-    def of(cls, sde: SDE, x: State, ts: Float[Array, "times"]) -> "NoiseScale":
-        """Integrate g^2 over a time grid (trapezoidal rule).
+    def of(cls, sde: SDE, data: Trajectories) -> "Preconditioner":
+        """Take the moments of trajectories at up to 64 of their times, dense near the first.
 
         Parameters
         ----------
         sde : SDE
             The forward process.
-        x : pytree
-            One state, for its structure.
-        ts : array (times,)
-            Increasing times.
+        data : Trajectories
+            Training paths.
 
         Returns
         -------
-        NoiseScale
-            The table.
+        Preconditioner
+            Its tables.
         """
-        constant = not any(callable(g) for g in jax.tree.leaves(sde.diffusion))
-        # Between the first step and the end a constant g needs no table.
-        ts = ts[jnp.array([0, 1, -1])] if constant else ts
-        g = jax.vmap(lambda t: sde.g(t, x))(ts)
+        last = data.num_times - 1
+        nodes = np.unique(np.round(np.geomspace(1, last + 1, 64)).astype(int) - 1)
+        nodes = np.unique(np.concatenate([nodes, [0, min(1, last), last]]))
+        ts = data.ts[nodes]
+        g = jax.vmap(lambda t: sde.g(t, data.at(0, 0)))(data.ts)
 
         def integral(g: Array) -> Array:
-            pieces = 0.5 * (g[1:] ** 2 + g[:-1] ** 2) * jnp.diff(ts).astype(g.dtype)
-            return jnp.concatenate([jnp.zeros_like(g[:1]), jnp.cumsum(pieces)])
+            pieces = 0.5 * (g[1:] ** 2 + g[:-1] ** 2) * jnp.diff(data.ts).astype(g.dtype)
+            total = jnp.concatenate([pieces[:1], jnp.cumsum(pieces)])
+            return total[nodes]
 
-        return cls(ts, jax.tree.map(integral, g))
+        def moments(x: Array) -> tuple[Array, Array]:
+            x = jnp.moveaxis(x[:, nodes], 1, 0).reshape(len(nodes), -1)
+            return x.mean(axis=1), x.var(axis=1)
 
-    def __call__(self, t: Scalar) -> State:
-        """Interpolate; before the first step its first value holds."""
-        t = jnp.clip(t, self.ts[1], self.ts[-1])
+        noise = jax.tree.map(integral, g)
+        mean = jax.tree.map(lambda x: moments(x)[0], data.xs)
+        # The path's own noise bounds the variance from below, also for a prior of one point.
+        variance = jax.tree.map(lambda x, n: jnp.maximum(moments(x)[1], n), data.xs, noise)
+        return cls(ts, mean, variance, noise)
 
-        def root(variance: Array) -> Array:
-            return jnp.sqrt(jnp.interp(t.astype(variance.dtype), self.ts, variance))
+    def __call__(self, network: ScoreFn, t: Scalar, x: State, args: Args) -> State:
+        """Evaluate the preconditioned score.
 
-        return jax.tree.map(root, self.variance)
+        Parameters
+        ----------
+        network : callable
+            ``N(t, y, args)``.
+        t : scalar
+            Time; the tables hold their end values outside their range.
+        x : pytree
+            One unbatched state.
+        args : pytree
+            Conditions.
+
+        Returns
+        -------
+        pytree
+            The score, like ``x``.
+        """
+        i = jnp.clip(jnp.searchsorted(self.ts, t, method="compare_all"), 1, self.ts.shape[0] - 1)
+        weight = jnp.clip((t - self.ts[i - 1]) / (self.ts[i] - self.ts[i - 1]), 0, 1)
+
+        def at(table: Array) -> Array:
+            return table[i - 1] + weight.astype(table.dtype) * (table[i] - table[i - 1])
+
+        mean, variance, noise = jax.tree.map(at, (self.mean, self.variance, self.noise))
+        centred = jax.tree.map(jnp.subtract, x, mean)
+        y = jax.tree.map(lambda z, c: z / jnp.sqrt(c.mean()), centred, self.variance)
+        out = network(t, y, args)
+        return jax.tree.map(
+            lambda z, c, o, n: o / jnp.sqrt(n) - z / c, centred, variance, out, noise
+        )
 
 
 @jax.tree_util.register_dataclass
@@ -83,14 +121,17 @@ class NoiseScale:
 class _Learned:
     model: Any = field(metadata={"static": True})
     variables: Any
-    scale: NoiseScale | None = None
+    preconditioner: Any = None
 
     def __call__(self, t: Scalar, x: State, args: Args) -> State:
         """Evaluate at one time and one unbatched state."""
-        out = self.model.apply(self.variables, t, x, args)
-        if self.scale is None:
-            return out
-        return jax.tree.map(lambda o, sigma: o / sigma.astype(o.dtype), out, self.scale(t))
+
+        def network(t: Scalar, x: State, args: Args) -> State:
+            return self.model.apply(self.variables, t, x, args)
+
+        if self.preconditioner is None:
+            return network(t, x, args)
+        return self.preconditioner(network, jnp.asarray(t), x, args)
 
 
 @jax.tree_util.register_dataclass
@@ -104,8 +145,8 @@ class LearnedScore(_Learned):
         Network, called as ``model.apply(variables, t, x, args)``.
     variables : pytree
         Its parameters.
-    scale : NoiseScale, optional
-        Divides the network's output.
+    preconditioner : Preconditioner, optional
+        Scales inputs and output; None: the network is the score.
     """
 
 
@@ -118,7 +159,7 @@ class StepCorrection(_Learned):
 
     Parameters
     ----------
-    model, variables, scale
+    model, variables, preconditioner
         As for ``LearnedScore``.
     ts : array (times,)
         The time grid whose steps it belongs to.
@@ -126,7 +167,7 @@ class StepCorrection(_Learned):
         The alpha it was trained at.
     """
 
-    ts: Float[Array, "times"] = field(kw_only=True)
+    ts: Any = field(kw_only=True)
     noise_level: float = field(kw_only=True, metadata={"static": True})
 
 

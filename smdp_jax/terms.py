@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
@@ -32,7 +32,7 @@ class GridNoise(diffrax.AbstractBrownianPath):
     t1: Any = eqx.field(static=True, default=math.inf)
 
     @classmethod
-    def like(cls, x: Any, key: PRNGKeyArray, levy_area: type, amplitude: Any = None) -> Self:
+    def like(cls, x: Any, key: PRNGKeyArray, levy_area: type, amplitude: Any = None) -> "GridNoise":
         """Build the noise of one step for states like ``x``, scaled by ``amplitude``."""
         shape = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), x)
         return cls(shape, key, amplitude, levy_area)

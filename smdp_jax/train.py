@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from smdp_jax.checkpoint import RunDirectory
 from smdp_jax.checks import check_process, check_time_grid
 from smdp_jax.diagnostics import step_miss
 from smdp_jax.objectives import Objective
-from smdp_jax.scores import LearnedScore, NoiseScale, StepCorrection
+from smdp_jax.scores import LearnedScore, Preconditioner, StepCorrection
 from smdp_jax.sde import SDE
 from smdp_jax.trajectories import Trajectories, window
 
@@ -87,7 +87,7 @@ class _State:
     params: Any
     ema: Any
     opt_state: Any
-    step: Array
+    step: Any
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,11 @@ class _Problem:
     batch_size: int
     ema: float
     constant_variables: Any = field(repr=False)
-    scale: NoiseScale | None = field(repr=False)
+    preconditioner: Preconditioner | None = field(repr=False)
 
     def score(self, params: Any) -> LearnedScore:
         variables = {**self.constant_variables, "params": params}
-        return LearnedScore(self.model, variables, self.scale)
+        return LearnedScore(self.model, variables, self.preconditioner)
 
     def batch_loss(
         self, params: Any, data: Trajectories, constants: Any, key: PRNGKeyArray, steps: int
@@ -156,7 +156,7 @@ def fit(
     key: PRNGKeyArray,
     batch_size: int = 256,
     ema: float = 0.999,
-    output_scale: Literal["noise"] | None = "noise",
+    precondition: bool = True,
     validation: Trajectories | None = None,
     initial: LearnedScore | StepCorrection | None = None,
     epoch_steps: int = 500,
@@ -188,14 +188,14 @@ def fit(
         Windows per update.
     ema : float
         Decay of the exponential moving average of the parameters, which is what is returned.
-    output_scale : "noise" or None
-        "noise": divide the network's output by the standard deviation of the noise gathered
-        since ``ts[0]``, so that it need not span the decades of the score. None: the network's
-        output is the score itself.
+    precondition : bool
+        True: the network is a correction, with normalised input and output, of the score of a
+        Gaussian with the data's mean and variance (``Preconditioner``). False: the network's
+        output is the score itself, as for networks that bring their own preconditioning.
     validation : Trajectories, optional
         Paths for the validation loss, evaluated with the averaged parameters after each epoch.
     initial : LearnedScore or StepCorrection, optional
-        Start from these parameters (of the same model and ``output_scale``).
+        Start from these parameters, of the same model; its preconditioner is kept.
     epoch_steps : int
         Updates per dispatch.
     directory : path, optional
@@ -225,8 +225,12 @@ def fit(
     t, x, args = data.ts[-1], data.at(0, -1), data.args_of(0)
     variables = model.init(init_key, t, x, args) if initial is None else initial.variables
     others = {name: value for name, value in variables.items() if name != "params"}
-    scale = NoiseScale.of(sde, x, data.ts) if output_scale == "noise" else None
-    problem = _Problem(sde, model, objective, optimizer, batch_size, ema, others, scale)
+    preconditioner = None
+    if initial is not None:
+        preconditioner = initial.preconditioner
+    elif precondition:
+        preconditioner = Preconditioner.of(sde, data)
+    problem = _Problem(sde, model, objective, optimizer, batch_size, ema, others, preconditioner)
     params = variables.get("params", {})
     state = _State(params, params, optimizer.init(params), jnp.zeros((), jnp.int32))
     held_out = None
@@ -288,6 +292,7 @@ def _identity(problem: _Problem, data: Trajectories, steps: int, key: PRNGKeyArr
     sums = [float(jnp.abs(leaf.astype(float)).sum()) for leaf in jax.tree.leaves(data.xs)]
     return {
         "model": repr(problem.model),
+        "precondition": problem.preconditioner is not None,
         "objective": repr(problem.objective),
         "steps": steps,
         "batch_size": problem.batch_size,
@@ -401,7 +406,7 @@ def _learned(problem: _Problem, state: _State, data: Trajectories) -> LearnedSco
     return StepCorrection(
         score.model,
         score.variables,
-        score.scale,
+        score.preconditioner,
         ts=data.ts,
         noise_level=problem.objective.noise_level,
     )

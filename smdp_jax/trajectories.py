@@ -34,10 +34,10 @@ class Trajectories:
         None: the same ``args`` for all samples; 0: one entry per sample on the leading axis.
     """
 
-    ts: Float[Array, "times"]
-    xs: State
-    args: Args = None
-    score_targets: State | None = None
+    ts: Any
+    xs: Any
+    args: Any = None
+    score_targets: Any = None
     args_axes: int | None = field(default=None, metadata={"static": True})
 
     @property

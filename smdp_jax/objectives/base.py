@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ __all__ = ["Kind", "Objective", "mean_square"]
 Kind = Literal["score", "correction"]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A loss that training minimises over random windows of stored paths.
 

@@ -6,6 +6,7 @@ re-reading the path, and the squared distances to the path, each divided by ``g^
 are averaged (Holzschuh et al. 2023, eqs. 4 and 5).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -184,7 +185,10 @@ class MultiStep:
         level = self.training_noise
 
         def scaled(g: Any) -> Any:
-            return (lambda t: level * g(t)) if callable(g) else level * g
+            if not callable(g):
+                return level * g
+            function: Callable[[Any], Any] = g
+            return lambda t: level * function(t)
 
         return jax.tree.map(scaled, sde.diffusion)
 

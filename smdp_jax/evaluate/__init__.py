@@ -1,0 +1,92 @@
+"""Evaluation: metrics, spectra, calibration, plots and the report; arrays in, arrays out.
+
+``evaluate.plots`` needs matplotlib and is imported on first use; everything else does without.
+"""
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from smdp_jax.evaluate.calibration import (
+    UniformityTest,
+    expected_coverage,
+    marginal_coverage,
+    sbc_ranks,
+    tarp_ranks,
+    uniformity_test,
+)
+from smdp_jax.evaluate.ensembles import (
+    SpreadSkill,
+    crps_ensemble,
+    crps_gaussian,
+    energy_score,
+    spread_skill,
+)
+from smdp_jax.evaluate.environment import describe_environment
+from smdp_jax.evaluate.files import save_figures
+from smdp_jax.evaluate.metrics import (
+    HitShares,
+    hit_shares,
+    mse,
+    posterior_hit_metric,
+    reconstruction_mse,
+    relative_error,
+    rmse,
+    weighted_score_error,
+)
+from smdp_jax.evaluate.report import (
+    Metric,
+    ReportFigure,
+    Section,
+    write_report,
+)
+from smdp_jax.evaluate.spectra import (
+    amplitude_spectrum,
+    power_spectrum,
+    shell_indices,
+    spectral_error,
+)
+
+if TYPE_CHECKING:
+    from smdp_jax.evaluate import plots
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import ``plots``, and with it matplotlib, when it is first asked for."""
+    if name == "plots":
+        return importlib.import_module("smdp_jax.evaluate.plots")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "HitShares",
+    "Metric",
+    "ReportFigure",
+    "Section",
+    "SpreadSkill",
+    "UniformityTest",
+    "amplitude_spectrum",
+    "crps_ensemble",
+    "crps_gaussian",
+    "describe_environment",
+    "energy_score",
+    "expected_coverage",
+    "hit_shares",
+    "marginal_coverage",
+    "mse",
+    "plots",
+    "posterior_hit_metric",
+    "power_spectrum",
+    "reconstruction_mse",
+    "relative_error",
+    "rmse",
+    "save_figures",
+    "sbc_ranks",
+    "shell_indices",
+    "spectral_error",
+    "spread_skill",
+    "tarp_ranks",
+    "uniformity_test",
+    "weighted_score_error",
+    "write_report",
+]

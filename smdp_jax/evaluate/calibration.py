@@ -1,0 +1,258 @@
+"""Does a posterior mean what it says? Ranks over simulated pairs (x0, observation).
+
+For every case draw x0 from the prior, simulate an observation, and draw L posterior samples. If the
+posterior is right, truth and samples are exchangeable, so the rank of the truth among them, in any
+order, is uniform on 0 ... L. Two orders are offered:
+
+    SBC     the entry itself (Talts et al. 2018): one test for every entry of the state
+    TARP    distance to a random reference point (Lemos et al. 2023): one test of the joint law
+
+and three readings of the ranks: a chi-squared test, coverage of central intervals, and the expected
+coverage curve. A rank that is uniform does not prove the posterior right: the prior itself passes.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaincc
+from jaxtyping import Array, Float, Int, Key
+
+from smdp_jax.evaluate.arrays import AnyArray, require_cases, require_same_shape
+
+
+def sbc_ranks(
+    truths: Float[AnyArray, "_cases *_state"],
+    samples: Float[AnyArray, "_cases _draws *_state"],
+    *,
+    key: Key[Array, ""] | None = None,
+) -> Int[Array, "_cases *_state"]:
+    """Rank of each true entry among its posterior draws (Talts et al. 2018, algorithm 1).
+
+    Parameters
+    ----------
+    truths : array
+        States drawn from the prior, shape (cases, *state).
+    samples : array
+        Independent posterior draws for the observation made from each, shape
+        (cases, draws, *state). Thin correlated chains first.
+    key : key or None
+        Breaks ties at random: needed where the state is discrete, or ranks are not uniform.
+        Without it a draw equal to the truth counts as not below it.
+
+    Returns
+    -------
+    Int[Array, "_cases *_state"]
+        Number of draws below the truth, from 0 to draws. Low ranks: posterior too high. Peaked in
+        the middle: too wide; at both ends: too narrow.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together.
+    """
+    require_cases(truths, samples)
+    truths = jnp.asarray(truths)
+    return _ranks(truths, jnp.asarray(samples), key)
+
+
+def _ranks(truths: Array, samples: Array, key: Key[Array, ""] | None) -> Array:
+    """Draws below the truth, plus a random share of those equal to it."""
+    below = jnp.sum(samples < truths[:, None], axis=1)
+    if key is None:
+        return below
+    equal = jnp.sum(samples == truths[:, None], axis=1)
+    return below + jax.random.randint(key, below.shape, 0, equal + 1, dtype=below.dtype)
+
+
+def tarp_ranks(
+    truths: Float[AnyArray, "_cases *_state"],
+    samples: Float[AnyArray, "_cases _draws *_state"],
+    *,
+    key: Key[Array, ""],
+    references: Float[AnyArray, "_cases *_state"] | None = None,
+) -> Int[Array, " _cases"]:
+    """Rank of each truth by distance to a random reference point (Lemos et al. 2023).
+
+    Distances are Euclidean over all entries, each divided by its standard deviation over the
+    truths. The result is a test of the joint posterior; with references that ignore the
+    observation, a posterior equal to the prior still passes. To catch that too, give references
+    that depend on the observation.
+
+    Parameters
+    ----------
+    truths : array
+        States drawn from the prior, shape (cases, *state).
+    samples : array
+        Independent posterior draws of each case, shape (cases, draws, *state).
+    key : key
+        Draws the references and breaks ties.
+    references : array or None
+        Reference points, shape (cases, *state), chosen without looking at truth or samples; by
+        default uniform in the box that holds all truths.
+
+    Returns
+    -------
+    Int[Array, " _cases"]
+        Number of draws closer to the reference than the truth is, from 0 to draws.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together.
+    """
+    require_cases(truths, samples)
+    truths, samples = jnp.asarray(truths), jnp.asarray(samples)
+    key_reference, key_ties = jax.random.split(key)
+    if references is None:
+        low, high = jnp.min(truths, axis=0), jnp.max(truths, axis=0)
+        unit = jax.random.uniform(key_reference, truths.shape, truths.dtype)
+        references = low[None] + (high - low)[None] * unit
+    require_same_shape(truths=truths, references=references)
+    references = jnp.asarray(references)
+    scale = jnp.std(truths, axis=0)
+    scale = jnp.where(scale > 0, scale, 1)
+
+    def squared_distances(case, reference):
+        # case: (points, *state). Squares order points as distances do.
+        entries = ((case - reference[None]) / scale[None]).reshape(case.shape[0], -1)
+        return jnp.sum(jnp.square(entries), axis=-1)
+
+    of_samples = jax.vmap(squared_distances)(samples, references)
+    of_truths = jax.vmap(squared_distances)(truths[:, None], references)[:, 0]
+    return _ranks(of_truths, of_samples, key_ties)
+
+
+class UniformityTest(NamedTuple):
+    """Chi-squared test that ranks are uniform."""
+
+    statistic: Float[Array, "*entries"]
+    """Sum over bins of (count - expected)^2 / expected."""
+    p_value: Float[Array, "*entries"]
+    """Chance of a statistic at least as large if the ranks are uniform."""
+
+
+def uniformity_test(
+    ranks: Int[AnyArray, "_cases *entries"], num_draws: int, *, bins: int | None = None
+) -> UniformityTest:
+    """Chi-squared test of uniform ranks, for every entry on its own.
+
+    With many entries some p-values are small by chance: compare the smallest with
+    (accepted false-alarm rate) / entries.
+
+    Parameters
+    ----------
+    ranks : array
+        Ranks from `sbc_ranks` or `tarp_ranks`, shape (cases, *entries), each in 0 ... num_draws.
+    num_draws : int
+        Posterior draws per case, L.
+    bins : int or None
+        Number of bins, from 2 to L + 1; by default as many as leave 10 cases per bin, at most 20.
+        They need not divide L + 1: the expected counts are those of the ranks in each bin.
+
+    Returns
+    -------
+    UniformityTest
+        ``statistic`` and ``p_value``, shape (*entries); chi-squared with bins - 1 degrees of
+        freedom, good once every bin expects 5 cases or more.
+
+    Raises
+    ------
+    ValueError
+        If there is no case, no draw, or ``bins`` is out of range.
+    """
+    if ranks.ndim == 0 or ranks.shape[0] == 0 or num_draws < 1:
+        raise ValueError(
+            "ranks must have shape (cases, *entries) with at least one case and num_draws >= 1; "
+            f"got {ranks.shape} and {num_draws}"
+        )
+    cases = ranks.shape[0]
+    if bins is None:
+        bins = min(num_draws + 1, 20, max(2, cases // 10))
+    if not 2 <= bins <= num_draws + 1:
+        raise ValueError(f"bins must lie between 2 and num_draws + 1 = {num_draws + 1}; got {bins}")
+    bin_of_rank = np.arange(num_draws + 1) * bins // (num_draws + 1)
+    share = np.bincount(bin_of_rank, minlength=bins) / (num_draws + 1)
+    binned = jnp.asarray(bin_of_rank)[jnp.asarray(ranks)]
+    counts = jnp.sum(binned[None] == jnp.arange(bins).reshape(-1, *(1,) * ranks.ndim), axis=1)
+    dtype = jnp.result_type(float)
+    expected = jnp.asarray(cases * share, dtype).reshape(-1, *(1,) * (ranks.ndim - 1))
+    statistic = jnp.sum(jnp.square(counts.astype(dtype) - expected) / expected, axis=0)
+    return UniformityTest(statistic, gammaincc(0.5 * (bins - 1), 0.5 * statistic))
+
+
+def _uniform_positions(ranks: AnyArray, num_draws: int) -> Float[Array, "cases *entries"]:
+    """Ranks as centres of L + 1 equal cells of (0, 1)."""
+    return (jnp.asarray(ranks).astype(jnp.result_type(float)) + 0.5) / (num_draws + 1)
+
+
+def expected_coverage(
+    ranks: Int[AnyArray, " _cases"], num_draws: int, levels: Float[AnyArray, " _levels"]
+) -> Float[Array, " _levels"]:
+    """Expected coverage curve of TARP: share of cases whose truth lies in the region of each level.
+
+    The region of level a is the ball around the reference that holds a share a of the posterior.
+    Calibrated: coverage = level. Above the diagonal at high levels and below at low ones: too
+    wide; the other way round: too narrow, or biased (with references on all sides a bias counts
+    for and against equally often, so that `sbc_ranks` sees it sooner).
+
+    Parameters
+    ----------
+    ranks : array
+        From `tarp_ranks`, shape (cases,).
+    num_draws : int
+        Posterior draws per case, L.
+    levels : array
+        Credibility levels in [0, 1], shape (levels,).
+
+    Returns
+    -------
+    Float[Array, " _levels"]
+        Coverage in [0, 1], granular to 1 / (L + 1), with standard error
+        sqrt(level (1 - level) / cases) if calibrated.
+    """
+    positions = _uniform_positions(ranks, num_draws)
+    levels = jnp.asarray(levels)
+    return jnp.mean(positions[None, :] <= levels[:, None], axis=1, dtype=levels.dtype)
+
+
+def marginal_coverage(
+    truths: Float[AnyArray, "_cases *_state"],
+    samples: Float[AnyArray, "_cases _draws *_state"],
+    levels: Float[AnyArray, " _levels"],
+    *,
+    key: Key[Array, ""] | None = None,
+) -> Float[Array, "_levels *_state"]:
+    """Share of cases whose true entry lies in the central interval of each level.
+
+    Intervals are bounded by ranks rather than by estimated quantiles, which would make them too
+    short for few draws.
+
+    Parameters
+    ----------
+    truths : array
+        States drawn from the prior, shape (cases, *state).
+    samples : array
+        Independent posterior draws of each case, shape (cases, draws, *state).
+    levels : array
+        Nominal probabilities in [0, 1], shape (levels,).
+    key : key or None
+        Breaks ties at random, as in `sbc_ranks`.
+
+    Returns
+    -------
+    Float[Array, "_levels *_state"]
+        Coverage in [0, 1], granular to 1 / (draws + 1); above the level: intervals too wide, below:
+        too narrow or misplaced.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together.
+    """
+    ranks = sbc_ranks(truths, samples, key=key)
+    off_centre = jnp.abs(2 * _uniform_positions(ranks, samples.shape[1]) - 1)
+    levels = jnp.asarray(levels)
+    inside = off_centre[None] <= levels.reshape(-1, *(1,) * off_centre.ndim)
+    return jnp.mean(inside, axis=1, dtype=levels.dtype)

@@ -1,0 +1,194 @@
+"""Scores of ensembles: continuous ranked probability score, energy score, spread and skill.
+
+    CRPS = E|X - y| - 1/2 E|X - X'|,      ES = E|X - y|_2 - 1/2 E|X - X'|_2
+
+X, X' independent draws of the forecast, y the truth (Gneiting & Raftery 2007, eqs. 21 and 22).
+Both are proper scores: on average over truths, the true posterior has the smallest value.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.stats import norm
+from jaxtyping import Array, Float
+
+from smdp_jax.evaluate.arrays import AnyArray, require_cases, require_ensemble
+
+Estimator = Literal["fair", "standard"]
+"""How E|X - X'| is estimated: over the pairs of different members, or over all pairs."""
+
+
+def _pair_factor(members: int, estimator: Estimator) -> float:
+    """1 / number of ordered pairs that the estimator averages over."""
+    if estimator == "standard":
+        return 1.0 / members**2
+    if estimator != "fair":
+        raise ValueError(f'estimator must be "fair" or "standard"; got {estimator!r}')
+    if members < 2:
+        raise ValueError(
+            f'the fair estimator needs at least 2 members, got {members}; use estimator="standard"'
+        )
+    return 1.0 / (members * (members - 1))
+
+
+def crps_ensemble(
+    samples: Float[AnyArray, "_members *_state"],
+    truth: Float[AnyArray, "*_state"],
+    estimator: Estimator = "fair",
+) -> Float[Array, "*_state"]:
+    """Continuous ranked probability score of an ensemble, for every entry of the state.
+
+    Costs O(members log members): for sorted members x_(1) <= ... <= x_(M),
+    sum_ij |x_i - x_j| = 2 sum_i (2 i - M - 1) x_(i).
+
+    Parameters
+    ----------
+    samples : array
+        Ensemble, shape (members, *state), in units of the state.
+    truth : array
+        True state, shape (*state).
+    estimator : "fair" or "standard"
+        "fair" is unbiased for the score of the distribution that the members are drawn from,
+        whatever their number (Ferro et al. 2008), and may be slightly negative; "standard" is the
+        score of the ensemble's own empirical distribution, and favours narrow ensembles.
+
+    Returns
+    -------
+    Float[Array, "*_state"]
+        Score of each entry, in units of the state; smaller is better. One member and "standard":
+        the absolute error.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together, the estimator is unknown, or "fair" is asked of one
+        member.
+    """
+    require_ensemble(samples, truth)
+    samples, truth = jnp.asarray(samples), jnp.asarray(truth)
+    members = samples.shape[0]
+    factor = _pair_factor(members, estimator)
+    # Relative to the truth, so that a large common offset does not cost digits.
+    ordered = jnp.sort(samples - truth[None], axis=0)
+    ranks = jnp.arange(1, members + 1, dtype=ordered.dtype)
+    ranks = ranks.reshape(members, *(1,) * truth.ndim)
+    spread = factor * jnp.sum((2 * ranks - (members + 1)) * ordered, axis=0)
+    return jnp.mean(jnp.abs(ordered), axis=0) - spread
+
+
+def crps_gaussian(
+    mean: Float[AnyArray, "*_state"],
+    std: Float[AnyArray, "*_state"],
+    truth: Float[AnyArray, "*_state"],
+) -> Float[Array, "*_state"]:
+    """Continuous ranked probability score of a normal distribution, in closed form.
+
+    std (z (2 Phi(z) - 1) + 2 phi(z) - 1/sqrt(pi)), z = (truth - mean) / std (Gneiting & Raftery
+    2007, section 4.2); its mean over truths drawn from the same normal is std / sqrt(pi): the best
+    value that an ensemble can reach where the posterior is Gaussian.
+
+    Parameters
+    ----------
+    mean, std, truth : array
+        Arrays that broadcast together, in units of the state; ``std`` > 0.
+
+    Returns
+    -------
+    Float[Array, "*_state"]
+        In units of the state; smaller is better.
+    """
+    mean, std, truth = jnp.asarray(mean), jnp.asarray(std), jnp.asarray(truth)
+    z = (truth - mean) / std
+    return std * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - jnp.pi**-0.5)
+
+
+def _norm(x: Float[Array, "points entries"]) -> Float[Array, " points"]:
+    """Euclidean norm of each row, with gradient 0 (not nan) at 0."""
+    squared = jnp.sum(jnp.square(x), axis=-1)
+    positive = squared > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
+
+
+def energy_score(
+    samples: Float[AnyArray, "_members *_state"],
+    truth: Float[AnyArray, "*_state"],
+    estimator: Estimator = "fair",
+) -> Float[Array, ""]:
+    """Energy score of an ensemble of whole states, in the Euclidean norm over all entries.
+
+    Unlike the mean CRPS of the entries it also sees how they vary together. For a state of one
+    entry it is the CRPS. Costs members^2 times entries; memory stays at one ensemble.
+
+    Parameters
+    ----------
+    samples : array
+        Ensemble, shape (members, *state), in units of the state.
+    truth : array
+        True state, shape (*state).
+    estimator : "fair" or "standard"
+        "fair" (unbiased for any number of members) or "standard", as in `crps_ensemble`.
+
+    Returns
+    -------
+    Float[Array, ""]
+        In units of the state; smaller is better.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together, the estimator is unknown, or "fair" is asked of one
+        member.
+    """
+    require_ensemble(samples, truth)
+    members = samples.shape[0]
+    factor = _pair_factor(members, estimator)
+    errors = (jnp.asarray(samples) - jnp.asarray(truth)[None]).reshape(members, -1)
+    pairs = jax.lax.map(lambda member: jnp.sum(_norm(errors - member[None])), errors)
+    return jnp.mean(_norm(errors)) - 0.5 * factor * jnp.sum(pairs)
+
+
+class SpreadSkill(NamedTuple):
+    """Spread of ensembles against the error of their means, over many cases."""
+
+    spread: Float[Array, ""]
+    """Root of the mean ensemble variance (unbiased), in units of the state."""
+    skill: Float[Array, ""]
+    """Root mean squared error of the ensemble mean, in units of the state."""
+    ratio: Float[Array, ""]
+    """spread / skill, corrected for the number of members: 1 if calibrated, below if too sure."""
+
+
+def spread_skill(
+    truths: Float[AnyArray, "_cases *_state"], samples: Float[AnyArray, "_cases _members *_state"]
+) -> SpreadSkill:
+    """Spread and skill of ensembles, pooled over cases and entries.
+
+    A calibrated ensemble of M members has E skill^2 = (1 + 1/M) E spread^2 (Fortin et al. 2014),
+    so ratio = sqrt(1 + 1/M) spread / skill tends to 1.
+
+    Parameters
+    ----------
+    truths : array
+        True states, shape (cases, *state), in units of the state.
+    samples : array
+        Ensemble of each case, shape (cases, members, *state), at least 2 members.
+
+    Returns
+    -------
+    SpreadSkill
+        ``spread``, ``skill`` and their corrected ``ratio``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together or there is one member only.
+    """
+    require_cases(truths, samples)
+    members = samples.shape[1]
+    if members < 2:
+        raise ValueError(f"a spread needs at least 2 members; got {members}")
+    truths, samples = jnp.asarray(truths), jnp.asarray(samples)
+    spread = jnp.sqrt(jnp.mean(jnp.var(samples, axis=1, ddof=1)))
+    skill = jnp.sqrt(jnp.mean(jnp.square(jnp.mean(samples, axis=1) - truths)))
+    return SpreadSkill(spread, skill, (1 + 1 / members) ** 0.5 * spread / skill)

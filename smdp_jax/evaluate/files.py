@@ -1,0 +1,105 @@
+"""Figures as PNG, and files that are either whole or not there."""
+
+import io
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+PNG_DPI = 160
+"""Dots per inch of saved figures: sharp on dense screens and in print."""
+
+
+@runtime_checkable
+class SavesFigure(Protocol):
+    """What is needed of a figure; `matplotlib.figure.Figure` has it."""
+
+    def savefig(self, fname: Any, **options: Any) -> None:
+        """Write the figure to an open file."""
+
+
+def figure_png(figure: SavesFigure, *, dpi: int = PNG_DPI) -> bytes:
+    """Render a figure.
+
+    Parameters
+    ----------
+    figure : figure
+        A matplotlib figure.
+    dpi : int
+        Dots per inch, positive.
+
+    Returns
+    -------
+    bytes
+        A PNG file, free of dates and versions: the same figure gives the same bytes.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> Path:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Parameters
+    ----------
+    path : path
+        Where to; missing folders are made.
+    content : bytes
+        All of it.
+
+    Returns
+    -------
+    Path
+        ``path``.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder: os.replace is atomic only within one file system.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def save_figures(
+    directory: str | os.PathLike[str], figures: Mapping[str, SavesFigure], *, dpi: int = PNG_DPI
+) -> dict[str, Path]:
+    """Save figures as ``directory``/figures/``name``.png, each file whole or not at all.
+
+    Parameters
+    ----------
+    directory : path
+        Directory of the run.
+    figures : mapping of str to figure
+        Figures by name; a name becomes a file name and holds no path separator.
+    dpi : int
+        Dots per inch, positive.
+
+    Returns
+    -------
+    dict[str, Path]
+        Path of each file.
+
+    Raises
+    ------
+    ValueError
+        If a name is empty, starts with a dot, or holds a path separator.
+    """
+    for name in figures:
+        if not name or name.startswith(".") or "/" in name or "\\" in name:
+            raise ValueError(
+                f'a figure name must be a plain file name such as "score"; got {name!r}'
+            )
+    folder = Path(directory) / "figures"
+    return {
+        name: write_atomically(folder / f"{name}.png", figure_png(figure, dpi=dpi))
+        for name, figure in figures.items()
+    }

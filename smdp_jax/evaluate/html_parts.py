@@ -1,0 +1,133 @@
+"""The pieces of HTML that a report is made of, each escaped where it is made."""
+
+import base64
+import dataclasses
+import html
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from smdp_jax.evaluate.files import PNG_DPI
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def text(value: Any) -> str:
+    """Any value as text that is safe in an element and in a quoted attribute."""
+    return html.escape(str(value), quote=True)
+
+
+def number(value: Any) -> str:
+    """A figure as the reader wants it: integers whole, others to four significant digits."""
+    if isinstance(value, str | bool):
+        return str(value)
+    if hasattr(value, "item") and getattr(value, "size", 1) == 1:
+        value = value.item()
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def paragraphs(content: str, kind: str = "") -> str:
+    """Plain text; an empty line starts a new paragraph."""
+    attribute = f' class="{kind}"' if kind else ""
+    blocks = [block.strip() for block in re.split(r"\n\s*\n", content) if block.strip()]
+    return "\n".join(f"<p{attribute}>{text(block)}</p>" for block in blocks)
+
+
+def metrics_table(rows: Sequence[tuple[str, Any, Any, str, str]]) -> str:
+    """Rows of (name, value, target or None, unit, note); columns that stay empty are left out."""
+    if not rows:
+        return ""
+    with_target = any(target is not None for _, _, target, _, _ in rows)
+    with_note = any(note for *_, note in rows)
+    head = ["<th>Metric</th>", '<th class="n">This run</th>']
+    head += ['<th class="n">Target</th>'] * with_target + ["<th>Note</th>"] * with_note
+    body = []
+    for name, value, target, unit, note in rows:
+        suffix = f' <span class="unit">{text(unit)}</span>' if unit else ""
+        cells = [f'<th scope="row">{text(name)}</th>']
+        cells.append(f'<td class="n">{text(number(value))}{suffix}</td>')
+        if with_target:
+            shown = "–" if target is None else f"{text(number(target))}{suffix}"
+            cells.append(f'<td class="n">{shown}</td>')
+        if with_note:
+            cells.append(f'<td class="note">{text(note)}</td>')
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    return (
+        f'<div class="wide"><table class="metrics"><thead><tr>{"".join(head)}</tr></thead>\n'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def figure(png: bytes, caption: str, alt: str = "") -> str:
+    """A PNG inside the page, at its size in inches, with its caption."""
+    if not png.startswith(_PNG_SIGNATURE):
+        raise ValueError(f"a figure must be a PNG; got bytes that start with {png[:8]!r}")
+    # CSS counts 96 pixels per inch, the file PNG_DPI.
+    width, height = (round(side * 96 / PNG_DPI) for side in struct.unpack(">II", png[16:24]))
+    data = base64.b64encode(png).decode()
+    return (
+        f'<figure><div class="plot"><img width="{width}" height="{height}" '
+        f'alt="{text(alt or caption)}" src="data:image/png;base64,{data}"></div>\n'
+        f"<figcaption>{text(caption)}</figcaption></figure>"
+    )
+
+
+def contents(titles: Sequence[str]) -> str:
+    """Links to the sections, where there are enough to get lost in."""
+    if len(titles) < 3:
+        return ""
+    links = "".join(
+        f'<li><a href="#s{index}">{text(title)}</a></li>' for index, title in enumerate(titles)
+    )
+    return f'<nav aria-label="Sections"><ul>{links}</ul></nav>'
+
+
+def flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested mappings and dataclasses as (dotted name, value) rows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping) and value:
+        rows = []
+        for key, inner in value.items():
+            rows += flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+        return rows
+    return [(prefix, str(value))]
+
+
+def folded_table(title: str, values: Mapping[str, Any] | None) -> str:
+    """A table of names and values that opens on a click."""
+    if not values:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row"><code>{text(name)}</code></th>'
+        f"<td><code>{text(value)}</code></td></tr>"
+        for name, value in flatten(values)
+    )
+    return (
+        f'<details><summary>{text(title)}</summary><div class="wide">'
+        f'<table class="pairs"><tbody>{rows}</tbody></table></div></details>'
+    )
+
+
+def command(line: str) -> str:
+    """How to make the report again."""
+    if not line:
+        return ""
+    code = f"<pre><code>{text(line)}</code></pre>"
+    return f'<section id="reproduce"><h2>Reproduce</h2>\n{code}</section>'
+
+
+def page(title: str, body: str) -> str:
+    """A whole document with its style."""
+    style = files("smdp_jax.evaluate").joinpath("report.css").read_text(encoding="utf-8")
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{text(title)}</title>\n<style>\n{style}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )

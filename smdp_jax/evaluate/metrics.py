@@ -1,0 +1,246 @@
+"""Errors of point estimates, of learned scores, and the two-sided hit share of the scalar systems.
+
+    Q = 2 min(share of paths ending at +1, share ending at -1)
+    score error = sqrt(E_p |s - s*|^2 / E_p |s*|^2)
+
+All functions are pure and act on one array at a time; use ``jax.vmap`` for batches.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+from smdp_jax.evaluate.arrays import AnyArray, require_same_shape
+
+
+class HitShares(NamedTuple):
+    """Shares of the backward paths that end within the tolerance of each starting point."""
+
+    plus: Float[Array, ""]
+    """Share with |x0 - 1| < tolerance, in [0, 1]."""
+    minus: Float[Array, ""]
+    """Share with |x0 + 1| < tolerance, in [0, 1]."""
+
+
+def hit_shares(x0: Float[AnyArray, "*_paths"], tolerance: float = 0.1) -> HitShares:
+    """Shares of paths that end at +1 and at -1.
+
+    Parameters
+    ----------
+    x0 : array
+        End points of backward paths at t = 0, any shape (all entries are paths), in units of the
+        state.
+    tolerance : float
+        A path hits +-1 if it ends strictly closer than this, in units of the state; in (0, 1].
+
+    Returns
+    -------
+    HitShares
+        ``plus`` and ``minus``; what is missing to 1 ended elsewhere. A path that is not finite
+        hits nothing, so that a diverging sampler cannot look good.
+
+    Raises
+    ------
+    ValueError
+        If the tolerance is outside (0, 1] (beyond 1 a path could hit both), or there is no path.
+    """
+    if not 0 < tolerance <= 1:
+        raise ValueError(f"tolerance must lie in (0, 1]; got {tolerance}")
+    x0 = jnp.asarray(x0)
+    if x0.size == 0:
+        raise ValueError(f"x0 must hold at least one path; got shape {x0.shape}")
+    return HitShares(
+        plus=jnp.mean(jnp.abs(x0 - 1) < tolerance, dtype=x0.dtype),
+        minus=jnp.mean(jnp.abs(x0 + 1) < tolerance, dtype=x0.dtype),
+    )
+
+
+def posterior_hit_metric(
+    x0: Float[AnyArray, "*_paths"], tolerance: float = 0.1
+) -> Float[Array, ""]:
+    """Q = 2 min(share hitting +1, share hitting -1) (Holzschuh et al. 2023).
+
+    1 means that every path reaches a possible starting point and both are found equally often;
+    0 that one of them is never found. Q does not see a wrong scale of the score: report
+    `weighted_score_error` beside it.
+
+    Parameters
+    ----------
+    x0 : array
+        End points of backward paths at t = 0 whose starting points at the final time were spread
+        symmetrically about 0; any shape, in units of the state.
+    tolerance : float
+        A path hits +-1 if it ends strictly closer than this, in units of the state; in (0, 1].
+
+    Returns
+    -------
+    Float[Array, ""]
+        Q in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If the tolerance is outside (0, 1] or there is no path.
+    """
+    shares = hit_shares(x0, tolerance)
+    return 2 * jnp.minimum(shares.plus, shares.minus)
+
+
+def weighted_score_error(
+    score: Float[AnyArray, "_points *_state"],
+    reference_score: Float[AnyArray, "_points *_state"],
+    weights: Float[AnyArray, " _points"] | None = None,
+) -> Float[Array, ""]:
+    """Relative L2 error of a score under a density: sqrt(E_p |s - s*|^2 / E_p |s*|^2).
+
+    This is the square root of the Fisher divergence between the two densities, relative to the
+    Fisher information of the reference (Hyvarinen 2005, eq. 2). A score of twice the right size
+    has error 1, as has the score 0.
+
+    Parameters
+    ----------
+    score : array
+        Learned score, shape (points, *state), in 1 / units of the state.
+    reference_score : array
+        Exact score at the same points, same shape and units.
+    weights : array or None
+        Shape (points,), non-negative, of any normalisation: density times quadrature weight where
+        the points are a grid; None where the points are samples of the density itself.
+
+    Returns
+    -------
+    Float[Array, ""]
+        The error, dimensionless.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together, or a weight is negative (seen outside jit only; under
+        jit the result is nan).
+    """
+    require_same_shape(reference_score=reference_score, score=score)
+    score, reference_score = jnp.asarray(score), jnp.asarray(reference_score)
+    if score.ndim == 0:
+        raise ValueError("score must have shape (points, *state); got a scalar")
+    if weights is None:
+        return relative_error(score, reference_score)
+    if weights.shape != score.shape[:1]:
+        raise ValueError(
+            f"weights must have shape {score.shape[:1]}, one per point; got {weights.shape}"
+        )
+    if not isinstance(weights, Tracer) and (weights < 0).any():
+        raise ValueError(f"weights must not be negative; the smallest is {weights.min()}")
+    root = jnp.sqrt(jnp.asarray(weights)).reshape(-1, *(1,) * (score.ndim - 1))
+    # A grid reaches where the density is 0 and the reference overflows: such points do not count.
+    counted = root != 0
+    return relative_error(
+        jnp.where(counted, root * score, 0), jnp.where(counted, root * reference_score, 0)
+    )
+
+
+def mse(
+    estimate: Float[AnyArray, "*_state"], truth: Float[AnyArray, "*_state"]
+) -> Float[Array, ""]:
+    """Mean squared difference over all entries.
+
+    Parameters
+    ----------
+    estimate, truth : array
+        Arrays of one shape and unit.
+
+    Returns
+    -------
+    Float[Array, ""]
+        The mean of (estimate - truth)^2, in units of the state squared.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    require_same_shape(truth=truth, estimate=estimate)
+    return jnp.mean(jnp.square(jnp.asarray(estimate) - jnp.asarray(truth)))
+
+
+def reconstruction_mse(
+    simulated_end: Float[AnyArray, "*_state"], true_end: Float[AnyArray, "*_state"]
+) -> Float[Array, ""]:
+    """Mean squared error of the end state that an estimate of the start leads to.
+
+    mean (F(x0_hat) - F(x0))^2, with F the deterministic forward simulation to the final time
+    (Holzschuh et al. 2023). It asks whether the estimate explains what was observed, not whether
+    it is the right one of the many that do.
+
+    Parameters
+    ----------
+    simulated_end : array
+        F(x0_hat): the end of a simulation started at the estimate.
+    true_end : array
+        F(x0): the end of the same simulation started at the truth, same shape and unit.
+
+    Returns
+    -------
+    Float[Array, ""]
+        In units of the state squared.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    require_same_shape(true_end=true_end, simulated_end=simulated_end)
+    return mse(simulated_end, true_end)
+
+
+def rmse(
+    estimate: Float[AnyArray, "*_state"], truth: Float[AnyArray, "*_state"]
+) -> Float[Array, ""]:
+    """Root of the mean squared difference over all entries.
+
+    Parameters
+    ----------
+    estimate, truth : array
+        Arrays of one shape and unit.
+
+    Returns
+    -------
+    Float[Array, ""]
+        In units of the state.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    return jnp.sqrt(mse(estimate, truth))
+
+
+def relative_error(
+    estimate: Float[AnyArray, "*_state"], truth: Float[AnyArray, "*_state"]
+) -> Float[Array, ""]:
+    """|estimate - truth| / |truth|, in the Euclidean norm over all entries.
+
+    Parameters
+    ----------
+    estimate, truth : array
+        Arrays of one shape and unit; ``truth`` not identically 0 (the result is inf or nan then).
+
+    Returns
+    -------
+    Float[Array, ""]
+        The error, dimensionless.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    require_same_shape(truth=truth, estimate=estimate)
+    estimate, truth = jnp.asarray(estimate), jnp.asarray(truth)
+    # Scaled by the largest entry, so that the squares of large scores do not overflow float32.
+    scale = jax.lax.stop_gradient(jnp.max(jnp.abs(truth)))
+    error = jnp.sum(jnp.square((estimate - truth) / scale))
+    return jnp.sqrt(error / jnp.sum(jnp.square(truth / scale)))

@@ -1,0 +1,23 @@
+"""Figures from arrays: each function returns a `matplotlib.figure.Figure` and shows nothing.
+
+Needs matplotlib (``pip install "smdp_jax[plots]"``); nothing else in the package does.
+"""
+
+from smdp_jax.evaluate.plots.calibration import coverage_curve, rank_histogram
+from smdp_jax.evaluate.plots.fields import field_panel, power_spectra
+from smdp_jax.evaluate.plots.posteriors import posterior_histogram, posterior_probability
+from smdp_jax.evaluate.plots.scalar import score_field, trajectories
+from smdp_jax.evaluate.plots.training import step_miss, training_curve
+
+__all__ = [
+    "coverage_curve",
+    "field_panel",
+    "posterior_histogram",
+    "posterior_probability",
+    "power_spectra",
+    "rank_histogram",
+    "score_field",
+    "step_miss",
+    "trajectories",
+    "training_curve",
+]

@@ -1,0 +1,197 @@
+"""Figures of fields: images on shared colour scales, and spectra."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from smdp_jax.evaluate.plots import style
+from smdp_jax.evaluate.plots.style import ArrayND
+
+
+def _image(axes: Axes, field: np.ndarray, title: str, **scale: Any) -> AxesImage:
+    """One field without ticks, first row at the bottom."""
+    axes.set_title(title, fontsize=9.5, pad=4)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    return axes.imshow(field, origin="lower", **scale)
+
+
+@style.styled
+def field_panel(
+    truth: ArrayND,
+    end_state: ArrayND,
+    samples: ArrayND,
+    mean: ArrayND,
+    std: ArrayND,
+    exact_mean: ArrayND | None = None,
+    exact_std: ArrayND | None = None,
+    *,
+    max_samples: int = 3,
+    field_unit: str = "",
+) -> Figure:
+    """Truth, observation, posterior samples; below their mean and spread beside the exact ones.
+
+    All fields share one colour scale and all spreads another.
+
+    Parameters
+    ----------
+    truth : array
+        True initial field, shape (rows, columns), in units of the field.
+    end_state : array
+        Observed end state, same shape and unit.
+    samples : array
+        Posterior samples, shape (samples, rows, columns).
+    mean, std : array
+        Mean and standard deviation of the samples, shape (rows, columns).
+    exact_mean, exact_std : array or None
+        The same in closed form, where it is known.
+    max_samples : int
+        At most this many samples are shown.
+    field_unit : str
+        Unit for the colour bars; empty if dimensionless.
+
+    Returns
+    -------
+    Figure
+        Two rows of images.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together or ``max_samples`` is not positive.
+    """
+    if max_samples < 1:
+        raise ValueError(f"max_samples must be at least 1; got {max_samples}")
+    truth = style.array("truth", truth, 2)
+    samples = style.array("samples", samples, 3)[:max_samples]
+    style.same_shape("samples", samples, (len(samples), *truth.shape))
+    top = [(truth, "True initial state"), (np.asarray(end_state), "Observed end state")]
+    top += [(sample, f"Sample {index + 1}") for index, sample in enumerate(samples)]
+    means = [(np.asarray(mean), "Mean of samples")]
+    spreads = [(np.asarray(std), "Std of samples")]
+    if exact_mean is not None:
+        means.append((np.asarray(exact_mean), "Exact mean"))
+    if exact_std is not None:
+        spreads.append((np.asarray(exact_std), "Exact std"))
+    for values, title in (*top, *means, *spreads):
+        style.same_shape(title.lower(), values, truth.shape)
+    means.append((np.asarray(mean) - truth, "Mean − true"))
+    limit = style.robust_limit(*(values for values, _ in top + means), percent=99.8)
+    largest = style.robust_limit(*(values for values, _ in spreads), percent=99.8)
+    return _two_rows(top, means, spreads, limit, largest, field_unit)
+
+
+Titled = list[tuple[np.ndarray, str]]
+
+
+def _two_rows(
+    top: Titled, means: Titled, spreads: Titled, limit: float, largest: float, unit: str
+) -> Figure:
+    """Signed fields above; below, signed ones from the left and positive ones up to the right."""
+    columns = max(len(top), len(means) + len(spreads))
+    rows, places = top[0][0].shape
+    figure = style.new_figure(1.85 * columns + 1.3, 2 * (1.75 * rows / places + 0.35))
+    panels = figure.subplots(2, columns, squeeze=False)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    signed = {"cmap": style.DIVERGING, "vmin": -limit, "vmax": limit}
+    positive = {"cmap": style.SEQUENTIAL, "vmin": 0.0, "vmax": largest}
+    images = [_image(axes, *item, **signed) for axes, item in zip(panels[0], top, strict=False)]
+    for axes, item in zip(panels[1], means, strict=False):
+        _image(axes, *item, **signed)
+    for axes, item in zip(panels[1][-len(spreads) :], spreads, strict=True):
+        images.append(_image(axes, *item, **positive))
+    for row, image, name in ((0, images[0], "field"), (1, images[-1], "std")):
+        extend = "max" if row else "both"
+        bar = figure.colorbar(image, ax=panels[row], aspect=18, pad=0.015, extend=extend)
+        bar.outline.set_visible(False)
+        bar.set_label(style.label(name, unit))
+    return figure
+
+
+def _draw_spectrum(
+    axes: Axes, ks: np.ndarray, values: np.ndarray, color: str, dash: Any, name: str
+) -> None:
+    """One spectrum, or the median and the 90 % band of many."""
+    middle = values
+    if values.ndim == 2:
+        low, middle, high = np.percentile(values, [5, 50, 95], axis=0)
+        axes.fill_between(ks, low, high, color=color, alpha=0.15, linewidth=0)
+    axes.plot(ks, middle, color=color, linestyle=dash, label=name)
+
+
+@style.styled
+def power_spectra(
+    wavenumbers: ArrayND,
+    spectra: Mapping[str, ArrayND],
+    *,
+    truth: str = "truth",
+    kmax: int | None = None,
+    power_unit: str = "",
+) -> Figure:
+    """Power over wavenumber on logarithmic axes.
+
+    Parameters
+    ----------
+    wavenumbers : array
+        Shells, shape (shells,), in periods per box; shell 0 has no place on the axis and is left
+        out.
+    spectra : mapping of str to array
+        Power by name, shape (shells,), or (samples, shells): then the median and the band that
+        holds 90 % of the samples.
+    truth : str
+        Name of the spectrum that is drawn as the exact one.
+    kmax : int or None
+        Marks the last shell that a spectral error counts.
+    power_unit : str
+        Unit of the power; empty if dimensionless.
+
+    Returns
+    -------
+    Figure
+        One panel.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together, or there is nothing to draw.
+    """
+    ks = style.array("wavenumbers", wavenumbers, 1)
+    if not spectra or not np.any(ks > 0):
+        raise ValueError("power_spectra needs at least one spectrum and one positive wavenumber")
+    shown = ks > 0
+    figure = style.new_figure(5.6, 3.8)
+    axes = figure.subplots()
+    others = [name for name in spectra if name != truth]
+    for name, given in spectra.items():
+        values = style.array(name, given, (1, 2))
+        style.same_shape(name, values, (*values.shape[:-1], ks.size))
+        cycle = others.index(name) % len(style.SERIES) if name in others else 0
+        color = style.SERIES[cycle] if name in others else style.EXACT
+        dash = style.DASHES[(cycle + 1) % len(style.DASHES)] if name in others else "-"
+        _draw_spectrum(axes, ks[shown], values[..., shown], color, dash, name)
+    if kmax is not None:
+        axes.axvline(kmax, color=style.SOFT, linewidth=0.9, linestyle=":")
+        axes.annotate(
+            f"k = {kmax}",
+            (kmax, 0.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, 4),
+            textcoords="offset points",
+            fontsize=8,
+            color=style.SOFT,
+        )
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_yscale("log")
+    axes.set_xlabel("wavenumber $k$ [periods per box]")
+    axes.set_ylabel(style.label("power $E(k)$", power_unit))
+    axes.margins(x=0.02)
+    style.grid_lines(axes)
+    style.legend(axes, loc="lower left")
+    return figure

@@ -1,0 +1,180 @@
+"""Figures of scalar processes over time: scores in the (t, x) plane, and paths."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from smdp_jax.evaluate.plots import style
+from smdp_jax.evaluate.plots.style import ArrayND
+
+
+def _mass_outline(density: np.ndarray, share: float = 0.99) -> np.ndarray:
+    """Density relative to the level whose superlevel set holds this share, time by time."""
+    ordered = -np.sort(-density, axis=1)
+    held = np.cumsum(ordered, axis=1)
+    index = np.argmax(held >= share * held[:, -1:], axis=1)
+    level = np.take_along_axis(ordered, index[:, None], axis=1)
+    return density / np.where(level > 0, level, 1)
+
+
+def _heat_map(
+    axes: Axes, ts: np.ndarray, xs: np.ndarray, values: np.ndarray, held: np.ndarray, top: float
+) -> ScalarMappable:
+    """Signed values over (t, x), pale where not held; returns the colours for a bar."""
+    # Pale where there is next to no density: nothing was learned there, and nothing is asked.
+    scale: dict[str, Any] = {"cmap": style.DIVERGING, "vmin": -top, "vmax": top}
+    scale["alpha"] = np.where(held, 1.0, 0.3).T
+    mesh = axes.pcolormesh(ts, xs, values.T, rasterized=True, **scale)
+    return ScalarMappable(mesh.norm, mesh.cmap)
+
+
+@style.styled
+def score_field(
+    ts: ArrayND,
+    xs: ArrayND,
+    learned: ArrayND,
+    exact: ArrayND,
+    *,
+    density: ArrayND | None = None,
+    time_unit: str = "",
+    state_unit: str = "",
+) -> Figure:
+    """Learned and exact score over (t, x) on one colour scale, and their difference.
+
+    Colour scales are symmetric, and cut at the 97th percentile of what is finite (and where there
+    is density, if given); the difference has its own.
+
+    Parameters
+    ----------
+    ts : array
+        Times, shape (times,), increasing.
+    xs : array
+        Equally spaced states, shape (points,), increasing.
+    learned, exact : array
+        Scores, shape (times, points), in 1 / units of the state.
+    density : array or None
+        p_t on the same grid, of any normalisation per time: the region that holds 99 % of it is
+        outlined; outside, where no data tell the score, colours are pale.
+    time_unit, state_unit : str
+        Units for the axes; empty if dimensionless.
+
+    Returns
+    -------
+    Figure
+        Three panels.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together.
+    """
+    ts, xs = style.array("ts", ts, 1), style.array("xs", xs, 1)
+    learned, exact = style.array("learned", learned, 2), style.array("exact", exact, 2)
+    shape = (ts.size, xs.size)
+    style.same_shape("learned", learned, shape)
+    style.same_shape("exact", exact, shape)
+    outline = None
+    if density is not None:
+        density = style.array("density", density, 2)
+        style.same_shape("density", density, shape)
+        outline = _mass_outline(density)
+    held = np.ones(shape, bool) if outline is None else outline >= 1
+    difference = learned - exact
+    limit = style.robust_limit(exact[held], percent=97.0)
+    off = style.robust_limit(difference[held], percent=97.0)
+    figure = style.new_figure(10.0, 3.3)
+    panels = figure.subplots(1, 3, sharex=True, sharey=True)
+    titles = ("Learned", "Exact", "Learned − exact")
+    fields, limits = (learned, exact, difference), (limit, limit, off)
+    bars = ("", r"score $\partial_x \log p_t$", "difference")
+    for axes, values, title, top, bar in zip(panels, fields, titles, limits, bars, strict=True):
+        mesh = _heat_map(axes, ts, xs, values, held, top)
+        if outline is not None:
+            axes.contour(ts, xs, outline.T, levels=[1.0], colors=style.INK, linewidths=0.8)
+        axes.set_title(title)
+        axes.set_xlabel(style.label("time $t$", time_unit))
+        if bar:
+            name = style.label(bar, style.per_unit(state_unit))
+            made = figure.colorbar(mesh, ax=axes, extend="both", pad=0.02, label=name)
+            made.outline.set_visible(False)
+    panels[0].set_ylabel(style.label("state $x$", state_unit))
+    return figure
+
+
+def _lines(
+    axes: Axes, ts: np.ndarray, paths: np.ndarray, color: str, name: str, width: float
+) -> None:
+    """Many thin paths as one artist, more transparent the more there are."""
+    segments = np.stack([np.broadcast_to(ts, paths.shape), paths], axis=-1)
+    alpha = float(np.clip(20 / len(paths), 0.15, 0.9))
+    lines = LineCollection(list(segments), colors=color, linewidths=width, alpha=alpha, label=name)
+    axes.add_collection(lines)
+    axes.autoscale_view()
+
+
+@style.styled
+def trajectories(
+    ts: ArrayND,
+    forward: ArrayND,
+    backward: ArrayND,
+    *,
+    flow: ArrayND | None = None,
+    max_paths: int = 100,
+    time_unit: str = "",
+    state_unit: str = "",
+) -> Figure:
+    """Simulated paths beside the paths that were sampled backward, on one scale.
+
+    Parameters
+    ----------
+    ts : array
+        Times, shape (times,), increasing.
+    forward : array
+        Simulated paths, shape (paths, times), in units of the state.
+    backward : array
+        Paths of the reverse-time SDE, shape (paths, times), in the order of ``ts``.
+    flow : array or None
+        Paths of the probability-flow ODE, shape (paths, times), drawn over the others.
+    max_paths : int
+        At most this many of each are drawn, the first ones.
+    time_unit, state_unit : str
+        Units for the axes; empty if dimensionless.
+
+    Returns
+    -------
+    Figure
+        Two panels.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together or ``max_paths`` is not positive.
+    """
+    if max_paths < 1:
+        raise ValueError(f"max_paths must be at least 1; got {max_paths}")
+    ts = style.array("ts", ts, 1)
+    named = {"forward": forward, "backward": backward} | ({} if flow is None else {"flow": flow})
+    paths = {}
+    for name, given in named.items():
+        values = style.array(name, given, 2)
+        style.same_shape(name, values, (len(values), ts.size))
+        paths[name] = values[:max_paths]
+    figure = style.new_figure(8.6, 3.4)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    _lines(panels[0], ts, paths["forward"], style.SOFT, "simulated", 0.8)
+    _lines(panels[1], ts, paths["backward"], style.LEARNED, "reverse-time SDE", 0.8)
+    if flow is not None:
+        _lines(panels[1], ts, paths["flow"][:12], style.FLOW, "probability-flow ODE", 1.3)
+    panels[0].set_title("Simulated forward")
+    panels[1].set_title("Sampled backward")
+    panels[0].set_ylabel(style.label("state $x$", state_unit))
+    for axes in panels:
+        axes.set_xlabel(style.label("time $t$", time_unit))
+        axes.margins(x=0.01, y=0.05)
+        style.grid_lines(axes, "y")
+    style.legend_below(figure, panels[1])
+    return figure

@@ -1,0 +1,161 @@
+"""One self-contained HTML page per run: metrics beside their targets, figures, config, environment.
+
+The page needs no network: styles are inline and figures are PNG data inside it.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smdp_jax.evaluate import html_parts as parts
+from smdp_jax.evaluate.files import SavesFigure, figure_png, write_atomically
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of a metrics table.
+
+    Parameters
+    ----------
+    name : str
+        What is measured, as the reader should see it.
+    value : object
+        The figure: a number, a scalar array, or text such as "0.97 ± 0.01".
+    target : object
+        What it should be (exact value, floor, or published figure), or None.
+    unit : str
+        Unit of both, empty if dimensionless.
+    note : str
+        Where the target comes from, or how to read the figure.
+    """
+
+    name: str
+    value: Any
+    target: Any = None
+    unit: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ReportFigure:
+    """A figure with its caption.
+
+    Parameters
+    ----------
+    figure : figure or bytes
+        A matplotlib figure, or a finished PNG.
+    caption : str
+        What one sees and what it should look like.
+    alt : str
+        Description for those who cannot see it; the caption if empty.
+    """
+
+    figure: SavesFigure | bytes
+    caption: str
+    alt: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report, shown in this order: text, metrics, figures.
+
+    Parameters
+    ----------
+    title : str
+        Heading.
+    text : str
+        Plain text; an empty line starts a new paragraph.
+    metrics : sequence of Metric
+        Rows of a table.
+    figures : sequence of ReportFigure
+        Figures with captions.
+    """
+
+    title: str
+    text: str = ""
+    metrics: Sequence[Metric] = ()
+    figures: Sequence[ReportFigure] = ()
+
+
+def _figure(item: ReportFigure) -> str:
+    png = item.figure if isinstance(item.figure, bytes) else figure_png(item.figure)
+    return parts.figure(png, item.caption, item.alt)
+
+
+def _metrics(metrics: Sequence[Metric]) -> str:
+    rows = [(row.name, row.value, row.target, row.unit, row.note) for row in metrics]
+    return parts.metrics_table(rows)
+
+
+def _section(index: int, section: Section) -> str:
+    return "\n".join(
+        (
+            f'<section id="s{index}">',
+            f"<h2>{parts.text(section.title)}</h2>",
+            parts.paragraphs(section.text),
+            _metrics(section.metrics),
+            *(_figure(figure) for figure in section.figures),
+            "</section>",
+        )
+    )
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    title: str,
+    sections: Sequence[Section],
+    *,
+    summary: str = "",
+    metrics: Sequence[Metric] = (),
+    config: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | None = None,
+    command: str = "",
+) -> Path:
+    """Write one offline HTML page, whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+        File to write, for example ``run / "report.html"``.
+    title : str
+        Name of the experiment.
+    sections : sequence of Section
+        What is shown, in order.
+    summary : str
+        One to three sentences under the title: what was done and what came out.
+    metrics : sequence of Metric
+        The key figures, shown first, each beside its target where it has one.
+    config : mapping or None
+        The resolved configuration; nested mappings and dataclasses become dotted names.
+    environment : mapping or None
+        For example `describe_environment()`.
+    command : str
+        The shell command that makes this report again.
+
+    Returns
+    -------
+    Path
+        ``path``. All text is escaped, so that no value can change the page.
+
+    Raises
+    ------
+    ValueError
+        If the title is empty, or a figure given as bytes is not a PNG.
+    """
+    if not title.strip():
+        raise ValueError(f"a report needs a title; got {title!r}")
+    body = [
+        f"<header><h1>{parts.text(title)}</h1>",
+        parts.paragraphs(summary, kind="lead"),
+        "</header>",
+        _metrics(metrics),
+        parts.contents([section.title for section in sections]),
+        *(_section(index, section) for index, section in enumerate(sections)),
+        parts.command(command),
+        parts.folded_table("Configuration", config),
+        parts.folded_table("Environment", environment),
+    ]
+    page = parts.page(title, "\n".join(part for part in body if part))
+    return write_atomically(path, page.encode())

@@ -1,0 +1,258 @@
+"""Figures: the drawn data are those given, nothing overlaps, and no global state is touched."""
+
+import itertools
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from smdp_jax.evaluate import plots
+from smdp_jax.evaluate.files import figure_png
+
+RNG = np.random.default_rng(0)
+TS = np.linspace(0.02, 10, 60)
+XS = np.linspace(-1.25, 1.25, 50)
+DENSITY = np.exp(-((XS[None] / (0.1 + 0.05 * TS[:, None])) ** 2))
+EXACT = -XS[None] / (0.1 + 0.05 * TS[:, None]) ** 2
+PATHS = np.cumsum(RNG.normal(size=(40, 60)), axis=1)
+LOSS = (1 + 20 * np.exp(-np.arange(600) / 60)) * np.exp(0.3 * RNG.normal(size=600))
+HISTORY = {
+    "loss": LOSS,
+    "step": np.arange(1, 601) * 5,
+    "validation_loss": np.where(np.arange(600) % 100 == 99, LOSS, np.nan),
+    "window": np.repeat(np.arange(2, 24, 2)[:10], 60),
+}
+FIELDS = RNG.normal(size=(4, 16, 16))
+KS = np.arange(9)
+SPECTRUM = 1.0 / (1 + KS) ** 3
+LEVELS = np.linspace(0, 1, 21)
+
+FIGURES = {
+    "score_field": lambda: plots.score_field(TS, XS, 1.1 * EXACT, EXACT, density=DENSITY),
+    "score_field in units": lambda: plots.score_field(
+        TS, XS, 1.1 * EXACT, EXACT, time_unit="s", state_unit="m/s"
+    ),
+    "trajectories": lambda: plots.trajectories(TS, PATHS, PATHS - 1, flow=PATHS[:5]),
+    "posterior_histogram": lambda: plots.posterior_histogram(PATHS[:, :1], XS, DENSITY[0]),
+    "posterior_probability": lambda: plots.posterior_probability(
+        XS, 1 / (1 + np.exp(-XS)), 1 / (1 + np.exp(-XS)), num_samples=100
+    ),
+    "training_curve": lambda: plots.training_curve(HISTORY, target=1.0),
+    "training_curve with log steps": lambda: plots.training_curve(HISTORY, log_steps=True),
+    "training_curve of negative losses": lambda: plots.training_curve({"loss": LOSS - 5}),
+    "step_miss": lambda: plots.step_miss(TS, 1 + np.exp(-TS)),
+    "step_miss of bands": lambda: plots.step_miss(TS, {"low": 1 + 20 / TS, "high": 1 + 1 / TS}),
+    "field_panel": lambda: plots.field_panel(
+        *FIELDS[:2], FIELDS, FIELDS.mean(0), FIELDS.std(0), FIELDS[2], np.ones((16, 16))
+    ),
+    "field_panel without exact": lambda: plots.field_panel(
+        *FIELDS[:2, :8], FIELDS[:1, :8], FIELDS.mean(0)[:8], FIELDS.std(0)[:8], field_unit="K"
+    ),
+    "power_spectra": lambda: plots.power_spectra(
+        KS,
+        {"truth": SPECTRUM, "samples": SPECTRUM * RNG.uniform(0.5, 2, (20, 9)), "mean": SPECTRUM},
+        kmax=6,
+    ),
+    "coverage_curve": lambda: plots.coverage_curve(
+        LEVELS, {"SDE": LEVELS, "narrow": LEVELS**1.5}, num_cases=200
+    ),
+    "rank_histogram": lambda: plots.rank_histogram(RNG.integers(0, 40, (300, 2)), 39, bins=7),
+}
+
+
+@pytest.fixture(scope="module")
+def figures() -> dict[str, Figure]:
+    return {name: make() for name, make in FIGURES.items()}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_texts_lie_inside_and_apart(
+    figures: dict[str, Figure], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Text] = []
+    draw = Text.draw
+
+    def record(self: Text, renderer: object) -> None:
+        if self.get_visible() and self.get_text().strip():
+            drawn.append(self)
+        draw(self, renderer)
+
+    monkeypatch.setattr(Text, "draw", record)
+    figure = figures[name]
+    figure.draw_without_rendering()
+    boxes = [(text.get_text(), text.get_window_extent()) for text in dict.fromkeys(drawn)]
+    assert boxes
+    width, height = figure.bbox.size
+    for text, box in boxes:
+        inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
+        assert inside, f"{text!r} leaves the figure"
+    for (first, a), (second, b) in itertools.combinations(boxes, 2):
+        across = min(a.x1, b.x1) - max(a.x0, b.x0)
+        along = min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert min(across, along) < 1.5, f"{first!r} lies over {second!r}"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_axes_say_what_they_show(figures: dict[str, Figure], name: str) -> None:
+    shown = [axes for axes in figures[name].axes if axes.axison]
+    assert any(axes.get_xlabel() or axes.get_ylabel() for axes in shown)
+
+
+@pytest.mark.parametrize("name", ["score_field", "training_curve", "field_panel"])
+def test_png_is_reproducible(name: str) -> None:
+    first, second = (figure_png(FIGURES[name](), dpi=40) for _ in range(2))
+    assert first.startswith(b"\x89PNG")
+    assert first == second
+
+
+def test_settings_are_left_alone() -> None:
+    before = dict(mpl.rcParams)
+    FIGURES["step_miss"]()
+    assert dict(mpl.rcParams) == before
+
+
+def test_style_does_not_depend_on_the_callers() -> None:
+    with mpl.rc_context({"font.size": 30, "axes.facecolor": "red"}):
+        changed = figure_png(FIGURES["step_miss"](), dpi=40)
+    assert changed == figure_png(FIGURES["step_miss"](), dpi=40)
+
+
+def test_score_field_shows_the_scores_on_one_scale(figures: dict[str, Figure]) -> None:
+    learned, exact, difference = (
+        axes.collections[0] for axes in figures["score_field in units"].axes[:3]
+    )
+    np.testing.assert_allclose(learned.get_array().reshape(50, 60), 1.1 * EXACT.T)
+    np.testing.assert_allclose(difference.get_array().reshape(50, 60), 0.1 * EXACT.T, rtol=1e-6)
+    assert learned.get_clim() == exact.get_clim()
+    low, high = exact.get_clim()
+    assert low == -high
+    assert high < np.abs(EXACT).max()
+    labels = [axes.get_ylabel() for axes in figures["score_field in units"].axes]
+    assert labels[0] == "state $x$ [m/s]"
+    assert "difference [1/(m/s)]" in labels
+
+
+def test_score_field_pales_where_there_is_no_density(figures: dict[str, Figure]) -> None:
+    alpha = figures["score_field"].axes[0].collections[0].get_alpha().reshape(50, 60).T
+    weight = DENSITY / DENSITY.sum(axis=1, keepdims=True)
+    held = np.sum(weight * (alpha == 1), axis=1)
+    # At least 99 %, and less than one more grid point's worth on either side.
+    assert np.all(held >= 0.99)
+    assert np.all(held - 2 * weight.max(axis=1) < 0.99)
+
+
+def test_trajectories_draw_every_path(figures: dict[str, Figure]) -> None:
+    forward, backward = figures["trajectories"].axes[:2]
+    (lines,) = [item for item in forward.collections if isinstance(item, LineCollection)]
+    np.testing.assert_allclose([path[:, 1] for path in lines.get_segments()], PATHS)
+    counts = [len(item.get_segments()) for item in backward.collections]
+    assert counts == [40, 5]
+    few = plots.trajectories(TS, PATHS, PATHS, max_paths=7)
+    assert [len(axes.collections[0].get_segments()) for axes in few.axes] == [7, 7]
+
+
+def test_posterior_histogram_is_a_density() -> None:
+    samples = np.append(RNG.normal(size=9_000), np.full(1_000, np.nan))
+    grid = np.linspace(-8, 8, 201)
+    figure = plots.posterior_histogram(samples, grid, np.exp(-(grid**2) / 2))
+    heights, edges, _ = figure.axes[0].patches[0].get_data()
+    # One tenth of the samples is nowhere: it is missing from the histogram, and said.
+    np.testing.assert_allclose(np.sum(heights * np.diff(edges)), 0.9)
+    assert "1,000 outside" in figure.axes[0].get_title(loc="left")
+
+
+def test_training_curve_axes_and_windows(figures: dict[str, Figure]) -> None:
+    axes = figures["training_curve"].axes[0]
+    assert axes.get_yscale() == "log"
+    assert [text.get_text() for text in axes.texts] == [f"S = {s}" for s in range(2, 22, 2)]
+    np.testing.assert_allclose(axes.lines[2].get_xdata(), [500, 1000, 1500, 2000, 2500, 3000])
+    nothing = {"loss": LOSS, "window": np.full(600, np.nan), "validation_loss": LOSS * np.nan}
+    plain = plots.training_curve(nothing).axes[0]
+    assert (len(plain.lines), len(plain.texts)) == (2, 0)
+    assert figures["training_curve of negative losses"].axes[0].get_yscale() == "linear"
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), LOSS)
+    # The running mean of a constant is that constant, also at the ends and around a gap.
+    constant = np.full(200, 2.0)
+    constant[50] = np.nan
+    smooth = plots.training_curve({"loss": constant}).axes[0].lines[1].get_ydata()
+    np.testing.assert_allclose(smooth, 2.0)
+
+
+def test_step_miss_has_its_line_at_one(figures: dict[str, Figure]) -> None:
+    lines = figures["step_miss of bands"].axes[0].lines
+    assert [line.get_label() for line in lines] == ["low", "high", "optimum"]
+    np.testing.assert_allclose(lines[2].get_ydata(), 1)
+
+
+def test_field_panel_shares_scales(figures: dict[str, Figure]) -> None:
+    images = [axes.images[0] for axes in figures["field_panel"].axes if axes.images]
+    assert len(images) == 10
+    assert len({image.get_clim() for image in images}) == 2
+    np.testing.assert_allclose(images[0].get_array(), FIELDS[0])
+    np.testing.assert_allclose(images[7].get_array(), FIELDS.mean(0) - FIELDS[0])
+
+
+def test_power_spectra_leave_out_the_mean(figures: dict[str, Figure]) -> None:
+    lines = figures["power_spectra"].axes[0].lines
+    np.testing.assert_allclose(lines[0].get_xdata(), KS[1:])
+    np.testing.assert_allclose(lines[0].get_ydata(), SPECTRUM[1:])
+
+
+def test_rank_histogram_of_uniform_ranks_is_flat() -> None:
+    figure = plots.rank_histogram(np.arange(40), 39, bins=7)
+    heights = figure.axes[0].patches[1].get_data().values
+    np.testing.assert_allclose(heights, 1)
+
+
+def test_jax_arrays_are_welcome() -> None:
+    assert isinstance(plots.step_miss(jnp.asarray(TS), jnp.ones(60)), Figure)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plots.score_field(TS, XS, EXACT.T, EXACT), r"learned must have shape \(60, 50\)"),
+        (lambda: plots.score_field(TS, XS, EXACT, EXACT, density=EXACT[:3]), "density must have"),
+        (lambda: plots.trajectories(TS, PATHS[:, 1:], PATHS), "forward must have shape"),
+        (lambda: plots.trajectories(TS, PATHS, PATHS, max_paths=0), "max_paths"),
+        (lambda: plots.trajectories(TS, PATHS[0], PATHS), "forward must have 2 axes"),
+        (lambda: plots.posterior_histogram(XS * np.nan, XS, XS), "no sample is finite"),
+        (lambda: plots.posterior_probability(XS, XS, TS), "exact_probability must have shape"),
+        (lambda: plots.training_curve({"validation_loss": LOSS}), 'history needs "loss"'),
+        (lambda: plots.training_curve({"loss": LOSS, "step": TS}), "step must have shape"),
+        (lambda: plots.step_miss(TS, {}), "at least one array"),
+        (lambda: plots.step_miss(TS, {"low": XS}), "low must have shape"),
+        (
+            lambda: plots.field_panel(*FIELDS[:2], FIELDS, FIELDS[0, :3], FIELDS[0]),
+            "mean of samples must have shape",
+        ),
+        (lambda: plots.power_spectra(KS, {}), "at least one spectrum"),
+        (lambda: plots.coverage_curve(LEVELS, {"SDE": TS}), "SDE must have shape"),
+        (lambda: plots.rank_histogram(np.array([41]), 39), r"ranks must lie in 0 \.\.\. 39"),
+        (lambda: plots.rank_histogram(np.array([1]), 39, bins=50), "bins must lie"),
+    ],
+)
+def test_bad_inputs(call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def _run(code: str) -> None:
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_evaluate_imports_without_matplotlib() -> None:
+    _run("import sys; sys.modules['matplotlib'] = None; import smdp_jax.evaluate")
+
+
+def test_plots_come_on_demand_and_without_pyplot() -> None:
+    _run(
+        "import sys, smdp_jax.evaluate as e; assert 'matplotlib' not in sys.modules; "
+        "e.plots.step_miss; assert 'matplotlib.pyplot' not in sys.modules"
+    )

@@ -1,0 +1,195 @@
+"""The report is well-formed, self-contained, escaped, and written whole or not at all."""
+
+import base64
+import dataclasses
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from smdp_jax import evaluate
+from smdp_jax.evaluate import files
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Checks nesting while it collects elements and text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == [], f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"closed but never opened: {tag}"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.text.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def small_figure() -> Figure:
+    figure = Figure(figsize=(2, 1))
+    figure.subplots().plot([0, 1])
+    return figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Solver:
+    name: str = "heun"
+    steps: int = 64
+
+
+def write(path: Path) -> str:
+    evil = "<script>alert(\"x\")</script> & 'quoted'"
+    evaluate.write_report(
+        path,
+        f"Heat {evil}",
+        [
+            evaluate.Section(
+                f"Posterior {evil}",
+                text=f"First.\n\nSecond: {evil}",
+                figures=[evaluate.ReportFigure(small_figure(), f"Caption {evil}", alt='a "line"')],
+            ),
+            evaluate.Section("Scores", metrics=[evaluate.Metric("error", 0.123456)]),
+            evaluate.Section("Spectra"),
+        ],
+        summary=f"Learned. {evil}",
+        metrics=[
+            evaluate.Metric("Q", jnp.float32(0.98), 1, note="exact"),
+            evaluate.Metric("MSE", np.float64(0.02751), 0.0275, unit="K²", note=evil),
+            evaluate.Metric("samples", 1000),
+        ],
+        config={"name": evil, "solver": Solver(), "grid": {"points": (32, 32), "empty": {}}},
+        environment=evaluate.describe_environment(),
+        command="python -m smdp_jax run configs/heat.py && echo <done>",
+    )
+    return path.read_text(encoding="utf-8")
+
+
+def test_report_is_well_formed_and_offline(tmp_path: Path) -> None:
+    html = write(tmp_path / "run" / "report.html")
+    assert html.startswith("<!DOCTYPE html>")
+    page = Page(html)
+    for _, attributes in page.elements:
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "data:").startswith(
+                ("data:image/png;base64,", "#", "data:")
+            )
+    assert not re.search(r"https?://|url\(|@import", html)
+    assert page.all("script") == []
+    targets = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    assert {link["href"] for link in page.all("a")} == {"#s0", "#s1", "#s2"}
+    assert {"s0", "s1", "s2", "reproduce"} <= targets
+    assert page.all("html")[0]["lang"] == "en"
+    assert "width=device-width" in str(page.all("meta"))
+    assert "prefers-color-scheme: dark" in html
+    assert "@media print" in html
+
+
+def test_report_says_what_it_was_given(tmp_path: Path) -> None:
+    page = Page(write(tmp_path / "report.html"))
+    text = "".join(page.text)
+    # Escaped once, not twice: the reader sees what was written.
+    assert text.count("<script>alert(\"x\")</script> & 'quoted'") >= 6
+    for piece in (
+        "0.98",
+        "0.0275",
+        "K²",
+        "1000",
+        "–",
+        "0.1235",
+        "solver.steps",
+        "64",
+        "grid.points",
+    ):
+        assert piece in text
+    assert "python -m smdp_jax run configs/heat.py && echo <done>" in text
+    assert jax.__version__ in text
+    assert len(page.all("details")) == 2
+
+
+def test_report_holds_its_figures(tmp_path: Path) -> None:
+    (image,) = Page(write(tmp_path / "report.html")).all("img")
+    png = base64.b64decode(image["src"].removeprefix("data:image/png;base64,"))
+    assert png == files.figure_png(small_figure())
+    # Two by one inch, at the 96 pixels per inch of a browser.
+    assert (image["width"], image["height"], image["alt"]) == ("192", "96", 'a "line"')
+
+
+def test_caption_stands_in_for_a_missing_alt(tmp_path: Path) -> None:
+    figure = evaluate.ReportFigure(files.figure_png(small_figure()), "A line.")
+    path = evaluate.write_report(
+        tmp_path / "r.html", "t", [evaluate.Section("s", figures=[figure])]
+    )
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.all("img")[0]["alt"] == "A line."
+    assert page.all("nav") == []
+    assert page.all("table") == []
+
+
+def test_report_bad_inputs(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs a title"):
+        evaluate.write_report(tmp_path / "r.html", " ", [])
+    figure = evaluate.ReportFigure(b"JFIF", "not a PNG")
+    with pytest.raises(ValueError, match="must be a PNG"):
+        evaluate.write_report(tmp_path / "r.html", "t", [evaluate.Section("s", figures=[figure])])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_are_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = files.write_atomically(tmp_path / "a" / "b.html", b"old")
+    assert path.read_bytes() == b"old"
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        files.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in path.parent.iterdir()] == ["b.html"]
+
+
+def test_save_figures(tmp_path: Path) -> None:
+    paths = evaluate.save_figures(tmp_path, {"loss": small_figure(), "score": small_figure()})
+    assert paths == {name: tmp_path / "figures" / f"{name}.png" for name in ("loss", "score")}
+    assert paths["loss"].read_bytes() == files.figure_png(small_figure())
+    assert len(list((tmp_path / "figures").iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a\\b"])
+def test_save_figures_rejects_paths(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="plain file name"):
+        evaluate.save_figures(tmp_path, {name: small_figure()})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_environment_names_versions_and_no_paths() -> None:
+    environment = evaluate.describe_environment()
+    assert environment["jax"] == jax.__version__
+    assert "cpu" in environment["devices"] or jax.default_backend() != "cpu"
+    assert environment["precision"] in {"float32", "float64"}
+    assert not any("/" in value or "\\" in value for value in environment.values())
