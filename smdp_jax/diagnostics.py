@@ -22,7 +22,7 @@ def step_miss(
     data: Trajectories,
     *,
     key: PRNGKeyArray,
-    samples: int = 256,
+    samples: int | None = None,
     noise_level: float = 1.0,
     solver: diffrax.AbstractSolver | None = None,
 ) -> Float[Array, "steps"]:
@@ -42,8 +42,9 @@ def step_miss(
         Paths, best ones that were not trained on.
     key : PRNG key
         Chooses the paths.
-    samples : int
-        How many paths.
+    samples : int, optional
+        How many paths; default 256, fewer for states of more than 16 entries, whose mean needs
+        fewer.
     noise_level : float
         The alpha of the step; 1 has the miss 1 at the optimum.
     solver : diffrax.AbstractSolver, optional
@@ -55,6 +56,9 @@ def step_miss(
         The miss of the step from ``ts[i + 1]`` to ``ts[i]``.
     """
     back = replace(reverse_sde(sde, score, noise_level=noise_level), diffusion=None)
+    if samples is None:
+        entries = sum(leaf.size for leaf in jax.tree.leaves(data.at(0, 0)))
+        samples = max(8, min(256, 4096 // max(entries, 1)))
     chosen = jax.random.randint(key, (samples,), 0, data.num_samples)
 
     def miss(sample: Array, start: Array) -> Array:

@@ -1,0 +1,15 @@
+"""Score networks: flax modules `net(t, x, args)`, unbatched, any pytree state in and out.
+
+A network takes a scalar time, a state (any pytree of floating-point arrays) and conditions, and
+returns a tree like the state. All start at score 0, or at the score of a Gaussian.
+"""
+
+from smdp_jax.models.grid import GridScore as GridScore
+from smdp_jax.models.mlp import MLP as MLP
+from smdp_jax.models.scaled import Scaled as Scaled
+from smdp_jax.models.spectral import SpectralGain as SpectralGain
+from smdp_jax.models.spectral import SpectralPreconditioned as SpectralPreconditioned
+from smdp_jax.models.spectrum import Spectrum as Spectrum
+from smdp_jax.models.spectrum import mode_variance as mode_variance
+from smdp_jax.models.time_features import Fourier as Fourier
+from smdp_jax.models.unet import UNet as UNet

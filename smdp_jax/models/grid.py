@@ -1,0 +1,93 @@
+"""A score as a table: values on a (t, x) grid, bilinear in between.
+
+s(t, x) = Σ_ij w_i(t) w_j(x) S_ij, with w the hat functions of two uniform grids.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree
+
+from smdp_jax.models.layout import as_time, state_dtype
+
+
+def _locate(
+    value: Float[Array, ""], bounds: tuple[float, float], size: int
+) -> tuple[Array, Float[Array, ""]]:
+    """Left node of the cell that holds `value` (clamped to the grid), and the place in the cell."""
+    low, high = bounds
+    place = jnp.clip((value - low) * ((size - 1) / (high - low)), 0, size - 1)
+    left = jnp.clip(jnp.floor(place), 0, size - 2)
+    return left.astype(int), place - left
+
+
+class GridScore(nn.Module):
+    """Table of scores for a scalar state, interpolated bilinearly; the table is the parameter.
+
+    No smoothness is assumed beyond the cell, so it shows what an objective alone asks for, without
+    a network's own bias (the paper's grid parametrisation of the scalar experiment). Starts at 0.
+    Outside the grid the nearest value on its edge is returned. It sees no conditions: one table
+    belongs to one fixed `args`.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Number of nodes in t and in x, at least 2 each; both ends are nodes.
+    t_range, x_range : (float, float)
+        First and last node in time and in state, in the units of t and x.
+    """
+
+    shape: tuple[int, int] = (500, 250)
+    t_range: tuple[float, float] = (0.0, 10.0)
+    x_range: tuple[float, float] = (-1.25, 1.25)
+
+    @nn.compact
+    def __call__(self, t: ArrayLike, x: PyTree, args: Any) -> PyTree:
+        """Score at one time and state.
+
+        Parameters
+        ----------
+        t : float or scalar array
+            Time, in the units of the process.
+        x : pytree
+            State: one leaf with one number, such as shape () or (1,).
+        args : pytree
+            Not seen.
+
+        Returns
+        -------
+        pytree
+            Same structure, shape and dtype as x.
+
+        Raises
+        ------
+        ValueError
+            If x is not one number, t not a scalar, a range is empty or a side has under 2 nodes.
+        """
+        self._check(x)
+        dtype = state_dtype(x)
+        table = self.param("table", nn.initializers.zeros, self.shape, dtype).astype(dtype)
+        leaf = jnp.reshape(jax.tree.leaves(x)[0], ())
+        i, u = _locate(as_time(t, dtype), self.t_range, self.shape[0])
+        j, v = _locate(leaf, self.x_range, self.shape[1])
+        # The gradient at a node is that of the cell to its right.
+        before = (1 - v) * table[i, j] + v * table[i, j + 1]
+        after = (1 - v) * table[i + 1, j] + v * table[i + 1, j + 1]
+        value = (1 - u) * before + u * after
+        return jax.tree.map(lambda like: value.reshape(jnp.shape(like)), x)
+
+    def _check(self, x: PyTree) -> None:
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
+        if len(shapes) != 1 or jnp.size(jax.tree.leaves(x)[0]) != 1:
+            raise ValueError(
+                f"GridScore is for a state of one number, got leaves of shapes {shapes}; use MLP, "
+                "or jax.vmap for batches"
+            )
+        if min(self.shape) < 2:
+            raise ValueError(f"shape must have at least 2 nodes a side, got {self.shape}")
+        for name, (low, high) in (("t_range", self.t_range), ("x_range", self.x_range)):
+            if not low < high:
+                raise ValueError(f"{name} must be increasing, got {(low, high)}")

@@ -1,0 +1,76 @@
+"""Multilayer perceptron over the whole state: s(t, x) = W · h(x, features(t), conditions)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import PyTree
+
+from smdp_jax.models.layers import dense
+from smdp_jax.models.layout import Conditions, everything, from_vector, state_dtype, to_vector
+from smdp_jax.models.time_features import TimeFeatures, time_vector
+
+
+class MLP(nn.Module):
+    """Dense layers with ELU between, from (x, time features, conditions) to a tree like x.
+
+    The network of the paper's scalar experiment: for a state of one number and no conditions the
+    default has 2536 parameters. For states up to some hundred numbers; fields want `UNet`.
+
+    The last layer starts at zero, so that an untrained score is 0: an unrolled backward path then
+    starts as the inverse physics alone, and a random network times g² dt kicks no path about.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Sizes of the hidden layers. Good values: the default for one number, (128, 128, 128) for
+        tens.
+    time_features : str or callable
+        What is seen of time: "log" (default: log(t + 1e-5), one input), "raw", "log_fourier", a
+        `Fourier(...)`, or a function of t.
+    conditions : callable
+        Which part of `args` is seen; its leaves are ravelled and concatenated to the input.
+        Default: all of it (none, if `args` is None). `lambda args: None` hides it.
+
+    References
+    ----------
+    Holzschuh, Vegetti, Thuerey, "Solving Inverse Physics Problems with Score Matching", 2023.
+    """
+
+    widths: Sequence[int] = (30, 30, 25, 20, 10)
+    time_features: TimeFeatures = "log"
+    conditions: Conditions = everything
+
+    @nn.compact
+    def __call__(self, t: ArrayLike, x: PyTree, args: Any) -> PyTree:
+        """Score at one time and state.
+
+        Parameters
+        ----------
+        t : float or scalar array
+            Time, in the units of the process.
+        x : pytree
+            State, any pytree of floating-point arrays, unbatched.
+        args : pytree
+            Conditions, any pytree of numbers or masks; shapes fixed at `init`.
+
+        Returns
+        -------
+        pytree
+            Same structure, shapes and dtypes as x.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If t is not a scalar, x has no leaves, or a leaf is not numeric.
+        """
+        dtype = state_dtype(x)
+        state = to_vector(x, dtype)
+        seen = to_vector(self.conditions(args), dtype)
+        h = jnp.concatenate([state, time_vector(self.time_features, t, dtype), seen])
+        for width in self.widths:
+            h = nn.elu(dense(width, dtype)(h))
+        last = dense(state.size, dtype, zero_init=True)
+        return from_vector(last(h), x)

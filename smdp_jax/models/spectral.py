@@ -1,0 +1,158 @@
+"""Score networks that start at the Gaussian with the data's spectrum (periodic fields).
+
+s(t, x) = -C^{-1/2} (m(|k|, t) y + N(t, y, x, args)),  y = C^{-1/2} x,  C(t, k) = E|x_k|²,
+
+with C^{-1/2} and m acting on Fourier modes. A score's size runs over orders of magnitude between
+wavenumbers; y and N do not. With N = 0 and m = 1 it is the score of N(0, C): exact for Gaussian
+fields, so that the network N learns only what is not Gaussian. (Karras et al. 2022, section 5, do
+so for white noise, one number for all modes.)
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Complex, Float, PyTree
+
+from smdp_jax.models.layers import dense
+from smdp_jax.models.layout import as_time, state_dtype
+from smdp_jax.models.spectrum import modes_shape, multiplicity, squared_wavenumbers
+from smdp_jax.models.time_features import TimeFeatures, time_vector
+
+
+def _to_modes(field: Float[Array, "*grid"]) -> Complex[Array, "*modes"]:
+    return jnp.fft.rfftn(field, norm="ortho")
+
+
+def _to_field(modes: Complex[Array, "*modes"], grid: tuple[int, ...]) -> Float[Array, "*grid"]:
+    return jnp.fft.irfftn(modes, s=grid, norm="ortho")
+
+
+def _times(gain: Float[Array, "*modes"], modes: Complex[Array, "*modes"]) -> Array:
+    # By parts: real times complex is a promotion between kinds, refused in strict mode.
+    return jax.lax.complex(gain * modes.real, gain * modes.imag)
+
+
+class SpectralGain(nn.Module):
+    """Factor m(|k|, t) per mode, a small MLP of (log(1 + |k|²), time features); starts at 1.
+
+    Parameters
+    ----------
+    width : int
+        Size of its two hidden layers.
+    time_features : str or callable
+        What it sees of time, see `MLP`.
+    """
+
+    width: int = 16
+    time_features: TimeFeatures = "log_fourier"
+
+    @nn.compact
+    def __call__(self, t: Float[Array, ""], grid: tuple[int, ...]) -> Float[Array, "*modes"]:
+        """Factors at a scalar time for the modes of a field of shape `grid`."""
+        log_k2 = jnp.log1p(jnp.asarray(squared_wavenumbers(grid), t.dtype))[..., None]
+        time = time_vector(self.time_features, t, t.dtype)
+        time = jnp.broadcast_to(time, (*log_k2.shape[:-1], time.size))
+        h = jnp.concatenate([log_k2, time], axis=-1)
+        for _ in range(2):
+            h = nn.silu(dense(self.width, t.dtype)(h))
+        last = dense(1, t.dtype, zero_init=True)
+        return 1 + last(h)[..., 0]
+
+
+class SpectralPreconditioned(nn.Module):
+    """Wrap a network for periodic fields so that it starts at the Gaussian score.
+
+    Leaves of the state are real (*grid,) fields, any number of grid axes; each has its own
+    spectrum, and modes of different leaves are treated as uncorrelated.
+
+    Parameters
+    ----------
+    net : flax module
+        Network N for fields of the same shapes, starting at zero (as `UNet` and `MLP` do).
+    variance : callable
+        C: a `Spectrum`, or any hashable function of a scalar t that returns a pytree like the
+        state with leaves (*grid[:-1], grid[-1] // 2 + 1), positive, in the units of x². Where the
+        process is linear and Gaussian the closed form can be given.
+    spectral_gain : bool
+        Learn the factor m(|k|, t) as well (one per leaf); without it m = 1. It lets a correction
+        per wavenumber be found quickly, as training on windows with finite steps asks for.
+    see_state : bool
+        Show x to the network beside y, divided by its root mean square at that time: y is white,
+        and hides the large scales among the small ones. N is then called with conditions
+        `(args, x / rms)` instead of `args`.
+
+    References
+    ----------
+    Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022.
+    """
+
+    net: nn.Module
+    variance: Callable[[Float[Array, ""]], PyTree]
+    spectral_gain: bool = False
+    see_state: bool = True
+
+    @nn.compact
+    def __call__(self, t: ArrayLike, x: PyTree, args: Any) -> PyTree:
+        """Score at one time and state.
+
+        Parameters
+        ----------
+        t : float or scalar array
+            Time, in the units of the process.
+        x : pytree
+            State, a pytree of real (*grid,) arrays, unbatched.
+        args : pytree
+            Conditions, as `net` takes them.
+
+        Returns
+        -------
+        pytree
+            Same structure, shapes and dtypes as x.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the variances do not fit the state, t is not a scalar, or x not floating point.
+        """
+        t, x = as_time(t, state_dtype(x)), jax.tree.map(jnp.asarray, x)
+        variance = self._variance(t, x)
+        inverse_root = jax.tree.map(jax.lax.rsqrt, variance)
+        white = jax.tree.map(
+            lambda field, c: _times(c.astype(field.dtype), _to_modes(field)), x, inverse_root
+        )
+        y = jax.tree.map(lambda modes, field: _to_field(modes, field.shape), white, x)
+        seen = (args, jax.tree.map(_over_rms, x, variance)) if self.see_state else args
+        correction = self.net(t, y, seen)
+
+        def score(field: Array, modes: Array, n: Array, c: Array) -> Array:
+            c = c.astype(field.dtype)
+            if self.spectral_gain:
+                modes = _times(SpectralGain()(t, field.shape).astype(field.dtype), modes)
+            return -_to_field(_times(c, modes + _to_modes(n)), field.shape)
+
+        return jax.tree.map(score, x, white, correction, inverse_root)
+
+    def _variance(self, t: Float[Array, ""], x: PyTree) -> PyTree:
+        variance = self.variance(t)
+        if jax.tree.structure(variance) != jax.tree.structure(x):
+            raise ValueError(
+                f"the variances have structure {jax.tree.structure(variance)}, the state "
+                f"{jax.tree.structure(x)}"
+            )
+        for field, table in zip(jax.tree.leaves(x), jax.tree.leaves(variance), strict=True):
+            if field.ndim == 0 or jnp.shape(table) != modes_shape(field.shape):
+                raise ValueError(
+                    f"a field of shape {field.shape} needs variances of shape "
+                    f"(*grid[:-1], grid[-1] // 2 + 1) per time, got {jnp.shape(table)}; use "
+                    "jax.vmap for batches"
+                )
+        return jax.tree.map(lambda table: jnp.asarray(table, t.dtype), variance)
+
+
+def _over_rms(field: Float[Array, "*grid"], variance: Float[Array, "*modes"]) -> Array:
+    weight = jnp.asarray(multiplicity(field.shape) / field.size, variance.dtype)
+    return field * jax.lax.rsqrt(jnp.sum(weight * variance)).astype(field.dtype)

@@ -1,0 +1,135 @@
+"""What a network sees of time: t as it is, its logarithm, or Fourier features of either.
+
+A score changes fastest near t = 0, where it grows like 1/sqrt(t) or faster, so the logarithm is
+the natural clock. Defaults: `MLP` sees "log" (the network of Holzschuh et al. 2023), convolution
+networks "log_fourier", which resolves late times too.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float
+
+from smdp_jax.models.layout import as_time
+
+TimeFeatures = str | Callable[[Float[Array, ""]], Float[Array, " n"]]
+"""A name ("raw", "log", "log_fourier") or a function from a scalar t to a vector."""
+
+
+def raw(t: Float[Array, ""]) -> Float[Array, " 1"]:
+    """Time as it is.
+
+    Parameters
+    ----------
+    t : scalar array
+        Time.
+
+    Returns
+    -------
+    array (1,)
+        The feature.
+    """
+    return t[None]
+
+
+def log(t: Float[Array, ""]) -> Float[Array, " 1"]:
+    """log(t + 1e-5); times below 0 count as 0, so that rounding gives no NaN.
+
+    Parameters
+    ----------
+    t : scalar array
+        Time.
+
+    Returns
+    -------
+    array (1,)
+        The feature.
+    """
+    return jnp.log(jnp.maximum(t, 0) + 1e-5)[None]
+
+
+@dataclass(frozen=True)
+class Fourier:
+    """cos and sin of 2π u / period, for `count` periods in geometric progression.
+
+    Parameters
+    ----------
+    count : int
+        Number of periods; there are 2 · count features.
+    min_period, max_period : float
+        Shortest and longest period, in the units of u. Good values: the longest one above the
+        range of u, so that no two times look alike; the shortest one a few times the finest
+        difference that matters.
+    of : callable
+        u as a function of t: `raw` or `log`.
+
+    Raises
+    ------
+    ValueError
+        If `count` is not positive or the periods are not positive and ordered.
+    """
+
+    count: int
+    min_period: float
+    max_period: float
+    of: Callable[[Float[Array, ""]], Float[Array, " 1"]] = raw
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        if self.count < 1:
+            raise ValueError(f"count must be at least 1, got {self.count}")
+        if not 0 < self.min_period <= self.max_period:
+            raise ValueError(
+                "periods must satisfy 0 < min_period <= max_period, got "
+                f"{self.min_period} and {self.max_period}"
+            )
+
+    def __call__(self, t: Float[Array, ""]) -> Float[Array, " n"]:
+        """Features of a scalar time, shape (2 · count,)."""
+        periods = np.geomspace(self.max_period, self.min_period, self.count)
+        phase = self.of(t) * jnp.asarray(2 * np.pi / periods, t.dtype)
+        return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)])
+
+
+# log(t + 1e-5) spans 11.5 up to t = 1 and 16 up to t = 100: one period of 40 tells them all apart.
+_NAMED = {"raw": raw, "log": log, "log_fourier": Fourier(4, 3.0, 40.0, of=log)}
+
+
+def time_vector(features: TimeFeatures, t: ArrayLike, dtype: DTypeLike) -> Float[Array, " n"]:
+    """Features of the time t, as a vector of the given dtype.
+
+    Parameters
+    ----------
+    features : str or callable
+        "raw", "log", "log_fourier", or a function from a scalar to a vector.
+    t : float or scalar array
+        Scalar time.
+    dtype : dtype
+        Floating dtype to compute in.
+
+    Returns
+    -------
+    array (n,)
+        The features.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, t is not a scalar, or the function returns no vector.
+    """
+    if isinstance(features, str):
+        if features not in _NAMED:
+            raise ValueError(
+                f"unknown time features {features!r}; use one of {sorted(_NAMED)}, a Fourier(...) "
+                "or a function of t"
+            )
+        function = _NAMED[features]
+    else:
+        function = features
+    vector = jnp.asarray(function(as_time(t, dtype)), dtype)
+    if vector.ndim != 1:
+        raise ValueError(f"time features must be a vector, got shape {vector.shape}")
+    return vector

@@ -1,0 +1,81 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from smdp_jax import models
+
+
+def by_hand(params, inputs):
+    h = np.asarray(inputs)
+    names = sorted(params, key=lambda name: int(name.split("_")[1]))
+    for name in names:
+        h = h @ np.asarray(params[name]["kernel"]) + np.asarray(params[name]["bias"])
+        if name != names[-1]:
+            h = np.where(h > 0, h, np.expm1(h))
+    return h
+
+
+def test_agrees_with_the_formula():
+    # Inputs in the documented order: state leaves, log(t + 1e-5), conditions.
+    x = {"a": jnp.array([[1.0, -2.0]]), "b": jnp.array(0.5)}
+    args = {"nu": jnp.array(3.0)}
+    model = models.MLP(widths=(7, 5))
+    variables = jax.jit(model.init)(jax.random.key(0), 0.2, x, args)
+    leaves, treedef = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    draws = [jax.random.normal(k, p.shape) for k, p in zip(keys, leaves, strict=True)]
+    variables = jax.tree.unflatten(treedef, draws)
+    out = jax.jit(model.apply)(variables, 0.2, x, args)
+    expected = by_hand(variables["params"], [1.0, -2.0, 0.5, np.log(0.2 + 1e-5), 3.0])
+    np.testing.assert_allclose(out["a"], expected[None, :2], rtol=1e-5)
+    np.testing.assert_allclose(out["b"], expected[2], rtol=1e-5)
+
+
+def test_conditions_can_be_chosen():
+    x, args = jnp.ones(1), {"nu": jnp.array(3.0), "key": jax.random.key(0)}
+    with pytest.raises(TypeError, match="conditions="):
+        jax.eval_shape(models.MLP().init, jax.random.key(0), 0.2, x, args)
+    seen = models.MLP(conditions=lambda args: args["nu"])
+    variables = seen.init(jax.random.key(0), 0.2, x, args)
+    assert variables["params"]["Dense_0"]["kernel"].shape == (3, 30)
+    blind = models.MLP(conditions=lambda _: None)
+    variables = jax.jit(blind.init)(jax.random.key(0), 0.2, x, args)
+    assert variables["params"]["Dense_0"]["kernel"].shape == (2, 30)
+
+
+def test_leaves_of_different_precision_keep_theirs():
+    with jax.enable_x64(True):
+        x = {"a": jnp.ones(2, jnp.float32), "b": jnp.ones(2, jnp.float64)}
+        variables = jax.jit(models.MLP().init)(jax.random.key(0), 0.2, x, None)
+        out = jax.jit(models.MLP().apply)(variables, 0.2, x, None)
+        assert {k: v.dtype.name for k, v in out.items()} == {"a": "float32", "b": "float64"}
+        assert variables["params"]["Dense_0"]["kernel"].dtype == jnp.float64
+
+
+def test_state_without_leaves():
+    with pytest.raises(ValueError, match="no array leaves"):
+        jax.eval_shape(models.MLP().init, jax.random.key(0), 0.2, {}, None)
+
+
+def test_scaled_multiplies_leaf_by_leaf():
+    x = {"a": jnp.ones(2), "b": jnp.ones(())}
+    net = models.MLP(widths=(4,))
+    scaled = models.Scaled(net, lambda t: {"a": 2 / t, "b": t})
+    variables = jax.jit(scaled.init)(jax.random.key(0), 0.5, x, None)
+    variables = jax.tree.map(lambda p: p + 0.3, variables)
+    inner = jax.jit(net.apply)({"params": variables["params"]["net"]}, 0.5, x, None)
+    out = jax.jit(scaled.apply)(variables, 0.5, x, None)
+    np.testing.assert_allclose(out["a"], 4 * inner["a"], rtol=1e-6)
+    np.testing.assert_allclose(out["b"], inner["b"] / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [(lambda t: t[None], "scalars"), (lambda t: {"z": t}, "structure")],
+)
+def test_scaled_refuses_other_shapes(scale, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(
+            models.Scaled(models.MLP(), scale).init, jax.random.key(0), 0.5, jnp.ones(1), None
+        )
