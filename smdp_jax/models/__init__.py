@@ -6,7 +6,6 @@ returns a tree like the state. All start at score 0, or at the score of a Gaussi
 
 from smdp_jax.models.grid import GridScore as GridScore
 from smdp_jax.models.mlp import MLP as MLP
-from smdp_jax.models.scaled import Scaled as Scaled
 from smdp_jax.models.spectral import SpectralGain as SpectralGain
 from smdp_jax.models.spectral import SpectralPreconditioned as SpectralPreconditioned
 from smdp_jax.models.spectrum import Spectrum as Spectrum

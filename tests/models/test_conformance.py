@@ -74,9 +74,6 @@ CASES = [
     Case("unet_reflect", lambda: one_level(padding="reflect", blocks=2), (8, 4)),
     Case("unet_3d", lambda: one_level(padding="zero", coordinates=True, dims=3), (4, 4, 4)),
     Case(
-        "scaled", lambda: models.Scaled(models.MLP((8,)), lambda t: 1 / jnp.sqrt(t + 1)), (1,), 33
-    ),
-    Case(
         "spectral",
         lambda: spectral(one_level(), TWO_FIELDS),
         TWO_FIELDS,

@@ -56,26 +56,3 @@ def test_leaves_of_different_precision_keep_theirs():
 def test_state_without_leaves():
     with pytest.raises(ValueError, match="no array leaves"):
         jax.eval_shape(models.MLP().init, jax.random.key(0), 0.2, {}, None)
-
-
-def test_scaled_multiplies_leaf_by_leaf():
-    x = {"a": jnp.ones(2), "b": jnp.ones(())}
-    net = models.MLP(widths=(4,))
-    scaled = models.Scaled(net, lambda t: {"a": 2 / t, "b": t})
-    variables = jax.jit(scaled.init)(jax.random.key(0), 0.5, x, None)
-    variables = jax.tree.map(lambda p: p + 0.3, variables)
-    inner = jax.jit(net.apply)({"params": variables["params"]["net"]}, 0.5, x, None)
-    out = jax.jit(scaled.apply)(variables, 0.5, x, None)
-    np.testing.assert_allclose(out["a"], 4 * inner["a"], rtol=1e-6)
-    np.testing.assert_allclose(out["b"], inner["b"] / 2, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("scale", "message"),
-    [(lambda t: t[None], "scalars"), (lambda t: {"z": t}, "structure")],
-)
-def test_scaled_refuses_other_shapes(scale, message):
-    with pytest.raises(ValueError, match=message):
-        jax.eval_shape(
-            models.Scaled(models.MLP(), scale).init, jax.random.key(0), 0.5, jnp.ones(1), None
-        )
