@@ -11,6 +11,7 @@ Add --help for the options of a command; run CONFIG.py --help lists every field 
 """
 
 import dataclasses
+import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -100,10 +101,9 @@ def _run(given: list[str]) -> None:
 def _run_options(file: ConfigFile, given: list[str]) -> Any:
     """Parse what follows ``run CONFIG.py``; the asked-for preset gives the fields' defaults."""
     names = list(file.presets)
-    preset = names[0]
-    for word, following in zip(given, [*given[1:], ""], strict=True):
-        asked = following if word == "--preset" else word.removeprefix("--preset=")
-        preset = asked if asked in names else preset
+    words = " ".join(given).replace("--preset=", "--preset ").split()
+    asked = [name for word, name in itertools.pairwise(words) if word == "--preset"]
+    preset = asked[-1] if asked and asked[-1] in names else names[0]
     config = file.presets[preset]
 
     def option(kind: Any, text: str, default: Any) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from smdp_jax._types import Args, Scalar, ScoreFn, State
 from smdp_jax.checks import concrete

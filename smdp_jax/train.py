@@ -357,12 +357,13 @@ def _run(
             done, state = restored
         records = store.read_metrics(done)
     saved_at = time.monotonic()
+    epochs: dict[int, Callable] = {}
     with tqdm(total=steps, initial=done, disable=not progress, unit="update") as bar:
         try:
             for size, first, last in _phases(problem.objective, steps):
                 if done >= last:
                     continue
-                epoch = _epoch_of(problem, size, held_out)
+                epoch = epochs.setdefault(size, _epoch_of(problem, size, held_out))
                 while done < last:
                     # Epochs end at multiples of their length, so a resumed run repeats them.
                     stop = min(last, first + ((done - first) // epoch_steps + 1) * epoch_steps)

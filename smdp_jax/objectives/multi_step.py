@@ -45,7 +45,8 @@ class MultiStep:
     Parameters
     ----------
     windows : tuple of int
-        Steps per window, trained one after the other for equal shares of the updates.
+        Steps per window, trained one after the other for equal shares of the updates; a length may
+        come more than once.
     form : "backward", "bidirectional" or "penalised"
         Which loss.
     gradient_cut : int, optional

@@ -1,0 +1,218 @@
+"""What the benchmarks share: settings, targets, tables, and figures with their environment."""
+
+import dataclasses
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from smdp_jax.evaluate import describe_environment
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every benchmark can be told."""
+
+    output: str = "benchmarks/results/NAME.json"
+    """Where the figures go; NAME is the benchmark's. Empty: nowhere."""
+    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Tiny sizes, to see that it runs: the figures mean nothing, and are not written by default."""
+
+
+Chosen = TypeVar("Chosen", bound=Settings)
+
+
+def parse(
+    defaults: Chosen, quick: Mapping[str, Any], doc: str | None, given: Sequence[str] | None = None
+) -> Chosen:
+    """Read settings from the command line.
+
+    Parameters
+    ----------
+    defaults : Settings
+        Their defaults.
+    quick : dict
+        Defaults that ``--quick`` replaces.
+    doc : str
+        Docstring of the benchmark, shown by ``--help``.
+    given : sequence of str, optional
+        Default: the arguments of the process.
+
+    Returns
+    -------
+    Settings
+        Like ``defaults``.
+    """
+    given = list(sys.argv[1:] if given is None else given)
+    if "--quick" in given:
+        defaults = dataclasses.replace(defaults, output="", **quick)
+    return tyro.cli(type(defaults), default=defaults, description=doc, args=given)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a figure should reach.
+
+    Parameters
+    ----------
+    what : str
+        Name of the figure.
+    value : float
+        As measured.
+    bound : float
+        As wanted.
+    at_least : bool
+        Whether more is better.
+    """
+
+    what: str
+    value: float
+    bound: float
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        """Whether the value is on the right side of the bound."""
+        return bool(self.value >= self.bound if self.at_least else self.value <= self.bound)
+
+    def row(self) -> dict[str, Any]:
+        """Return the columns of a table."""
+        return {
+            "target": self.what,
+            "measured": self.value,
+            "wanted": f"{'>=' if self.at_least else '<='} {self.bound:g}",
+            "": "PASS" if self.met else "short of it",
+        }
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Align rows of the same columns.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Texts and numbers; None is a dash.
+
+    Returns
+    -------
+    str
+        Lines: a header, and one per row.
+    """
+
+    def text(value: Any) -> str:
+        if value is None:
+            return "–"
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    names = list(rows[0])
+    lines = [names, *([text(row[name]) for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = [isinstance(rows[0][name], str) for name in names]
+
+    def align(line: Sequence[str]) -> str:
+        cells = zip(line, widths, left, strict=True)
+        return "  ".join(c.ljust(w) if is_text else c.rjust(w) for c, w, is_text in cells).rstrip()
+
+    return "\n".join(map(align, lines))
+
+
+def publish(
+    settings: Settings,
+    script: str,
+    tables: Mapping[str, Sequence[Row]],
+    targets: Sequence[Target],
+    started: float,
+) -> dict[str, Any]:
+    """Print the figures, and write them with what they were measured on.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of this run.
+    script : str
+        ``__file__`` of the benchmark.
+    tables : dict of lists of dicts
+        Figures, by heading.
+    targets : sequence of Target
+        What they should reach.
+    started : float
+        ``time.perf_counter()`` at the start.
+
+    Returns
+    -------
+    dict
+        What was written.
+    """
+    name = Path(script).stem
+    record = {
+        "benchmark": name,
+        "command": " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": time.perf_counter() - started,
+        "environment": {**describe_environment(), **_machine()},
+        "settings": dataclasses.asdict(settings),
+        "results": tables,
+        "targets": [{**dataclasses.asdict(t), "met": t.met} for t in targets],
+    }
+    for heading, rows in tables.items():
+        _say(f"\n{heading}\n{table(rows)}")
+    _say(f"\n{table([t.row() for t in targets])}")
+    _say(f"\n{record['seconds']:.0f} s on {record['environment']['devices']}")
+    if settings.output:
+        path = Path(settings.output.replace("NAME", name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(_jsonable(record), indent=1) + "\n")
+        _say(f"written to {path}")
+    return record
+
+
+def say(line: str) -> None:
+    """Show progress, on the error stream.
+
+    Parameters
+    ----------
+    line : str
+        What to show.
+    """
+    print(line, file=sys.stderr, flush=True)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _jsonable(value: Any) -> Any:
+    """Turn what JSON does not know into what it does; infinity and NaN become texts."""
+    if isinstance(value, Mapping):
+        return {str(k): _jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(v) for v in value]
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    return float(value) if math.isfinite(value) else str(float(value))
+
+
+def _machine() -> dict[str, Any]:
+    """Cores that this process may use, how busy they are, and what they are called."""
+    info = Path("/proc/cpuinfo")
+    names = [
+        line.split(":", 1)[1].strip()
+        for line in (info.read_text().splitlines() if info.exists() else ())
+        if line.startswith("model name")
+    ]
+    usable = getattr(os, "sched_getaffinity", None)
+    return {
+        "cpus": len(usable(0)) if usable else os.cpu_count(),
+        "cpu": names[0] if names else "unknown",
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }

@@ -1,0 +1,187 @@
+"""How much memory do sampling and training of the heat problem take at most?
+
+    python benchmarks/memory.py
+
+Each job runs in a process of its own; the figure is that process's peak resident memory
+(``ru_maxrss``), beside that of a process which only imports everything and starts JAX:
+
+- *sampling, exact score*: 10 000 paths of the heat equation, 32 x 32, Heun, 64 steps;
+- *sampling, U-Net*: the same by a network. Only the last state of a path is kept, so memory does
+  not depend on the number of steps: 4 of them will do, which saves an hour;
+- *training*: two updates on windows of 32 steps, batch 16, U-Net.
+
+Paths are solved in chunks (``chunk_size``), as ``configs/heat.py`` does.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import diffrax
+import harness
+import jax
+import optax
+import timing
+
+import smdp_jax as smdp
+from smdp_jax.physics import Heat
+
+HEAT = Heat()
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Settings(harness.Settings):
+    """Sizes."""
+
+    paths: int = 10_000
+    """Sampled paths."""
+    chunk: int = 64
+    """Paths solved at once."""
+    steps: int = 64
+    """Steps with the exact score."""
+    unet_steps: int = 4
+    """Steps with the U-Net."""
+    channels: tuple[int, ...] = (16, 32, 48)
+    """Channels of the U-Net."""
+    window: int = 32
+    """Steps per window in training."""
+    trajectories: int = 64
+    """Paths to train on."""
+    batch_size: int = 16
+    """Windows per update."""
+    job: Literal["all", "nothing", "exact", "unet", "training"] = "all"
+    """Run one job in this process and print its peak memory, or all in processes of their own."""
+
+
+def nothing(settings: Settings) -> Any:
+    """Start JAX."""
+    return jax.random.normal(jax.random.key(0), (32, 32)) @ jax.numpy.eye(32)
+
+
+def sample(settings: Settings, score: Any, steps: int) -> Any:
+    """Sample the past of one end state."""
+    return smdp.sample_posterior(
+        HEAT.continuous_sde(),
+        score,
+        HEAT.step(0.0, HEAT.end_time, HEAT.prior(jax.random.key(0), 1)[0]),
+        smdp.linear_grid(0.0, float(HEAT.end_time), steps),
+        num_samples=settings.paths,
+        key=jax.random.key(1),
+        solver=diffrax.Heun(),
+        chunk_size=settings.chunk,
+    )
+
+
+def exact(settings: Settings) -> Any:
+    """Sample with the exact score."""
+    return sample(settings, HEAT.score, settings.steps)
+
+
+def unet(settings: Settings) -> Any:
+    """Sample with an untrained U-Net; what it computes does not matter here."""
+    model = smdp.models.UNet(settings.channels)
+    x = HEAT.prior(jax.random.key(2), 1)[0]
+    variables = model.init(jax.random.key(3), 0.1, x, None)
+    return sample(settings, smdp.LearnedScore(model, variables), settings.unet_steps)
+
+
+def training(settings: Settings) -> Any:
+    """Train a U-Net on windows."""
+    sde = HEAT.sde()
+    data = smdp.simulate(
+        sde,
+        HEAT.prior(jax.random.key(0), settings.trajectories),
+        smdp.linear_grid(0.0, float(HEAT.end_time), settings.window),
+        key=jax.random.key(1),
+    )
+    fit = smdp.fit(
+        sde,
+        smdp.models.UNet(settings.channels),
+        data,
+        smdp.MultiStep(windows=(settings.window,)),
+        optax.adam(1e-4),
+        steps=2,
+        key=jax.random.key(2),
+        batch_size=settings.batch_size,
+        progress=False,
+    )
+    return fit.correction.variables
+
+
+JOBS: dict[str, tuple[str, Callable[[Settings], Any], float | None]] = {
+    "nothing": ("nothing", nothing, None),
+    "exact": ("sampling, exact score", exact, 4.0),
+    "unet": ("sampling, U-Net", unet, 4.0),
+    "training": ("training", training, 8.0),
+}
+"""Name, job, and GiB that it should stay below."""
+
+
+def run_here(settings: Settings) -> dict[str, float]:
+    """Run one job in this process."""
+    took = timing.seconds(lambda: JOBS[settings.job][1](settings))
+    # Kilobytes on Linux, bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {"seconds": took, "GiB": peak / GIB}
+
+
+def run_apart(settings: Settings, job: str) -> dict[str, float]:
+    """Run one job in a process of its own."""
+    given = {**asdict(settings), "job": job, "output": ""}
+    options = []
+    for name, value in given.items():
+        if name == "quick":
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        options += [f"--{name.replace('_', '-')}", *map(str, values)]
+    command = [sys.executable, str(Path(__file__)), *options]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(given: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the benchmark."""
+    quick = {
+        "paths": 20,
+        "chunk": 10,
+        "steps": 2,
+        "unet_steps": 1,
+        "channels": (4, 4),
+        "window": 2,
+        "trajectories": 4,
+        "batch_size": 2,
+    }
+    settings = harness.parse(Settings(), quick, __doc__, given)
+    if settings.job != "all":
+        figures = run_here(settings)
+        print(json.dumps(figures))
+        return figures
+    started = time.perf_counter()
+    rows, targets = [], []
+    for job, (name, _, bound) in JOBS.items():
+        harness.say(name)
+        figures = run_apart(settings, job)
+        idle = rows[0]["peak GiB"] if rows else figures["GiB"]
+        rows.append(
+            {
+                "job": name,
+                "peak GiB": figures["GiB"],
+                "above nothing GiB": figures["GiB"] - idle,
+                "seconds": figures["seconds"],
+            }
+        )
+        if bound is not None:
+            targets.append(harness.Target(f"{name}: peak GiB", figures["GiB"], bound))
+    return harness.publish(settings, __file__, {"Memory": rows}, targets, started)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Affine drift from two starting points: every answer is known in closed form.
+
+dx = -rate x dt + noise dW starts at +1 or -1. Which one was it, given where the path ended? Score
+and posterior have closed forms, so this is the first test of a solver or an objective, and the
+shortest example of an experiment: copy it for your own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import optax
+from jaxtyping import PRNGKeyArray
+
+import smdp_jax as smdp
+from smdp_jax import physics
+from smdp_jax.evaluate import Metric, ReportFigure
+from smdp_jax.experiment import Dataset, Experiment, Run, two_starts
+
+
+@dataclass(frozen=True)
+class Config(Experiment):
+    """The affine SDE. Fields are the configuration, methods build what is run."""
+
+    seed: int = 0
+    """Root of all random numbers."""
+    rate: float = 0.5
+    """Decay rate of the state, in 1 / time."""
+    noise: float = 0.04
+    """Noise amplitude g, in state / sqrt(time)."""
+    end_time: float = 10.0
+    """When the end state is observed."""
+    time_steps: int = 500
+    """Stored steps of the paths; the backward solves take the same ones."""
+    substeps: int = 10
+    """Simulator steps in each of them."""
+    trajectories: int = 1000
+    """Simulated paths to learn from, half of them from each start."""
+    objective: Literal["path_score", "one_step", "multi_step"] = "path_score"
+    """What is minimised: regression on score targets, or the paper's losses on windows of steps."""
+    windows: tuple[int, ...] = (1, 2, 4, 10)
+    """Steps per window of multi_step, trained one after the other."""
+    steps: int = 10_000
+    """Updates of the network."""
+    batch_size: int = 256
+    """Windows per update."""
+    learning_rate: float = 3e-3
+    """Learning rate of Adam at the start; it falls to 0 as a cosine."""
+    ema: float = 0.999
+    """Decay of the averaged parameters, which are the ones used."""
+    posterior_samples: int = 40
+    """Posterior samples for each of 1000 end points."""
+
+    def system(self) -> physics.Affine:
+        return physics.Affine(self.rate, self.noise)
+
+    def sde(self) -> smdp.SDE:
+        return self.system().sde()
+
+    def simulate(self, key: PRNGKeyArray) -> Dataset:
+        k_train, k_validation = jax.random.split(key)
+        return Dataset(
+            train=self.paths(k_train, self.trajectories), validation=self.paths(k_validation, 200)
+        )
+
+    def paths(self, key: PRNGKeyArray, number: int) -> smdp.Trajectories:
+        k_prior, k_noise = jax.random.split(key)
+        return smdp.simulate(
+            self.sde(),
+            self.system().prior(k_prior, number),
+            smdp.linear_grid(0.0, self.end_time, self.time_steps),
+            key=k_noise,
+            substeps=self.substeps,
+            score_targets=self.objective == "path_score",
+        )
+
+    def model(self, data: smdp.Trajectories) -> smdp.models.MLP:
+        return smdp.models.MLP()
+
+    def fit(self, dataset: Dataset, key: PRNGKeyArray, **resume: Any) -> smdp.Fit:
+        objectives = {
+            "path_score": smdp.PathScore(),
+            "one_step": smdp.OneStep(),
+            "multi_step": smdp.MultiStep(self.windows),
+        }
+        learning_rate = optax.cosine_decay_schedule(self.learning_rate, self.steps)
+        return smdp.fit(
+            self.sde(),
+            self.model(dataset.train),
+            dataset.train,
+            objectives[self.objective],
+            optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate, b2=0.99)),
+            steps=self.steps,
+            batch_size=self.batch_size,
+            ema=self.ema,
+            validation=dataset.validation,
+            key=key,
+            **resume,
+        )
+
+    def sample(self, run: Run, key: PRNGKeyArray) -> dict[str, Any]:
+        system = self.system()
+
+        def path_density(t, x, x_end):
+            weights, means, variance = system.bridge_mixture(t, self.end_time, x_end)
+            return weights @ jax.scipy.stats.norm.pdf(x, means, variance**0.5)
+
+        return two_starts.sample(
+            run, system, path_density, key, middle=2.0, num_samples=self.posterior_samples
+        )
+
+    def evaluate(self, run: Run, arrays: Mapping[str, Any]) -> Sequence[Metric]:
+        targets = two_starts.Targets(
+            score_error=0.05, flow_hits=1.0, sde_hits=1.0, probability_error=0.03
+        )
+        return two_starts.evaluate(arrays, targets)
+
+    def figures(self, run: Run, arrays: Mapping[str, Any]) -> Mapping[str, ReportFigure]:
+        return two_starts.figures(arrays)
+
+
+PRESETS = {"small": Config(), "paper": Config(trajectories=10_000, steps=50_000)}

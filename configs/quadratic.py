@@ -1,0 +1,155 @@
+"""Quadratic drift from two starting points: the paper's scalar experiment, with an exact reference.
+
+dx = -rate sign(x) x² dt + noise dW starts at +1 or -1 and forgets where: at t = 10 both starts lie
+within one standard deviation of each other. Density, score and posterior come from a
+Fokker-Planck solve. Small: 250 paths (10 % of the paper's data); paper: 2500.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import jax
+import optax
+from jaxtyping import PRNGKeyArray
+
+import smdp_jax as smdp
+from smdp_jax import physics
+from smdp_jax.evaluate import Metric, ReportFigure
+from smdp_jax.experiment import Dataset, Experiment, Run, two_starts
+
+
+@dataclass(frozen=True)
+class Config(Experiment):
+    """The quadratic SDE. Fields are the configuration, methods build what is run."""
+
+    seed: int = 0
+    """Root of all random numbers."""
+    rate: float = 7.0
+    """Coefficient of the drift, in 1 / (time state)."""
+    noise: float = 0.03
+    """Noise amplitude g, in state / sqrt(time)."""
+    end_time: float = 10.0
+    """When the end state is observed."""
+    time_steps: int = 500
+    """Stored steps of the paths; the backward solves take the same ones."""
+    time_offset: float = 1.0
+    """Steps grow with t beyond this time: the paths start from two points, and early states say
+    most about where the others come from."""
+    substeps: int = 20
+    """Simulator steps in each of them."""
+    trajectories: int = 250
+    """Simulated paths to learn from, half of them from each start."""
+    objective: Literal["path_score", "one_step", "multi_step"] = "multi_step"
+    """What is minimised: regression on score targets, or the paper's losses on windows of steps."""
+    windows: tuple[int, ...] = (1, 2, 4, 10)
+    """Steps per window of multi_step, trained one after the other."""
+    form: Literal["backward", "bidirectional", "penalised"] = "backward"
+    """Form of the losses on windows, see MultiStep."""
+    precondition: bool = True
+    """Start from the score of the Gaussian with the data's mean and variance, or from 0."""
+    steps: int = 40_000
+    """Updates of the network."""
+    batch_size: int = 256
+    """Windows per update."""
+    learning_rate: float = 1e-2
+    """Learning rate of Adam at the start; it falls to 0 as a cosine."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    ema: float = 0.999
+    """Decay of the averaged parameters, which are the ones used."""
+    posterior_samples: int = 40
+    """Posterior samples for each of 1000 end points."""
+
+    def system(self) -> physics.Quadratic:
+        return physics.Quadratic(self.rate, self.noise)
+
+    def sde(self) -> smdp.SDE:
+        return self.system().sde()
+
+    def simulate(self, key: PRNGKeyArray) -> Dataset:
+        k_train, k_validation = jax.random.split(key)
+        reference = physics.reference(self.system(), end_time=self.end_time)
+        table = {f.name: getattr(reference.plus, f.name) for f in fields(reference.plus)}
+        return Dataset(
+            train=self.paths(k_train, self.trajectories),
+            validation=self.paths(k_validation, 200),
+            truth={"density_from_plus_one": table},
+        )
+
+    def paths(self, key: PRNGKeyArray, number: int) -> smdp.Trajectories:
+        k_prior, k_noise = jax.random.split(key)
+        return smdp.simulate(
+            self.sde(),
+            self.system().prior(k_prior, number),
+            smdp.log_grid(0.0, self.end_time, self.time_steps, offset=self.time_offset),
+            key=k_noise,
+            substeps=self.substeps,
+            score_targets=self.objective == "path_score",
+        )
+
+    def model(self, data: smdp.Trajectories) -> smdp.models.MLP:
+        return smdp.models.MLP()
+
+    def fit(self, dataset: Dataset, key: PRNGKeyArray, **resume: Any) -> smdp.Fit:
+        objectives = {
+            "path_score": smdp.PathScore(),
+            "one_step": smdp.OneStep(form=self.form),
+            "multi_step": smdp.MultiStep(self.windows, form=self.form, rematerialise=False),
+        }
+        learning_rate = optax.cosine_decay_schedule(self.learning_rate, self.steps)
+        return smdp.fit(
+            self.sde(),
+            self.model(dataset.train),
+            dataset.train,
+            objectives[self.objective],
+            optax.chain(
+                optax.clip_by_global_norm(self.clip), optax.adam(learning_rate, b1=0.9, b2=0.99)
+            ),
+            steps=self.steps,
+            batch_size=self.batch_size,
+            ema=self.ema,
+            precondition=self.precondition,
+            validation=dataset.validation,
+            key=key,
+            **resume,
+        )
+
+    def sample(self, run: Run, key: PRNGKeyArray) -> dict[str, Any]:
+        from_plus = physics.Transition(**run.truth["density_from_plus_one"])
+        exact = physics.Reference(from_plus)
+
+        def path_density(t, x, x_end):
+            # Exact up to 1e-3 at early times: x_T tells the start, and hardly the path from there.
+            plus = exact.posterior_plus(self.end_time, x_end)
+            return plus * from_plus.density(t, x) + (1 - plus) * from_plus.density(t, -x)
+
+        return two_starts.sample(
+            run,
+            exact,
+            path_density,
+            key,
+            middle=0.5,
+            num_samples=self.posterior_samples,
+            field_reach=0.4,
+        )
+
+    def evaluate(self, run: Run, arrays: Mapping[str, Any]) -> Sequence[Metric]:
+        many = self.trajectories >= 2500
+        if self.objective == "path_score":
+            score_error = 0.05 if many else 0.10
+        else:
+            score_error = 0.12 if many else 0.25
+        targets = two_starts.Targets(
+            score_error,
+            flow_hits=0.98 if many else 0.95,
+            sde_hits=0.99 if many else 0.97,
+            probability_error=0.03,
+        )
+        return two_starts.evaluate(arrays, targets)
+
+    def figures(self, run: Run, arrays: Mapping[str, Any]) -> Mapping[str, ReportFigure]:
+        return two_starts.figures(arrays)
+
+
+PRESETS = {"small": Config(), "paper": Config(trajectories=2500, steps=60_000, batch_size=512)}

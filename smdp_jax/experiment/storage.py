@@ -1,0 +1,178 @@
+"""Trees of arrays in one ``.npz`` file: written whole or not at all, read or refused.
+
+Every leaf is an array of its own, named after its place in the tree (``train/xs``), so that any
+program reads it; one more entry, ``structure``, holds the tree and all that is not an array.
+"""
+
+import hashlib
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from smdp_jax.experiment.errors import ExperimentError
+
+__all__ = ["digest", "read_arrays", "read_json", "write_arrays", "write_json"]
+
+_ARRAYS = (jax.Array, np.ndarray, np.generic)
+
+
+def write_arrays(path: Path, tree: Any) -> None:
+    """Write a tree of arrays, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The ``.npz`` file; its folder must exist.
+    tree : tree
+        Dicts with plain names, lists and tuples of arrays, numbers, strings, bools and None.
+
+    Raises
+    ------
+    ExperimentError
+        If the tree holds anything else.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    structure = _pack(tree, "", arrays)
+    arrays["structure"] = np.array(json.dumps(structure))
+    _replace(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+
+
+def read_arrays(path: Path, remedy: str) -> Any:
+    """Read what ``write_arrays`` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        The ``.npz`` file.
+    remedy : str
+        What to do where it cannot be read, for the message.
+
+    Returns
+    -------
+    tree
+        The same tree, leaves as numpy arrays.
+
+    Raises
+    ------
+    ExperimentError
+        If the file is truncated, damaged, or not one of ours.
+    """
+    try:
+        # Opened here: np.load leaves the file open where it is no archive.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = dict(file)
+        return _unpack(json.loads(str(arrays.pop("structure"))), arrays)
+    except (zipfile.BadZipFile, ValueError, EOFError, KeyError, OSError) as error:
+        raise ExperimentError(f"{path} is truncated or damaged ({error}); {remedy}") from error
+
+
+def digest(tree: Any) -> str:
+    """Digest the content of a tree, to tell what a later result was computed from.
+
+    Parameters
+    ----------
+    tree : tree
+        As for ``write_arrays``.
+
+    Returns
+    -------
+    str
+        The same for equal structure, types and values only.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    content = hashlib.sha256(json.dumps(_pack(tree, "", arrays), sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        content.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        content.update(np.ascontiguousarray(array).data)
+    return content.hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        Target; its folder must exist.
+    value : Any
+        JSON values; numbers must be finite.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    _replace(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """Read JSON.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    remedy : str
+        What to do where it cannot be read, for the message.
+
+    Returns
+    -------
+    Any
+        Its content.
+
+    Raises
+    ------
+    ExperimentError
+        If the file is truncated or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ExperimentError(f"{path} is truncated or damaged ({error}); {remedy}") from error
+
+
+def _replace(path: Path, write: Any) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
+    """Move the arrays of a tree into ``arrays``; return its structure as JSON values."""
+    if isinstance(value, _ARRAYS):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            raise ExperimentError(f"{name} is a PRNG key; store jax.random.key_data of it")
+        arrays[name or "array"] = np.asarray(value)
+        return {"array": name or "array"}
+    if value is None or type(value) in (bool, int, float, str):
+        return {"value": value}
+    if type(value) is dict and all(isinstance(key, str) for key in value):
+        inner = {
+            key: _pack(v, f"{name}/{key}" if name else key, arrays) for key, v in value.items()
+        }
+        return {"dict": inner}
+    if type(value) in (list, tuple):
+        inner = [_pack(v, f"{name}/{i}" if name else str(i), arrays) for i, v in enumerate(value)]
+        return {type(value).__name__: inner}
+    raise ExperimentError(
+        f"{name or 'the tree'} is a {type(value).__name__}; files of a run hold dicts with string "
+        "keys, lists and tuples of arrays, numbers, strings and None"
+    )
+
+
+def _unpack(structure: Any, arrays: dict[str, np.ndarray]) -> Any:
+    ((kind, inner),) = structure.items()
+    if kind == "array":
+        return arrays[inner]
+    if kind == "dict":
+        return {key: _unpack(value, arrays) for key, value in inner.items()}
+    if kind in ("list", "tuple"):
+        items = [_unpack(value, arrays) for value in inner]
+        return tuple(items) if kind == "tuple" else items
+    return inner

@@ -1,0 +1,383 @@
+"""Window losses: what they minimise, exactly for linear physics, and how they unroll."""
+
+import math
+import re
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import TypeCheckError
+
+import smdp_jax as smdp
+from smdp_jax.objectives import Objective
+from smdp_jax.trajectories import window
+
+RATE, NOISE, PRIOR = 0.7, 0.8, 1.5
+FORMS = ("backward", "bidirectional", "penalised")
+SDE = smdp.SDE(lambda t, x, args: -RATE * x, diffusion=NOISE)
+
+
+# Expectations over the Euler chain of SDE from N(0, PRIOR), without sampling ---------------------
+
+
+def chain_variance(dt, steps):
+    values = [PRIOR]
+    for _ in range(steps):
+        values.append((1 - RATE * dt) ** 2 * values[-1] + NOISE**2 * dt)
+    return np.array(values)
+
+
+def windows_of(dt, steps):
+    """2 d windows whose mean is the expectation of any quadratic, d = steps + 1 (cubature)."""
+    v = chain_variance(dt, steps)
+    decay = 1 - RATE * dt
+    i = np.arange(steps + 1)
+    covariance = decay ** np.abs(i[:, None] - i) * v[np.minimum(i[:, None], i)]
+    points = math.sqrt(steps + 1) * np.linalg.cholesky(covariance).T
+    return jnp.asarray(np.concatenate([points, -points]))[..., None]
+
+
+def expected_loss(objective, ts, xs):
+    """E loss as a function of the coefficients a_i of the score ``a_i x`` at ``ts``."""
+
+    def loss(coefficients):
+        def score(t, x, args):
+            return jnp.interp(t, ts, coefficients) * x
+
+        def one(x):
+            piece = smdp.Trajectories(ts, x)
+            return objective.loss(score, SDE, piece, None, jax.random.key(0))
+
+        return jax.vmap(one)(xs).mean()
+
+    return loss
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_backward_windows_of_any_length_have_one_minimiser(steps, x64):
+    """c = 1, linear P, Gaussian data: the a_i of the conditional mean, for every window length.
+
+    E[x_{i-1} | x_i] = (1 - rate dt) V_{i-1} / V_i x_i must be (1 + rate dt + dt g^2 a_i) x_i.
+    """
+    dt = 0.1
+    ts, v = dt * jnp.arange(steps + 1.0), chain_variance(dt, steps)
+    mean = (1 - RATE * dt) * v[:-1] / v[1:]
+    exact = jnp.asarray(np.append(0, (mean - 1 - RATE * dt) / (dt * NOISE**2)))
+    loss = expected_loss(smdp.MultiStep((steps,)), ts, windows_of(dt, steps))
+    evaluate = jax.jit(jax.value_and_grad(loss))
+    least, gradient = evaluate(exact)
+    np.testing.assert_allclose(gradient, 0, atol=1e-12)
+    for i in range(1, steps + 1):
+        for shift in (-0.1, 0.1):
+            other, slope = evaluate(exact.at[i].add(shift))
+            assert other > least
+            assert slope[i] * shift > 0
+    if steps == 1:
+        np.testing.assert_allclose(least, v[0] / v[1], rtol=1e-10)
+
+
+def test_that_minimiser_is_the_score_for_short_steps():
+    """a_i -> -1 / V(t_i) with an error of first order, V the variance of the continuous process."""
+    end, errors = 0.8, []
+    for steps in (80, 160):
+        dt, v = end / steps, chain_variance(end / steps, steps)
+        a = ((1 - RATE * dt) * v[-2] / v[-1] - 1 - RATE * dt) / (dt * NOISE**2)
+        decay = math.exp(-2 * RATE * end)
+        exact = PRIOR * decay + NOISE**2 * (1 - decay) / (2 * RATE)
+        errors.append(abs(a * exact + 1))
+    assert errors[0] < 0.02
+    assert 1.9 < errors[0] / errors[1] < 2.1
+
+
+def stationary_multiple(form, dt, without_penalty=False):
+    """Multiple a of the exact score at which the expected 1-step loss is least."""
+    ts, xs = 0.4 + dt * jnp.arange(2.0), windows_of(dt, 1)
+    v = jnp.asarray(chain_variance(dt, 1))
+
+    def loss(a):
+        total = expected_loss(smdp.OneStep(form=form), ts, xs)(-a / v)
+        if without_penalty:  # E g^2 dt |s|^2 / 4
+            total -= NOISE**2 * dt * a**2 / (4 * v[1])
+        return total
+
+    slope, curvature = (jax.jit(f)(1.0) for f in (jax.grad(loss), jax.grad(jax.grad(loss))))
+    return float(1 - slope / curvature)  # the loss is quadratic in a
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_all_forms_learn_the_score_once(form, x64):
+    errors = [abs(stationary_multiple(form, dt) - 1) for dt in (0.02, 0.01)]
+    assert errors[0] < 0.05
+    assert 1.7 < errors[0] / errors[1] < 2.5
+
+
+def test_half_weight_without_its_penalty_learns_twice_the_score(x64):
+    """c = 1/2 backward-only; what the penalty (or the forward windows) is there for."""
+    errors = [abs(stationary_multiple("penalised", dt, True) - 2) for dt in (0.02, 0.01)]
+    assert errors[0] < 0.1
+    assert 1.8 < errors[0] / errors[1] < 2.2
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_least_loss_of_one_step(form, x64):
+    """1 for the backward form; 1 for each direction of the other; as dt -> 0."""
+    dt = 1e-4
+    ts, v = dt * jnp.arange(2.0), jnp.asarray(chain_variance(dt, 1))
+    loss = expected_loss(smdp.OneStep(form=form), ts, windows_of(dt, 1))(-1 / v)
+    np.testing.assert_allclose(loss, 2 if form == "bidirectional" else 1, rtol=1e-3)
+
+
+# One window by hand ------------------------------------------------------------------------------
+
+
+def tree_drift(t, x, args):
+    return {"a": -args * x["a"] + x["b"][None], "b": jnp.sin(t) * x["b"] ** 2}
+
+
+TREE = smdp.SDE(tree_drift, diffusion={"a": lambda t: 0.5 + t, "b": 0.3})
+FLOW = smdp.SDE(
+    step=lambda t0, t1, x, args: {
+        "a": x["a"] * jnp.exp(-args * (t1 - t0)),
+        "b": x["b"] + (t1 - t0) * jnp.sin(x["a"][0] + t0),
+    },
+    diffusion=TREE.diffusion,
+)
+TS = jnp.array([0.2, 0.3, 0.5, 0.6, 1.0])
+XS = {
+    "a": jax.random.normal(jax.random.key(0), (5, 2)),
+    "b": jax.random.normal(jax.random.key(1), (5,)),
+}
+PIECE = smdp.Trajectories(TS, XS, jnp.array(0.4))
+
+
+def piece_of(start, steps):
+    """A part of that window."""
+    data = smdp.Trajectories(TS, jax.tree.map(lambda x: x[None], XS), jnp.array(0.4))
+    return window(data, jnp.array(0), jnp.array(start), steps)
+
+
+def score_of(theta):
+    def score(t, x, args):
+        return {
+            "a": -theta * x["a"] * (1 + t) + args,
+            "b": theta * jnp.cos(x["b"]) - jnp.sum(x["a"]),
+        }
+
+    return score
+
+
+def amplitude(t):
+    return {"a": 0.5 + t, "b": 0.3}
+
+
+def loss_by_hand(theta, sde, form, cut):
+    """The definition, step by step in Python."""
+    score, args, c = score_of(theta), PIECE.args, 1.0 if form == "backward" else 0.5
+    states = [jax.tree.map(lambda x, i=i: x[i], XS) for i in range(5)]
+    total, count = 0.0, 4 * 3
+
+    def squares(distance, sigma):
+        return sum(jnp.sum((distance[k] / sigma[k]) ** 2) for k in distance)
+
+    def sigma(i):
+        return {k: g * jnp.sqrt(TS[i] - TS[i - 1]) for k, g in amplitude(TS[i]).items()}
+
+    x = states[4]
+    for n, i in enumerate((4, 3, 2, 1)):
+        if cut and n % cut == 0:
+            x = jax.lax.stop_gradient(x)
+        t0, t1 = TS[i - 1], TS[i]
+        dt, g, s = t1 - t0, amplitude(t1), score(t1, x, args)
+        if sde.step is None:
+            p = sde.drift(t1, x, args)
+            walked = {k: x[k] - dt * p[k] for k in x}
+        else:
+            forth = sde.step(t0, t1, x, args)
+            walked = {k: 2 * x[k] - forth[k] for k in x}
+        x = {k: walked[k] + c * dt * g[k] ** 2 * s[k] for k in x}
+        total += squares({k: x[k] - states[i - 1][k] for k in x}, sigma(i))
+    if form == "penalised":
+        for i in range(1, 5):
+            s, width = score(TS[i], states[i], args), sigma(i)
+            total += squares({k: 0.5 * width[k] ** 2 * s[k] for k in s}, width)
+    if form == "bidirectional":
+        x = states[0]
+        for i in range(1, 5):
+            if cut and (i - 1) % cut == 0:
+                x = jax.lax.stop_gradient(x)
+            t0, t1 = TS[i - 1], TS[i]
+            dt, g, s = t1 - t0, amplitude(t0), score(t0, x, args)
+            if sde.step is None:
+                p = sde.drift(t0, x, args)
+                walked = {k: x[k] + dt * p[k] for k in x}
+            else:
+                walked = sde.step(t0, t1, x, args)
+            x = {k: walked[k] - 0.5 * dt * g[k] ** 2 * s[k] for k in x}
+            total += squares({k: x[k] - states[i][k] for k in x}, sigma(i))
+    return total / count
+
+
+@pytest.mark.parametrize("sde", [TREE, FLOW], ids=["drift", "flow map"])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("cut", [None, 2])
+def test_loss_and_gradient_of_one_window_by_hand(sde, form, cut):
+    objective = smdp.MultiStep((4,), form=form, gradient_cut=cut)
+
+    def loss(theta):
+        return objective.loss(score_of(theta), sde, PIECE, None, jax.random.key(0))
+
+    theta = jnp.array(0.6)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(theta)
+    expected, slope = jax.jit(jax.value_and_grad(lambda p: loss_by_hand(p, sde, form, cut)))(theta)
+    np.testing.assert_allclose(value, expected, rtol=2e-5)
+    np.testing.assert_allclose(gradient, slope, rtol=2e-4)
+
+
+def test_cut_changes_the_gradient_and_not_the_loss():
+    theta, key = jnp.array(0.6), jax.random.key(0)
+    whole, cut = (
+        jax.value_and_grad(
+            lambda p, m=m: smdp.MultiStep((4,), gradient_cut=m).loss(
+                score_of(p), TREE, PIECE, None, key
+            )
+        )(theta)
+        for m in (None, 1)
+    )
+    np.testing.assert_allclose(whole[0], cut[0], rtol=1e-5)
+    assert abs(whole[1] / cut[1] - 1) > 0.05
+
+
+def test_cut_of_a_shorter_window_is_no_cut():
+    objective = smdp.MultiStep((2, 8), gradient_cut=4)
+    piece = piece_of(0, 2)
+    values = [
+        o.loss(score_of(0.6), TREE, piece, None, jax.random.key(0))
+        for o in (objective, smdp.MultiStep((2,)))
+    ]
+    np.testing.assert_allclose(*values, rtol=1e-6)
+
+
+def test_rematerialise_changes_neither_loss_nor_gradient():
+    results = []
+    for rematerialise in (True, False):
+        objective = smdp.MultiStep((4,), rematerialise=rematerialise)
+        results.append(
+            jax.jit(
+                jax.value_and_grad(
+                    lambda p, o=objective: o.loss(score_of(p), TREE, PIECE, None, jax.random.key(0))
+                )
+            )(jnp.array(0.6))
+        )
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
+
+
+def test_other_solver_unrolls_its_own_step():
+    """Heun on dx = -x dt, no score: each step back multiplies by 1 + dt + dt^2 / 2."""
+    sde = smdp.SDE(lambda t, x, args: -x, diffusion=2.0)
+    piece = smdp.Trajectories(jnp.array([0.0, 0.5, 1.0]), jnp.array([[0.0], [0.0], [1.0]]))
+    zero = lambda t, x, args: jnp.zeros_like(x)
+    loss = smdp.MultiStep((2,), solver=diffrax.Heun()).loss(
+        zero, sde, piece, None, jax.random.key(0)
+    )
+    factor = 1 + 0.5 + 0.125
+    np.testing.assert_allclose(loss, (factor**2 + factor**4) / 2 / (4 * 0.5), rtol=1e-5)
+
+
+# Noise in training -------------------------------------------------------------------------------
+
+
+def growing(t):
+    return 0.2 + 0.8 * t
+
+
+@pytest.mark.parametrize("diffusion", [0.5, growing], ids=["constant", "growing"])
+def test_training_noise_is_that_of_the_step(diffusion):
+    """No physics, no score, a resting path: only the noise is left, level^2 per step walked.
+
+    After k steps back the variance is level^2 times the sum over them of g(t)^2 dt, g at the
+    time where the step starts. 4000 keys, 3 distances: relative error below
+    sqrt(2 / 4000) sqrt(3) = 4 %; bound at 4.5 of these, false-alarm rate below 1e-5.
+    """
+    level, ts = 0.3, jnp.array([0.0, 0.5, 0.8, 1.0])
+    sde = smdp.SDE(lambda t, x, args: jnp.zeros_like(x), diffusion=diffusion)
+    piece = smdp.Trajectories(ts, jnp.ones((4, 1)))
+    objective = smdp.MultiStep((3,), training_noise=level)
+
+    def one(key):
+        return objective.loss(lambda t, x, args: jnp.zeros_like(x), sde, piece, None, key)
+
+    mean = jax.jit(lambda keys: jax.vmap(one)(keys).mean())(
+        jax.random.split(jax.random.key(0), 4000)
+    )
+    times = np.asarray(ts, np.float64)
+    g = np.array([diffusion(t) if callable(diffusion) else diffusion for t in times[1:]])
+    step = g**2 * np.diff(times)
+    walked = np.cumsum(step[::-1])[::-1]
+    np.testing.assert_allclose(mean, level**2 * np.mean(walked / step), rtol=0.18)
+
+
+def test_training_noise_follows_the_key():
+    objective = smdp.MultiStep((4,), training_noise=0.5)
+    first, again, other = (
+        objective.loss(score_of(0.6), TREE, PIECE, None, jax.random.key(i)) for i in (0, 0, 1)
+    )
+    assert first == again
+    assert first != other
+
+
+# What it is, and what it refuses -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_kind_and_noise_level(form):
+    objective = smdp.MultiStep((1,), form=form)
+    assert isinstance(objective, Objective)
+    assert objective.kind(TREE) == "score"
+    assert objective.kind(FLOW) == "correction"
+    assert smdp.MultiStep((1,), form=form, learns="score").kind(FLOW) == "score"
+    assert objective.noise_level == (1.0 if form == "backward" else 0.0)
+    assert objective.first_time == 0
+
+
+def test_one_step_is_a_window_of_one():
+    assert smdp.OneStep().windows == (1,)
+    piece = piece_of(2, 1)
+    values = [
+        o.loss(score_of(0.6), TREE, piece, None, jax.random.key(0))
+        for o in (smdp.OneStep(), smdp.MultiStep((1,)))
+    ]
+    assert values[0] == values[1]
+    with pytest.raises(TypeError):
+        smdp.OneStep(windows=(2,))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"windows": ()}, "windows must be positive numbers of steps, got ()"),
+        ({"windows": (1, 0)}, "windows must be positive numbers of steps, got (1, 0)"),
+        ({"training_noise": -0.1}, "training_noise must be at least 0, got -0.1"),
+        ({"training_noise": math.nan}, "training_noise must be at least 0, got nan"),
+        ({"gradient_cut": 0}, "gradient_cut=0 must divide every longer window"),
+        ({"gradient_cut": 3}, "gradient_cut=3 must divide every longer window (1, 2, 4, 10)"),
+    ],
+)
+def test_errors(settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        smdp.MultiStep(**settings)
+
+
+def test_unknown_form():
+    """ValueError, or the type checker of this session, which sees it first."""
+    with pytest.raises((ValueError, TypeCheckError), match="form"):
+        smdp.MultiStep(form="forward")
+
+
+def test_window_longer_than_the_paths():
+    data = smdp.Trajectories(TS, jnp.zeros((3, 5, 1)))
+    smdp.MultiStep((4,)).prepare(SDE, data)
+    message = "a window of 5 steps needs 6 stored times, got trajectories of 5"
+    with pytest.raises(ValueError, match=message):
+        smdp.MultiStep((1, 5)).prepare(SDE, data)

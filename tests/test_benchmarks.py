@@ -1,0 +1,64 @@
+"""Two benchmarks in tiny sizes, and what all of them share; the others take longer to compile."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def benchmark_module(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+def test_solvers(benchmark_module, tmp_path, capsys):
+    """The order is exact whatever the number of paths; the file holds what was returned."""
+    output = tmp_path / "results" / "solvers.json"
+    given = ["--quick", "--solvers", "ShARK", "--output", str(output)]
+    record = benchmark_module("solvers").main(given)
+    (orders, ones, _) = record["results"].values()
+    assert orders[0]["order"] == pytest.approx(2, abs=0.1)
+    assert ones[0]["scheme z"] < 4.5  # false alarm below 2e-5
+    written = json.loads(output.read_text())
+    assert written["targets"] == record["targets"]
+    assert written["environment"]["jax"]
+    assert "ShARK" in capsys.readouterr().out
+
+
+def test_path_targets(benchmark_module, capsys):
+    """Without an output file, in tiny sizes."""
+    (rows,) = benchmark_module("path_targets").main(["--quick"])["results"].values()
+    assert rows[0]["median ratio"] == 1
+    assert all(row["least s"] > 0 for row in rows)
+
+
+def test_times_and_compilations_are_seen(benchmark_module):
+    """A function of our own, called twice and compiled once."""
+    import jax
+    import jax.numpy as jnp
+
+    timing = benchmark_module("timing")
+
+    @jax.jit
+    def watched(x):
+        return jnp.sin(x)
+
+    with timing.watch_compilation() as seen:
+        times = timing.interleave({"a": lambda: watched(1.0), "b": lambda: watched(2.0)}, 3)
+    assert seen.count("watched") == 1
+    assert 0 < seen.of("watched") < times["a"].first
+    assert len(times["b"].runs) == 3
+    assert timing.ratio(times["a"], times["a"]) == {"ratio of least": 1, "median ratio": 1}
+
+
+def test_targets_and_tables(benchmark_module):
+    harness = benchmark_module("harness")
+    assert harness.Target("time", 1.0, 2.0).met
+    assert not harness.Target("rate", 1.0, 2.0, at_least=True).met
+    assert not harness.Target("lost", float("nan"), 2.0).met
+    lines = harness.table([{"name": "a", "s": 0.12345}, {"name": "bcd", "s": None}]).splitlines()
+    assert lines == ["name      s", "a     0.123", "bcd       –"]
