@@ -45,7 +45,7 @@ class Options(Settings):
     seeds: int = 3
     """Runs of each kind."""
     samples: int = 200
-    """Posterior samples for each of 1000 end points."""
+    """Posterior samples for each of 1000 end points; a fifth of them after 250 trajectories."""
     steps: int | None = None
     """Updates; default those of the presets."""
     cases: tuple[str, ...] = ("multi 250", "multi 2500", "path 250", "path 2500")
@@ -58,7 +58,8 @@ def configuration(case: str, options: Options) -> Config:
     preset = PRESETS["paper" if trajectories == "2500" else "small"]
     if objective == "path":
         preset = dataclasses.replace(preset, **_PATH_SCORE)
-    changes: dict[str, Any] = {"posterior_samples": options.samples}
+    samples = options.samples if trajectories == "2500" else max(options.samples // 5, 1)
+    changes: dict[str, Any] = {"posterior_samples": samples}
     if options.steps is not None:
         changes["steps"] = options.steps
     return dataclasses.replace(preset, **changes)

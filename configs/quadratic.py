@@ -152,4 +152,7 @@ class Config(Experiment):
         return two_starts.figures(arrays)
 
 
-PRESETS = {"small": Config(), "paper": Config(trajectories=2500, steps=60_000, batch_size=512)}
+PRESETS = {
+    "small": Config(),
+    "paper": Config(trajectories=2500, windows=(1, 1, 1, 2, 4, 10), steps=60_000, batch_size=1024),
+}
