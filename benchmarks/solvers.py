@@ -14,8 +14,8 @@ closed form of the bridge back to the start (``Affine.bridge_moments``).
   is the distance of the samples' moments from the scheme's own in Monte Carlo standard errors: it
   shows that sampler and noise are right beyond what the closed form can tell.
 - *Two starts*: from x = 0.15 at t = 10 both starts are possible and the score is not linear; back
-  to t = 0.5 in steps of 0.05, for order 1 of 0.005. The spread between the starts is what Monte Carlo
-  has to find, so four times as many paths.
+  to t = 0.5 in steps of 0.05, for order 1 of 0.005. The spread between the starts is what Monte
+  Carlo has to find, so four times as many paths.
 
 Errors of the mean are relative to it, those of the variance to the variance; "MC" is one Monte
 Carlo standard error.

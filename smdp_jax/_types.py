@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from jaxtyping import ArrayLike, Float, PyTree, Shaped
+from jaxtyping import ArrayLike, Float, PyTree
 
 if TYPE_CHECKING:
     Scalar = Any
 else:
     Scalar = Float[ArrayLike, ""]
-State = PyTree[Shaped[ArrayLike, "..."]]
+State = PyTree[Any]
 Args = PyTree[Any]
 
 Drift = Callable[[Any, Any, Any], Any]

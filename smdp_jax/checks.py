@@ -13,7 +13,15 @@ from jax.core import Tracer
 from smdp_jax._types import Args, State
 from smdp_jax.sde import SDE
 
-__all__ = ["check_conditions", "check_process", "check_time_grid", "concrete"]
+__all__ = [
+    "check_conditions",
+    "check_like",
+    "check_positive",
+    "check_process",
+    "check_samples",
+    "check_time_grid",
+    "concrete",
+]
 
 
 def concrete(*values: Any) -> bool:
@@ -93,15 +101,31 @@ def check_process(sde: SDE, ts: Any, x: State, args: Args) -> None:
                 )
     t = jax.ShapeDtypeStruct((), jnp.result_type(ts))
     if sde.drift is not None:
-        _check_like(x, jax.eval_shape(sde.drift, t, x, args), "drift")
+        check_like(x, jax.eval_shape(sde.drift, t, x, args), "SDE.drift")
     if sde.step is not None:
-        _check_like(x, jax.eval_shape(sde.step, t, t, x, args), "step")
+        check_like(x, jax.eval_shape(sde.step, t, t, x, args), "SDE.step")
 
 
-def _check_like(x: State, result: State, name: str) -> None:
+def check_like(x: State, result: Any, name: str) -> None:
+    """Check that a function of the state returned a tree like the state.
+
+    Parameters
+    ----------
+    x : pytree
+        The state.
+    result : pytree
+        What was returned, or its shapes.
+    name : str
+        Name of the function, for the message.
+
+    Raises
+    ------
+    ValueError
+        If the result has another tree, shape or dtype.
+    """
     want, got = jax.tree.structure(x), jax.tree.structure(result)
     if want != got:
-        raise ValueError(f"SDE.{name} must return the state's tree {want}, got {got}")
+        raise ValueError(f"{name} must return the state's tree {want}, got {got}")
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(x), jax.tree.leaves(result), strict=True
     ):
@@ -109,7 +133,7 @@ def _check_like(x: State, result: State, name: str) -> None:
         if expected != (b.shape, b.dtype):
             where = jax.tree_util.keystr(path)
             raise ValueError(
-                f"SDE.{name} must return shape {expected[0]} and dtype {expected[1]}"
+                f"{name} must return shape {expected[0]} and dtype {expected[1]}"
                 f"{f' at {where}' if where else ''}, got {b.shape} and {b.dtype}"
             )
 
@@ -141,3 +165,54 @@ def check_conditions(args: Args, args_axes: int | None, size: int, owner: str) -
                 f"args mapped over axis 0 must have {size} entries like {owner}, "
                 f"got shape {jnp.shape(leaf)}"
             )
+
+
+def check_samples(x: State, owner: str) -> int:
+    """Check that all leaves hold the same number of samples on their leading axis.
+
+    Parameters
+    ----------
+    x : pytree
+        States, leaves (samples, *state).
+    owner : str
+        Name of the argument, for the message.
+
+    Returns
+    -------
+    int
+        The number of samples.
+
+    Raises
+    ------
+    ValueError
+        If there is no leaf or no sample, if leaves disagree, or are not floating point.
+    """
+    leaves = jax.tree.leaves(x)
+    sizes = sorted({jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0 for leaf in leaves})
+    if len(sizes) != 1 or sizes[0] == 0:
+        raise ValueError(
+            f"{owner} must have one leading axis of samples, at least 1 and the same in all "
+            f"leaves, got lengths {sizes}"
+        )
+    for leaf in leaves:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise ValueError(f"{owner} must be floating point, got {jnp.result_type(leaf)}")
+    return sizes[0]
+
+
+def check_positive(**numbers: int | None) -> None:
+    """Check that counts are at least 1; None stands for a default.
+
+    Parameters
+    ----------
+    **numbers : int or None
+        By the name of the argument.
+
+    Raises
+    ------
+    ValueError
+        Naming the first that is not.
+    """
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")

@@ -17,6 +17,7 @@ from smdp_jax.sde import SDE
 from smdp_jax.terms import GridNoise, Splitting, levy_area_of, terms_of
 
 __all__ = [
+    "default_adaptive_solver",
     "default_solver",
     "evaluations_per_step",
     "flow_map_of",
@@ -112,6 +113,22 @@ def default_solver(sde: SDE) -> diffrax.AbstractSolver:
     return diffrax.Euler() if sde.step is None else Splitting()
 
 
+def default_adaptive_solver(sde: SDE) -> diffrax.AbstractSolver:
+    """Choose the adaptive solver used where the caller names none.
+
+    Parameters
+    ----------
+    sde : SDE
+        The process to solve.
+
+    Returns
+    -------
+    diffrax.AbstractSolver
+        ``diffrax.Tsit5()`` without noise, ``diffrax.SPaRK()`` with noise.
+    """
+    return diffrax.Tsit5() if sde.deterministic else diffrax.SPaRK()
+
+
 def evaluations_per_step(solver: diffrax.AbstractSolver) -> int:
     """Count the drift evaluations of one step.
 
@@ -148,8 +165,15 @@ def flow_map_of(sde: SDE, solver: diffrax.AbstractSolver | None = None) -> SDE:
     -------
     SDE
         The process whose ``step`` is that solver's; it is walked back by the same solver.
+
+    Raises
+    ------
+    ValueError
+        If a solver other than ``Splitting()`` is given for a flow map.
     """
     if sde.drift is None:
+        if solver is not None:
+            _check_solver(sde, solver)
         return sde
     stepper = diffrax.Euler() if solver is None else solver
     term = diffrax.ODETerm(sde.drift)
@@ -206,7 +230,8 @@ def integrate(
     after_step : callable, optional
         ``after_step(key, t, x)`` maps the state after every step (a corrector).
     monitor : callable, optional
-        ``monitor(t, x)`` returns a scalar, evaluated at up to 16 times along the way.
+        ``monitor(t, x)`` returns a scalar, evaluated at the start of up to
+        16 of the steps.
     rematerialise : bool
         Recompute each step in the backward pass instead of storing its intermediates.
 
@@ -252,14 +277,15 @@ def integrate(
             y = after_step(jax.random.fold_in(noise_key, steps + i), t1, y)
         if monitor is not None:
             observed = jax.lax.cond(
-                (i + 1) % stride == 0, probe, lambda t, x: jnp.zeros_like(largest), t1, y
+                i % stride == 0, probe, lambda t, x: jnp.zeros_like(largest), t0, x
             )
             largest = jnp.maximum(largest, observed)
         return (y, solver_state, largest), None
 
     body = jax.checkpoint(substep) if rematerialise else substep
     state0 = solver.init(terms_at(0), ts[0], ts[1], x0, args)
-    carry = (x0, state0, probe(ts[0], x0))
+    monitored = jax.eval_shape(probe, ts[0], x0)
+    carry = (x0, state0, jnp.zeros(monitored.shape, monitored.dtype))
     return _scan_saving(body, carry, ts.shape[0] - 1, substeps, save)
 
 
@@ -368,8 +394,7 @@ def solve_adaptive(
         raise ValueError("solve_adaptive needs a drift, got a flow map")
     if not sde.deterministic and key is None:
         raise ValueError("solve_adaptive needs a key for a process with noise, got key=None")
-    if solver is None:
-        solver = diffrax.Tsit5() if sde.deterministic else diffrax.SPaRK()
+    solver = default_adaptive_solver(sde) if solver is None else solver
     noise = None
     if key is not None:
         tree = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), x0)

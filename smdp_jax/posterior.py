@@ -11,15 +11,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax._types import Args, Scalar, ScoreFn, State
-from smdp_jax.checks import check_process, check_time_grid
+from smdp_jax.checks import check_like, check_positive, check_process, check_time_grid
 from smdp_jax.integrate import (
     Save,
+    default_adaptive_solver,
     default_solver,
     evaluations_per_step,
     integrate,
     solve_adaptive,
 )
-from smdp_jax.scores import check_score
+from smdp_jax.scores import LearnedScore, StepCorrection, check_score
 from smdp_jax.sde import SDE, reverse_sde
 
 __all__ = ["Langevin", "Path", "Posterior", "SolveInfo", "probability_flow", "sample_posterior"]
@@ -37,7 +38,7 @@ class SolveInfo:
     finite : bool array
         Whether each path ended finite.
     max_score : array
-        Largest absolute entry of the score, looked at up to 16 times along each path.
+        Largest absolute entry of the score, looked at where up to 16 of the steps start.
     """
 
     evaluations: Any
@@ -189,8 +190,7 @@ def sample_posterior(
         For a grid, process, solver or score that does not fit (see the message).
     """
     batch = _check(sde, score, x_end, ts, args, batch_axes, noise_level, "sample_posterior")
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    check_positive(num_samples=num_samples, substeps=substeps, chunk_size=chunk_size)
     solve = _Solve(
         sde, ts, solver, substeps, noise_level, denoise_last, corrector, controller, save
     )
@@ -243,6 +243,7 @@ def probability_flow(
         For a grid, process, solver or score that does not fit (see the message).
     """
     _check(sde, score, x_end, ts, args, 0, 0.0, "probability_flow")
+    check_positive(substeps=substeps)
     solve = _Solve(sde, ts, solver, substeps, 0.0, False, None, controller, "all")
     xs, info = _flow(solve, score, x_end, args)
     return Path(ts, xs, info)
@@ -267,7 +268,13 @@ def _check(
         )
     batch = next(iter(shapes)) if batch_axes else ()
     one, own = jax.tree.map(lambda x: jnp.asarray(x)[(0,) * batch_axes], (x_end, args))
+    for leaf in jax.tree.leaves(one):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(f"x_end must be floating point, got {leaf.dtype}")
     check_process(sde, ts, one, own)
+    if not isinstance(score, (LearnedScore, StepCorrection)):
+        t = jax.ShapeDtypeStruct((), jnp.result_type(ts))
+        check_like(one, jax.eval_shape(score, t, one, own), "score")
     check_score(score, sde, ts, noise_level, use)
     return batch
 
@@ -328,7 +335,7 @@ class _Solve(eqx.Module):
         if self.corrector is not None or self.denoise_last or self.substeps != 1:
             raise ValueError("corrector, denoise_last and substeps need fixed steps")
         assert self.controller is not None
-        solver = self.solver
+        solver = default_adaptive_solver(process) if self.solver is None else self.solver
         xs, steps = solve_adaptive(
             process,
             x_end,
@@ -341,11 +348,11 @@ class _Solve(eqx.Module):
         xs = jax.tree.map(lambda x: x[::-1], xs)
         sizes = jax.vmap(lambda t, x: _largest(score(t, x, args)))(self.ts, xs)
         largest = jnp.max(sizes[1:])
-        per_step = evaluations_per_step(solver or diffrax.Tsit5())
+        per_step = evaluations_per_step(solver)
         if self.save == "last":
             xs = jax.tree.map(lambda x: x[0], xs)
         elif self.save != "all":
-            chosen = jnp.array(self.save)
+            chosen = jnp.array(sorted(range(self.ts.shape[0])[i] for i in self.save))
             xs = jax.tree.map(lambda x: x[chosen], xs)
         return xs, _info(xs, steps * per_step, largest)
 

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax._types import Args, State
-from smdp_jax.checks import check_conditions, check_process, check_time_grid
+from smdp_jax.checks import (
+    check_conditions,
+    check_positive,
+    check_process,
+    check_samples,
+    check_time_grid,
+)
 from smdp_jax.integrate import flow_map_of, integrate
 from smdp_jax.path_targets import ScoreTargetSplitting, least_variance_ramp
 from smdp_jax.ramps import Ramp
@@ -74,12 +80,17 @@ def simulate(
         simulated state is not finite, naming the sample and the time.
     """
     check_time_grid(ts, sde)
-    samples = jax.tree.leaves(x0)[0].shape[0]
+    samples = check_samples(x0, "x0")
+    check_positive(substeps=substeps, chunk_size=chunk_size)
     check_conditions(args, args_axes, samples, "x0")
     first = jax.tree.map(lambda x: x[0], (x0, args if args_axes == 0 else None))
     check_process(sde, ts, first[0], first[1] if args_axes == 0 else args)
-    if substeps < 1:
-        raise ValueError(f"substeps must be at least 1, got {substeps}")
+    is_drift, targets = sde.drift is not None, score_targets is not False
+    if is_drift and targets and isinstance(solver, (Splitting, diffrax.AbstractSRK)):
+        raise ValueError(
+            "with score_targets, solver is the ODE solver of the physics step, such as Euler() or "
+            f"Heun(), got {type(solver).__name__}"
+        )
     path_key, pilot_key = jax.random.split(key)
     ramp = None if isinstance(score_targets, bool) else score_targets
     if score_targets is True:

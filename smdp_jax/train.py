@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from tqdm import tqdm
 
 from smdp_jax.checkpoint import RunDirectory
-from smdp_jax.checks import check_process, check_time_grid
+from smdp_jax.checks import check_positive, check_process, check_time_grid
 from smdp_jax.diagnostics import step_miss
 from smdp_jax.objectives import Objective
 from smdp_jax.scores import LearnedScore, Preconditioner, StepCorrection
@@ -280,9 +280,7 @@ def _check(
 ) -> None:
     check_time_grid(data.ts, sde)
     check_process(sde, data.ts, data.at(0, -1), data.args_of(0))
-    for name, value in (("steps", steps), ("batch_size", batch_size), ("epoch_steps", epoch_steps)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    check_positive(steps=steps, batch_size=batch_size, epoch_steps=epoch_steps)
     if not 0 <= ema < 1:
         raise ValueError(f"ema must be in [0, 1), got {ema}")
 

@@ -1,4 +1,4 @@
-"""Training: it learns a known score, compiles once per window, and says what it learned."""
+"""Training: averages, history, one compilation per window, and the kind of what was learned."""
 
 import math
 import re
@@ -12,7 +12,6 @@ import pytest
 
 import smdp_jax as smdp
 from smdp_jax import train
-from smdp_jax.physics import Affine
 
 KEY = jax.random.key(31)
 RATE = 0.7
@@ -67,54 +66,7 @@ def uninterrupted():
     return fit()
 
 
-# Learning ---------------------------------------------------------------------------------------
-
-
-def test_windows_learn_the_score_of_a_gaussian():
-    """-x / C(t), by a network that can represent it up to the curvature of 1 / C: within 15 %."""
-    paths = smdp.simulate(SDE, jax.random.normal(K_START, (4000, 1)), TS, key=K_PATH)
-    result = fit(
-        smdp.MultiStep((1, 4)),
-        optax.adam(0.01),
-        data=paths,
-        steps=600,
-        batch_size=512,
-        epoch_steps=300,
-        ema=0.99,
-    )
-    for t in (0.2, 0.5, 1.0):
-        decay = math.exp(-2 * RATE * t)
-        exact = -1 / (decay + 0.25 * (1 - decay) / (2 * RATE))
-        x = jnp.array([0.8])
-        np.testing.assert_allclose(result.score(jnp.array(t), x, None), exact * x, rtol=0.15)
-
-
-def test_path_targets_teach_the_affine_score():
-    """MLP on 1000 paths: p_t-weighted relative error below 15 % at t = 1, 2, 5 and 10."""
-    affine = Affine()
-    ts = smdp.log_grid(0.0, 10.0, 40)
-    paths = smdp.simulate(
-        affine.sde(), affine.prior(K_START, 1000), ts, key=K_PATH, substeps=8, score_targets=True
-    )
-    result = smdp.fit(
-        affine.sde(),
-        smdp.models.MLP(),
-        paths,
-        smdp.PathScore(),
-        optax.adam(optax.cosine_decay_schedule(1e-2, 3000)),
-        steps=3000,
-        batch_size=128,
-        key=KEY,
-        ema=0.99,
-        progress=False,
-    )
-    for t in (1.0, 2.0, 5.0, 10.0):
-        mean, sd = math.exp(-0.5 * t), math.sqrt(affine.transition_variance(t))
-        z = jax.random.normal(KEY, (2000, 1)) * sd
-        x = jnp.where(jnp.arange(2000)[:, None] % 2 == 0, mean, -mean) + z
-        exact = jax.vmap(lambda x, t=t: affine.score(t, x))(x)
-        miss = jax.vmap(lambda x, t=t: result.score(jnp.array(t), x, None))(x) - exact
-        assert jnp.sqrt(jnp.mean(miss**2) / jnp.mean(exact**2)) < 0.15, t
+# Parameters, history, compilation ----------------------------------------------------------------
 
 
 def counting(rate=1.0):

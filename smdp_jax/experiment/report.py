@@ -174,7 +174,7 @@ def _value(row: dict[str, Any]) -> dict[str, Any]:
 def _training_figures(run: Run) -> dict[str, ReportFigure]:
     history = {"step": run.history["step"], "loss": run.history["loss"]}
     if run.dataset.validation is not None:
-        history["val_loss"] = run.history["validation_loss"]
+        history["validation_loss"] = run.history["validation_loss"]
     if run.history["window"].any():
         history["window"] = run.history["window"]
     plots = evaluate.plots

@@ -91,31 +91,37 @@ def test_that_minimiser_is_the_score_for_short_steps():
     assert 1.9 < errors[0] / errors[1] < 2.1
 
 
-def stationary_multiple(form, dt, without_penalty=False):
-    """Multiple a of the exact score at which the expected 1-step loss is least."""
-    ts, xs = 0.4 + dt * jnp.arange(2.0), windows_of(dt, 1)
-    v = jnp.asarray(chain_variance(dt, 1))
+def stationary_multiples(form, without_penalty=False):
+    """Multiples a of the exact score at which the expected 1-step loss is least, dt = .02, .01."""
 
-    def loss(a):
-        total = expected_loss(smdp.OneStep(form=form), ts, xs)(-a / v)
-        if without_penalty:  # E g^2 dt |s|^2 / 4
-            total -= NOISE**2 * dt * a**2 / (4 * v[1])
-        return total
+    @jax.jit
+    def stationary(dt, xs, v):
+        def loss(a):
+            ts = 0.4 + dt * jnp.arange(2.0)
+            total = expected_loss(smdp.OneStep(form=form), ts, xs)(-a / v)
+            if without_penalty:  # E g^2 dt |s|^2 / 4
+                total -= NOISE**2 * dt * a**2 / (4 * v[1])
+            return total
 
-    slope, curvature = (jax.jit(f)(1.0) for f in (jax.grad(loss), jax.grad(jax.grad(loss))))
-    return float(1 - slope / curvature)  # the loss is quadratic in a
+        slope = jax.grad(loss)
+        return 1 - slope(1.0) / (slope(1.0) - slope(0.0))  # the loss is quadratic in a
+
+    return [
+        float(stationary(dt, windows_of(dt, 1), jnp.asarray(chain_variance(dt, 1))))
+        for dt in (0.02, 0.01)
+    ]
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_all_forms_learn_the_score_once(form, x64):
-    errors = [abs(stationary_multiple(form, dt) - 1) for dt in (0.02, 0.01)]
+    errors = [abs(a - 1) for a in stationary_multiples(form)]
     assert errors[0] < 0.05
     assert 1.7 < errors[0] / errors[1] < 2.5
 
 
 def test_half_weight_without_its_penalty_learns_twice_the_score(x64):
     """c = 1/2 backward-only; what the penalty (or the forward windows) is there for."""
-    errors = [abs(stationary_multiple("penalised", dt, True) - 2) for dt in (0.02, 0.01)]
+    errors = [abs(a - 2) for a in stationary_multiples("penalised", without_penalty=True)]
     assert errors[0] < 0.1
     assert 1.8 < errors[0] / errors[1] < 2.2
 
@@ -235,41 +241,29 @@ def test_loss_and_gradient_of_one_window_by_hand(sde, form, cut):
     np.testing.assert_allclose(gradient, slope, rtol=2e-4)
 
 
+def evaluate(objective, piece=PIECE, seed=0, sde=TREE):
+    """Loss of one window and its gradient, jitted."""
+
+    def loss(theta, key):
+        return objective.loss(score_of(theta), sde, piece, None, key)
+
+    return jax.jit(jax.value_and_grad(loss))(jnp.array(0.6), jax.random.key(seed))
+
+
 def test_cut_changes_the_gradient_and_not_the_loss():
-    theta, key = jnp.array(0.6), jax.random.key(0)
-    whole, cut = (
-        jax.value_and_grad(
-            lambda p, m=m: smdp.MultiStep((4,), gradient_cut=m).loss(
-                score_of(p), TREE, PIECE, None, key
-            )
-        )(theta)
-        for m in (None, 1)
-    )
+    whole, cut = (evaluate(smdp.MultiStep((4,), gradient_cut=m)) for m in (None, 1))
     np.testing.assert_allclose(whole[0], cut[0], rtol=1e-5)
     assert abs(whole[1] / cut[1] - 1) > 0.05
 
 
 def test_cut_of_a_shorter_window_is_no_cut():
-    objective = smdp.MultiStep((2, 8), gradient_cut=4)
-    piece = piece_of(0, 2)
-    values = [
-        o.loss(score_of(0.6), TREE, piece, None, jax.random.key(0))
-        for o in (objective, smdp.MultiStep((2,)))
-    ]
-    np.testing.assert_allclose(*values, rtol=1e-6)
+    objectives = (smdp.MultiStep((2, 8), gradient_cut=4), smdp.MultiStep((2,)))
+    results = [evaluate(objective, piece_of(0, 2)) for objective in objectives]
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-6)
 
 
 def test_rematerialise_changes_neither_loss_nor_gradient():
-    results = []
-    for rematerialise in (True, False):
-        objective = smdp.MultiStep((4,), rematerialise=rematerialise)
-        results.append(
-            jax.jit(
-                jax.value_and_grad(
-                    lambda p, o=objective: o.loss(score_of(p), TREE, PIECE, None, jax.random.key(0))
-                )
-            )(jnp.array(0.6))
-        )
+    results = [evaluate(smdp.MultiStep((4,), rematerialise=r)) for r in (True, False)]
     np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
 
 
@@ -320,9 +314,12 @@ def test_training_noise_is_that_of_the_step(diffusion):
 
 def test_training_noise_follows_the_key():
     objective = smdp.MultiStep((4,), training_noise=0.5)
-    first, again, other = (
-        objective.loss(score_of(0.6), TREE, PIECE, None, jax.random.key(i)) for i in (0, 0, 1)
-    )
+
+    @jax.jit
+    def loss(key):
+        return objective.loss(score_of(0.6), TREE, PIECE, None, key)
+
+    first, again, other = (loss(jax.random.key(i)) for i in (0, 0, 1))
     assert first == again
     assert first != other
 
@@ -343,12 +340,8 @@ def test_kind_and_noise_level(form):
 
 def test_one_step_is_a_window_of_one():
     assert smdp.OneStep().windows == (1,)
-    piece = piece_of(2, 1)
-    values = [
-        o.loss(score_of(0.6), TREE, piece, None, jax.random.key(0))
-        for o in (smdp.OneStep(), smdp.MultiStep((1,)))
-    ]
-    assert values[0] == values[1]
+    results = [evaluate(o, piece_of(2, 1)) for o in (smdp.OneStep(), smdp.MultiStep((1,)))]
+    np.testing.assert_array_equal(results[0], results[1])
     with pytest.raises(TypeError):
         smdp.OneStep(windows=(2,))
 
