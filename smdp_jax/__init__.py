@@ -7,6 +7,7 @@ arXiv 2301.10250).
 
 from smdp_jax import models
 from smdp_jax.diagnostics import step_miss
+from smdp_jax.experiment import load
 from smdp_jax.integrate import flow_map_of, integrate, linear_grid, log_grid, solve_adaptive
 from smdp_jax.objectives import MultiStep, OneStep, PathScore
 from smdp_jax.path_targets import least_variance_ramp
@@ -53,6 +54,7 @@ __all__ = [
     "integrated_backward",
     "least_variance_ramp",
     "linear_grid",
+    "load",
     "log_grid",
     "models",
     "negated",

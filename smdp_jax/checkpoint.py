@@ -56,7 +56,10 @@ class RunDirectory:
         file = self.path / "training.json"
         identity = json.loads(json.dumps(identity))
         if file.exists():
-            found = json.loads(file.read_text(encoding="utf-8"))
+            try:
+                found = json.loads(file.read_text(encoding="utf-8"))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{file} is damaged ({error}); remove {self.path}") from error
             for name in sorted(found.keys() | identity.keys()):
                 if found.get(name) != identity.get(name):
                     raise ValueError(

@@ -25,7 +25,18 @@ __all__ = [
 
 
 def concrete(*values: Any) -> bool:
-    """Tell whether all leaves hold numbers that can be looked at."""
+    """Tell whether all leaves hold numbers that can be looked at.
+
+    Parameters
+    ----------
+    *values : pytree
+        Arrays, numbers, or tracers.
+
+    Returns
+    -------
+    bool
+        False if any leaf is a tracer.
+    """
     return not any(isinstance(v, Tracer) for v in jax.tree.leaves(values))
 
 

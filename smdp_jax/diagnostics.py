@@ -58,7 +58,7 @@ def step_miss(
     back = replace(reverse_sde(sde, score, noise_level=noise_level), diffusion=None)
     if samples is None:
         entries = sum(leaf.size for leaf in jax.tree.leaves(data.at(0, 0)))
-        samples = max(8, min(256, 4096 // max(entries, 1)))
+        samples = max(8, min(256, 4096 // max(entries, 1), data.num_samples))
     chosen = jax.random.randint(key, (samples,), 0, data.num_samples)
 
     def miss(sample: Array, start: Array) -> Array:

@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optimistix as optx
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from smdp_jax._types import Args, Scalar, State
@@ -230,8 +232,8 @@ def integrate(
     after_step : callable, optional
         ``after_step(key, t, x)`` maps the state after every step (a corrector).
     monitor : callable, optional
-        ``monitor(t, x)`` returns a scalar, evaluated at the start of up to
-        16 of the steps.
+        ``monitor(t, x)`` returns a scalar, evaluated at the start of one
+        step in 32 or more, and of the last.
     rematerialise : bool
         Recompute each step in the backward pass instead of storing its intermediates.
 
@@ -251,10 +253,12 @@ def integrate(
         raise ValueError("integrate needs a key for a process with noise, got key=None")
     solver = default_solver(sde) if solver is None else solver
     _check_solver(sde, solver)
+    solver = _with_root_finder(solver)
     noise_key = jax.random.key(0) if key is None else key
     levy = levy_area_of(solver)
     steps = (ts.shape[0] - 1) * substeps
-    stride = max(1, -(-steps // 16))
+    # One look in 32 steps costs little; the last step, nearest to a sharp prior, is always one.
+    stride = max(32, -(-steps // 16))
     probe = (lambda t, x: jnp.zeros(())) if monitor is None else monitor
 
     def terms_at(i: Any) -> diffrax.AbstractTerm:
@@ -276,9 +280,8 @@ def integrate(
         if after_step is not None:
             y = after_step(jax.random.fold_in(noise_key, steps + i), t1, y)
         if monitor is not None:
-            observed = jax.lax.cond(
-                i % stride == 0, probe, lambda t, x: jnp.zeros_like(largest), t0, x
-            )
+            chosen = (i % stride == 0) | (i == steps - 1)
+            observed = jax.lax.cond(chosen, probe, lambda t, x: jnp.zeros_like(largest), t0, x)
             largest = jnp.maximum(largest, observed)
         return (y, solver_state, largest), None
 
@@ -343,6 +346,14 @@ def _check_solver(sde: SDE, solver: diffrax.AbstractSolver) -> None:
         raise ValueError("HalfSolver estimates errors for adaptive steps: see solve_adaptive")
     if isinstance(solver, diffrax.AbstractSRK) and sde.deterministic:
         raise ValueError(f"{name} needs noise, got an ODE: use an ODE solver such as Heun()")
+
+
+def _with_root_finder(solver: diffrax.AbstractSolver) -> diffrax.AbstractSolver:
+    """Give an implicit solver tolerances, where it expects those of a step size controller."""
+    finder = getattr(solver, "root_finder", None)
+    if finder is None or isinstance(getattr(finder, "rtol", 0.0), (int, float)):
+        return solver
+    return eqx.tree_at(lambda s: s.root_finder, solver, optx.Newton(rtol=1e-6, atol=1e-6))
 
 
 def solve_adaptive(
@@ -411,7 +422,8 @@ def solve_adaptive(
         x0,
         args,
         saveat=diffrax.SaveAt(ts=ts),
-        stepsize_controller=controller,
+        # States between steps would be interpolated, without the noise in between.
+        stepsize_controller=diffrax.ClipStepSizeController(controller, step_ts=ts),
         max_steps=max_steps,
         throw=False,
     )

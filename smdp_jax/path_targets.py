@@ -41,7 +41,15 @@ def _kick(terms: Any, t0: Any, t1: Any, x: State, args: Args) -> tuple[State, St
 
 
 class ScoreTargetSplitting(Splitting):
-    """``Splitting`` on the pair (state, M), accumulating the score target of the path."""
+    """``Splitting`` on the pair (state, M), accumulating the score target of the path.
+
+    Parameters
+    ----------
+    rho : callable
+        The ramp.
+    start : scalar
+        Time at which the path starts.
+    """
 
     rho: Ramp
     start: Scalar
@@ -55,6 +63,10 @@ class ScoreTargetSplitting(Splitting):
         past = self.rho(t0 - self.start, t1 - self.start, jax.tree.map(jnp.subtract, m, pulled))
         m1 = jax.tree.map(jnp.add, q, past)
         return (x1, m1), None, {}, None, diffrax.RESULTS.successful
+
+
+def _scaled_difference(ratio: Array, m: Array, pulled: Array) -> Array:
+    return jnp.broadcast_to(ratio, m.shape).astype(m.dtype) * (m - pulled)
 
 
 class _PilotSplitting(Splitting):
@@ -87,7 +99,7 @@ class _PilotSplitting(Splitting):
             return jnp.where(t0 > self.start, ratio, 0.0)
 
         rho = jax.tree.map(best, m_hat, q_hat, pulled_hat)
-        past = jax.tree.map(lambda r, m, p: r * (m - p), rho, m_hat, pulled_hat)
+        past = jax.tree.map(_scaled_difference, rho, m_hat, pulled_hat)
         m1 = jax.tree.map(jnp.add, q, jax.vmap(self.backward)(past))
         log_phi1 = jax.tree.map(
             lambda f, r: jnp.where(t0 > self.start, f - jnp.log(jnp.maximum(r, 1e-6)), f),

@@ -38,7 +38,8 @@ class SolveInfo:
     finite : bool array
         Whether each path ended finite.
     max_score : array
-        Largest absolute entry of the score, looked at where up to 16 of the steps start.
+        Largest absolute entry of the score, looked at where the last and one
+        in 32 or more of the other steps start.
     """
 
     evaluations: Any
@@ -191,6 +192,11 @@ def sample_posterior(
     """
     batch = _check(sde, score, x_end, ts, args, batch_axes, noise_level, "sample_posterior")
     check_positive(num_samples=num_samples, substeps=substeps, chunk_size=chunk_size)
+    if isinstance(score, StepCorrection) and (substeps != 1 or corrector is not None):
+        raise ValueError(
+            "substeps and corrector need a score, got a StepCorrection: it is right for its own "
+            "whole steps only. PathScore() learns a score"
+        )
     solve = _Solve(
         sde, ts, solver, substeps, noise_level, denoise_last, corrector, controller, save
     )

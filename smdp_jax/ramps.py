@@ -83,7 +83,7 @@ class SinhRamp(eqx.Module):
             safe = jnp.maximum(rate, 1e-3 / t1)
             exact = jnp.expm1(-2 * safe * t0) / jnp.expm1(-2 * safe * t1)
             ratio = jnp.where(rate * t1 > 1e-3, jnp.exp(-safe * (t1 - t0)) * exact, t0 / t1)
-            return ratio.astype(jnp.finfo(y.dtype).dtype) * y
+            return ratio.astype(y.dtype) * y
 
         return _in_transform(self.transform, lambda y: jax.tree.map(scale, self.rate, y), m)
 
@@ -119,7 +119,7 @@ class TableRamp(eqx.Module):
 
         def scale(table: Any, y: Any) -> Any:
             ratio = jnp.exp(log_phi_at(table, t0) - log_phi_at(table, t1))
-            return jnp.where(t0 > 0, ratio, 0.0) * y
+            return jnp.where(t0 > 0, ratio, 0.0).astype(y.dtype) * y
 
         return _in_transform(self.transform, lambda y: jax.tree.map(scale, self.log_phi, y), m)
 

@@ -26,11 +26,12 @@ __all__ = ["LearnedScore", "Preconditioner", "StepCorrection", "check_score"]
 class Preconditioner:
     """Score of a Gaussian with the data's mean and variance, plus a scaled network.
 
-    ``s(t, x) = -(x - m) / C + N(t, (x - m) / sqrt(C)) / sigma`` with mean m(t) and variance C(t)
-    of the data (one number per leaf of the state) and ``sigma^2 = int_0^t g^2``. The network sees
-    inputs of order 1 at all times, its output need not span the decades of the score, and far
-    outside the data the score still grows linearly (Karras et al. 2022, section 5, do this for
-    white noise on images).
+    ``s(t, x) = -(x - m) / C + N(t, (x - m) / c) / sigma`` with mean m(t) and variance C(t) of the
+    data (one number per leaf of the state), ``sigma^2 = int_0^t g^2``, and c^2 the mean of C over
+    the nodes. The network's output need not span the decades of the score, and far outside the
+    data the score still grows linearly (Karras et al. 2022, section 5, do this for white noise on
+    images). c does not depend on time: dividing by sqrt(C(t)) lets the network resolve, and so
+    fit, the noise of late times.
 
     Parameters
     ----------

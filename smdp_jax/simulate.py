@@ -94,13 +94,14 @@ def simulate(
     path_key, pilot_key = jax.random.split(key)
     ramp = None if isinstance(score_targets, bool) else score_targets
     if score_targets is True:
-        size = min(samples, _PILOT_PATHS)
+        # Evenly spaced: initial states may be sorted.
+        pilot = jnp.linspace(0, samples - 1, min(samples, _PILOT_PATHS)).astype(int)
         ramp = least_variance_ramp(
             sde,
-            jax.tree.map(lambda x: x[:size], x0),
+            jax.tree.map(lambda x: jnp.asarray(x)[pilot], x0),
             ts,
             key=pilot_key,
-            args=jax.tree.map(lambda a: a[:size], args) if args_axes == 0 else args,
+            args=jax.tree.map(lambda a: jnp.asarray(a)[pilot], args) if args_axes == 0 else args,
             args_axes=args_axes,
             solver=solver,
             substeps=substeps,

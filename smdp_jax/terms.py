@@ -22,6 +22,19 @@ class GridNoise(diffrax.AbstractBrownianPath):
     visits each interval once, so a fresh draw per step has the same law. The space-time and
     space-time-time Lévy areas H ~ N(0, dt/12) and K ~ N(0, dt/720) are independent of W
     (Foster, dos Reis, Strange 2023).
+
+    Parameters
+    ----------
+    shape : pytree of jax.ShapeDtypeStruct
+        Shapes and dtypes of the state.
+    key : PRNG key
+        Of this step alone.
+    amplitude : scalar or None
+        Factor on all draws; None is 1.
+    levy_area : type
+        The diffrax increment to return.
+    t0, t1 : float
+        Interval on which the path exists: all times.
     """
 
     shape: PyTree[jax.ShapeDtypeStruct] = eqx.field(static=True)
@@ -33,7 +46,24 @@ class GridNoise(diffrax.AbstractBrownianPath):
 
     @classmethod
     def like(cls, x: Any, key: PRNGKeyArray, levy_area: type, amplitude: Any = None) -> "GridNoise":
-        """Build the noise of one step for states like ``x``, scaled by ``amplitude``."""
+        """Build the noise of one step.
+
+        Parameters
+        ----------
+        x : pytree
+            A state, for its shapes.
+        key : PRNG key
+            Of this step alone.
+        levy_area : type
+            The diffrax increment to return.
+        amplitude : scalar or None
+            Factor on all draws; None is 1.
+
+        Returns
+        -------
+        GridNoise
+            The noise.
+        """
         shape = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), x)
         return cls(shape, key, amplitude, levy_area)
 
@@ -90,7 +120,15 @@ def levy_area_of(solver: diffrax.AbstractSolver) -> type:
 
 
 class AdditiveNoise(diffrax.AbstractTerm):
-    """The term ``g(t) dW`` with one scalar g per leaf of the state."""
+    """The term ``g(t) dW`` with one scalar g per leaf of the state.
+
+    Parameters
+    ----------
+    amplitude : callable
+        ``g(t, x)``, a tree of scalars like ``x``.
+    control : diffrax.AbstractPath
+        The Brownian path.
+    """
 
     amplitude: Callable = eqx.field(static=True)
     control: diffrax.AbstractPath
@@ -109,7 +147,13 @@ class AdditiveNoise(diffrax.AbstractTerm):
 
 
 class FlowMapTerm(diffrax.AbstractTerm):
-    """The physics of a discrete simulator, which has no vector field to offer, only a step."""
+    """The physics of a discrete simulator, which has no vector field to offer, only a step.
+
+    Parameters
+    ----------
+    step : callable
+        ``step(t0, t1, x, args)``.
+    """
 
     step: Callable = eqx.field(static=True)
 

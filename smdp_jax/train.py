@@ -1,5 +1,7 @@
 """Learn a score from trajectories: ``fit``."""
 
+import hashlib
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from tqdm import tqdm
 
 from smdp_jax.checkpoint import RunDirectory
-from smdp_jax.checks import check_positive, check_process, check_time_grid
+from smdp_jax.checks import check_like, check_positive, check_process, check_time_grid
 from smdp_jax.diagnostics import step_miss
 from smdp_jax.objectives import Objective
 from smdp_jax.scores import LearnedScore, Preconditioner, StepCorrection
@@ -223,7 +225,7 @@ def fit(
     constants = objective.prepare(sde, data)
     init_key, batch_key, miss_key, val_key = jax.random.split(key, 4)
     t, x, args = data.ts[-1], data.at(0, -1), data.args_of(0)
-    variables = model.init(init_key, t, x, args) if initial is None else initial.variables
+    variables = initial.variables if initial else jax.jit(model.init)(init_key, t, x, args)
     others = {name: value for name, value in variables.items() if name != "params"}
     preconditioner = None
     if initial is not None:
@@ -231,6 +233,7 @@ def fit(
     elif precondition:
         preconditioner = Preconditioner.of(sde, data)
     problem = _Problem(sde, model, objective, optimizer, batch_size, ema, others, preconditioner)
+    check_like(x, jax.eval_shape(model.apply, variables, t, x, args), "the network")
     params = variables.get("params", {})
     state = _State(params, params, optimizer.init(params), jnp.zeros((), jnp.int32))
     held_out = None
@@ -287,17 +290,24 @@ def _check(
 
 def _identity(problem: _Problem, data: Trajectories, steps: int, key: PRNGKeyArray) -> dict:
     """Describe a run by values that survive a restart of the process."""
-    sums = [float(jnp.abs(leaf.astype(float)).sum()) for leaf in jax.tree.leaves(data.xs)]
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(data):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+
+    def describe(part: Any) -> str:
+        # Functions print their address, which is another one after a restart.
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(part))
+
     return {
-        "model": repr(problem.model),
+        "model": describe(problem.model),
         "precondition": problem.preconditioner is not None,
-        "objective": repr(problem.objective),
+        "objective": describe(problem.objective),
         "steps": steps,
         "batch_size": problem.batch_size,
         "ema": problem.ema,
         "samples": data.num_samples,
         "times": data.num_times,
-        "data": sums,
+        "data": digest.hexdigest(),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
     }
 
@@ -367,20 +377,20 @@ def _run(
                     stop = min(last, first + ((done - first) // epoch_steps + 1) * epoch_steps)
                     new, loss, validation = epoch(state, data, constants, key, jnp.asarray(stop))
                     loss, validation = float(loss), float(validation)
-                    if not np.isfinite(loss):
+                    if not (np.isfinite(loss) and _all_finite(new.params)):
                         raise TrainingDiverged(_divergence_message(loss, done, stop, size, store))
-                    state = new
+                    start, state, done = done, new, stop
                     record = {"step": stop, "window": size, "loss": loss}
                     record["validation_loss"] = validation if np.isfinite(validation) else None
                     records.append(record)
-                    bar.update(stop - done)
-                    bar.set_postfix(window=size, loss=f"{loss:.4g}")
-                    done = stop
                     if store is not None:
                         store.append_metrics(record)
-                        if done == steps or time.monotonic() - saved_at >= checkpoint_seconds:
-                            store.save(done, state)
-                            saved_at = time.monotonic()
+                    bar.update(stop - start)
+                    bar.set_postfix(window=size, loss=f"{loss:.4g}")
+                    due = done == steps or time.monotonic() - saved_at >= checkpoint_seconds
+                    if store is not None and due:
+                        store.save(done, state)
+                        saved_at = time.monotonic()
         except (KeyboardInterrupt, TrainingDiverged):
             if store is not None and done > 0:
                 store.save(done, state)
@@ -388,12 +398,17 @@ def _run(
     return state, records
 
 
+def _all_finite(tree: Any) -> bool:
+    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
+
+
 def _divergence_message(
     loss: float, done: int, stop: int, size: int, store: RunDirectory | None
 ) -> str:
-    kept = f"; the last good state is kept in {store.path}" if store is not None else ""
+    kept = f"; the last good state is kept in {store.path}" if store and done > 0 else ""
+    what = f"the loss became {loss}" if not np.isfinite(loss) else "a parameter became NaN"
     return (
-        f"the loss became {loss} between updates {done} and {stop} (window {size}){kept}. Try a "
+        f"{what} between updates {done} and {stop} (window {size}){kept}. Try a "
         "smaller learning rate, optax.clip_by_global_norm, shorter windows first, or smaller steps"
     )
 

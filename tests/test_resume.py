@@ -193,7 +193,7 @@ def test_same_call_with_functions_inside_goes_on(tmp_path):
     alive = []
 
     def run():
-        objective = smdp.PathScore(transform=lambda x: jnp.fft.rfft(x))  # noqa: PLW0108
+        objective = smdp.PathScore(transform=lambda x: jnp.fft.rfft(x, norm="ortho"))
         model = smdp.models.MLP((4,), conditions=lambda args: None)
         alive.append((objective, model))
         return fit(objective, model=model, data=data, directory=tmp_path)

@@ -7,6 +7,7 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from smdp_jax.evaluate._files import save_figures
 from smdp_jax.evaluate.calibration import (
     UniformityTest,
     expected_coverage,
@@ -23,7 +24,6 @@ from smdp_jax.evaluate.ensembles import (
     spread_skill,
 )
 from smdp_jax.evaluate.environment import describe_environment
-from smdp_jax.evaluate.files import save_figures
 from smdp_jax.evaluate.metrics import (
     HitShares,
     hit_shares,

@@ -125,12 +125,18 @@ def tarp_ranks(
 
 
 class UniformityTest(NamedTuple):
-    """Chi-squared test that ranks are uniform."""
+    """Chi-squared test that ranks are uniform.
+
+    Parameters
+    ----------
+    statistic : array
+        Sum over bins of (count - expected)^2 / expected.
+    p_value : array
+        Chance of a statistic at least as large if the ranks are uniform.
+    """
 
     statistic: Float[Array, "*entries"]
-    """Sum over bins of (count - expected)^2 / expected."""
     p_value: Float[Array, "*entries"]
-    """Chance of a statistic at least as large if the ranks are uniform."""
 
 
 def uniformity_test(

@@ -149,14 +149,21 @@ def energy_score(
 
 
 class SpreadSkill(NamedTuple):
-    """Spread of ensembles against the error of their means, over many cases."""
+    """Spread of ensembles against the error of their means, over many cases.
+
+    Parameters
+    ----------
+    spread : array
+        Root of the mean ensemble variance (unbiased), in units of the state.
+    skill : array
+        Root mean squared error of the ensemble mean, in units of the state.
+    ratio : array
+        spread / skill, corrected for the number of members: 1 if calibrated, below if too sure.
+    """
 
     spread: Float[Array, ""]
-    """Root of the mean ensemble variance (unbiased), in units of the state."""
     skill: Float[Array, ""]
-    """Root mean squared error of the ensemble mean, in units of the state."""
     ratio: Float[Array, ""]
-    """spread / skill, corrected for the number of members: 1 if calibrated, below if too sure."""
 
 
 def spread_skill(

@@ -17,12 +17,16 @@ from smdp_jax.evaluate.arrays import AnyArray, require_same_shape
 
 
 class HitShares(NamedTuple):
-    """Shares of the backward paths that end within the tolerance of each starting point."""
+    """Shares of the backward paths that end within the tolerance of each starting point.
+
+    Parameters
+    ----------
+    plus, minus : array
+        Share with |x0 - 1| < tolerance, and with |x0 + 1| < tolerance, in [0, 1].
+    """
 
     plus: Float[Array, ""]
-    """Share with |x0 - 1| < tolerance, in [0, 1]."""
     minus: Float[Array, ""]
-    """Share with |x0 + 1| < tolerance, in [0, 1]."""
 
 
 def hit_shares(x0: Float[AnyArray, "*_paths"], tolerance: float = 0.1) -> HitShares:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smdp_jax.evaluate import html_parts as parts
-from smdp_jax.evaluate.files import SavesFigure, figure_png, write_atomically
+from smdp_jax.evaluate import _html_parts as parts
+from smdp_jax.evaluate._files import SavesFigure, figure_png, write_atomically
 
 
 @dataclass(frozen=True)

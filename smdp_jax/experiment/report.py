@@ -8,7 +8,7 @@ from typing import Any
 
 from smdp_jax import evaluate
 from smdp_jax.evaluate import Metric, ReportFigure, Section, write_report
-from smdp_jax.evaluate.files import figure_png, write_atomically
+from smdp_jax.evaluate._files import figure_png, write_atomically
 from smdp_jax.experiment.config_file import as_json
 from smdp_jax.experiment.definition import Run
 from smdp_jax.experiment.errors import ExperimentError

@@ -19,39 +19,78 @@ Kind = Literal["score", "correction"]
 
 @runtime_checkable
 class Objective(Protocol):
-    """A loss that training minimises over random windows of stored paths.
-
-    Attributes
-    ----------
-    windows : tuple of int
-        Steps per window, in the order of training; 0 is a single state.
-    first_time : int
-        Least time index at which a window may start.
-    noise_level : float
-        The alpha of the backward step that it trains.
-    """
+    """A loss that training minimises over random windows of stored paths."""
 
     @property
-    def windows(self) -> tuple[int, ...]: ...
+    def windows(self) -> tuple[int, ...]:
+        """Steps per window, in the order of training; 0 is a single state."""
+        ...
 
     @property
-    def first_time(self) -> int: ...
+    def first_time(self) -> int:
+        """Least time index at which a window may start."""
+        ...
 
     @property
-    def noise_level(self) -> float: ...
+    def noise_level(self) -> float:
+        """The alpha of the backward step that it trains."""
+        ...
 
     def kind(self, sde: SDE) -> Kind:
-        """Tell what the minimiser is on this process."""
+        """Tell what the minimiser is on this process.
+
+        Parameters
+        ----------
+        sde : SDE
+            The process.
+
+        Returns
+        -------
+        "score" or "correction"
+            What is learned.
+        """
         ...
 
     def prepare(self, sde: SDE, data: Trajectories) -> Any:
-        """Check that the data suit, and compute constants of the loss."""
+        """Check that the data suit, and compute constants of the loss.
+
+        Parameters
+        ----------
+        sde : SDE
+            The process.
+        data : Trajectories
+            Stored paths.
+
+        Returns
+        -------
+        pytree
+            Handed to ``loss``.
+        """
         ...
 
     def loss(
         self, score: ScoreFn, sde: SDE, window: Trajectories, constants: Any, key: PRNGKeyArray
     ) -> Scalar:
-        """Compute the loss of one window."""
+        """Compute the loss of one window.
+
+        Parameters
+        ----------
+        score : callable
+            ``score(t, x, args)``.
+        sde : SDE
+            The process.
+        window : Trajectories
+            One window, without sample axis.
+        constants : pytree
+            From ``prepare``.
+        key : PRNG key
+            Randomness of the loss.
+
+        Returns
+        -------
+        scalar
+            The loss.
+        """
         ...
 
 
@@ -76,7 +115,7 @@ def mean_square(
     """
     tree = tree if transform is None else transform(tree)
     if scale is not None:
-        tree = jax.tree.map(lambda x, s: x / s, tree, scale)
+        tree = jax.tree.map(lambda x, s: x / s.astype(x.dtype), tree, scale)
     leaves = jax.tree.leaves(tree)
     total = sum(jnp.sum(jnp.abs(x) ** 2) for x in leaves)
     return total / sum(math.prod(x.shape) for x in leaves)

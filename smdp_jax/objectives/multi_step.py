@@ -83,7 +83,7 @@ class MultiStep:
             raise ValueError(
                 f"form must be 'backward', 'bidirectional' or 'penalised', got {self.form!r}"
             )
-        if self.training_noise < 0:
+        if not self.training_noise >= 0:
             raise ValueError(f"training_noise must be at least 0, got {self.training_noise}")
         cut = self.gradient_cut
         if cut is not None and (cut < 1 or any(s > cut and s % cut for s in self.windows)):
@@ -163,8 +163,10 @@ class MultiStep:
         ts, xs, args = window.ts, window.xs, window.args
         scale = _noise_scale(sde, ts, xs)
         back = reverse_sde(sde, score, noise_level=self.noise_level)
-        back = replace(back, diffusion=self._noise(sde))
-        reached = self._unroll(back, jax.tree.map(lambda x: x[-1], xs), -ts[::-1], args, key)
+        back = replace(back, diffusion=self._noise(sde, -1))
+        last = jax.tree.map(lambda x: x[-1], xs)
+        backward_key, forward_key = jax.random.split(key)
+        reached = self._unroll(back, last, -ts[::-1], args, backward_key)
         distance = jax.tree.map(lambda y, x: y[::-1] - x[:-1], reached, xs)
         total = mean_square(distance, scale)
         if self.form == "penalised":
@@ -172,15 +174,14 @@ class MultiStep:
             s = jax.vmap(lambda t, x: score(t, x, args))(ts[1:], later)
             total += mean_square(jax.tree.map(lambda s, sigma: 0.5 * sigma * s, s, scale))
         if self.form == "bidirectional":
-            forth = replace(_probability_flow(sde, score), diffusion=self._noise(sde))
-            forward_key = jax.random.fold_in(key, 1)
+            forth = replace(_probability_flow(sde, score), diffusion=self._noise(sde, 1))
             first = jax.tree.map(lambda x: x[0], xs)
             reached = self._unroll(forth, first, ts, args, forward_key)
             distance = jax.tree.map(lambda y, x: y - x[1:], reached, xs)
             total += mean_square(distance, scale)
         return total
 
-    def _noise(self, sde: SDE) -> Any:
+    def _noise(self, sde: SDE, direction: int) -> Any:
         if self.training_noise == 0:
             return None
         level = self.training_noise
@@ -189,7 +190,7 @@ class MultiStep:
             if not callable(g):
                 return level * g
             function: Callable[[Any], Any] = g
-            return lambda t: level * function(t)
+            return lambda t: level * function(direction * t)
 
         return jax.tree.map(scaled, sde.diffusion)
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from smdp_jax.evaluate import plots
-from smdp_jax.evaluate.files import figure_png
+from smdp_jax.evaluate._files import figure_png
 
 RNG = np.random.default_rng(0)
 TS = np.linspace(0.02, 10, 60)

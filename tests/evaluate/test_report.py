@@ -14,7 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from smdp_jax import evaluate
-from smdp_jax.evaluate import files
+from smdp_jax.evaluate import _files as files
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from smdp_jax.evaluate.plots import style
-from smdp_jax.evaluate.plots.style import ArrayND
+from smdp_jax.evaluate.plots import _style as style
+from smdp_jax.evaluate.plots._style import ArrayND
 
 
 def _image(axes: Axes, field: np.ndarray, title: str, **scale: Any) -> AxesImage:

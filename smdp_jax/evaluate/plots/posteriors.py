@@ -3,8 +3,8 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from smdp_jax.evaluate.plots import style
-from smdp_jax.evaluate.plots.style import ArrayND
+from smdp_jax.evaluate.plots import _style as style
+from smdp_jax.evaluate.plots._style import ArrayND
 
 
 @style.styled

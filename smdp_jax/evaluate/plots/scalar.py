@@ -8,8 +8,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from smdp_jax.evaluate.plots import style
-from smdp_jax.evaluate.plots.style import ArrayND
+from smdp_jax.evaluate.plots import _style as style
+from smdp_jax.evaluate.plots._style import ArrayND
 
 
 def _mass_outline(density: np.ndarray, share: float = 0.99) -> np.ndarray:

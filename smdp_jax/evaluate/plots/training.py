@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from smdp_jax.evaluate.plots import style
-from smdp_jax.evaluate.plots.style import ArrayND
+from smdp_jax.evaluate.plots import _style as style
+from smdp_jax.evaluate.plots._style import ArrayND
 
 
 def _smoothed(values: np.ndarray, width: int) -> np.ndarray:
