@@ -42,17 +42,17 @@ class Settings(harness.Settings):
     """Names of objectives."""
     seeds: int = 3
     """Runs of each."""
-    trajectories: int = 1000
+    trajectories: int = 4000
     """Simulated paths, half of them from each start."""
     stored: int = 500
     """Stored steps of each."""
     substeps: int = 10
     """Simulator steps in each of them."""
-    updates: int = 10_000
+    updates: int = 15_000
     """Updates of the network."""
-    batch_size: int = 256
+    batch_size: int = 512
     """Windows per update."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-2
     """Learning rate of Adam at the start; it falls to 0 as a cosine."""
 
 

@@ -35,17 +35,17 @@ class Config(Experiment):
     """Stored steps of the paths; the backward solves take the same ones."""
     substeps: int = 10
     """Simulator steps in each of them."""
-    trajectories: int = 1000
+    trajectories: int = 4000
     """Simulated paths to learn from, half of them from each start."""
     objective: Literal["path_score", "one_step", "multi_step"] = "path_score"
     """What is minimised: regression on score targets, or the paper's losses on windows of steps."""
     windows: tuple[int, ...] = (1, 2, 4, 10)
     """Steps per window of multi_step, trained one after the other."""
-    steps: int = 10_000
+    steps: int = 15_000
     """Updates of the network."""
-    batch_size: int = 256
+    batch_size: int = 512
     """Windows per update."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-2
     """Learning rate of Adam at the start; it falls to 0 as a cosine."""
     ema: float = 0.999
     """Decay of the averaged parameters, which are the ones used."""

@@ -52,7 +52,7 @@ class Config(Experiment):
     their variance, or 0."""
     channels: tuple[int, ...] = (16, 32, 48)
     """Channels of the U-Net at each resolution, finest first."""
-    steps: int = 300
+    steps: int = 1000
     """Updates of the network."""
     batch_size: int = 16
     """Windows per update."""
