@@ -38,9 +38,9 @@ class Options(Settings):
     """Root of all random numbers."""
     steps: int | None = None
     """Updates; default those of the small preset."""
-    test_fields: int = 32
+    test_fields: int = 16
     """End states whose past is sampled."""
-    posterior_samples: int = 32
+    posterior_samples: int = 16
     """Posterior samples for each of them."""
     cases: tuple[str, ...] = tuple(_CASES)
     """What to run."""
