@@ -253,7 +253,7 @@ def integrate(
         raise ValueError("integrate needs a key for a process with noise, got key=None")
     solver = default_solver(sde) if solver is None else solver
     _check_solver(sde, solver)
-    solver = _with_root_finder(solver)
+    solver = _with_root_finder(solver, x0)
     noise_key = jax.random.key(0) if key is None else key
     levy = levy_area_of(solver)
     steps = (ts.shape[0] - 1) * substeps
@@ -348,12 +348,15 @@ def _check_solver(sde: SDE, solver: diffrax.AbstractSolver) -> None:
         raise ValueError(f"{name} needs noise, got an ODE: use an ODE solver such as Heun()")
 
 
-def _with_root_finder(solver: diffrax.AbstractSolver) -> diffrax.AbstractSolver:
+def _with_root_finder(solver: diffrax.AbstractSolver, x: State) -> diffrax.AbstractSolver:
     """Give an implicit solver tolerances, where it expects those of a step size controller."""
     finder = getattr(solver, "root_finder", None)
     if finder is None or isinstance(getattr(finder, "rtol", 0.0), (int, float)):
         return solver
-    return eqx.tree_at(lambda s: s.root_finder, solver, optx.Newton(rtol=1e-6, atol=1e-6))
+    # Half the digits: a stiff drift's own rounding error is far above the last one.
+    tolerance = float(jnp.finfo(jnp.result_type(*jax.tree.leaves(x))).eps) ** 0.5
+    finder = optx.Newton(rtol=tolerance, atol=tolerance)
+    return eqx.tree_at(lambda s: s.root_finder, solver, finder)
 
 
 def solve_adaptive(
