@@ -364,7 +364,7 @@ def solve_adaptive(
     x0: State,
     ts: Float[Array, "times"],
     *,
-    controller: diffrax.AbstractStepSizeController,
+    controller: diffrax.AbstractAdaptiveStepSizeController,
     key: PRNGKeyArray | None = None,
     args: Args = None,
     solver: diffrax.AbstractSolver | None = None,
@@ -380,7 +380,7 @@ def solve_adaptive(
         State at ``ts[0]``, unbatched.
     ts : array (times,)
         Increasing times to save at.
-    controller : diffrax.AbstractStepSizeController
+    controller : diffrax.AbstractAdaptiveStepSizeController
         For example ``diffrax.PIDController(rtol=1e-4, atol=1e-6)``.
     key : PRNG key, optional
         Seed of the virtual Brownian tree; None for a process without noise.

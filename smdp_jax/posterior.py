@@ -132,7 +132,7 @@ def sample_posterior(
     noise_level: float = 1.0,
     denoise_last: bool = False,
     corrector: Langevin | None = None,
-    controller: diffrax.AbstractStepSizeController | None = None,
+    controller: diffrax.AbstractAdaptiveStepSizeController | None = None,
     save: Save = "last",
     batch_axes: int = 0,
     chunk_size: int | None = None,
@@ -171,7 +171,7 @@ def sample_posterior(
         Add no noise in the last step.
     corrector : Langevin, optional
         Predictor-corrector sampling.
-    controller : diffrax.AbstractStepSizeController, optional
+    controller : diffrax.AbstractAdaptiveStepSizeController, optional
         Adaptive steps, for drifts.
     save : "last", "all" or sequence of int
         "last": samples at ``ts[0]``; else the states at those indices of ``ts``.
@@ -212,7 +212,7 @@ def probability_flow(
     args: Args = None,
     solver: diffrax.AbstractSolver | None = None,
     substeps: int = 1,
-    controller: diffrax.AbstractStepSizeController | None = None,
+    controller: diffrax.AbstractAdaptiveStepSizeController | None = None,
 ) -> Path:
     """Follow the probability-flow ODE from an observed end state back.
 
@@ -235,7 +235,7 @@ def probability_flow(
         Default ``diffrax.Euler()``, or ``Splitting()`` for flow maps.
     substeps : int
         Solver steps per interval of ``ts``.
-    controller : diffrax.AbstractStepSizeController, optional
+    controller : diffrax.AbstractAdaptiveStepSizeController, optional
         Adaptive steps, for drifts.
 
     Returns
@@ -295,7 +295,7 @@ class _Solve(eqx.Module):
     noise_level: float = eqx.field(static=True)
     denoise_last: bool = eqx.field(static=True)
     corrector: Langevin | None = eqx.field(static=True)
-    controller: diffrax.AbstractStepSizeController | None
+    controller: diffrax.AbstractAdaptiveStepSizeController | None
     save: Any = eqx.field(static=True, converter=lambda s: s if isinstance(s, str) else tuple(s))
 
     def __call__(

@@ -60,8 +60,8 @@ class Conv(nn.Module):
             h = jnp.pad(h, [(side, side)] * dims + [(0, 0)], mode=_PAD_MODES[self.padding])
         init = nn.initializers.zeros if self.zero_init else lecun_normal
         shape = (*(self.kernel,) * dims, h.shape[-1], self.features)
-        kernel = self.param("kernel", init, shape, h.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), h.dtype)
+        kernel = self.param("kernel", init, shape, h.dtype).astype(h.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), h.dtype).astype(h.dtype)
         # Inside a loop, XLA's gradient of a convolution is ten times slower on CPU than this.
         out = jax.lax.platform_dependent(h, kernel, cpu=_by_matmul, default=_by_convolution)
         return out + bias.reshape((1,) * dims + (-1,))
