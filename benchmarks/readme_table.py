@@ -21,7 +21,7 @@ def rows(record: dict[str, Any]) -> list[str]:
         sign = "≥" if target["at_least"] else "≤"
         reached = "yes" if target["met"] else "**no**"
         lines.append(
-            f"| {target['what']} | {sign} {target['bound']:g} | {target['value']:.3g} | {reached} |"
+            f"| {target['what'].replace('|', chr(92) + '|')} | {sign} {target['bound']:g} | {target['value']:.3g} | {reached} |"
         )
     return lines
 
