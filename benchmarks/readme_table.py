@@ -20,9 +20,9 @@ def rows(record: dict[str, Any]) -> list[str]:
     for target in record["targets"]:
         sign = "≥" if target["at_least"] else "≤"
         reached = "yes" if target["met"] else "**no**"
-        lines.append(
-            f"| {target['what'].replace('|', chr(92) + '|')} | {sign} {target['bound']:g} | {target['value']:.3g} | {reached} |"
-        )
+        what = target["what"].replace("|", "\\|")
+        wanted = f"{sign} {target['bound']:g}"
+        lines.append(f"| {what} | {wanted} | {target['value']:.3g} | {reached} |")
     return lines
 
 
