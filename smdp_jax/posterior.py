@@ -158,7 +158,7 @@ def sample_posterior(
         Samples per end state.
     key : PRNG key
         Path i of end state j draws from ``fold_in(key, j * num_samples + i)``: the same samples
-        however the work is split.
+        however the work is split, up to rounding.
     args : pytree, optional
         Conditions; with ``batch_axes``, one entry per end state on the same leading axes.
     solver : diffrax.AbstractSolver, optional

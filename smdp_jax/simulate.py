@@ -50,7 +50,8 @@ def simulate(
     ts : array (times,)
         Increasing times to store.
     key : PRNG key
-        Path i draws from ``fold_in(key, i)``: the same whatever the chunking.
+        Path i draws from ``fold_in(key, i)``: the same noise whatever the chunking, and the same
+        path up to rounding.
     args : pytree, optional
         Conditions.
     args_axes : int or None
