@@ -1,32 +1,35 @@
 """Training state on disk: orbax checkpoints, metrics as JSON lines, and whose run it is."""
 
+import contextlib
 import json
-import os
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-__all__ = ["RunDirectory", "write_atomically"]
+from smdp_jax.files import write_atomically
+
+__all__ = ["RunDirectory"]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old or the new content, never half of it.
-
-    Parameters
-    ----------
-    path : Path
-        Target; its folder must exist.
-    text : str
-        Content.
-    """
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+@contextlib.contextmanager
+def _interrupts_deferred() -> Iterator[None]:
+    """Hold Ctrl-C back until the block ends: cut in the middle, orbax's threads deadlock."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if previous is None else previous)
+        if held:
+            signal.raise_signal(signal.SIGINT)
 
 
 class RunDirectory:
@@ -49,8 +52,11 @@ class RunDirectory:
         self.path = Path(path).absolute()
         self.path.mkdir(parents=True, exist_ok=True)
         self._check_identity(identity)
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
-        self._manager = ocp.CheckpointManager(self.path / "checkpoints", options=options)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2, create=True, enable_async_checkpointing=False
+        )
+        with _interrupts_deferred():
+            self._manager = ocp.CheckpointManager(self.path / "checkpoints", options=options)
 
     def _check_identity(self, identity: dict[str, Any]) -> None:
         file = self.path / "training.json"
@@ -75,7 +81,7 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     def save(self, step: int, state: Any) -> None:
-        """Write a checkpoint, whole or not at all.
+        """Write a checkpoint, whole or not at all; Ctrl-C waits until it is there.
 
         Parameters
         ----------
@@ -84,9 +90,10 @@ class RunDirectory:
         state : pytree
             Arrays.
         """
-        if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(state))
-            self._manager.wait_until_finished()
+        with _interrupts_deferred():
+            if step not in self._manager.all_steps():
+                self._manager.save(step, args=ocp.args.StandardSave(state))
+                self._manager.wait_until_finished()
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
         """Read the newest whole checkpoint.
@@ -111,7 +118,8 @@ class RunDirectory:
         failures = []
         for step in steps:
             try:
-                state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+                with _interrupts_deferred():
+                    state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
             except Exception as error:  # orbax raises many kinds for damaged files
                 failures.append(f"step {step}: {type(error).__name__}: {str(error)[:200]}")
                 continue
@@ -164,4 +172,5 @@ class RunDirectory:
 
     def close(self) -> None:
         """Release the checkpoint manager."""
-        self._manager.close()
+        with _interrupts_deferred():
+            self._manager.close()

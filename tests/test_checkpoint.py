@@ -3,13 +3,15 @@
 import json
 import os
 import re
+import signal
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smdp_jax.checkpoint import RunDirectory, write_atomically
+from smdp_jax.checkpoint import RunDirectory
 
 IDENTITY = {"model": "MLP()", "steps": 100, "windows": (1, 2)}
 
@@ -153,18 +155,30 @@ def test_half_a_line_is_dropped(opened, half):
     assert directory.read_metrics(100) == [*RECORDS, {"step": 40}]
 
 
-def test_write_atomically(tmp_path, monkeypatch):
-    file = tmp_path / "a.json"
-    write_atomically(file, "old")
+@pytest.mark.parametrize("step", [10, 20])
+def test_interrupt_waits_for_the_whole_checkpoint(opened, monkeypatch, step):
+    directory = opened()
+    directory.save(10, state(10))
+    save = directory._manager.save
 
-    def fail(source, target):
-        raise OSError("disk full")
+    def interrupted(*args, **kwargs):
+        signal.raise_signal(signal.SIGINT)
+        return save(*args, **kwargs)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", fail)
-        with pytest.raises(OSError, match="disk full"):
-            write_atomically(file, "new")
-    assert file.read_text() == "old"
-    write_atomically(file, "new")
-    assert file.read_text() == "new"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    monkeypatch.setattr(directory._manager, "save", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    if step == 10:
+        directory.save(step, state(step))  # nothing to write: nothing to interrupt
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            directory.save(step, state(step))
+    assert signal.getsignal(signal.SIGINT) is before
+    assert opened().restore(state(0))[0] == step
+
+
+def test_saves_from_another_thread(opened):
+    directory = opened()
+    thread = threading.Thread(target=directory.save, args=(10, state(10)))
+    thread.start()
+    thread.join()
+    assert opened().restore(state(0))[0] == 10

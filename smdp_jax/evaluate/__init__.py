@@ -7,7 +7,6 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from smdp_jax.evaluate._files import save_figures
 from smdp_jax.evaluate.calibration import (
     UniformityTest,
     expected_coverage,
@@ -24,6 +23,7 @@ from smdp_jax.evaluate.ensembles import (
     spread_skill,
 )
 from smdp_jax.evaluate.environment import describe_environment
+from smdp_jax.evaluate.figures import save_figures
 from smdp_jax.evaluate.metrics import (
     HitShares,
     hit_shares,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from smdp_jax.evaluate._files import PNG_DPI
+from smdp_jax.evaluate.figures import PNG_DPI
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from smdp_jax.evaluate import _html_parts as parts
-from smdp_jax.evaluate._files import SavesFigure, figure_png, write_atomically
+from smdp_jax.evaluate.figures import SavesFigure, figure_png
+from smdp_jax.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from typing import Any
 
 from smdp_jax import evaluate
 from smdp_jax.evaluate import Metric, ReportFigure, Section, write_report
-from smdp_jax.evaluate._files import figure_png, write_atomically
+from smdp_jax.evaluate.figures import figure_png
 from smdp_jax.experiment.config_file import as_json
 from smdp_jax.experiment.definition import Run
 from smdp_jax.experiment.errors import ExperimentError
 from smdp_jax.experiment.run_directory import RunFiles
 from smdp_jax.experiment.storage import read_json
+from smdp_jax.files import write_atomically
 
 __all__ = ["MetricsFile", "build_report", "command_of", "read_metrics", "require_matplotlib"]
 

@@ -6,7 +6,6 @@ program reads it; one more entry, ``structure``, holds the tree and all that is 
 
 import hashlib
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from smdp_jax.experiment.errors import ExperimentError
+from smdp_jax.files import open_atomically, write_atomically
 
 __all__ = ["digest", "read_arrays", "read_json", "write_arrays", "write_json"]
 
@@ -40,7 +40,8 @@ def write_arrays(path: Path, tree: Any) -> None:
     arrays: dict[str, np.ndarray] = {}
     structure = _pack(tree, "", arrays)
     arrays["structure"] = np.array(json.dumps(structure))
-    _replace(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+    with open_atomically(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def read_arrays(path: Path, remedy: str) -> Any:
@@ -105,7 +106,7 @@ def write_json(path: Path, value: Any) -> None:
         JSON values; numbers must be finite.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    _replace(path, lambda file: file.write(text.encode()))
+    write_atomically(path, text)
 
 
 def read_json(path: Path, remedy: str) -> Any:
@@ -132,15 +133,6 @@ def read_json(path: Path, remedy: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise ExperimentError(f"{path} is truncated or damaged ({error}); {remedy}") from error
-
-
-def _replace(path: Path, write: Any) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:

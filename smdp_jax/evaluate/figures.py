@@ -1,11 +1,12 @@
-"""Figures as PNG, and files that are either whole or not there."""
+"""Figures as PNG files."""
 
 import io
 import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+
+from smdp_jax.files import write_atomically
 
 PNG_DPI = 160
 """Dots per inch of saved figures: sharp on dense screens and in print."""
@@ -37,36 +38,6 @@ def figure_png(figure: SavesFigure, *, dpi: int = PNG_DPI) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write a file so that a reader sees the old content or the new, never a part.
-
-    Parameters
-    ----------
-    path : path
-        Where to; missing folders are made.
-    content : bytes
-        All of it.
-
-    Returns
-    -------
-    Path
-        ``path``.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder: os.replace is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def save_figures(
