@@ -1,11 +1,12 @@
 """Learn a score from trajectories: ``fit``."""
 
+import contextlib
 import hashlib
+import math
 import re
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from smdp_jax.diagnostics import step_miss
 from smdp_jax.objectives import Objective
 from smdp_jax.scores import LearnedScore, Preconditioner, StepCorrection
 from smdp_jax.sde import SDE
-from smdp_jax.trajectories import Trajectories, window
+from smdp_jax.trajectories import Trajectories
+from smdp_jax.updates import Epoch, Problem, TrainingState, Windows, epoch_of
 
 __all__ = ["Fit", "TrainingDiverged", "fit"]
 
@@ -83,68 +85,12 @@ class Fit:
         return self.learned
 
 
-@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class _State:
-    params: Any
-    ema: Any
-    opt_state: Any
-    step: Any
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """Everything that the update needs and that does not change during training."""
-
-    sde: SDE
-    model: Any
-    objective: Objective
-    optimizer: optax.GradientTransformation
-    batch_size: int
-    ema: float
-    constant_variables: Any = field(repr=False)
-    preconditioner: Preconditioner | None = field(repr=False)
-
-    def score(self, params: Any) -> LearnedScore:
-        variables = {**self.constant_variables, "params": params}
-        return LearnedScore(self.model, variables, self.preconditioner)
-
-    def batch_loss(
-        self, params: Any, data: Trajectories, constants: Any, key: PRNGKeyArray, steps: int
-    ) -> Array:
-        """Mean loss over random windows of one length."""
-        k_sample, k_start, k_loss = jax.random.split(key, 3)
-        shape = (self.batch_size,)
-        samples = jax.random.randint(k_sample, shape, 0, data.num_samples)
-        first, last = self.objective.first_time, data.num_times - 1 - steps
-        starts = jax.random.randint(k_start, shape, first, last + 1)
-        keys = jax.random.split(k_loss, self.batch_size)
-        score = self.score(params)
-
-        def one(sample: Array, start: Array, key: PRNGKeyArray) -> Array:
-            piece = window(data, sample, start, steps)
-            return self.objective.loss(score, self.sde, piece, constants, key)
-
-        return jax.vmap(one)(samples, starts, keys).mean()
-
-    def update(
-        self, state: _State, data: Trajectories, constants: Any, key: PRNGKeyArray, steps: int
-    ) -> tuple[_State, Array]:
-        own_key = jax.random.fold_in(key, state.step)
-        loss, grads = jax.value_and_grad(self.batch_loss)(
-            state.params, data, constants, own_key, steps
-        )
-        # optax mixes integer counts and floats, which strict dtype promotion would refuse.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
-        # Early averages forget the initial parameters faster.
-        count = state.step.astype(jnp.result_type(float))
-        decay = jnp.minimum(self.ema, (1 + count) / (10 + count))
-        ema = jax.tree.map(
-            lambda e, p: e + jnp.asarray(1 - decay, p.dtype) * (p - e), state.ema, params
-        )
-        return _State(params, ema, opt_state, state.step + 1), loss
+class _Pace:
+    steps: int
+    epoch_steps: int
+    checkpoint_seconds: float
+    progress: bool
 
 
 def fit(
@@ -195,7 +141,8 @@ def fit(
         Gaussian with the data's mean and variance (``Preconditioner``). False: the network's
         output is the score itself, as for networks that bring their own preconditioning.
     validation : Trajectories, optional
-        Paths for the validation loss, evaluated with the averaged parameters after each epoch.
+        Paths for the validation loss, evaluated with the averaged parameters after each epoch;
+        at the times of the data.
     initial : LearnedScore or StepCorrection, optional
         Start from these parameters, of the same model; its preconditioner is kept.
     epoch_steps : int
@@ -232,35 +179,22 @@ def fit(
         preconditioner = initial.preconditioner
     elif precondition:
         preconditioner = Preconditioner.of(sde, data)
-    problem = _Problem(sde, model, objective, optimizer, batch_size, ema, others, preconditioner)
+    problem = Problem(sde, model, objective, optimizer, batch_size, ema, others, preconditioner)
     check_like(x, jax.eval_shape(model.apply, variables, t, x, args), "the network")
     params = variables.get("params", {})
-    state = _State(params, params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    state = TrainingState(params, params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    source = Windows(data, constants, batch_key)
     held_out = None
     if validation is not None:
-        validation.check()
-        held_out = (validation, objective.prepare(sde, validation), val_key)
-    store = None
-    if directory is not None:
-        identity = _identity(problem, data, steps, key)
-        store = RunDirectory(directory, identity)
-    try:
-        state, records = _run(
-            problem,
-            state,
-            data,
-            constants,
-            held_out,
-            batch_key,
-            steps,
-            epoch_steps,
-            store,
-            checkpoint_seconds,
-            progress,
-        )
-    finally:
-        if store is not None:
-            store.close()
+        _check_validation(sde, objective, data, validation)
+        held_out = Windows(validation, constants, val_key)
+    pace = _Pace(steps, epoch_steps, checkpoint_seconds, progress)
+    with contextlib.ExitStack() as stack:
+        store = None
+        if directory is not None:
+            store = RunDirectory(directory, _identity(problem, params, data, steps, key))
+            stack.callback(store.close)
+        state, records = _run(problem, state, source, held_out, pace, store)
     learned = _learned(problem, state, data)
     miss = np.asarray(
         step_miss(
@@ -288,7 +222,22 @@ def _check(
         raise ValueError(f"ema must be in [0, 1), got {ema}")
 
 
-def _identity(problem: _Problem, data: Trajectories, steps: int, key: PRNGKeyArray) -> dict:
+def _check_validation(
+    sde: SDE, objective: Objective, data: Trajectories, validation: Trajectories
+) -> None:
+    validation.check()
+    objective.prepare(sde, validation)
+    if validation.ts.shape != data.ts.shape or not bool(jnp.array_equal(validation.ts, data.ts)):
+        raise ValueError(
+            "validation needs the times of the data: "
+            f"{data.num_times} in [{float(data.ts[0]):g}, {float(data.ts[-1]):g}], got "
+            f"{validation.num_times} in [{float(validation.ts[0]):g}, {float(validation.ts[-1]):g}]"
+        )
+
+
+def _identity(
+    problem: Problem, params: Any, data: Trajectories, steps: int, key: PRNGKeyArray
+) -> dict[str, Any]:
     """Describe a run by values that survive a restart of the process."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(data):
@@ -302,6 +251,8 @@ def _identity(problem: _Problem, data: Trajectories, steps: int, key: PRNGKeyArr
         "model": describe(problem.model),
         "precondition": problem.preconditioner is not None,
         "objective": describe(problem.objective),
+        "optimizer": f"first update {_first_update(problem.optimizer, params):.3g}",
+        "process": f"moves {_first_move(problem.sde, data):.3g}",
         "steps": steps,
         "batch_size": problem.batch_size,
         "ema": problem.ema,
@@ -312,6 +263,21 @@ def _identity(problem: _Problem, data: Trajectories, steps: int, key: PRNGKeyArr
     }
 
 
+def _first_update(optimizer: optax.GradientTransformation, params: Any) -> float:
+    """Norm of the update from gradients of 1: closures have no other face to know them by."""
+    ones = jax.tree.map(jnp.ones_like, params)
+    with jax.numpy_dtype_promotion("standard"):
+        return float(optax.tree.norm(optimizer.update(ones, optimizer.init(params), params)[0]))
+
+
+def _first_move(sde: SDE, data: Trajectories) -> float:
+    """Norm of drift, or of a step, and noise amplitude at the end of the first path."""
+    t0, t1, x, args = data.ts[-2], data.ts[-1], data.at(0, -1), data.args_of(0)
+    move = sde.step(t0, t1, x, args) if sde.step else sde.drift(t1, x, args)  # pyright: ignore[reportOptionalCall]
+    leaves = jax.tree.leaves((move, sde.g(t1, x)))
+    return math.hypot(*(float(jnp.linalg.norm(leaf)) for leaf in leaves))
+
+
 def _phases(objective: Objective, steps: int) -> list[tuple[int, int, int]]:
     """(window, first update, last update) for equal shares of the updates."""
     windows = objective.windows
@@ -319,44 +285,14 @@ def _phases(objective: Objective, steps: int) -> list[tuple[int, int, int]]:
     return [(w, a, b) for w, a, b in zip(windows, bounds[:-1], bounds[1:], strict=True) if b > a]
 
 
-def _epoch_of(problem: _Problem, size: int, held_out: tuple | None) -> Callable:
-    """Compile one epoch for one window length; its number of updates is traced."""
-
-    @jax.jit
-    def epoch(
-        state: _State, data: Trajectories, constants: Any, key: PRNGKeyArray, stop: Array, held: Any
-    ) -> tuple[_State, Array, Array]:
-        start = state.step
-
-        def body(_: Array, carry: tuple) -> tuple:
-            state, total = carry
-            state, loss = problem.update(state, data, constants, key, size)
-            return state, total + loss.astype(total.dtype)
-
-        state, total = jax.lax.fori_loop(start, stop, body, (state, jnp.zeros(())))
-        validation = jnp.full((), jnp.nan)
-        if held is not None:
-            validation = problem.batch_loss(state.ema, held[0], held[1], held[2], size)
-        return state, total / (stop - start).astype(total.dtype), validation
-
-    return lambda state, data, constants, key, stop: epoch(
-        state, data, constants, key, stop, held_out
-    )
-
-
 def _run(
-    problem: _Problem,
-    state: _State,
-    data: Trajectories,
-    constants: Any,
-    held_out: tuple | None,
-    key: PRNGKeyArray,
-    steps: int,
-    epoch_steps: int,
+    problem: Problem,
+    state: TrainingState,
+    source: Windows,
+    held_out: Windows | None,
+    pace: _Pace,
     store: RunDirectory | None,
-    checkpoint_seconds: float,
-    progress: bool,
-) -> tuple[_State, list[dict[str, Any]]]:
+) -> tuple[TrainingState, list[dict[str, Any]]]:
     records: list[dict[str, Any]] = []
     done = 0
     if store is not None:
@@ -365,17 +301,16 @@ def _run(
             done, state = restored
         records = store.read_metrics(done)
     saved_at = time.monotonic()
-    epochs: dict[int, Callable] = {}
-    with tqdm(total=steps, initial=done, disable=not progress, unit="update") as bar:
+    epochs: dict[int, Epoch] = {}
+    with tqdm(total=pace.steps, initial=done, disable=not pace.progress, unit="update") as bar:
         try:
-            for size, first, last in _phases(problem.objective, steps):
-                if done >= last:
-                    continue
-                epoch = epochs.setdefault(size, _epoch_of(problem, size, held_out))
+            for size, first, last in _phases(problem.objective, pace.steps):
+                epoch = epochs.setdefault(size, epoch_of(problem, size))
                 while done < last:
                     # Epochs end at multiples of their length, so a resumed run repeats them.
-                    stop = min(last, first + ((done - first) // epoch_steps + 1) * epoch_steps)
-                    new, loss, validation = epoch(state, data, constants, key, jnp.asarray(stop))
+                    epochs_done = (done - first) // pace.epoch_steps
+                    stop = min(last, first + (epochs_done + 1) * pace.epoch_steps)
+                    new, loss, validation = epoch(state, source, held_out, jnp.asarray(stop))
                     loss, validation = float(loss), float(validation)
                     if not (np.isfinite(loss) and _all_finite(new.params)):
                         raise TrainingDiverged(_divergence_message(loss, done, stop, size, store))
@@ -387,8 +322,8 @@ def _run(
                         store.append_metrics(record)
                     bar.update(stop - start)
                     bar.set_postfix(window=size, loss=f"{loss:.4g}")
-                    due = done == steps or time.monotonic() - saved_at >= checkpoint_seconds
-                    if store is not None and due:
+                    waited = time.monotonic() - saved_at >= pace.checkpoint_seconds
+                    if store is not None and (waited or done == pace.steps):
                         store.save(done, state)
                         saved_at = time.monotonic()
         except (KeyboardInterrupt, TrainingDiverged):
@@ -413,7 +348,9 @@ def _divergence_message(
     )
 
 
-def _learned(problem: _Problem, state: _State, data: Trajectories) -> LearnedScore | StepCorrection:
+def _learned(
+    problem: Problem, state: TrainingState, data: Trajectories
+) -> LearnedScore | StepCorrection:
     score = problem.score(state.ema)
     if problem.objective.kind(problem.sde) == "score":
         return score

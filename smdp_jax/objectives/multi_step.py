@@ -52,7 +52,8 @@ class MultiStep:
     gradient_cut : int, optional
         Stop gradients every that many steps; must divide every longer window.
     training_noise : float
-        Add that multiple of ``g sqrt(dt) z`` after each unrolled step.
+        Add that multiple of ``g sqrt(dt) z`` after each unrolled step. It is part of what is
+        compared with the path: the least loss of one step is then 1 plus its square.
     solver : diffrax.AbstractSolver, optional
         Solver of the unrolled steps; default as for sampling.
     learns : "score" or "correction", optional
@@ -117,7 +118,7 @@ class MultiStep:
         return "score" if sde.step is None else "correction"
 
     def prepare(self, sde: SDE, data: Trajectories) -> None:
-        """Check that every window fits into the paths.
+        """Check that every window fits into the paths, and that what is learned has a use.
 
         Parameters
         ----------
@@ -129,8 +130,14 @@ class MultiStep:
         Raises
         ------
         ValueError
-            If a window is longer than the paths.
+            If a window is longer than the paths, or a correction is to be learned of a drift,
+            whose solvers have no inverse step that it could correct.
         """
+        if self.learns == "correction" and sde.step is None:
+            raise ValueError(
+                "learns='correction' needs a process with a flow map, SDE(step=...); a drift has a "
+                "score: leave learns out"
+            )
         if max(self.windows) > data.num_times - 1:
             raise ValueError(
                 f"a window of {max(self.windows)} steps needs {max(self.windows) + 1} stored "
@@ -198,7 +205,6 @@ class MultiStep:
         """Return the states after each step, gradients cut between segments."""
         steps = ts.shape[0] - 1
         length = min(self.gradient_cut or steps, steps)
-        grids = ts[jnp.arange(steps // length)[:, None] * length + jnp.arange(length + 1)[None]]
 
         def segment(x: State, inputs: tuple) -> tuple[State, State]:
             n, grid = inputs
@@ -213,6 +219,9 @@ class MultiStep:
             )
             return jax.tree.map(lambda s: s[-1], states), jax.tree.map(lambda s: s[1:], states)
 
+        if length == steps:
+            return segment(x, (0, ts))[1]
+        grids = ts[jnp.arange(steps // length)[:, None] * length + jnp.arange(length + 1)[None]]
         _, states = jax.lax.scan(segment, x, (jnp.arange(steps // length), grids))
         return jax.tree.map(lambda s: s.reshape(steps, *s.shape[2:]), states)
 
