@@ -48,7 +48,7 @@ class Preconditioner:
 
     @classmethod
     def of(cls, sde: SDE, data: Trajectories) -> "Preconditioner":
-        """Take the moments of trajectories at up to 64 of their times, dense near the first.
+        """Take the moments of trajectories at up to 97 of their times, dense near the first.
 
         Parameters
         ----------
@@ -63,8 +63,9 @@ class Preconditioner:
             Its tables.
         """
         last = data.num_times - 1
-        nodes = np.unique(np.round(np.geomspace(1, last + 1, 64)).astype(int) - 1)
-        nodes = np.unique(np.concatenate([nodes, [0, min(1, last), last]]))
+        geometric = np.geomspace(1, last + 1, 64) - 1
+        nodes = np.concatenate([geometric, np.linspace(0, last, 32), [min(1, last)]])
+        nodes = np.unique(np.round(nodes).astype(int))
         ts = data.ts[nodes]
         g = jax.vmap(lambda t: sde.g(t, data.at(0, 0)))(data.ts)
 
@@ -79,8 +80,8 @@ class Preconditioner:
 
         noise = jax.tree.map(integral, g)
         mean = jax.tree.map(lambda x: moments(x)[0], data.xs)
-        # The path's own noise bounds the variance from below, also for a prior of one point.
-        variance = jax.tree.map(lambda x, n: jnp.maximum(moments(x)[1], n), data.xs, noise)
+        # A prior of one point has no variance: that of the first step's noise stands in for it.
+        variance = jax.tree.map(lambda x, n: jnp.maximum(moments(x)[1], n[0]), data.xs, noise)
         return cls(ts, mean, variance, noise)
 
     def __call__(self, network: ScoreFn, t: Scalar, x: State, args: Args) -> State:
