@@ -35,7 +35,7 @@ class Config(Experiment):
     """Stored steps of the paths; the backward solves take the same ones."""
     substeps: int = 10
     """Simulator steps in each of them."""
-    trajectories: int = 4000
+    trajectories: int = 16_000
     """Simulated paths to learn from, half of them from each start."""
     objective: Literal["path_score", "one_step", "multi_step"] = "path_score"
     """What is minimised: regression on score targets, or the paper's losses on windows of steps."""

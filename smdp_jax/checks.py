@@ -149,6 +149,23 @@ def check_like(x: State, result: Any, name: str) -> None:
             )
 
 
+def check_args_axes(args_axes: int | None) -> None:
+    """Check that conditions are shared or mapped over the leading axis.
+
+    Parameters
+    ----------
+    args_axes : int or None
+        As the user gave it.
+
+    Raises
+    ------
+    ValueError
+        If it is neither None nor 0.
+    """
+    if args_axes not in (None, 0):
+        raise ValueError(f"args_axes must be None or 0, got {args_axes}")
+
+
 def check_conditions(args: Args, args_axes: int | None, size: int, owner: str) -> None:
     """Check that conditions mapped over an axis have as many entries as there are samples.
 
@@ -166,8 +183,9 @@ def check_conditions(args: Args, args_axes: int | None, size: int, owner: str) -
     Raises
     ------
     ValueError
-        If a leaf has another length.
+        If ``args_axes`` is neither, or a leaf has another length.
     """
+    check_args_axes(args_axes)
     if args_axes is None:
         return
     for leaf in jax.tree.leaves(args):

@@ -8,187 +8,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optimistix as optx
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax._types import Args, Scalar, State
 from smdp_jax.sde import SDE
-from smdp_jax.terms import GridNoise, Splitting, levy_area_of, terms_of
+from smdp_jax.solvers import check_solver, default_solver, with_root_finder
+from smdp_jax.terms import GridNoise, levy_area_of, terms_of
 
-__all__ = [
-    "default_adaptive_solver",
-    "default_solver",
-    "evaluations_per_step",
-    "flow_map_of",
-    "integrate",
-    "linear_grid",
-    "log_grid",
-    "solve_adaptive",
-]
+__all__ = ["Save", "integrate"]
 
 Save = Literal["all", "last"] | Sequence[int]
 Hook = Callable[[PRNGKeyArray, Scalar, State], State]
-
-
-def linear_grid(start: float, end: float, steps: int) -> Float[Array, "times"]:
-    """Uniform time grid.
-
-    Parameters
-    ----------
-    start, end : float
-        First and last time, ``start < end``.
-    steps : int
-        Number of steps, at least 1.
-
-    Returns
-    -------
-    array (steps + 1,)
-        Increasing times.
-
-    Raises
-    ------
-    ValueError
-        If the grid would be empty or not increasing.
-    """
-    _check_grid_request(start, end, steps)
-    return jnp.linspace(start, end, steps + 1)
-
-
-def log_grid(start: float, end: float, steps: int, *, offset: float = 0.1) -> Float[Array, "times"]:
-    """Time grid that is dense near ``start``: uniform in ``log(t - start + offset)``.
-
-    Parameters
-    ----------
-    start, end : float
-        First and last time, ``start < end``.
-    steps : int
-        Number of steps, at least 1.
-    offset : float
-        Time scale below which the steps become uniform; the smaller, the denser near ``start``.
-
-    Returns
-    -------
-    array (steps + 1,)
-        Increasing times.
-
-    Raises
-    ------
-    ValueError
-        If the grid would be empty or not increasing, or if ``offset`` is not positive.
-    """
-    _check_grid_request(start, end, steps)
-    if not offset > 0:
-        raise ValueError(f"log_grid needs a positive offset, got {offset}")
-    fractions = jnp.linspace(0.0, 1.0, steps + 1)
-    span = end - start
-    ts = start + offset * jnp.expm1(fractions * jnp.log1p(span / offset))
-    return ts.at[0].set(start).at[-1].set(end)
-
-
-def _check_grid_request(start: float, end: float, steps: int) -> None:
-    if steps < 1:
-        raise ValueError(f"a time grid needs at least 1 step, got steps={steps}")
-    if not start < end:
-        raise ValueError(f"a time grid must increase, got start={start}, end={end}")
-
-
-def default_solver(sde: SDE) -> diffrax.AbstractSolver:
-    """Choose the solver used where the caller names none.
-
-    Euler for drifts and ``Splitting`` for flow maps: both evaluate a score at the times of the
-    grid only, which are the times that a learned one was trained at. With a score known in closed
-    form, or a stiff process, ``diffrax.Heun()`` or ``diffrax.ShARK()`` reach more.
-
-    Parameters
-    ----------
-    sde : SDE
-        The process to solve.
-
-    Returns
-    -------
-    diffrax.AbstractSolver
-        ``diffrax.Euler()`` or ``Splitting()``.
-    """
-    return diffrax.Euler() if sde.step is None else Splitting()
-
-
-def default_adaptive_solver(sde: SDE) -> diffrax.AbstractSolver:
-    """Choose the adaptive solver used where the caller names none.
-
-    Parameters
-    ----------
-    sde : SDE
-        The process to solve.
-
-    Returns
-    -------
-    diffrax.AbstractSolver
-        ``diffrax.Tsit5()`` without noise, ``diffrax.SPaRK()`` with noise.
-    """
-    return diffrax.Tsit5() if sde.deterministic else diffrax.SPaRK()
-
-
-def evaluations_per_step(solver: diffrax.AbstractSolver) -> int:
-    """Count the drift evaluations of one step.
-
-    Parameters
-    ----------
-    solver : diffrax.AbstractSolver
-        Any diffrax solver, or ``Splitting``.
-
-    Returns
-    -------
-    int
-        Stages of the solver's tableau (without the one that a first-same-as-last scheme reuses);
-        1 for solvers without a tableau.
-    """
-    tableau = getattr(solver, "tableau", None)
-    if tableau is None:
-        return 1
-    if isinstance(tableau, diffrax.MultiButcherTableau):
-        tableau = tableau.tableaus[0]
-    return len(tableau.b_sol) - int(getattr(tableau, "fsal", False))
-
-
-def flow_map_of(sde: SDE, solver: diffrax.AbstractSolver | None = None) -> SDE:
-    """Transform a continuous drift into the flow map of one solver step per call.
-
-    Parameters
-    ----------
-    sde : SDE
-        Process with a drift; one with a flow map is returned as it is.
-    solver : diffrax.AbstractSolver, optional
-        ODE solver for dx = P dt; the default is ``diffrax.Euler()``.
-
-    Returns
-    -------
-    SDE
-        The process whose ``step`` is that solver's; it is walked back by the same solver.
-
-    Raises
-    ------
-    ValueError
-        If a solver other than ``Splitting()`` is given for a flow map.
-    """
-    if sde.drift is None:
-        if solver is not None:
-            _check_solver(sde, solver)
-        return sde
-    stepper = diffrax.Euler() if solver is None else solver
-    term = diffrax.ODETerm(sde.drift)
-
-    def step(t0: Scalar, t1: Scalar, x: State, args: Args) -> State:
-        t0, t1 = jnp.asarray(t0), jnp.asarray(t1)
-        state = stepper.init(term, t0, t1, x, args)
-        return stepper.step(term, t0, t1, x, args, state, made_jump=False)[0]
-
-    def inverse(t1: Scalar, t0: Scalar, x: State, args: Args) -> State:
-        return step(t1, t0, x, args)
-
-    return SDE(step=step, inverse=inverse, diffusion=sde.diffusion, interval=sde.interval)
 
 
 def integrate(
@@ -252,8 +84,8 @@ def integrate(
     if not sde.deterministic and key is None:
         raise ValueError("integrate needs a key for a process with noise, got key=None")
     solver = default_solver(sde) if solver is None else solver
-    _check_solver(sde, solver)
-    solver = _with_root_finder(solver, x0)
+    check_solver(sde, solver)
+    solver = with_root_finder(solver, x0)
     noise_key = jax.random.key(0) if key is None else key
     levy = levy_area_of(solver)
     steps = (ts.shape[0] - 1) * substeps
@@ -332,104 +164,3 @@ def _scan_saving(
         keep, (carry, store(empty, 0, x0)), jnp.arange(intervals)
     )
     return jax.tree.map(lambda b: b[:-1], buffer), monitored
-
-
-def _check_solver(sde: SDE, solver: diffrax.AbstractSolver) -> None:
-    name = type(solver).__name__
-    if sde.step is not None and not isinstance(solver, Splitting):
-        raise ValueError(
-            f"a flow map is solved by Splitting(), got {name}; give a drift for {name}"
-        )
-    if sde.step is None and isinstance(solver, Splitting):
-        raise ValueError("Splitting() solves flow maps, got a drift: see flow_map_of")
-    if isinstance(solver, diffrax.HalfSolver):
-        raise ValueError("HalfSolver estimates errors for adaptive steps: see solve_adaptive")
-    if isinstance(solver, diffrax.AbstractSRK) and sde.deterministic:
-        raise ValueError(f"{name} needs noise, got an ODE: use an ODE solver such as Heun()")
-
-
-def _with_root_finder(solver: diffrax.AbstractSolver, x: State) -> diffrax.AbstractSolver:
-    """Give an implicit solver tolerances, where it expects those of a step size controller."""
-    finder = getattr(solver, "root_finder", None)
-    if finder is None or isinstance(getattr(finder, "rtol", 0.0), (int, float)):
-        return solver
-    # Half the digits: a stiff drift's own rounding error is far above the last one.
-    tolerance = float(jnp.finfo(jnp.result_type(*jax.tree.leaves(x))).eps) ** 0.5
-    finder = optx.Newton(rtol=tolerance, atol=tolerance)
-    return eqx.tree_at(lambda s: s.root_finder, solver, finder)
-
-
-def solve_adaptive(
-    sde: SDE,
-    x0: State,
-    ts: Float[Array, "times"],
-    *,
-    controller: diffrax.AbstractAdaptiveStepSizeController,
-    key: PRNGKeyArray | None = None,
-    args: Args = None,
-    solver: diffrax.AbstractSolver | None = None,
-    max_steps: int = 16**4,
-) -> tuple[State, Shaped[Array, ""]]:
-    """Solve with the step sizes that a controller chooses; states are saved at all of ``ts``.
-
-    Parameters
-    ----------
-    sde : SDE
-        The process, with a drift.
-    x0 : pytree
-        State at ``ts[0]``, unbatched.
-    ts : array (times,)
-        Increasing times to save at.
-    controller : diffrax.AbstractAdaptiveStepSizeController
-        For example ``diffrax.PIDController(rtol=1e-4, atol=1e-6)``.
-    key : PRNG key, optional
-        Seed of the virtual Brownian tree; None for a process without noise.
-    args : pytree, optional
-        Conditions handed to the drift.
-    solver : diffrax.AbstractSolver, optional
-        A solver with an error estimate; default ``diffrax.Tsit5()`` without noise and
-        ``diffrax.SPaRK()`` with noise.
-    max_steps : int
-        Bound on the number of steps; a path that needs more ends as NaN.
-
-    Returns
-    -------
-    xs : pytree
-        Leaves (times, *state).
-    steps : int
-        Number of solver steps taken.
-
-    Raises
-    ------
-    ValueError
-        If noise is needed and no key is given, or if ``sde`` is a flow map.
-    """
-    if sde.drift is None:
-        raise ValueError("solve_adaptive needs a drift, got a flow map")
-    if not sde.deterministic and key is None:
-        raise ValueError("solve_adaptive needs a key for a process with noise, got key=None")
-    solver = default_adaptive_solver(sde) if solver is None else solver
-    noise = None
-    if key is not None:
-        tree = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), x0)
-        tolerance = (ts[-1] - ts[0]) * 2.0**-14
-        noise = diffrax.VirtualBrownianTree(
-            ts[0], ts[-1], tolerance, tree, key, levy_area=levy_area_of(solver)
-        )
-    solution = diffrax.diffeqsolve(
-        terms_of(sde, noise),
-        solver,
-        ts[0],
-        ts[-1],
-        None,
-        x0,
-        args,
-        saveat=diffrax.SaveAt(ts=ts),
-        # States between steps would be interpolated, without the noise in between.
-        stepsize_controller=diffrax.ClipStepSizeController(controller, step_ts=ts),
-        max_steps=max_steps,
-        throw=False,
-    )
-    solved = solution.result == diffrax.RESULTS.successful
-    xs = jax.tree.map(lambda x: jnp.where(solved, x, jnp.nan), solution.ys)
-    return xs, solution.stats["num_steps"]

@@ -21,9 +21,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax._types import Args, Scalar, State
-from smdp_jax.integrate import flow_map_of, integrate
+from smdp_jax.integrate import integrate
 from smdp_jax.ramps import Ramp, TableRamp, Transform
 from smdp_jax.sde import SDE
+from smdp_jax.solvers import flow_map_of
 from smdp_jax.terms import Splitting
 
 __all__ = ["ScoreTargetSplitting", "least_variance_ramp"]

@@ -14,10 +14,11 @@ from smdp_jax.checks import (
     check_samples,
     check_time_grid,
 )
-from smdp_jax.integrate import flow_map_of, integrate
+from smdp_jax.integrate import integrate
 from smdp_jax.path_targets import ScoreTargetSplitting, least_variance_ramp
 from smdp_jax.ramps import Ramp
 from smdp_jax.sde import SDE
+from smdp_jax.solvers import flow_map_of
 from smdp_jax.terms import Splitting
 from smdp_jax.trajectories import Trajectories
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import smdp_jax as smdp
-from smdp_jax.integrate import default_solver
+from smdp_jax.solvers import default_solver
 from smdp_jax.terms import GridNoise
 
 

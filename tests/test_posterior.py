@@ -151,7 +151,7 @@ def test_noise_level_zero_is_the_flow_for_every_end_state_and_condition():
     """Two batch axes, conditions batched alike: each entry is the flow of its own end and rate."""
     ends = {"a": jnp.arange(1.0, 13.0).reshape(2, 3, 2), "b": jnp.linspace(-1, 1, 6).reshape(2, 3)}
     rates = jnp.linspace(0.2, 1.2, 6).reshape(2, 3)
-    past = linear(ends, args=rates, noise_level=0.0, num_samples=2, batch_axes=2)
+    past = linear(ends, args=rates, args_axes=0, noise_level=0.0, num_samples=2, batch_axes=2)
     assert past.samples["a"].shape == (2, 3, 2, 2)
     assert past.info.finite.shape == past.info.evaluations.shape == (2, 3, 2)
 
@@ -171,7 +171,7 @@ def test_every_noise_level_has_the_same_marginals():
     x = linear(
         ends,
         ts,
-        args=jnp.full(count, 0.7),
+        args=0.7,
         batch_axes=1,
         num_samples=1,
         noise_level=0.5,
@@ -235,7 +235,7 @@ def assert_same(result, expected):
 def test_samples_depend_on_neither_chunks_nor_other_samples():
     """Sample j of end state i draws from fold_in(key, i * num_samples + j)."""
     ends = jnp.array([[1.0], [-2.0], [0.5]])
-    settings = {"args": jnp.full(3, 0.7), "batch_axes": 1, "num_samples": 4}
+    settings = {"args": jnp.full(3, 0.7), "args_axes": 0, "batch_axes": 1, "num_samples": 4}
     whole = linear(ends, **settings)
     part = linear(ends, chunk_size=5, **settings)
     assert_same(part.samples, whole.samples)
@@ -338,7 +338,9 @@ def test_finite_flags_name_the_paths():
     def score(t, x, args):
         return jnp.where(x < -1.5, jnp.nan, -x)
 
-    past = sample(ends, SHORT, sde=LINEAR, score=score, args=jnp.full(2, 0.7), batch_axes=1)
+    past = sample(
+        ends, SHORT, sde=LINEAR, score=score, args=jnp.full(2, 0.7), args_axes=0, batch_axes=1
+    )
     np.testing.assert_array_equal(past.info.finite, [[True] * 3, [False] * 3])
     assert np.isfinite(past.samples[0]).all()
 
@@ -405,7 +407,11 @@ def test_numpy_and_plain_numbers_are_states():
         ({"noise_level": -1.0}, "noise_level must be finite and not negative, got -1.0"),
         ({"ts": SHORT[::-1]}, "backward solves also take the increasing grid"),
         ({"ts": SHORT[:1]}, "at least 2 times, got (1,)"),
-        ({"batch_axes": 1}, "must share 1 leading axes (batch_axes)"),
+        ({"args_axes": 1}, "args_axes must be None or 0, got 1"),
+        (
+            {"args_axes": 0, "args": jnp.ones(2), "batch_axes": 1},
+            "must share 1 leading axes (batch_axes)",
+        ),
         ({"solver": smdp.Splitting()}, "Splitting() solves flow maps"),
         ({"controller": CONTROLLER, "denoise_last": True}, "need fixed steps"),
         ({"controller": CONTROLLER, "substeps": 2}, "need fixed steps"),

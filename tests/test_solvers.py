@@ -12,8 +12,8 @@ import optimistix as optx
 import pytest
 
 import smdp_jax as smdp
-from smdp_jax.integrate import evaluations_per_step
 from smdp_jax.physics import Affine
+from smdp_jax.solvers import evaluations_per_step
 from smdp_jax.terms import levy_area_of, terms_of
 
 

@@ -1,0 +1,68 @@
+"""Time grids: uniform, or dense near the start."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+__all__ = ["linear_grid", "log_grid"]
+
+
+def linear_grid(start: float, end: float, steps: int) -> Float[Array, "times"]:
+    """Uniform time grid.
+
+    Parameters
+    ----------
+    start, end : float
+        First and last time, ``start < end``.
+    steps : int
+        Number of steps, at least 1.
+
+    Returns
+    -------
+    array (steps + 1,)
+        Increasing times.
+
+    Raises
+    ------
+    ValueError
+        If the grid would be empty or not increasing.
+    """
+    _check_grid_request(start, end, steps)
+    return jnp.linspace(start, end, steps + 1)
+
+
+def log_grid(start: float, end: float, steps: int, *, offset: float = 0.1) -> Float[Array, "times"]:
+    """Time grid that is dense near ``start``: uniform in ``log(t - start + offset)``.
+
+    Parameters
+    ----------
+    start, end : float
+        First and last time, ``start < end``.
+    steps : int
+        Number of steps, at least 1.
+    offset : float
+        Time scale below which the steps become uniform; the smaller, the denser near ``start``.
+
+    Returns
+    -------
+    array (steps + 1,)
+        Increasing times.
+
+    Raises
+    ------
+    ValueError
+        If the grid would be empty or not increasing, or if ``offset`` is not positive.
+    """
+    _check_grid_request(start, end, steps)
+    if not offset > 0:
+        raise ValueError(f"log_grid needs a positive offset, got {offset}")
+    fractions = jnp.linspace(0.0, 1.0, steps + 1)
+    span = end - start
+    ts = start + offset * jnp.expm1(fractions * jnp.log1p(span / offset))
+    return ts.at[0].set(start).at[-1].set(end)
+
+
+def _check_grid_request(start: float, end: float, steps: int) -> None:
+    if steps < 1:
+        raise ValueError(f"a time grid needs at least 1 step, got steps={steps}")
+    if not start < end:
+        raise ValueError(f"a time grid must increase, got start={start}, end={end}")
