@@ -14,6 +14,7 @@ from smdp_jax._types import Args, State
 from smdp_jax.sde import SDE
 
 __all__ = [
+    "check_args_axes",
     "check_conditions",
     "check_like",
     "check_positive",
