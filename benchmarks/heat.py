@@ -25,7 +25,7 @@ from configs.heat import PRESETS, Config
 
 _CASES = {
     "path score": {},
-    "windows": {"objective": "multi_step"},
+    "windows": {"objective": "multi_step", "steps": 400},
     "path score, plain U-Net": {"preconditioning": "none"},
 }
 

@@ -199,6 +199,7 @@ class Experiment(abc.ABC):
             num_samples=num_samples,
             key=key,
             args=args,
+            args_axes=None if args is None else 0,
             batch_axes=1,
         )
 

@@ -11,9 +11,9 @@ import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from smdp_jax.evaluate._files import figure_png
 
 from smdp_jax.evaluate import plots
+from smdp_jax.evaluate.figures import figure_png
 
 RNG = np.random.default_rng(0)
 TS = np.linspace(0.02, 10, 60)
