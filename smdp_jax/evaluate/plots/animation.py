@@ -13,7 +13,7 @@ from smdp_jax.evaluate.plots._style import ArrayND
 
 
 def field_animation(
-    times: Sequence[float],
+    times: ArrayND | Sequence[float],
     fields: Mapping[str, ArrayND],
     *,
     solid: ArrayND | None = None,
@@ -27,7 +27,7 @@ def field_animation(
 
     Parameters
     ----------
-    times : sequence of float
+    times : array (times,) or sequence of float
         Time of each frame, in the order of showing: decreasing for a path back in time.
     fields : mapping of str to array
         Fields by title, shape (times, rows, columns), or (rows, columns) for one that stays.
@@ -54,6 +54,7 @@ def field_animation(
     ValueError
         If the shapes do not belong together, or there is nothing to show.
     """
+    times = style.array("times", np.asarray(times), 1)
     shown = _as_frames(times, fields)
     chosen = np.unique(np.linspace(0, len(times) - 1, min(max_frames, len(times))).astype(int))
     limit = style.robust_limit(*shown.values(), percent=99.8)
@@ -85,9 +86,9 @@ def field_animation(
     return _animated(pictures, round(1000 * frame_seconds))
 
 
-def _as_frames(times: Sequence[float], fields: Mapping[str, ArrayND]) -> dict[str, np.ndarray]:
-    if len(times) == 0 or not fields:
-        raise ValueError("field_animation needs at least one time and one field")
+def _as_frames(times: np.ndarray, fields: Mapping[str, ArrayND]) -> dict[str, np.ndarray]:
+    if not fields:
+        raise ValueError("field_animation needs at least one field")
     shown = {name: style.array(name, values, (2, 3)) for name, values in fields.items()}
     shape = (len(times), *next(iter(shown.values())).shape[-2:])
     for name, values in shown.items():
