@@ -1,0 +1,40 @@
+"""A warning before a time step that is too long for advection, naming the step that would do."""
+
+import math
+import warnings
+
+__all__ = ["CourantWarning", "warn_step"]
+
+
+class CourantWarning(UserWarning):
+    """A time step breaks the Courant-Friedrichs-Lewy condition."""
+
+
+def warn_step(step: float, stable: float, owner: str, inner_steps: int) -> None:
+    """Warn if the inner steps of a flow map are longer than what is stable.
+
+    Parameters
+    ----------
+    step : float
+        Length of one call of the flow map, in time; its sign does not matter.
+    stable : float
+        Longest stable inner step, in time.
+    owner : str
+        Name of the system, for the message.
+    inner_steps : int
+        Inner steps per call.
+
+    Warns
+    -----
+    CourantWarning
+        With the longest step that would do, and the number of inner steps that would.
+    """
+    if abs(step) <= inner_steps * stable:
+        return
+    enough = f"inner_steps={math.ceil(abs(step) / stable)}" if stable > 0 else "a finite state"
+    warnings.warn(
+        f"{owner}: a step of {abs(step):.3g} in {inner_steps} inner steps breaks the CFL "
+        f"condition; steps of at most {inner_steps * stable:.3g} would do, or {enough}",
+        CourantWarning,
+        stacklevel=3,
+    )

@@ -1,0 +1,46 @@
+"""Initial states on the attractor of a forced system: its flow, run for a while from a prior."""
+
+import jax
+from jaxtyping import PyTree
+
+from smdp_jax._types import Args, FlowMap, State
+
+__all__ = ["spin_up"]
+
+
+def spin_up(
+    step: FlowMap, xs: State, *, time: float | int, calls: int, args: Args = None
+) -> PyTree:
+    """Advance a batch of states without noise and keep the last ones.
+
+    Parameters
+    ----------
+    step : callable
+        ``step(t0, t1, x, args)`` of one state; an autonomous flow.
+    xs : pytree
+        States, leaves (samples, *state).
+    time : float
+        How long, in the system's units.
+    calls : int
+        Equal steps to do it in, at least 1.
+    args : pytree
+        Conditions, the same for all samples.
+
+    Returns
+    -------
+    pytree
+        Like ``xs``.
+
+    Raises
+    ------
+    ValueError
+        If ``time`` is negative or ``calls`` below 1.
+    """
+    if time < 0 or calls < 1:
+        raise ValueError(f"spin_up needs time >= 0 and calls >= 1, got {time} and {calls}")
+    length = time / calls
+
+    def body(xs: State, _: None) -> tuple[State, None]:
+        return jax.vmap(lambda x: step(0.0, length, x, args))(xs), None
+
+    return jax.lax.scan(body, xs, length=calls)[0]
