@@ -26,9 +26,11 @@ __all__ = ["LearnedScore", "Preconditioner", "StepCorrection", "check_score"]
 class Preconditioner:
     """Score of a Gaussian with the data's mean and variance, plus a scaled network.
 
-    ``s(t, x) = -(x - m) / C + N(t, (x - m) / c) / sigma`` with mean m(t) and variance C(t) of the
-    data (one number per leaf of the state), ``sigma^2 = int_0^t g^2``, and c^2 the mean of C over
-    the nodes. The network's output need not span the decades of the score, and far outside the
+    ``s(t, x) = -(x - m) / C + N(t, (x - m) / c) / sigma`` with the mean m(t) of the data, C(t)
+    their variance plus ``sigma^2 = int_0^t g^2`` (one number per leaf of the state), and c^2 the
+    mean of C over the nodes. Without sigma^2 the sampling error of the variance, a share
+    sqrt(2 / n) of n paths, would be that of the Gaussian's score; the network adds what is missing
+    more easily than it mends what is noise. The network's output need not span the decades of the score, and far outside the
     data the score still grows linearly (Karras et al. 2022, section 5, do this for white noise on
     images). c does not depend on time: dividing by sqrt(C(t)) lets the network resolve, and so
     fit, the noise of late times.
@@ -80,8 +82,7 @@ class Preconditioner:
 
         noise = jax.tree.map(integral, g)
         mean = jax.tree.map(lambda x: moments(x)[0], data.xs)
-        # A prior of one point has no variance: that of the first step's noise stands in for it.
-        variance = jax.tree.map(lambda x, n: jnp.maximum(moments(x)[1], n[0]), data.xs, noise)
+        variance = jax.tree.map(lambda x, n: moments(x)[1] + n, data.xs, noise)
         return cls(ts, mean, variance, noise)
 
     def __call__(self, network: ScoreFn, t: Scalar, x: State, args: Args) -> State:

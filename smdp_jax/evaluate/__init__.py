@@ -34,6 +34,7 @@ from smdp_jax.evaluate.metrics import (
     rmse,
     weighted_score_error,
 )
+from smdp_jax.evaluate.reach import reached_times
 from smdp_jax.evaluate.report import (
     Metric,
     ReportFigure,
@@ -77,6 +78,7 @@ __all__ = [
     "plots",
     "posterior_hit_metric",
     "power_spectrum",
+    "reached_times",
     "reconstruction_mse",
     "relative_error",
     "rmse",

@@ -7,6 +7,7 @@ from smdp_jax.evaluate.plots.animation import field_animation
 from smdp_jax.evaluate.plots.calibration import coverage_curve, rank_histogram
 from smdp_jax.evaluate.plots.fields import field_panel, power_spectra
 from smdp_jax.evaluate.plots.posteriors import posterior_histogram, posterior_probability
+from smdp_jax.evaluate.plots.profiles import profiles, space_time
 from smdp_jax.evaluate.plots.scalar import score_field, trajectories
 from smdp_jax.evaluate.plots.training import step_miss, training_curve
 
@@ -17,8 +18,10 @@ __all__ = [
     "posterior_histogram",
     "posterior_probability",
     "power_spectra",
+    "profiles",
     "rank_histogram",
     "score_field",
+    "space_time",
     "step_miss",
     "trajectories",
     "training_curve",

@@ -1,0 +1,334 @@
+"""Burgers' equation driven by noise: back through shocks to the smooth field they came from.
+
+du = (-u u_x + viscosity u_xx) dt + noise dW on a periodic interval. Shocks forget the past, and
+small errors of a backward path grow into states that the data never showed. Small: a time at which
+shocks have formed and the five modes of the initial field can still be told. Paper: the hard case,
+where a score that is right on the data does not suffice for a whole path.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import PRNGKeyArray
+
+import smdp_jax as smdp
+from smdp_jax import evaluate, models, physics
+from smdp_jax.evaluate import Metric, ReportFigure
+from smdp_jax.experiment import Dataset, Experiment, Run
+
+
+@dataclass(frozen=True)
+class Config(Experiment):
+    """Burgers' equation. Fields are the configuration, methods build what is run."""
+
+    seed: int = 0
+    """Root of all random numbers."""
+    size: int = 64
+    """Grid points of the unit interval."""
+    viscosity: float = 0.01
+    """Viscosity, in length² / time."""
+    noise: float = 0.03
+    """Noise amplitude g per grid point, in units of u / sqrt(time)."""
+    amplitude: float = 0.25
+    """Root mean square of the initial field, in length / time."""
+    end_time: float = 0.25
+    """When the end state is observed."""
+    time_steps: int = 128
+    """Stored steps of the paths; the backward solves take the same ones."""
+    substeps: int = 8
+    """Simulator steps in each of them."""
+    trajectories: int = 512
+    """Simulated paths to learn from."""
+    objective: Literal["path_score", "one_step", "multi_step", "path_then_windows"] = "path_score"
+    """A score by regression on score targets, by the paper's windows, or by one after the other."""
+    windows: tuple[int, ...] = (1, 2, 4, 8)
+    """Steps per window of multi_step, trained one after the other."""
+    later_windows: tuple[int, ...] = (4, 8, 16)
+    """Those of path_then_windows."""
+    channels: int = 32
+    """Channels of the residual network."""
+    blocks: int = 4
+    """Blocks of the residual network."""
+    steps: int = 800
+    """Updates of the network."""
+    window_steps: int = 150
+    """Updates on windows after those on score targets, in path_then_windows."""
+    batch_size: int = 32
+    """Windows per update."""
+    learning_rate: float = 2e-3
+    """Learning rate of Adam at the start; it falls to 0 as a cosine."""
+    window_learning_rate: float = 3e-4
+    """The same for windows after score targets."""
+    ema: float = 0.99
+    """Decay of the averaged parameters, which are the ones used."""
+    test_fields: int = 50
+    """End states whose past is sampled."""
+    posterior_samples: int = 16
+    """Posterior samples for each of them."""
+    chunk: int = 128
+    """Paths solved at once: the fewer, the less memory."""
+
+    def system(self) -> physics.Burgers:
+        return physics.Burgers(
+            self.size,
+            self.viscosity,
+            self.noise,
+            self.end_time,
+            self.amplitude,
+            inner_steps=1,
+        )
+
+    def sde(self) -> smdp.SDE:
+        return self.system().continuous_sde()
+
+    def simulate(self, key: PRNGKeyArray) -> Dataset:
+        k_train, k_validation, k_test = jax.random.split(key, 3)
+        test = self.paths(k_test, self.test_fields, targets=False)
+        return Dataset(
+            train=self.paths(k_train, self.trajectories),
+            validation=self.paths(k_validation, 64),
+            truth={"paths": test.xs},
+        )
+
+    def paths(self, key: PRNGKeyArray, number: int, targets: bool = True) -> smdp.Trajectories:
+        k_prior, k_noise = jax.random.split(key)
+        system = self.system()
+        # The shear of the flow spreads perturbations, too: a rate that viscosity does not know.
+        ramp = smdp.SinhRamp(system.decay_rates() + 4.0, system.transform)
+        return smdp.simulate(
+            system.sde(),
+            system.prior(k_prior, number),
+            smdp.linear_grid(0.0, self.end_time, self.time_steps),
+            key=k_noise,
+            substeps=self.substeps,
+            score_targets=ramp if targets and self.objective.startswith("path") else False,
+            chunk_size=self.chunk,
+        )
+
+    def model(self, data: smdp.Trajectories) -> nn.Module:
+        # Smooth in t, so that it extends to t = 0, where there is nothing to learn from.
+        time_features = models.Fourier(3, self.end_time / 2, 4 * self.end_time)
+        net = models.burgers_resnet(
+            channels=self.channels, blocks=self.blocks, time_features=time_features
+        )
+        return models.SpectralPreconditioned(
+            net, models.Spectrum.from_trajectories(data.ts, data.xs, floor=0.5)
+        )
+
+    def fit(self, dataset: Dataset, key: PRNGKeyArray, **resume: Any) -> smdp.Fit:
+        k_first, k_then = jax.random.split(key)
+        if self.objective == "one_step":
+            return self._fit(dataset, smdp.OneStep(), k_first, **resume)
+        if self.objective == "multi_step":
+            return self._fit(dataset, smdp.MultiStep(self.windows), k_first, **resume)
+        path_score = smdp.PathScore(transform=jnp.fft.rfft)
+        if self.objective == "path_score":
+            return self._fit(dataset, path_score, k_first, **resume)
+        folder = resume.pop("directory", None)
+        first, then = (Path(folder) / n if folder else None for n in ("path_score", "windows"))
+        learned = self._fit(dataset, path_score, k_first, directory=first, **resume).learned
+        return self._fit(
+            dataset,
+            smdp.MultiStep(self.later_windows),
+            k_then,
+            directory=then,
+            steps=self.window_steps,
+            learning_rate=self.window_learning_rate,
+            initial=learned,
+            **resume,
+        )
+
+    def _fit(
+        self,
+        dataset: Dataset,
+        objective: Any,
+        key: PRNGKeyArray,
+        *,
+        steps: int | None = None,
+        learning_rate: float | None = None,
+        **options: Any,
+    ) -> smdp.Fit:
+        steps = self.steps if steps is None else steps
+        rate = optax.cosine_decay_schedule(learning_rate or self.learning_rate, steps)
+        return smdp.fit(
+            self.sde(),
+            self.model(dataset.train),
+            dataset.train,
+            objective,
+            optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
+            steps=steps,
+            batch_size=self.batch_size,
+            ema=self.ema,
+            precondition=False,
+            validation=dataset.validation,
+            epoch_steps=50,
+            key=key,
+            **options,
+        )
+
+    def sample(self, run: Run, key: PRNGKeyArray) -> dict[str, Any]:
+        k_past, k_prior = jax.random.split(key)
+        system, paths, ts = self.system(), run.truth["paths"], run.data.ts
+        x_end = paths[:, -1]
+        past = smdp.sample_posterior(
+            run.sde,
+            run.score,
+            x_end,
+            ts,
+            num_samples=self.posterior_samples,
+            key=k_past,
+            save="all",
+            batch_axes=1,
+            chunk_size=self.chunk,
+        )
+        walk = jax.jit(jax.vmap(lambda x: smdp.probability_flow(run.sde, run.score, x, ts).xs))
+        back = smdp.negated(system.step)
+        alone = jax.jit(jax.vmap(lambda x: _walk(back, x, ts[::-1])))
+        forward = jax.jit(jax.vmap(lambda x: _walk(system.step, x, ts)))
+        starts, flow, physics_only = past.samples[:, :, 0], walk(x_end)[:, 0], alone(x_end)
+        modes = jax.vmap(system.leading_modes)
+        return {
+            "paths": past.samples,
+            "flow": flow,
+            "physics": physics_only,
+            "sample_ends": jax.vmap(forward)(starts),
+            "flow_ends": forward(flow),
+            "physics_ends": forward(physics_only),
+            "true_ends": forward(paths[:, 0]),
+            "modes": jax.vmap(modes)(starts),
+            "true_modes": modes(paths[:, 0]),
+            "prior_modes": modes(system.prior(k_prior, 200)),
+            "limits": 1.5 * jnp.abs(run.data.xs).max(axis=(0, 2)),
+        }
+
+    def evaluate(self, run: Run, arrays: Mapping[str, Any]) -> Sequence[Metric]:
+        truth = run.truth["paths"]
+        starts, ends = arrays["paths"][:, :, 0], truth[:, -1]
+        reached = np.asarray(evaluate.reached_times(run.data.ts, arrays["paths"], arrays["limits"]))
+        error = {
+            name: _mean_square(arrays[f"{name}_ends"] - (ends[:, None] if axis else ends))
+            for name, axis in (("sample", 1), ("flow", 0), ("physics", 0), ("true", 0))
+        }
+        floor = error["true"]
+        crps = jax.vmap(evaluate.crps_ensemble)(arrays["modes"], arrays["true_modes"])
+        prior = jax.vmap(evaluate.crps_ensemble, (None, 0))(
+            arrays["prior_modes"], arrays["true_modes"]
+        )
+        # Higher modes of the initial field are empty.
+        spectral = jax.vmap(partial(evaluate.spectral_error, kmax=self.system().modes))
+        spread = starts.std(axis=1, ddof=1)
+        miss = starts.mean(axis=1) - truth[:, 0]
+        return [
+            Metric("time reached backward, median", np.median(reached), 0.0, note="at most"),
+            Metric("time reached backward, worst", reached.max(), 0.0, note="at most"),
+            Metric(
+                "share of paths that reach the start",
+                np.mean(reached == np.asarray(run.data.ts)[0]),
+                1.0,
+            ),
+            Metric(
+                "reconstruction MSE of a sample / noise floor",
+                error["sample"] / floor,
+                3.0,
+                note=f"at most; the true start has {floor:.3g} = 1",
+            ),
+            Metric("reconstruction MSE of the flow / noise floor", error["flow"] / floor),
+            Metric(
+                "reconstruction MSE of the reversed physics alone / noise floor",
+                error["physics"] / floor,
+                note="simulator run backward without a score; at least 3 times the sample's",
+            ),
+            Metric(
+                "CRPS of the initial modes, prior / posterior",
+                float(prior.mean() / crps.mean()),
+                3.0,
+                note="at least",
+            ),
+            Metric("CRPS of the initial modes", crps.mean(), unit="length/time"),
+            Metric(
+                "spread / error of the posterior mean",
+                np.sqrt(np.mean(spread**2) * (1 + 1 / starts.shape[1]) / np.mean(miss**2)),
+                1.0,
+                note="1 where the posterior is calibrated",
+            ),
+            Metric("spectral error of a sample", spectral(starts[:, 0], truth[:, 0]).mean()),
+            Metric(
+                "spectral error of the flow",
+                spectral(arrays["flow"], truth[:, 0]).mean(),
+                note="a sample's should be less",
+            ),
+        ]
+
+    def figures(self, run: Run, arrays: Mapping[str, Any]) -> Mapping[str, ReportFigure]:
+        truth, ts = np.asarray(run.truth["paths"]), np.asarray(run.data.ts)
+        points = np.arange(self.size) / self.size
+        power = jax.vmap(evaluate.power_spectrum)
+        shown = {
+            "truth": power(truth[:, 0]),
+            "samples": power(arrays["paths"][:, 0, 0]),
+            "flow (ODE)": np.median(power(arrays["flow"]), axis=0),
+            "end states": np.median(power(truth[:, -1]), axis=0),
+        }
+        plots = evaluate.plots
+        return {
+            "profiles": ReportFigure(
+                plots.profiles(
+                    points,
+                    truth[0, 0],
+                    truth[0, -1],
+                    arrays["paths"][0, :, 0],
+                    arrays["sample_ends"][0],
+                    arrays["flow"][0],
+                    field_unit="length/time",
+                ),
+                "Samples of what may have been, and where the simulator takes each without noise.",
+            ),
+            "paths": ReportFigure(
+                plots.space_time(ts, points, truth[0], arrays["paths"][0]),
+                "A simulated path with its shocks, and paths of the reverse-time SDE from its end.",
+            ),
+            "spectra": ReportFigure(
+                plots.power_spectra(
+                    np.arange(self.size // 2 + 1, dtype=float), shown, kmax=self.system().modes
+                ),
+                f"Power over wavenumber in {len(truth)} fields: median, and for truth and samples "
+                "the band of 90 %.",
+            ),
+        }
+
+
+def _walk(step: Any, x: Any, ts: Any) -> Any:
+    """End of the noise-free path over a grid, in either direction."""
+    return jax.lax.scan(lambda x, t: (step(t[0], t[1], x, None), None), x, (ts[:-1], ts[1:]))[0]
+
+
+def _mean_square(errors: Any) -> float:
+    """Mean over all entries; what is not finite counts as infinitely far."""
+    square = np.square(np.asarray(errors, np.float64))
+    return float(np.mean(np.where(np.isfinite(square), square, np.inf)))
+
+
+PRESETS = {
+    "small": Config(),
+    "paper": Config(
+        size=128,
+        noise=0.05,
+        amplitude=1.0,
+        end_time=1.0,
+        time_steps=1024,
+        substeps=2,
+        trajectories=2500,
+        objective="path_then_windows",
+        later_windows=(4, 8, 16, 32),
+        steps=20_000,
+        window_steps=8000,
+    ),
+}

@@ -1,0 +1,137 @@
+"""Figures of fields on an interval: what was, what is observed, what may have been."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from smdp_jax.evaluate.plots import _style as style
+from smdp_jax.evaluate.plots._style import ArrayND
+
+
+@style.styled
+def profiles(
+    points: ArrayND,
+    truth: ArrayND,
+    end_state: ArrayND,
+    samples: ArrayND,
+    sample_ends: ArrayND,
+    flow: ArrayND | None = None,
+    *,
+    field_unit: str = "",
+) -> Figure:
+    """Left: initial states; right: end states, observed and simulated from the samples.
+
+    Parameters
+    ----------
+    points : array (points,)
+        Positions.
+    truth, end_state : array (points,)
+        True initial state and observed end state, in units of the field.
+    samples : array (samples, points)
+        Posterior samples of the initial state.
+    sample_ends : array (samples, points)
+        Where the noise-free simulator takes them.
+    flow : array (points,), optional
+        Initial state that the probability flow leads to.
+    field_unit : str
+        Unit of the field; empty if dimensionless.
+
+    Returns
+    -------
+    Figure
+        Two panels.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together.
+    """
+    points = style.array("points", points, 1)
+    samples = style.array("samples", samples, 2)
+    sample_ends = style.array("sample_ends", sample_ends, 2)
+    style.same_shape("sample_ends", sample_ends, samples.shape)
+    for name, values in (("truth", truth), ("end_state", end_state), ("samples", samples[0])):
+        style.same_shape(name, np.asarray(values), points.shape)
+    figure = style.new_figure(9.0, 3.3)
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, many, exact, title in (
+        (left, samples, truth, "Initial state"),
+        (right, sample_ends, end_state, "End state"),
+    ):
+        lines = axes.plot(points, many.T, color=style.LEARNED, linewidth=0.8, alpha=0.5)
+        lines[0].set_label("samples")
+        axes.plot(points, np.asarray(exact), color=style.EXACT, label="true / observed")
+        axes.set_title(title)
+        axes.set_xlabel("position")
+        style.grid_lines(axes)
+        axes.margins(x=0)
+    # A flow that has left the data must not hide the rest.
+    bounds = np.concatenate([np.asarray(truth), np.asarray(end_state), samples.ravel()])
+    bounds = bounds[np.isfinite(bounds)]
+    margin = 0.15 * max(float(np.ptp(bounds)), 1e-12)
+    left.set_ylim(bounds.min() - margin, bounds.max() + margin)
+    if flow is not None:
+        style.same_shape("flow", np.asarray(flow), points.shape)
+        left.plot(points, np.asarray(flow), color=style.FLOW, linestyle="--", label="flow (ODE)")
+    left.set_ylabel(style.label("field", field_unit))
+    style.legend_below(figure, left)
+    return figure
+
+
+@style.styled
+def space_time(
+    ts: ArrayND,
+    points: ArrayND,
+    truth: ArrayND,
+    samples: ArrayND,
+    *,
+    max_samples: int = 2,
+    time_unit: str = "",
+) -> Figure:
+    """Fields over position and time: the true path and backward paths from its end state.
+
+    Parameters
+    ----------
+    ts : array (times,)
+        Increasing times.
+    points : array (points,)
+        Positions.
+    truth : array (times, points)
+        The simulated path.
+    samples : array (samples, times, points)
+        Backward paths, ordered like ``ts``.
+    max_samples : int
+        At most this many are shown.
+    time_unit : str
+        Unit of the times; empty if dimensionless.
+
+    Returns
+    -------
+    Figure
+        One image per path, on one colour scale.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together.
+    """
+    ts, points = style.array("ts", ts, 1), style.array("points", points, 1)
+    truth = style.array("truth", truth, 2)
+    samples = style.array("samples", samples, 3)[:max_samples]
+    style.same_shape("truth", truth, (ts.size, points.size))
+    style.same_shape("samples", samples, (len(samples), *truth.shape))
+    shown = [("True path", truth)]
+    shown += [(f"Backward path {i + 1}", sample) for i, sample in enumerate(samples)]
+    limit = style.robust_limit(truth, percent=99.8)
+    figure = style.new_figure(2.9 * len(shown) + 0.6, 3.1)
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, (title, values) in zip(panels, shown, strict=True):
+        image = axes.pcolormesh(
+            points, ts, values, cmap=style.DIVERGING, vmin=-limit, vmax=limit, shading="nearest"
+        )
+        axes.set_title(title)
+        axes.set_xlabel("position")
+    panels[0].set_ylabel(style.label("time $t$", time_unit))
+    bar = figure.colorbar(image, ax=panels, aspect=25, pad=0.015, extend="both")
+    bar.outline.set_visible(False)
+    bar.set_label("field")
+    return figure

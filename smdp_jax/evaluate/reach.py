@@ -1,0 +1,50 @@
+"""How far back a path gets before it leaves the range of the data."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from smdp_jax.evaluate.arrays import AnyArray
+
+__all__ = ["reached_times"]
+
+
+def reached_times(
+    ts: Float[AnyArray, "times"],
+    paths: Float[AnyArray, "*_batch times points"],
+    limits: Float[AnyArray, "times"],
+) -> Float[Array, "*_batch"]:
+    """Earliest time that backward paths reach with all entries, from the end on, within limits.
+
+    Parameters
+    ----------
+    ts : array (times,)
+        Increasing times.
+    paths : array (..., times, points)
+        States of paths that started at ``ts[-1]``, ordered like ``ts``.
+    limits : array (times,)
+        Largest absolute entry at each time that still counts as within the range of the data, in
+        units of the state.
+
+    Returns
+    -------
+    array (...)
+        ``ts[0]`` for a path that stays within all along; ``ts[-1]`` for one that was outside (or
+        not finite) one step after its start.
+
+    Raises
+    ------
+    ValueError
+        If the times of the arguments differ in number.
+    """
+    ts, paths, limits = jnp.asarray(ts), jnp.asarray(paths), jnp.asarray(limits)
+    if not ts.shape == limits.shape == paths.shape[-2:-1]:
+        raise ValueError(
+            f"ts {ts.shape}, limits {limits.shape} and the second last axis of paths "
+            f"{paths.shape} must have the same length"
+        )
+    # NaN compares false: outside.
+    inside = (jnp.abs(paths) <= limits[:, None]).all(axis=-1)
+    outside = ~inside[..., :-1]
+    indices = jnp.arange(ts.shape[0] - 1)
+    last = jnp.max(jnp.where(outside, indices, -1), axis=-1)
+    return ts[last + 1]
