@@ -31,19 +31,19 @@ class Config(Experiment):
 
     seed: int = 0
     """Root of all random numbers."""
-    size: int = 64
+    size: int = 128
     """Grid points of the unit interval."""
     viscosity: float = 0.01
     """Viscosity, in length² / time."""
-    noise: float = 0.03
+    noise: float = 0.05
     """Noise amplitude g per grid point, in units of u / sqrt(time)."""
-    amplitude: float = 0.25
+    amplitude: float = 0.45
     """Root mean square of the initial field, in length / time."""
-    end_time: float = 0.25
+    end_time: float = 0.12
     """When the end state is observed."""
-    time_steps: int = 128
+    time_steps: int = 256
     """Stored steps of the paths; the backward solves take the same ones."""
-    substeps: int = 8
+    substeps: int = 4
     """Simulator steps in each of them."""
     trajectories: int = 512
     """Simulated paths to learn from."""
@@ -57,7 +57,7 @@ class Config(Experiment):
     """Channels of the residual network."""
     blocks: int = 4
     """Blocks of the residual network."""
-    steps: int = 800
+    steps: int = 1500
     """Updates of the network."""
     window_steps: int = 150
     """Updates on windows after those on score targets, in path_then_windows."""
@@ -319,8 +319,6 @@ def _mean_square(errors: Any) -> float:
 PRESETS = {
     "small": Config(),
     "paper": Config(
-        size=128,
-        noise=0.05,
         amplitude=1.0,
         end_time=1.0,
         time_steps=1024,

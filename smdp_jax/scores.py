@@ -30,10 +30,10 @@ class Preconditioner:
     their variance plus ``sigma^2 = int_0^t g^2`` (one number per leaf of the state), and c^2 the
     mean of C over the nodes. Without sigma^2 the sampling error of the variance, a share
     sqrt(2 / n) of n paths, would be that of the Gaussian's score; the network adds what is missing
-    more easily than it mends what is noise. The network's output need not span the decades of the score, and far outside the
-    data the score still grows linearly (Karras et al. 2022, section 5, do this for white noise on
-    images). c does not depend on time: dividing by sqrt(C(t)) lets the network resolve, and so
-    fit, the noise of late times.
+    more easily than it mends what is noise. The network's output need not span the decades of the
+    score, and far outside the data the score still grows linearly (Karras et al. 2022, section 5,
+    do this for white noise on images). c does not depend on time: dividing by sqrt(C(t)) lets the
+    network resolve, and so fit, the noise of late times.
 
     Parameters
     ----------

@@ -48,19 +48,25 @@ def still(t, x, args):
     return jax.tree.map(jnp.zeros_like, x)
 
 
+def gathered(name, t):
+    """int_0^t g^2 of ``spreading``: (0.01 (1 + s))^2 and 0.02^2."""
+    return 1e-4 * ((1 + t) ** 3 - 1) / 3 if name == "a" else 4e-4 * t
+
+
 @pytest.mark.parametrize("i", [0, 1, 4, 8])
-def test_preconditioner_alone_is_the_score_of_a_gaussian(i):
-    """-(x - m) / C with the data's moments at each of its times, pooled over entries."""
+def test_preconditioner_alone_is_the_score_of_a_broader_gaussian(i):
+    """-(x - m) / C, C the data's variance pooled over entries and that of the noise."""
     sde, data = spreading()
     out = smdp.Preconditioner.of(sde, data)(still, data.ts[i], X, None)
     for name, x in X.items():
         values = np.asarray(data.xs[name][:, i], np.float64)
-        expected = -(np.asarray(x) - values.mean()) / values.var()
+        noise = gathered(name, float(data.ts[max(i, 1)]))
+        expected = -(np.asarray(x) - values.mean()) / (values.var() + noise)
         np.testing.assert_allclose(out[name], expected, rtol=2e-4)
 
 
 def test_network_is_divided_by_the_noise_gathered():
-    """int_0^t (0.01 (1 + s))^2 ds and 0.02^2 t; the trapezoidal rule with 8 intervals."""
+    """The trapezoidal rule with 8 intervals."""
     sde, data = spreading()
     scale = smdp.Preconditioner.of(sde, data)
 
@@ -70,10 +76,9 @@ def test_network_is_divided_by_the_noise_gathered():
     for t in (0.25, 0.5, 1.25, 2.0):
         with_network = scale(six, jnp.array(t), X, None)
         alone = scale(still, jnp.array(t), X, None)
-        sigma = {"a": 0.01 * math.sqrt(((1 + t) ** 3 - 1) / 3), "b": 0.02 * math.sqrt(t)}
         for name in X:
             added = np.asarray(with_network[name] - alone[name])
-            np.testing.assert_allclose(added, 6 / sigma[name], rtol=5e-3)
+            np.testing.assert_allclose(added, 6 / math.sqrt(gathered(name, t)), rtol=5e-3)
 
 
 def test_network_sees_inputs_of_order_one_over_all_times():
@@ -94,8 +99,8 @@ def test_network_sees_inputs_of_order_one_over_all_times():
         assert 0.25 < square < 4, name
 
 
-def test_variance_is_at_least_the_noise_gathered():
-    """Paths from one point that hardly move: a prior without spread gives no infinite score."""
+def test_a_prior_without_spread_gives_no_infinite_score():
+    """Paths from one point that hardly move."""
     data = smdp.Trajectories(TS, {"a": jnp.ones((5, 21, 3)), "b": jnp.ones((5, 21))})
     scale = smdp.Preconditioner.of(smdp.SDE(drift, diffusion=0.5), data)
     x = jax.tree.map(lambda x: x + 1, X)
@@ -112,14 +117,15 @@ def test_preconditioner_holds_its_ends(outside, inside):
 
 
 def test_preconditioner_of_many_times_keeps_the_ends():
-    """700 times, at most 66 of them tabulated; the first two and the last are exact."""
+    """700 times, at most 97 of them tabulated; the first two and the last are exact."""
     sde, data = spreading(700)
     scale = smdp.Preconditioner.of(sde, data)
-    assert scale.ts.shape[0] <= 66
+    assert scale.ts.shape[0] <= 97
     for i in (0, 1, 699):
         values = np.asarray(data.xs["b"][:, i], np.float64)
         out = scale(still, data.ts[i], X, None)["b"]
-        np.testing.assert_allclose(out, -(1 - values.mean()) / values.var(), rtol=2e-4)
+        expected = -(1 - values.mean()) / (values.var() + gathered("b", float(data.ts[max(i, 1)])))
+        np.testing.assert_allclose(out, expected, rtol=2e-4)
 
 
 def test_learned_score():
