@@ -5,13 +5,14 @@ stochastic process, then solve the process backward in time (Holzschuh, Vegetti,
 arXiv 2301.10250).
 """
 
-from smdp_jax import models
+from smdp_jax import datasets, models
 from smdp_jax.adaptive import solve_adaptive
 from smdp_jax.backward import Langevin, SolveInfo
 from smdp_jax.diagnostics import step_miss
 from smdp_jax.experiment import load
 from smdp_jax.integrate import integrate
-from smdp_jax.objectives import MultiStep, OneStep, PathScore
+from smdp_jax.learned_step import LearnedStep
+from smdp_jax.objectives import InverseStep, MultiStep, OneStep, PathScore
 from smdp_jax.path_targets import least_variance_ramp
 from smdp_jax.posterior import Path, Posterior, probability_flow, sample_posterior
 from smdp_jax.ramps import PowerRamp, SinhRamp, TableRamp
@@ -22,15 +23,17 @@ from smdp_jax.solvers import flow_map_of
 from smdp_jax.terms import Splitting
 from smdp_jax.time_grids import linear_grid, log_grid
 from smdp_jax.train import Fit, TrainingDiverged, fit
-from smdp_jax.trajectories import Trajectories
+from smdp_jax.trajectories import Trajectories, TrajectoryStream
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SDE",
     "Fit",
+    "InverseStep",
     "Langevin",
     "LearnedScore",
+    "LearnedStep",
     "MultiStep",
     "OneStep",
     "Path",
@@ -45,6 +48,8 @@ __all__ = [
     "TableRamp",
     "TrainingDiverged",
     "Trajectories",
+    "TrajectoryStream",
+    "datasets",
     "fit",
     "flow_map_of",
     "integrate",

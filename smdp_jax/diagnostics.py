@@ -9,11 +9,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax._types import ScoreFn
 from smdp_jax.integrate import integrate
+from smdp_jax.learned_step import LearnedStep
 from smdp_jax.objectives.base import mean_square
 from smdp_jax.sde import SDE, reverse_sde
 from smdp_jax.trajectories import Trajectories, window
 
-__all__ = ["step_miss"]
+__all__ = ["learned_step_miss", "step_miss"]
 
 
 def step_miss(
@@ -56,10 +57,7 @@ def step_miss(
         The miss of the step from ``ts[i + 1]`` to ``ts[i]``.
     """
     back = replace(reverse_sde(sde, score, noise_level=noise_level), diffusion=None)
-    if samples is None:
-        entries = sum(leaf.size for leaf in jax.tree.leaves(data.at(0, 0)))
-        samples = max(8, min(256, 4096 // max(entries, 1), data.num_samples))
-    chosen = jax.random.randint(key, (samples,), 0, data.num_samples)
+    chosen = _some_paths(key, data, samples)
 
     def miss(sample: Array, start: Array) -> Array:
         piece = window(data, sample, start, 1)
@@ -77,3 +75,47 @@ def step_miss(
         return jax.vmap(miss, in_axes=(0, None))(chosen, start).mean()
 
     return jax.lax.map(by_time, jnp.arange(data.num_times - 1))
+
+
+def learned_step_miss(
+    step: LearnedStep, data: Trajectories, *, key: PRNGKeyArray, samples: int | None = None
+) -> Float[Array, "steps"]:
+    """Squared miss of a learned step back over the mean squared increment, by time.
+
+    Parameters
+    ----------
+    step : LearnedStep
+        From ``fit`` with ``InverseStep()``.
+    data : Trajectories
+        Paths, best ones that were not trained on.
+    key : PRNG key
+        Chooses the paths.
+    samples : int, optional
+        How many paths, as for ``step_miss``.
+
+    Returns
+    -------
+    array (times - 1,)
+        The miss of the step from ``ts[i + 1]`` to ``ts[i]``: 1 for a step that changes nothing.
+    """
+    chosen = _some_paths(key, data, samples)
+
+    def miss(sample: Array, start: Array) -> Array:
+        piece = window(data, sample, start, 1)
+        earlier, later = (jax.tree.map(lambda x, i=i: x[i], piece.xs) for i in range(2))
+        reached = step(piece.ts[1], piece.ts[0], later, piece.args)
+        distance = jax.tree.map(jnp.subtract, reached, earlier)
+        return mean_square(distance, step.preconditioner.increment)
+
+    @jax.jit
+    def by_time(start: Array) -> Array:
+        return jax.vmap(miss, in_axes=(0, None))(chosen, start).mean()
+
+    return jax.lax.map(by_time, jnp.arange(data.num_times - 1))
+
+
+def _some_paths(key: PRNGKeyArray, data: Trajectories, samples: int | None) -> Array:
+    if samples is None:
+        entries = sum(leaf.size for leaf in jax.tree.leaves(data.at(0, 0)))
+        samples = max(8, min(256, 4096 // max(entries, 1), data.num_samples))
+    return jax.random.randint(key, (samples,), 0, data.num_samples)

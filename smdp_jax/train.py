@@ -2,11 +2,13 @@
 
 import contextlib
 import hashlib
+import itertools
 import math
 import re
 import time
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,12 @@ from tqdm import tqdm
 
 from smdp_jax.checkpoint import RunDirectory
 from smdp_jax.checks import check_like, check_positive, check_process, check_time_grid
-from smdp_jax.diagnostics import step_miss
+from smdp_jax.diagnostics import learned_step_miss, step_miss
+from smdp_jax.learned_step import LearnedStep
 from smdp_jax.objectives import Objective
 from smdp_jax.scores import LearnedScore, Preconditioner, StepCorrection
 from smdp_jax.sde import SDE
-from smdp_jax.trajectories import Trajectories
+from smdp_jax.trajectories import Trajectories, TrajectoryStream
 from smdp_jax.updates import Epoch, Problem, TrainingState, Windows, epoch_of
 
 __all__ = ["Fit", "TrainingDiverged", "fit"]
@@ -41,17 +44,17 @@ class Fit:
 
     Parameters
     ----------
-    learned : LearnedScore or StepCorrection
-        The EMA parameters, callable as ``(t, x, args)``.
+    learned : LearnedScore, StepCorrection or LearnedStep
+        The EMA parameters, callable as ``(t, x, args)``; a step as ``(start, stop, x, args)``.
     history : dict of arrays
         Per epoch: ``step`` (updates done), ``window`` (steps per window), ``loss``,
         ``validation_loss`` (NaN without validation data).
     step_miss : array (times - 1,)
         Squared miss of one backward step over its noise variance by time; see
-        ``diagnostics.step_miss``.
+        ``diagnostics.step_miss``. For a learned step over the mean squared increment.
     """
 
-    learned: LearnedScore | StepCorrection
+    learned: LearnedScore | StepCorrection | LearnedStep
     history: dict[str, np.ndarray]
     step_miss: np.ndarray
 
@@ -62,13 +65,15 @@ class Fit:
         Raises
         ------
         TypeError
-            If training learned a step correction.
+            If training learned a step correction, or a step.
         """
         if isinstance(self.learned, StepCorrection):
             raise TypeError(
                 "this fit learned a step correction (windows on a flow map), not a score: use "
                 "fit.correction on its own time grid, or train with PathScore()"
             )
+        if isinstance(self.learned, LearnedStep):
+            raise TypeError("this fit learned a step of the physics: use fit.step")
         return self.learned
 
     @property
@@ -78,10 +83,25 @@ class Fit:
         Raises
         ------
         TypeError
-            If training learned a score.
+            If training learned a score, or a step.
         """
         if isinstance(self.learned, LearnedScore):
             raise TypeError("this fit learned a score: use fit.score")
+        if isinstance(self.learned, LearnedStep):
+            raise TypeError("this fit learned a step of the physics: use fit.step")
+        return self.learned
+
+    @property
+    def step(self) -> LearnedStep:
+        """The learned step, for ``SDE(step=..., inverse=fit.step)``.
+
+        Raises
+        ------
+        TypeError
+            If training learned a score or a step correction.
+        """
+        if not isinstance(self.learned, LearnedStep):
+            raise TypeError("this fit learned no step: train with InverseStep()")
         return self.learned
 
 
@@ -96,7 +116,7 @@ class _Pace:
 def fit(
     sde: SDE,
     model: Any,
-    data: Trajectories,
+    data: Trajectories | TrajectoryStream,
     objective: Objective,
     optimizer: optax.GradientTransformation,
     *,
@@ -106,7 +126,7 @@ def fit(
     ema: float = 0.999,
     precondition: bool = True,
     validation: Trajectories | None = None,
-    initial: LearnedScore | StepCorrection | None = None,
+    initial: LearnedScore | StepCorrection | LearnedStep | None = None,
     epoch_steps: int = 500,
     directory: str | Path | None = None,
     checkpoint_seconds: float = 10.0,
@@ -122,10 +142,12 @@ def fit(
         The process that the trajectories follow.
     model : flax.linen.Module
         Network ``model(t, x, args)``, unbatched: t a scalar, x one state, result like x.
-    data : Trajectories
-        Training paths.
+    data : Trajectories or TrajectoryStream
+        Training paths. Of a stream every epoch takes the next block; scales and constants of the
+        loss are those of the first one.
     objective : Objective
-        ``OneStep()``, ``MultiStep(...)`` or ``PathScore()``.
+        ``OneStep()``, ``MultiStep(...)`` or ``PathScore()``, which learn a score or a step
+        correction; ``InverseStep()``, which learns a step.
     optimizer : optax.GradientTransformation
         Any optax optimiser; schedules count updates.
     steps : int
@@ -139,11 +161,12 @@ def fit(
     precondition : bool
         True: the network is a correction, with normalised input and output, of the score of a
         Gaussian with the data's mean and variance (``Preconditioner``). False: the network's
-        output is the score itself, as for networks that bring their own preconditioning.
+        output is the score itself, as for networks that bring their own preconditioning. A
+        learned step always has its own scales (``StepScale``).
     validation : Trajectories, optional
         Paths for the validation loss, evaluated with the averaged parameters after each epoch;
         at the times of the data.
-    initial : LearnedScore or StepCorrection, optional
+    initial : LearnedScore, StepCorrection or LearnedStep, optional
         Start from these parameters, of the same model; its preconditioner is kept.
     epoch_steps : int
         Updates per dispatch.
@@ -158,7 +181,7 @@ def fit(
     Returns
     -------
     Fit
-        ``fit.score`` (or ``fit.correction``), ``fit.history``, ``fit.step_miss``.
+        ``fit.score`` (or ``fit.correction``, ``fit.step``), ``fit.history``, ``fit.step_miss``.
 
     Raises
     ------
@@ -167,16 +190,20 @@ def fit(
     TrainingDiverged
         If the loss is not finite; the last good checkpoint is kept.
     """
+    init_key, batch_key, miss_key, val_key, order_key = jax.random.split(key, 5)
+    stream = None if isinstance(data, Trajectories) else data
+    data = data if isinstance(data, Trajectories) else next(data.blocks(order_key))
     _check(sde, data, steps, batch_size, ema, epoch_steps)
     data.check()
     constants = objective.prepare(sde, data)
-    init_key, batch_key, miss_key, val_key = jax.random.split(key, 4)
     t, x, args = data.ts[-1], data.at(0, -1), data.args_of(0)
     variables = initial.variables if initial else jax.jit(model.init)(init_key, t, x, args)
     others = {name: value for name, value in variables.items() if name != "params"}
     preconditioner = None
     if initial is not None:
         preconditioner = initial.preconditioner
+    elif objective.kind(sde) == "step":
+        preconditioner = constants
     elif precondition:
         preconditioner = Preconditioner.of(sde, data)
     problem = Problem(sde, model, objective, optimizer, batch_size, ema, others, preconditioner)
@@ -192,21 +219,15 @@ def fit(
     with contextlib.ExitStack() as stack:
         store = None
         if directory is not None:
-            store = RunDirectory(directory, _identity(problem, params, data, steps, key))
+            identity = _identity(problem, params, data, steps, key)
+            if stream is not None:
+                identity |= {"data": stream.fingerprint, "epoch_steps": epoch_steps}
+            store = RunDirectory(directory, identity)
             stack.callback(store.close)
-        state, records = _run(problem, state, source, held_out, pace, store)
+        blocks = _Blocks(data, stream, order_key)
+        state, records = _run(problem, state, source, blocks, held_out, pace, store)
     learned = _learned(problem, state, data)
-    miss = np.asarray(
-        step_miss(
-            sde,
-            learned,
-            validation or data,
-            key=miss_key,
-            noise_level=objective.noise_level,
-            solver=getattr(objective, "solver", None),
-        )
-    )
-    _warn_of_miss(miss, data.ts)
+    miss = _miss(problem, learned, validation or data, miss_key)
     names = ("step", "window", "loss", "validation_loss")
     history = {n: np.array([r[n] if r[n] is not None else np.nan for r in records]) for n in names}
     return Fit(learned, history, miss)
@@ -285,10 +306,31 @@ def _phases(objective: Objective, steps: int) -> list[tuple[int, int, int]]:
     return [(w, a, b) for w, a, b in zip(windows, bounds[:-1], bounds[1:], strict=True) if b > a]
 
 
+def _epochs_in(objective: Objective, pace: _Pace, done: int) -> int:
+    """Number of epochs that the first updates take; each window length begins a new one."""
+    phases = [p for p in _phases(objective, pace.steps) if p[1] < done]
+    return sum(-((first - min(done, last)) // pace.epoch_steps) for _, first, last in phases)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """What epochs take their data from: always the same paths, or the blocks of a stream."""
+
+    data: Trajectories
+    stream: TrajectoryStream | None
+    key: PRNGKeyArray
+
+    def after(self, epochs: int) -> Iterator[Trajectories]:
+        if self.stream is None:
+            return itertools.repeat(self.data)
+        return self.stream.blocks(self.key, epochs)
+
+
 def _run(
     problem: Problem,
     state: TrainingState,
     source: Windows,
+    blocks: "_Blocks",
     held_out: Windows | None,
     pace: _Pace,
     store: RunDirectory | None,
@@ -302,6 +344,7 @@ def _run(
         records = store.read_metrics(done)
     saved_at = time.monotonic()
     epochs: dict[int, Epoch] = {}
+    coming = blocks.after(_epochs_in(problem.objective, pace, done))
     with tqdm(total=pace.steps, initial=done, disable=not pace.progress, unit="update") as bar:
         try:
             for size, first, last in _phases(problem.objective, pace.steps):
@@ -310,6 +353,7 @@ def _run(
                     # Epochs end at multiples of their length, so a resumed run repeats them.
                     epochs_done = (done - first) // pace.epoch_steps
                     stop = min(last, first + (epochs_done + 1) * pace.epoch_steps)
+                    source = replace(source, data=next(coming))
                     new, loss, validation = epoch(state, source, held_out, jnp.asarray(stop))
                     loss, validation = float(loss), float(validation)
                     if not (np.isfinite(loss) and _all_finite(new.params)):
@@ -350,17 +394,40 @@ def _divergence_message(
 
 def _learned(
     problem: Problem, state: TrainingState, data: Trajectories
-) -> LearnedScore | StepCorrection:
-    score = problem.score(state.ema)
-    if problem.objective.kind(problem.sde) == "score":
-        return score
+) -> LearnedScore | StepCorrection | LearnedStep:
+    learned = problem.learned(state.ema)
+    if isinstance(learned, LearnedStep) or problem.objective.kind(problem.sde) == "score":
+        return learned
     return StepCorrection(
-        score.model,
-        score.variables,
-        score.preconditioner,
+        learned.model,
+        learned.variables,
+        learned.preconditioner,
         ts=data.ts,
         noise_level=problem.objective.noise_level,
     )
+
+
+def _miss(
+    problem: Problem,
+    learned: LearnedScore | StepCorrection | LearnedStep,
+    data: Trajectories,
+    key: PRNGKeyArray,
+) -> np.ndarray:
+    if isinstance(learned, LearnedStep):
+        return np.asarray(learned_step_miss(learned, data, key=key))
+    objective = problem.objective
+    miss = np.asarray(
+        step_miss(
+            problem.sde,
+            learned,
+            data,
+            key=key,
+            noise_level=objective.noise_level,
+            solver=getattr(objective, "solver", None),
+        )
+    )
+    _warn_of_miss(miss, data.ts)
+    return miss
 
 
 def _warn_of_miss(miss: np.ndarray, ts: Float[Array, "times"]) -> None:
@@ -371,5 +438,5 @@ def _warn_of_miss(miss: np.ndarray, ts: Float[Array, "times"]) -> None:
             f"one backward step misses the data by more than {_MISS_WARNING:g} times its noise "
             f"variance at {share:.0%} of the times (worst {miss[worst]:.3g} times at "
             f"t={float(ts[worst + 1]):g}; 1 is the optimum): train longer, or use smaller steps",
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -1,17 +1,18 @@
 """Simulated or measured paths, and the windows that training cuts from them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from smdp_jax._types import Args, State
 from smdp_jax.checks import check_conditions, concrete
 
-__all__ = ["Trajectories", "window"]
+__all__ = ["Trajectories", "TrajectoryStream", "window"]
 
 
 @jax.tree_util.register_dataclass
@@ -109,6 +110,33 @@ class Trajectories:
         _check_finite("xs", self.xs, self.ts)
         if self.score_targets is not None:
             _check_finite("score_targets", self.score_targets, self.ts)
+
+
+@runtime_checkable
+class TrajectoryStream(Protocol):
+    """Paths that do not fit into memory, as blocks that do; ``datasets.open_stream`` makes one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells these data from others, the same after a restart of the process."""
+        ...
+
+    def blocks(self, key: PRNGKeyArray, first: int = 0) -> Iterator[Trajectories]:
+        """Go through the data without end.
+
+        Parameters
+        ----------
+        key : PRNG key
+            Decides the order.
+        first : int
+            Number of the block to start with; a block depends on the key and its number alone.
+
+        Yields
+        ------
+        Trajectories
+            Blocks of equal shapes, on the same times.
+        """
+        ...
 
 
 def _check_finite(name: str, tree: Any, ts: Float[Array, "times"]) -> None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
+from smdp_jax.learned_step import LearnedStep, StepScale
 from smdp_jax.objectives import Objective
 from smdp_jax.scores import LearnedScore, Preconditioner
 from smdp_jax.sde import SDE
@@ -78,7 +79,7 @@ class Problem:
         Decay of the moving average.
     constant_variables : dict
         Collections of the network that are not trained.
-    preconditioner : Preconditioner or None
+    preconditioner : Preconditioner, StepScale or None
         Scales inputs and output of the network.
     """
 
@@ -89,9 +90,9 @@ class Problem:
     batch_size: int
     ema: float
     constant_variables: Any = field(repr=False)
-    preconditioner: Preconditioner | None = field(repr=False)
+    preconditioner: Preconditioner | StepScale | None = field(repr=False)
 
-    def score(self, params: Any) -> LearnedScore:
+    def learned(self, params: Any) -> LearnedScore | LearnedStep:
         """Return the network with these parameters.
 
         Parameters
@@ -101,10 +102,12 @@ class Problem:
 
         Returns
         -------
-        LearnedScore
-            Callable as ``(t, x, args)``.
+        LearnedScore or LearnedStep
+            Callable as ``(t, x, args)``, or as ``(start, stop, x, args)``.
         """
         variables = {**self.constant_variables, "params": params}
+        if isinstance(self.preconditioner, StepScale):
+            return LearnedStep(self.model, variables, self.preconditioner)
         return LearnedScore(self.model, variables, self.preconditioner)
 
     def batch_loss(self, params: Any, source: Windows, key: PRNGKeyArray, steps: int) -> Array:
@@ -133,11 +136,11 @@ class Problem:
         first, last = self.objective.first_time, data.num_times - 1 - steps
         starts = jax.random.randint(k_start, shape, first, last + 1)
         keys = jax.random.split(k_loss, self.batch_size)
-        score = self.score(params)
+        learned = self.learned(params)
 
         def one(sample: Array, start: Array, key: PRNGKeyArray) -> Array:
             piece = window(data, sample, start, steps)
-            return self.objective.loss(score, self.sde, piece, source.constants, key)
+            return self.objective.loss(learned, self.sde, piece, source.constants, key)
 
         return jax.vmap(one)(samples, starts, keys).mean()
 

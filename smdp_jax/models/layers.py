@@ -1,4 +1,4 @@
-"""Dense layers as all networks here use them: weights of variance 1 / fan_in, or zero.
+"""Layers as all networks here use them: weights of variance 1 / fan_in, or zero.
 
 Weights are drawn as one flat array and then shaped: XLA compiles the random bits of a four-axis
 kernel ten times longer on CPU (over a second each), and a network has dozens.
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -59,3 +60,48 @@ def dense(features: int, dtype: DTypeLike, *, zero_init: bool = False) -> nn.Den
     """
     init = nn.initializers.zeros if zero_init else lecun_normal
     return nn.Dense(features, dtype=dtype, param_dtype=dtype, kernel_init=init)
+
+
+def embed(vector: Float[Array, " n"], size: int) -> Float[Array, " size"]:
+    """Embedding of time and global conditions: two dense layers, to be called in a module.
+
+    Parameters
+    ----------
+    vector : array (n,)
+        Time features and numbers.
+    size : int
+        Size of both layers.
+
+    Returns
+    -------
+    array (size,)
+        The embedding.
+    """
+    for _ in range(2):
+        vector = nn.silu(dense(size, vector.dtype)(vector))
+    return vector
+
+
+def modulate(h: Float[Array, "*grid c"], embedding: Float[Array, " e"]) -> Float[Array, "*grid c"]:
+    """Scale and shift every channel, (1 + a) h + b, a and b linear in an embedding.
+
+    Parameters
+    ----------
+    h : array (*grid, c)
+        Field.
+    embedding : array (e,)
+        Embedding of time and global conditions.
+
+    Returns
+    -------
+    array (*grid, c)
+        The modulated field; to be called in a module, to which the layer then belongs.
+
+    References
+    ----------
+    Perez et al., "FiLM", 2018, eq. 2.
+    """
+    channels = h.shape[-1]
+    film = dense(2 * channels, h.dtype)(embedding).reshape((1,) * (h.ndim - 1) + (-1,))
+    gain, shift = jnp.split(film, 2, axis=-1)
+    return (1 + gain) * h + shift

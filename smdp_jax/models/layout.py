@@ -1,4 +1,4 @@
-"""How a network sees a state: a pytree of arrays as one vector, or as the channels of one field.
+"""How a network sees a state: its dtype, its leaves as one vector, and the time as one scalar.
 
 Networks here are unbatched and take any state, so each of them begins by laying the leaves out
 in one array and ends by cutting that array back into leaves. Everything is computed in the
@@ -91,7 +91,26 @@ def as_time(t: ArrayLike, dtype: DTypeLike) -> Float[Array, ""]:
     return t
 
 
-def _as_number(leaf: Any, dtype: DTypeLike) -> Array:
+def as_number(leaf: Any, dtype: DTypeLike) -> Array:
+    """Real numbers or masks as an array of a floating dtype.
+
+    Parameters
+    ----------
+    leaf : array
+        Numbers, or booleans, which become 0 and 1.
+    dtype : dtype
+        Floating dtype to cast to.
+
+    Returns
+    -------
+    array
+        The same shape.
+
+    Raises
+    ------
+    TypeError
+        If the entries are complex, keys or objects.
+    """
     leaf = jnp.asarray(leaf)
     if not (
         jnp.issubdtype(leaf.dtype, jnp.bool_)
@@ -120,7 +139,7 @@ def to_vector(tree: Any, dtype: DTypeLike) -> Float[Array, " n"]:
     array (n,)
         The entries; n = 0 if there are no leaves.
     """
-    leaves = [_as_number(leaf, dtype).ravel() for leaf in jax.tree.leaves(tree)]
+    leaves = [as_number(leaf, dtype).ravel() for leaf in jax.tree.leaves(tree)]
     return jnp.concatenate([jnp.zeros((0,), dtype), *leaves])
 
 
@@ -147,124 +166,3 @@ def from_vector(vector: Float[Array, " n"], like: PyTree) -> PyTree:
         parts.append(part.astype(jnp.result_type(leaf)))
         start += size
     return jax.tree.unflatten(treedef, parts)
-
-
-def common_grid(x: PyTree, dims: int) -> tuple[int, ...]:
-    """Grid shape shared by the leaves of a state of fields.
-
-    Parameters
-    ----------
-    x : pytree
-        State with leaves (*grid,) or (*grid, channels).
-    dims : int
-        Number of grid axes.
-
-    Returns
-    -------
-    tuple of int
-        The grid.
-
-    Raises
-    ------
-    ValueError
-        If a leaf has another rank, or leaves live on different grids.
-    """
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
-    for shape in shapes:
-        if len(shape) not in (dims, dims + 1):
-            raise ValueError(
-                f"with dims={dims} a state leaf has {dims} grid axes and at most one channel axis, "
-                f"got shape {shape}; use jax.vmap for batches"
-            )
-    grids = {shape[:dims] for shape in shapes}
-    if len(grids) != 1:
-        raise ValueError(f"state leaves must share one grid, got {sorted(grids)}")
-    return grids.pop()
-
-
-def to_channels(
-    tree: Any, grid: tuple[int, ...], dtype: DTypeLike
-) -> Float[Array, "*grid channels"]:
-    """Stack the leaves of a pytree of fields along a last channel axis.
-
-    Parameters
-    ----------
-    tree : pytree
-        Leaves (*grid,) or (*grid, channels).
-    grid : tuple of int
-        Their common grid.
-    dtype : dtype
-        Floating dtype to cast to.
-
-    Returns
-    -------
-    array (*grid, channels)
-        One field; it has no channels if there are no leaves.
-    """
-    leaves = [_as_number(leaf, dtype).reshape(*grid, -1) for leaf in jax.tree.leaves(tree)]
-    return jnp.concatenate([jnp.zeros((*grid, 0), dtype), *leaves], axis=-1)
-
-
-def from_channels(fields: Float[Array, "*grid channels"], like: PyTree) -> PyTree:
-    """Cut the channel axis into leaves: the inverse of `to_channels`.
-
-    Parameters
-    ----------
-    fields : array (*grid, channels)
-        One field.
-    like : pytree
-        Gives structure, shapes and dtypes.
-
-    Returns
-    -------
-    pytree
-        A tree like `like`.
-    """
-    leaves, treedef = jax.tree.flatten(like)
-    grid, parts, start = fields.shape[:-1], [], 0
-    for leaf in leaves:
-        shape = jnp.shape(leaf)
-        count = shape[-1] if len(shape) > len(grid) else 1
-        part = fields[..., start : start + count].reshape(shape)
-        parts.append(part.astype(jnp.result_type(leaf)))
-        start += count
-    return jax.tree.unflatten(treedef, parts)
-
-
-def split_conditions(
-    conditions: Any, grid: tuple[int, ...], dtype: DTypeLike
-) -> tuple[Float[Array, "*grid channels"], Float[Array, " n"]]:
-    """Sort conditions into fields on the state's grid and global numbers.
-
-    Parameters
-    ----------
-    conditions : pytree
-        Leaves (*grid,) or (*grid, channels), which become channels, and scalars or vectors.
-    grid : tuple of int
-        Grid of the state.
-    dtype : dtype
-        Floating dtype to cast to.
-
-    Returns
-    -------
-    (array (*grid, channels), array (n,))
-        The fields stacked, and the numbers concatenated.
-
-    Raises
-    ------
-    ValueError
-        If a leaf is neither.
-    """
-    fields, numbers = [], []
-    for leaf in jax.tree.leaves(conditions):
-        shape = jnp.shape(leaf)
-        if shape[: len(grid)] == grid and len(shape) <= len(grid) + 1:
-            fields.append(leaf)
-        elif len(shape) <= 1:
-            numbers.append(leaf)
-        else:
-            raise ValueError(
-                f"a condition of shape {shape} is neither a field on the grid {grid} nor a scalar "
-                "or vector; choose what the network sees of `args` with `conditions=`"
-            )
-    return to_channels(fields, grid, dtype), to_vector(numbers, dtype)

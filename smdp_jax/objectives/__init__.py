@@ -1,7 +1,8 @@
 """Losses on windows of simulated paths; see ``base.Objective`` for what one is."""
 
 from smdp_jax.objectives.base import Kind, Objective
+from smdp_jax.objectives.inverse_step import InverseStep
 from smdp_jax.objectives.multi_step import MultiStep, OneStep
 from smdp_jax.objectives.path_score import PathScore
 
-__all__ = ["Kind", "MultiStep", "Objective", "OneStep", "PathScore"]
+__all__ = ["InverseStep", "Kind", "MultiStep", "Objective", "OneStep", "PathScore"]

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from smdp_jax._types import Scalar, ScoreFn, State
+from smdp_jax._types import Scalar, State
 from smdp_jax.sde import SDE
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["Kind", "Objective", "mean_square"]
 
-Kind = Literal["score", "correction"]
+Kind = Literal["score", "correction", "step"]
 
 
 @runtime_checkable
@@ -46,7 +46,7 @@ class Objective(Protocol):
 
         Returns
         -------
-        "score" or "correction"
+        "score", "correction" or "step"
             What is learned.
         """
         ...
@@ -69,14 +69,14 @@ class Objective(Protocol):
         ...
 
     def loss(
-        self, score: ScoreFn, sde: SDE, window: Trajectories, constants: Any, key: PRNGKeyArray
+        self, score: Any, sde: SDE, window: Trajectories, constants: Any, key: PRNGKeyArray
     ) -> Scalar:
         """Compute the loss of one window.
 
         Parameters
         ----------
         score : callable
-            ``score(t, x, args)``.
+            ``score(t, x, args)``; for an objective that learns a step, ``step(t1, t0, x, args)``.
         sde : SDE
             The process.
         window : Trajectories

@@ -51,10 +51,15 @@ def spectral(net: nn.Module, shapes: Any, **options: Any) -> models.SpectralPrec
     return models.SpectralPreconditioned(net, spectrum, **options)
 
 
+def small_resnet(**options: Any) -> models.DilatedResNet:
+    return models.DilatedResNet(**{"channels": 3, "blocks": 1, "dilations": (1, 2)} | options)
+
+
 TREE = {"a": (2, 3), "b": (), "c": (1,)}
 SMOKE = {"density": (8, 4), "velocity": (8, 4, 2)}
 TWO_FIELDS = {"u": (8, 8), "v": (8, 8)}
 MASK = {"mask": np.arange(32).reshape(8, 4) % 3 == 0, "viscosity": np.float32(0.1)}
+STAGGERED = {"marker": (8, 4), "velocity_x": (9, 4), "velocity_y": (8, 5)}
 NUMBERS = {"viscosity": np.float32(0.1), "labels": np.arange(3)}
 
 CASES = [
@@ -73,6 +78,18 @@ CASES = [
     Case("unet_1d", lambda: one_level(dims=1, kernel=5), (16,), None, NUMBERS),
     Case("unet_reflect", lambda: one_level(padding="reflect", blocks=2), (8, 4)),
     Case("unet_3d", lambda: one_level(padding="zero", coordinates=True, dims=3), (4, 4, 4)),
+    Case("unet_staggered", lambda: one_level(padding="zero"), STAGGERED, None, MASK),
+    Case("dilated", small_resnet, SMOKE, None, MASK),
+    Case("dilated_1d", lambda: small_resnet(dims=1, embedding=4), (16,), None, NUMBERS),
+    Case(
+        "dilated_staggered",
+        lambda: small_resnet(padding="zero", coordinates=True),
+        STAGGERED,
+        conditions=MASK,
+    ),
+    Case("encoder_decoder", lambda: models.EncoderDecoder(2, 1, kernel=2), SMOKE, None, MASK),
+    Case("fno", lambda: models.FNO(2, 3, 2, 4), SMOKE, None, MASK),
+    Case("fno_1d", lambda: models.FNO(3, 3, 2, 4, margin=2, dims=1), (9,), None, NUMBERS),
     Case(
         "spectral",
         lambda: spectral(one_level(), TWO_FIELDS),
@@ -87,6 +104,13 @@ CASES = [
         conditions=NUMBERS,
         starts_at_zero=False,
     ),
+    Case(
+        "spectral_1d",
+        lambda: spectral(small_resnet(dims=1), (16,)),
+        (16,),
+        conditions=NUMBERS,
+        starts_at_zero=False,
+    ),
 ]
 
 REFUSED = [  # network, a state that does not fit it, and what the message says
@@ -94,6 +118,10 @@ REFUSED = [  # network, a state that does not fit it, and what the message says
     (models.GridScore, TREE, "one number"),
     (small_unet, {"a": (8, 4), "b": (4, 8)}, "share one grid"),
     (small_unet, (8, 5), "multiple of 2"),
+    (small_resnet, {"a": (8, 4), "b": (10, 4)}, "share one grid"),
+    (small_resnet, (2, 3, 4, 4), "use jax.vmap"),
+    (lambda: models.FNO(modes=5), (8, 16), "keep at most 4"),
+    (models.EncoderDecoder, (16,), "dims=2"),
     (small_unet, (2, 3, 4, 4), "use jax.vmap"),
     (lambda: small_unet(dims=1), (4, 4, 4), "dims=1"),
     (lambda: small_unet(dims=3), (4, 4), "dims=3"),

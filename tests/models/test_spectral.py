@@ -3,7 +3,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smdp_jax.models import MLP, SpectralPreconditioned, Spectrum, UNet, mode_variance
+from smdp_jax.models import (
+    FNO,
+    MLP,
+    DilatedResNet,
+    SpectralPreconditioned,
+    Spectrum,
+    UNet,
+    mode_variance,
+)
 from smdp_jax.models.spectrum import multiplicity, squared_wavenumbers
 
 G, T = 0.1, 0.2
@@ -26,13 +34,21 @@ def covariance(variance, grid):
     return np.fft.irfftn(modes, s=grid, axes=axes, norm="ortho").reshape(len(columns), -1)
 
 
-@pytest.mark.parametrize(("grid", "gain"), [((8, 8), True), ((7, 9), False), ((16,), True)])
-def test_starts_as_the_exact_gaussian_score(grid, gain):
+@pytest.mark.parametrize(
+    ("grid", "gain", "net"),
+    [
+        ((8, 8), True, UNet(channels=(4,))),
+        ((7, 9), False, MLP(widths=(4,))),
+        ((16,), True, DilatedResNet(4, 1, (1,), dims=1)),
+        ((15,), False, FNO(2, 3, 1, 4, dims=1)),
+    ],
+    ids=lambda value: str(value) if isinstance(value, tuple) else "",
+)
+def test_starts_as_the_exact_gaussian_score(grid, gain, net):
     # Truth: the gradient of the log density, with a dense covariance matrix in real space.
     with jax.enable_x64(True):
         ts = np.linspace(0, T, 9)
         table = np.stack([heat_variance(t, grid) for t in ts])
-        net = MLP(widths=(4,)) if len(grid) == 1 or grid[0] % 2 else UNet(channels=(4,))
         model = SpectralPreconditioned(net, Spectrum(ts, table), spectral_gain=gain)
         x = jax.random.normal(jax.random.key(0), grid, jnp.float64)
         variables = jax.jit(model.init)(jax.random.key(1), 0.1, x, None)

@@ -4,21 +4,14 @@ import numpy as np
 import pytest
 
 from smdp_jax.models import UNet
-from smdp_jax.models.unet import Conv, cell_centres, coarsen, refine
-
-
-def trained(module, *inputs):
-    """Parameters away from their start, where the last layer is zero."""
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
-    random = np.random.default_rng(3)
-    return jax.tree.map(lambda p: np.float32(0.2 * random.normal(size=p.shape)), shapes)
+from smdp_jax.models.unet import coarsen, refine
 
 
 @pytest.mark.parametrize(
     ("dims", "grid", "channels"),
     [(1, (32,), (3, 4, 5)), (2, (8, 12), (3, 4)), (2, (5, 7), (4,))],
 )
-def test_periodic_commutes_with_shifts_of_the_coarsest_cell(dims, grid, channels):
+def test_periodic_commutes_with_shifts_of_the_coarsest_cell(trained, dims, grid, channels):
     model = UNet(channels=channels, embedding=8, dims=dims)
     x = jax.random.normal(jax.random.key(0), grid)
     variables = trained(model, 0.3, x, None)
@@ -33,7 +26,7 @@ def test_periodic_commutes_with_shifts_of_the_coarsest_cell(dims, grid, channels
         assert np.abs(apply(jnp.roll(x, 1, axes)) - jnp.roll(out, 1, axes)).max() > 1e-3
 
 
-def test_coordinates_break_the_symmetry():
+def test_coordinates_break_the_symmetry(trained):
     model = UNet(channels=(4,), embedding=8, coordinates=True)
     x = jnp.ones((8, 8))
     variables = trained(model, 0.3, x, None)
@@ -43,47 +36,12 @@ def test_coordinates_break_the_symmetry():
     np.testing.assert_allclose(np.std(jax.jit(plain.apply)(variables, 0.3, x, None)), 0, atol=1e-6)
 
 
-@pytest.mark.parametrize("side", [3, 5])
-def test_walls_are_what_they_say(side):
-    # A mirror at the wall: the same as the periodic convolution of the even extension. Zero: the
-    # same as that of the field in a box of zeros.
-    x = jax.random.normal(jax.random.key(0), (6, 8, 2))
-    variables = trained(Conv(3, side, "zero"), x)
-    even = jnp.concatenate([x, x[::-1]], axis=0)
-    even = jnp.concatenate([even, even[:, ::-1]], axis=1)
-    boxed = jnp.pad(x, ((2, 2), (2, 2), (0, 0)))
-    periodic = Conv(3, side, "periodic")
-    expected = jax.jit(periodic.apply)(variables, even)[:6, :8]
-    out = jax.jit(Conv(3, side, "reflect").apply)(variables, x)
-    np.testing.assert_allclose(out, expected, atol=1e-5)
-    expected = jax.jit(periodic.apply)(variables, boxed)[2:-2, 2:-2]
-    np.testing.assert_allclose(
-        jax.jit(Conv(3, side, "zero").apply)(variables, x), expected, atol=1e-5
-    )
-
-
-def test_periodic_convolution_in_fourier_space():
-    x = jax.random.normal(jax.random.key(0), (6, 8, 1))
-    variables = jax.jit(Conv(1, 3, "periodic").init)(jax.random.key(1), x)
-    kernel = np.zeros((6, 8))
-    stencil = np.asarray(variables["params"]["kernel"])[:, :, 0, 0]
-    for i in range(3):
-        for j in range(3):
-            kernel[-(i - 1) % 6, -(j - 1) % 8] = stencil[i, j]
-    expected = np.fft.ifft2(np.fft.fft2(x[..., 0]) * np.fft.fft2(kernel)).real
-    out = jax.jit(Conv(1, 3, "periodic").apply)(variables, x)[..., 0]
-    np.testing.assert_allclose(out, expected, atol=1e-5)
-
-
 def test_coarsen_and_refine():
     h = jax.random.normal(jax.random.key(0), (4, 6, 2))
     coarse = coarsen(h)
     np.testing.assert_allclose(coarse[1, 2], h[2:4, 4:6].mean((0, 1)), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(coarsen(refine(coarse)), coarse, rtol=1e-6)
     assert refine(coarse).shape == h.shape
-    centres = cell_centres((2, 4), jnp.dtype("float32"))
-    np.testing.assert_allclose(centres[0, :, 1], [-0.75, -0.25, 0.25, 0.75])
-    np.testing.assert_allclose(centres[:, 0, 0], [-0.5, 0.5])
 
 
 def test_a_batch_is_one_batched_convolution():

@@ -1,0 +1,30 @@
+"""Packages that only datasets need."""
+
+import importlib
+from types import ModuleType
+
+
+def require(module: str) -> ModuleType:
+    """Import an optional package.
+
+    Parameters
+    ----------
+    module : str
+        Its name.
+
+    Returns
+    -------
+    module
+        The package.
+
+    Raises
+    ------
+    ImportError
+        If it is not installed, with the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f'datasets on disk need {module}, which is not installed: pip install "smdp_jax[data]"'
+        ) from error

@@ -1,0 +1,195 @@
+"""Trajectories as named arrays with named axes, and back.
+
+The times are ``time``; a leaf of the state is named by its place in the tree (``marker``,
+``flow.velocity``; ``x`` where the state is one array), one of the score targets or conditions the
+same behind ``score.`` or ``args.``.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from smdp_jax.trajectories import Trajectories
+
+TIME, CHECKSUM = "time", "checksum"
+_AXES = ("x", "y", "z")
+
+
+def to_arrays(data: Trajectories) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Take trajectories apart.
+
+    Parameters
+    ----------
+    data : Trajectories
+        Dicts with plain names, lists and tuples of arrays.
+
+    Returns
+    -------
+    (dict, dict of arrays)
+        Their structure in JSON values, and the arrays by name.
+
+    Raises
+    ------
+    TypeError
+        If a state or condition is another kind of tree, or no array of numbers.
+    ValueError
+        If two leaves would have the same name.
+    """
+    arrays = {TIME: np.asarray(data.ts)}
+    structure: dict[str, Any] = {"args_axes": data.args_axes}
+    roots = {"xs": "", "args": "args", "score_targets": "score"}
+    for part, root in roots.items():
+        structure[part] = _pack(getattr(data, part), root, arrays)
+    return structure, arrays
+
+
+def from_arrays(structure: Mapping[str, Any], arrays: Mapping[str, Any]) -> Trajectories:
+    """Put trajectories together.
+
+    Parameters
+    ----------
+    structure : dict
+        From ``to_arrays``.
+    arrays : dict of arrays
+        By name.
+
+    Returns
+    -------
+    Trajectories
+        With these arrays as leaves.
+    """
+    parts = {part: _unpack(structure[part], arrays) for part in ("xs", "args", "score_targets")}
+    return Trajectories(arrays[TIME], **parts, args_axes=structure["args_axes"])
+
+
+def leading_axes(structure: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Tell which axes, before those of its own, every array has.
+
+    Parameters
+    ----------
+    structure : dict
+        From ``to_arrays``.
+
+    Returns
+    -------
+    dict
+        ("sample", "time"), ("sample",), ("time",) or () by name.
+    """
+    own = () if structure["args_axes"] is None else ("sample",)
+    axes: dict[str, tuple[str, ...]] = {TIME: (TIME,)}
+    axes |= dict.fromkeys(_names(structure["xs"]), ("sample", TIME))
+    axes |= dict.fromkeys(_names(structure["score_targets"]), ("sample", TIME))
+    return axes | dict.fromkeys(_names(structure["args"]), own)
+
+
+def name_axes(
+    structure: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    dims: Mapping[str, Sequence[str]],
+) -> dict[str, tuple[str, ...]]:
+    """Name all axes of all arrays.
+
+    Parameters
+    ----------
+    structure : dict
+        From ``to_arrays``.
+    arrays : dict of arrays
+        By name.
+    dims : dict
+        Names of a leaf's own axes, by the leaf's name. Default: x, y, z, then axis3, ...; with the
+        leaf's name behind where another leaf has the same axis of another length.
+
+    Returns
+    -------
+    dict
+        One name per axis, by name of array.
+
+    Raises
+    ------
+    ValueError
+        If names are given for no array or not one per axis, or one name has two lengths.
+    """
+    leading = leading_axes(structure)
+    if unknown := sorted(set(dims) - set(arrays)):
+        raise ValueError(f"dims names {unknown}, but the arrays are {sorted(arrays)}")
+    lengths: dict[str, int] = {}
+    named = {}
+    for name, array in arrays.items():
+        own = array.shape[len(leading[name]) :]
+        given = dims.get(name, dims.get(name.removeprefix("score.")))
+        if given is None:
+            axes = _default_axes(name, own, lengths)
+        elif len(given) != len(own):
+            raise ValueError(f"dims of {name!r} must name its {len(own)} own axes, got {given}")
+        else:
+            axes = tuple(given)
+        named[name] = leading[name] + axes
+        for axis, length in zip(named[name], array.shape, strict=True):
+            if lengths.setdefault(axis, length) != length:
+                raise ValueError(
+                    f"dims: axis {axis!r} has length {lengths[axis]} and, in {name!r}, {length}"
+                )
+    return named
+
+
+def _default_axes(name: str, own: tuple[int, ...], lengths: Mapping[str, int]) -> tuple[str, ...]:
+    plain = [_AXES[i] if i < len(_AXES) else f"axis{i}" for i in range(len(own))]
+    return tuple(
+        axis if lengths.get(axis, length) == length else f"{axis}.{name}"
+        for axis, length in zip(plain, own, strict=True)
+    )
+
+
+def _pack(tree: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
+    if tree is None:
+        return None
+    if type(tree) is dict:
+        if bad := [key for key in tree if not isinstance(key, str) or "/" in key or not key]:
+            raise TypeError(f"datasets need plain names as keys, got {bad[0]!r} in {name or 'xs'}")
+        return {"dict": {key: _pack(v, _join(name, key), arrays) for key, v in tree.items()}}
+    if type(tree) in (list, tuple):
+        parts = [_pack(v, _join(name, str(i)), arrays) for i, v in enumerate(tree)]
+        return {type(tree).__name__: parts}
+    if not isinstance(tree, jax.Array | np.ndarray | np.generic | int | float):
+        raise TypeError(
+            f"datasets hold dicts, lists and tuples of arrays, got a {type(tree).__name__} in "
+            f"{name or 'xs'}"
+        )
+    # Python numbers take JAX's default precision, arrays keep theirs.
+    tree, name = tree if hasattr(tree, "dtype") else jnp.asarray(tree), name or "x"
+    if jnp.issubdtype(tree.dtype, jax.dtypes.prng_key) or tree.dtype.kind not in "biuf":
+        raise TypeError(f"datasets hold real numbers and masks, got {tree.dtype} in {name!r}")
+    if name in arrays or name == CHECKSUM:
+        raise ValueError(f"two arrays of the dataset would be named {name!r}: rename the leaf")
+    arrays[name] = np.asarray(tree)
+    return {"array": name}
+
+
+def _join(name: str, key: str) -> str:
+    return f"{name}.{key}" if name else key
+
+
+def _unpack(node: Any, arrays: Mapping[str, Any]) -> Any:
+    if node is None:
+        return None
+    ((kind, inner),) = node.items()
+    if kind == "array":
+        return arrays[inner]
+    if kind == "dict":
+        return {key: _unpack(value, arrays) for key, value in inner.items()}
+    parts = [_unpack(value, arrays) for value in inner]
+    return tuple(parts) if kind == "tuple" else parts
+
+
+def _names(node: Any) -> Iterator[str]:
+    if node is None:
+        return
+    ((kind, inner),) = node.items()
+    if kind == "array":
+        yield inner
+        return
+    for part in inner.values() if kind == "dict" else inner:
+        yield from _names(part)

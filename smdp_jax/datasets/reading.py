@@ -1,0 +1,206 @@
+"""Read datasets: all of it into memory, or blocks of it one after the other."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from smdp_jax.checks import check_positive
+from smdp_jax.datasets._arrays import on_device
+from smdp_jax.datasets._variables import from_arrays
+from smdp_jax.datasets.store import Store
+from smdp_jax.datasets.writing import as_json, check_settings
+from smdp_jax.trajectories import Trajectories
+
+__all__ = ["Stream", "open_stream", "open_trajectories"]
+
+
+def open_trajectories(
+    path: str | Path, *, config: Any = None, partial: bool = False, dtype: Any = None
+) -> Trajectories:
+    """Read a dataset into memory.
+
+    Parameters
+    ----------
+    path : path
+        What ``write`` wrote.
+    config : dict or dataclass, optional
+        Refuse a dataset that was generated with another one.
+    partial : bool
+        Take the chunks there are of a dataset that is not finished.
+    dtype : floating dtype, optional
+        Cast times, states and other floating-point arrays to it; default: as stored.
+
+    Returns
+    -------
+    Trajectories
+        All samples, in the order of the chunks.
+
+    Raises
+    ------
+    ImportError
+        If zarr is not installed.
+    FileNotFoundError
+        If there is no such dataset.
+    ValueError
+        If it is damaged, not finished, of another config, or of a precision that JAX is not set to.
+    """
+    store = _open(path, config)
+    return _load(store, _written(store, partial), dtype)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A dataset larger than memory, as blocks of trajectories for ``fit``.
+
+    Parameters
+    ----------
+    store : Store
+        The dataset.
+    written : tuple of int
+        Its chunks that are used.
+    chunks_per_block : int
+        How many of them make one block.
+    dtype : floating dtype, optional
+        What floating-point arrays are cast to.
+    """
+
+    store: Store
+    written: tuple[int, ...]
+    chunks_per_block: int = 1
+    dtype: Any = None
+
+    @property
+    def num_samples(self) -> int:
+        """Number of paths in all."""
+        return len(self.written) * self.store.layout["samples_per_chunk"]
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this stream from one of other data, or in other blocks."""
+        parts = {
+            "layout": self.store.layout,
+            "chunks": [(i, self.store.checksum(i)) for i in self.written],
+            "block": self.chunks_per_block,
+            "dtype": None if self.dtype is None else np.dtype(self.dtype).name,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def blocks(self, key: PRNGKeyArray, first: int = 0) -> Iterator[Trajectories]:
+        """Go through the data without end, in a new order on every pass.
+
+        Block n depends on the key and n alone, so an iteration that starts at block n goes on as
+        one that started at 0 would. The next block is read while the last one is used: memory
+        holds two.
+
+        Parameters
+        ----------
+        key : PRNG key
+            Decides the order.
+        first : int
+            Number of the block to start with.
+
+        Yields
+        ------
+        Trajectories
+            ``chunks_per_block`` chunks, always of the same shapes.
+        """
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            number = first
+            ahead = reader.submit(self._block, key, number)
+            while True:
+                number += 1
+                block, ahead = ahead.result(), reader.submit(self._block, key, number)
+                yield block
+
+    def _block(self, key: PRNGKeyArray, number: int) -> Trajectories:
+        count, size = len(self.written), self.chunks_per_block
+        chosen = []
+        for place in range(number * size, (number + 1) * size):
+            order = jax.random.permutation(jax.random.fold_in(key, place // count), count)
+            chosen.append(self.written[int(order[place % count])])
+        return _load(self.store, chosen, self.dtype)
+
+
+def open_stream(
+    path: str | Path,
+    *,
+    chunks_per_block: int = 1,
+    config: Any = None,
+    partial: bool = False,
+    dtype: Any = None,
+) -> Stream:
+    """Open a dataset for training without reading it all into memory.
+
+    Parameters
+    ----------
+    path : path
+        What ``write`` wrote.
+    chunks_per_block : int
+        How many chunks are in memory for one epoch of ``fit``: the more, the better they are mixed.
+    config : dict or dataclass, optional
+        Refuse a dataset that was generated with another one.
+    partial : bool
+        Take the chunks there are of a dataset that is not finished.
+    dtype : floating dtype, optional
+        Cast floating-point arrays to it; default: as stored.
+
+    Returns
+    -------
+    Stream
+        To be given to ``fit`` in place of ``Trajectories``.
+
+    Raises
+    ------
+    ImportError
+        If zarr is not installed.
+    FileNotFoundError
+        If there is no such dataset.
+    ValueError
+        If it is not finished, of another config, or has fewer chunks than make a block.
+    """
+    store = _open(path, config)
+    written = tuple(_written(store, partial))
+    check_positive(chunks_per_block=chunks_per_block)
+    if chunks_per_block > len(written):
+        raise ValueError(f"{path} has {len(written)} chunks, a block needs {chunks_per_block}")
+    return Stream(store, written, chunks_per_block, dtype)
+
+
+def _open(path: str | Path, config: Any) -> Store:
+    store = Store.open(Path(path))
+    if config is not None:
+        check_settings(store, {"config": as_json(config)})
+    return store
+
+
+def _written(store: Store, partial: bool) -> list[int]:
+    written = store.written()
+    if len(written) < store.chunks and not (partial and written):
+        raise ValueError(
+            f"{store.path} has {len(written)} of {store.chunks} chunks: write it again with the "
+            "same arguments, which goes on from there, or take what there is with partial=True"
+        )
+    return written
+
+
+def _load(store: Store, indices: list[int], dtype: Any) -> Trajectories:
+    chunks = [store.read(i) for i in indices]
+    arrays: Mapping[str, np.ndarray] = {
+        **store.shared(),
+        **{name: np.concatenate([c[name] for c in chunks]) for name in chunks[0]},
+    }
+    return from_arrays(
+        store.layout["structure"],
+        {
+            name: on_device(array, dtype, f"{name!r} of {store.path}")
+            for name, array in arrays.items()
+        },
+    )

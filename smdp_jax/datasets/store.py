@@ -1,0 +1,307 @@
+"""One Zarr group with trajectories in chunks of samples, each with a checksum once it is whole.
+
+The layout is that of Zarr 3: one array per leaf, its axes named, with a unit; ``config`` and
+``smdp_jax`` are attributes of the group, JSON as text. ``checksum[i]`` is 0 until all arrays of
+chunk i are written, then the CRC-32 of their bytes plus one: a chunk that is missing reads as zeros
+in Zarr, and only the checksum tells.
+"""
+
+import json
+import os
+import shutil
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smdp_jax.datasets._optional import require
+from smdp_jax.datasets._variables import CHECKSUM, leading_axes, name_axes, to_arrays
+from smdp_jax.trajectories import Trajectories
+
+__all__ = ["Store", "create_store"]
+
+_VERSION = 1
+
+
+def create_store(
+    path: Path,
+    first: Trajectories,
+    *,
+    chunks: int,
+    key: Sequence[Any],
+    config: Mapping[str, Any],
+    dims: Mapping[str, Sequence[str]],
+    units: Mapping[str, str],
+) -> None:
+    """Make a dataset without chunks, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder, which must not exist or be empty.
+    first : Trajectories
+        One chunk, which gives shapes, times and conditions without sample axis.
+    chunks : int
+        How many chunks there will be.
+    key : list
+        JSON values that tell the PRNG key.
+    config : dict
+        JSON values.
+    dims, units : dict
+        Names of axes, and units; see ``write``.
+
+    Raises
+    ------
+    ValueError
+        If dims or units do not fit.
+    """
+    zarr = require("zarr")
+    structure, arrays = to_arrays(first)
+    axes, stacked = name_axes(structure, arrays, dims), _stacked(structure)
+    if unknown := sorted(set(units) - set(arrays)):
+        raise ValueError(f"units names {unknown}, but the arrays are {sorted(arrays)}")
+    layout = {
+        "version": _VERSION,
+        "structure": structure,
+        "chunks": chunks,
+        "samples_per_chunk": first.num_samples,
+        "shared": _checksum({n: a for n, a in arrays.items() if n not in stacked}),
+        "key": key,
+    }
+    attributes = {"config": json.dumps(config), "smdp_jax": json.dumps(layout)}
+    partial = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    group = zarr.create_group(partial, zarr_format=3, attributes=attributes)
+
+    def make(name: str, shape: tuple[int, ...], chunk: Any, axes: Sequence[str], dtype: Any) -> Any:
+        options = {"dimension_names": axes, "attributes": {"units": _unit(name, units)}}
+        return group.create_array(name, shape=shape, chunks=chunk, dtype=dtype, **options)
+
+    for name, array in arrays.items():
+        shape = (chunks * array.shape[0], *array.shape[1:]) if name in stacked else array.shape
+        made = make(name, shape, array.shape if array.size else "auto", axes[name], array.dtype)
+        if name not in stacked:
+            made[...] = array
+    make(CHECKSUM, (chunks,), (1,), ("chunk",), np.dtype(np.int64))
+    with warnings.catch_warnings():
+        # Zarr warns that its version 3 has yet to adopt what xarray opens fastest.
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(partial)
+    os.replace(partial, path)
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open dataset.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder.
+    group : zarr.Group
+        The open group.
+    layout : dict
+        ``structure`` of the trajectories, ``chunks``, ``samples_per_chunk``, ``shared`` (checksum
+        of the arrays without sample axis) and ``key``.
+    config : dict
+        What the data were generated with.
+    """
+
+    path: Path
+    group: Any
+    layout: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: Path, *, mode: str = "r") -> "Store":
+        """Open a dataset.
+
+        Parameters
+        ----------
+        path : Path
+            Its folder.
+        mode : str
+            "r" or "r+".
+
+        Returns
+        -------
+        Store
+            The dataset.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such folder.
+        ValueError
+            If it holds something else, or its metadata are damaged.
+        """
+        zarr = require("zarr")
+        if not path.exists():
+            raise FileNotFoundError(f"there is no dataset {path}")
+        try:
+            group = zarr.open_group(path, mode=mode)
+            layout = json.loads(group.attrs["smdp_jax"])
+            config = json.loads(group.attrs["config"])
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise ValueError(
+                f"{path} is no dataset of smdp_jax, or its metadata are damaged "
+                f"({type(error).__name__}: {error}); use from_zarr for arrays of your own"
+            ) from error
+        if layout["version"] != _VERSION:
+            raise ValueError(
+                f"{path} has layout {layout['version']}, this version of smdp_jax reads {_VERSION}"
+            )
+        return cls(path, group, layout, config)
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks the finished dataset has."""
+        return self.layout["chunks"]
+
+    def written(self) -> list[int]:
+        """Tell which chunks have been written.
+
+        Returns
+        -------
+        list of int
+            Those with a checksum, in order.
+        """
+        return [index for index in range(self.chunks) if self.checksum(index)]
+
+    def checksum(self, index: int) -> int:
+        """Read the checksum of one chunk.
+
+        Parameters
+        ----------
+        index : int
+            Which chunk.
+
+        Returns
+        -------
+        int
+            0 if the chunk has not been written, or if its checksum cannot be read.
+        """
+        try:
+            return int(self.group[CHECKSUM][index])
+        except Exception:  # codecs raise many kinds for damaged files
+            return 0
+
+    def write(self, index: int, chunk: Trajectories) -> None:
+        """Write one chunk; it counts only once all of it is on disk.
+
+        Parameters
+        ----------
+        index : int
+            Which chunk.
+        chunk : Trajectories
+            Its paths.
+
+        Raises
+        ------
+        ValueError
+            If it does not look like the others.
+        """
+        structure, arrays = to_arrays(chunk)
+        stacked = _stacked(self.layout["structure"])
+        if structure != self.layout["structure"]:
+            raise ValueError(f"chunk {index} has another tree than {self.path}")
+        for name in stacked:
+            want, got = self.group[name], arrays[name]
+            if (want.chunks, want.dtype) != (got.shape, got.dtype):
+                raise ValueError(
+                    f"chunk {index} has {name!r} of shape {got.shape} and dtype {got.dtype}, "
+                    f"{self.path} has {want.chunks} and {want.dtype}"
+                )
+        shared = {name: array for name, array in arrays.items() if name not in stacked}
+        if _checksum(shared) != self.layout["shared"]:
+            raise ValueError(
+                f"chunk {index} has other times, or other conditions that all samples share, than "
+                f"{self.path}"
+            )
+        own = {name: arrays[name] for name in stacked}
+        count = self.layout["samples_per_chunk"]
+        for name, array in own.items():
+            self.group[name][index * count : (index + 1) * count] = array
+        self.group[CHECKSUM][index] = _checksum(own)
+
+    def read(self, index: int) -> dict[str, np.ndarray]:
+        """Read one chunk.
+
+        Parameters
+        ----------
+        index : int
+            Which chunk.
+
+        Returns
+        -------
+        dict of arrays
+            The arrays with a sample axis, by name.
+
+        Raises
+        ------
+        ValueError
+            If it is not what was written.
+        """
+        count = self.layout["samples_per_chunk"]
+        part = slice(index * count, (index + 1) * count)
+        remedy = "write it again with the same arguments, which computes this chunk anew"
+        try:
+            arrays = {name: self.group[name][part] for name in _stacked(self.layout["structure"])}
+        except Exception as error:  # codecs raise many kinds for damaged files
+            raise ValueError(
+                f"chunk {index} of {self.path} cannot be read ({type(error).__name__}: {error}); "
+                f"{remedy}"
+            ) from error
+        if _checksum(arrays) != self.checksum(index):
+            raise ValueError(
+                f"chunk {index} of {self.path} is not what was written: files were cut short, lost "
+                f"or changed; {remedy}"
+            )
+        return arrays
+
+    def shared(self) -> dict[str, np.ndarray]:
+        """Read the times, and the conditions that all samples share.
+
+        Returns
+        -------
+        dict of arrays
+            By name.
+
+        Raises
+        ------
+        ValueError
+            If they are not what was written.
+        """
+        structure = self.layout["structure"]
+        names = set(leading_axes(structure)) - set(_stacked(structure))
+        arrays = {name: np.asarray(self.group[name][...]) for name in names}
+        if _checksum(arrays) != self.layout["shared"]:
+            raise ValueError(
+                f"the times or shared conditions of {self.path} are not what was written: the "
+                "dataset has to be written again, elsewhere"
+            )
+        return arrays
+
+
+def _stacked(structure: Mapping[str, Any]) -> list[str]:
+    """Names of the arrays with a sample axis."""
+    axes = leading_axes(structure)
+    return sorted(name for name in axes if axes[name][:1] == ("sample",))
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
+    crc = 0
+    for name in sorted(arrays):
+        crc = zlib.crc32(np.ascontiguousarray(arrays[name]).data, crc)
+    return crc + 1
+
+
+def _unit(name: str, units: Mapping[str, str]) -> str:
+    state = units.get(name.removeprefix("score."), "1")
+    if not name.startswith("score.") or name in units:
+        return units.get(name, "1")
+    return "1" if state == "1" else f"1 / ({state})"

@@ -1,0 +1,171 @@
+"""Write generated trajectories to disk, chunk by chunk."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PRNGKeyArray
+from tqdm import tqdm
+
+from smdp_jax.checks import check_positive
+from smdp_jax.datasets.store import Store, create_store
+from smdp_jax.trajectories import Trajectories
+
+__all__ = ["write"]
+
+
+def write(
+    path: str | Path,
+    generate: Callable[[PRNGKeyArray], Trajectories],
+    *,
+    chunks: int,
+    key: PRNGKeyArray,
+    config: Any = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    units: Mapping[str, str] | None = None,
+    progress: bool = True,
+) -> Path:
+    """Generate trajectories and write them as a Zarr store, or go on where that was stopped.
+
+    Chunk i is ``generate(fold_in(key, i))``, so a run that was killed, at any moment, and started
+    again with the same arguments ends with the same bits. Chunks that are there and whole are kept;
+    damaged ones are computed anew. ``xarray.open_zarr(path)`` opens the result: arrays ``time``,
+    one per leaf of the state, ``score.*`` and ``args.*``, on the axes sample, time, x, y, z.
+
+    Parameters
+    ----------
+    path : path
+        Folder of the store, such as ``smoke.zarr``.
+    generate : callable
+        Makes one chunk of ``Trajectories`` from a key: always as many samples, on the same times.
+        Memory holds one chunk at a time.
+    chunks : int
+        Number of chunks.
+    key : PRNG key
+        Randomness of all of them.
+    config : dict or dataclass, optional
+        What the data are generated with, in JSON values: kept as attribute ``config`` (JSON text),
+        and compared when the store is opened again.
+    dims : dict, optional
+        Names of a leaf's own axes, by the leaf's name, such as ``{"velocity_x": ("x_face", "y")}``;
+        default x, y, z.
+    units : dict, optional
+        Units by name of array, ``time`` among them; default "1", and for score targets the inverse
+        of the state's.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Path
+        ``path``.
+
+    Raises
+    ------
+    ImportError
+        If zarr is not installed.
+    ValueError
+        If the store there was written with other arguments or is none of ours, if chunks differ in
+        shape or times, or if a state is not finite.
+    TypeError
+        If the config is not JSON, or ``generate`` returns something else.
+    """
+    check_positive(chunks=chunks)
+    path = Path(path)
+    settings = {"chunks": chunks, "key": _key_values(key), "config": as_json(config)}
+
+    def chunk(index: int) -> Trajectories:
+        made = generate(jax.random.fold_in(key, index))
+        if not isinstance(made, Trajectories):
+            raise TypeError(f"generate must return Trajectories, got {type(made).__name__}")
+        made.check()
+        return made
+
+    first = None
+    if path.exists() and any(path.iterdir()):
+        store = Store.open(path, mode="r+")
+        check_settings(store, settings)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        first = chunk(0)
+        create_store(path, first, **settings, dims=dims or {}, units=units or {})
+        store = Store.open(path, mode="r+")
+    whole = {index for index in store.written() if _is_whole(store, index)}
+    with tqdm(total=chunks, initial=len(whole), disable=not progress, unit="chunk") as bar:
+        for index in sorted(set(range(chunks)) - whole):
+            store.write(index, first if first is not None and index == 0 else chunk(index))
+            bar.update()
+    return path
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """Turn a configuration into JSON values.
+
+    Parameters
+    ----------
+    config : dict, dataclass or None
+        The configuration.
+
+    Returns
+    -------
+    dict
+        As it would be read back from JSON.
+
+    Raises
+    ------
+    TypeError
+        If it holds something else.
+    """
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        config = dataclasses.asdict(config)
+    config = {} if config is None else config
+    if not isinstance(config, Mapping):
+        raise TypeError(f"config must be a dict or a dataclass, got {type(config).__name__}")
+    try:
+        return json.loads(json.dumps(dict(config), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"config must hold JSON values: {error}") from error
+
+
+def check_settings(store: Store, settings: Mapping[str, Any]) -> None:
+    """Check that a store was written with certain settings.
+
+    Parameters
+    ----------
+    store : Store
+        The dataset.
+    settings : dict
+        Any of ``chunks``, ``key`` and ``config``.
+
+    Raises
+    ------
+    ValueError
+        Naming the first difference.
+    """
+    found, wanted = {**store.layout, "config": store.config}, dict(settings)
+    if "config" in settings:
+        found |= {f"config.{name}": value for name, value in found.pop("config").items()}
+        wanted |= {f"config.{name}": value for name, value in wanted.pop("config").items()}
+        wanted |= {n: None for n in found if n.startswith("config.") and n not in wanted}
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise ValueError(
+                f"{store.path} is another dataset: {name} was {found.get(name)!r}, now {value!r}; "
+                "use another path, or remove this one"
+            )
+
+
+def _is_whole(store: Store, index: int) -> bool:
+    try:
+        store.read(index)
+    except ValueError:
+        return False
+    return True
+
+
+def _key_values(key: PRNGKeyArray) -> list[Any]:
+    return [str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()]

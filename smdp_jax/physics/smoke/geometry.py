@@ -1,0 +1,246 @@
+"""The box that the smoke rises in: its grid, its inflow, and the obstacles a user puts there.
+
+Obstacles are conditions, ``args = {"obstacles": mask}``, a mask of the solid cells. They are data:
+one compiled simulator serves every geometry. Masks of several shapes are joined by ``|``.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, PRNGKeyArray
+
+from smdp_jax._types import Args
+from smdp_jax.physics.smoke.grid import Field, Mask
+from smdp_jax.physics.smoke.obstacles import (
+    box_mask,
+    centres,
+    disc_mask,
+    fill_enclosed,
+    random_obstacles,
+)
+
+__all__ = ["ClosedBox"]
+
+_INFLOW_CENTRE, _INFLOW_RADIUS = (0.5, 0.1), 0.05  # as shares of the side
+
+Pair = Sequence[float | int]
+
+
+@dataclass(frozen=True)
+class ClosedBox:
+    """A square box with closed walls, and an inflow near its floor.
+
+    Parameters
+    ----------
+    size : int
+        Cells per side, at least 16.
+    length : float
+        Side of the box, in units of length.
+
+    Raises
+    ------
+    ValueError
+        If ``size`` is below 16, or ``length`` not finite and positive.
+    """
+
+    size: int = 64
+    length: float | int = 100.0
+
+    def __post_init__(self) -> None:
+        if self.size < 16:
+            raise ValueError(f"{type(self).__name__}.size must be at least 16, got {self.size}")
+        if not 0 < self.length < math.inf:
+            raise ValueError(
+                f"{type(self).__name__}.length must be finite and positive, got {self.length}"
+            )
+
+    @property
+    def spacing(self) -> float:
+        """Side of a cell, in units of length."""
+        return self.length / self.size
+
+    def inflow(self, dtype: DTypeLike = float) -> Field:
+        """Share of each cell that the inflow covers, a disc with a soft edge.
+
+        Its centre is at (0.5, 0.1), its radius 0.05, as shares of the side.
+
+        Parameters
+        ----------
+        dtype : dtype
+            Floating dtype.
+
+        Returns
+        -------
+        array, shape (size, size)
+            Between 0 and 1.
+        """
+        x, y = centres(self.size)
+        outside = jnp.hypot(x - _INFLOW_CENTRE[0], y - _INFLOW_CENTRE[1]) - _INFLOW_RADIUS
+        # From 1 to 0 over the radius of the circle around a cell.
+        return jnp.clip(0.5 - outside * math.sqrt(2) * self.size, 0, 1).astype(dtype)
+
+    def box(self, lower: Pair, upper: Pair) -> Mask:
+        """Return the cells that a box covers.
+
+        Parameters
+        ----------
+        lower, upper : pair of float
+            Its corners (x, y), in units of length. It may reach into the walls.
+
+        Returns
+        -------
+        bool array, shape (size, size)
+            True in cells whose centre it covers.
+
+        Raises
+        ------
+        ValueError
+            If it covers no cell: outside, empty, or thinner than a cell.
+        """
+        mask = box_mask(self.size, self._shares(lower), self._shares(upper))
+        return self._not_empty(mask, f"the obstacle from {tuple(lower)} to {tuple(upper)}")
+
+    def disc(self, centre: Pair, radius: float | int) -> Mask:
+        """Return the cells that a disc covers.
+
+        Parameters
+        ----------
+        centre : pair of float
+            Its centre (x, y), in units of length.
+        radius : float
+            Its radius, in units of length. It may reach into the walls.
+
+        Returns
+        -------
+        bool array, shape (size, size)
+            True in cells whose centre it covers.
+
+        Raises
+        ------
+        ValueError
+            If it covers no cell: outside, or smaller than a cell.
+        """
+        mask = disc_mask(self.size, self._shares(centre), radius / self.length)
+        return self._not_empty(mask, f"the disc of radius {radius} at {tuple(centre)}")
+
+    def random_obstacles(self, key: PRNGKeyArray) -> Mask:
+        """Draw one or two boxes and one or two discs, as ``obstacles.random_obstacles`` says.
+
+        Parameters
+        ----------
+        key : PRNG key
+            Consumed; the same key gives the same obstacles.
+
+        Returns
+        -------
+        bool array, shape (size, size)
+            True in solid cells. They leave the inflow free and enclose no fluid.
+        """
+        return random_obstacles(key, self.size, jnp.array(_INFLOW_CENTRE))
+
+    def geometries(self, key: PRNGKeyArray, n: int) -> dict[str, Bool[Array, "n size size"]]:
+        """Draw conditions: obstacles for each of n simulations.
+
+        Parameters
+        ----------
+        key : PRNG key
+            Consumed.
+        n : int
+            Number of geometries.
+
+        Returns
+        -------
+        dict
+            ``{"obstacles": masks}``, shape (n, size, size): ``args`` of ``simulate`` with
+            ``args_axes=0``.
+        """
+        return {"obstacles": jax.vmap(self.random_obstacles)(jax.random.split(key, n))}
+
+    def fill_enclosed(self, mask: Mask) -> Mask:
+        """Make cells solid that no path connects to the inflow.
+
+        Parameters
+        ----------
+        mask : bool array, shape (size, size)
+            Solid cells.
+
+        Returns
+        -------
+        bool array, shape (size, size)
+            With the enclosed cells.
+        """
+        return fill_enclosed(mask, jnp.array(_INFLOW_CENTRE))
+
+    def check_obstacles(self, mask: Any) -> None:
+        """Check one mask of obstacles before it is used; looks at values, so not under ``jit``.
+
+        Parameters
+        ----------
+        mask : array, shape (size, size)
+            True or not 0 in solid cells.
+
+        Raises
+        ------
+        ValueError
+            If the mask has another shape, covers part of the inflow, or encloses fluid cells.
+        """
+        solid = np.asarray(self.solid({"obstacles": mask}))
+        covered = int(np.sum(solid & (np.asarray(self.inflow()) > 0)))
+        if covered:
+            x, y = (share * self.length for share in _INFLOW_CENTRE)
+            raise ValueError(
+                f"the obstacles cover {covered} cells of the inflow, a disc of radius "
+                f"{_INFLOW_RADIUS * self.length:g} at ({x:g}, {y:g}): move them away"
+            )
+        enclosed = np.argwhere(np.asarray(self.fill_enclosed(jnp.asarray(solid))) & ~solid)
+        if len(enclosed):
+            x, y = (enclosed[0] + 0.5) * self.spacing
+            raise ValueError(
+                f"the obstacles cut {len(enclosed)} fluid cells off from the inflow, one of them "
+                f"at ({x:g}, {y:g}): open a way, or make these solid by fill_enclosed(mask)"
+            )
+
+    def solid(self, args: Args = None) -> Mask:
+        """Read the obstacles from the conditions.
+
+        Parameters
+        ----------
+        args : dict, optional
+            ``{"obstacles": mask}``; other entries are ignored. None or no entry: no obstacles.
+
+        Returns
+        -------
+        bool array, shape (size, size)
+            Solid cells.
+
+        Raises
+        ------
+        ValueError
+            If the mask has another shape.
+        """
+        if args is None or "obstacles" not in args:
+            return jnp.zeros((self.size, self.size), bool)
+        mask = jnp.asarray(args["obstacles"])
+        if mask.shape != (self.size, self.size):
+            raise ValueError(
+                f"the mask of obstacles must have the shape {(self.size, self.size)} of the grid, "
+                f"got {mask.shape}"
+            )
+        return mask.astype(bool)
+
+    def _shares(self, point: Pair) -> jax.Array:
+        return jnp.asarray([coordinate / self.length for coordinate in point], float)
+
+    def _not_empty(self, mask: Mask, what: str) -> Mask:
+        if not bool(jnp.any(mask)):
+            raise ValueError(
+                f"{what} covers no cell of the box [0, {self.length:g}] x [0, {self.length:g}] "
+                f"(cells of side {self.spacing:g}): it is outside, or too thin"
+            )
+        return mask

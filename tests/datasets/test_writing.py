@@ -1,0 +1,304 @@
+"""What is written is what was simulated, whenever the writing was stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray
+import zarr
+
+import smdp_jax as smdp
+from smdp_jax import datasets
+
+KEY = jax.random.key(3)
+
+
+def write(path, generate, **options):
+    options = {"chunks": 3, "key": KEY, "config": {"rate": 0.1}, "progress": False} | options
+    return datasets.write(path, generate, **options)
+
+
+def contents(folder):
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def test_equals_what_is_simulated_in_memory(tmp_path, generate, in_memory, same):
+    path = write(tmp_path / "a.zarr", generate)
+    same(datasets.open_trajectories(path), in_memory(KEY, range(3)))
+
+
+def test_xarray_opens_it(tmp_path, generate):
+    @dataclass(frozen=True)
+    class Config:
+        rate: float = 0.1
+        sizes: tuple[int, ...] = (4, 5)
+
+    path = write(
+        tmp_path / "a.zarr",
+        generate,
+        config=Config(),
+        dims={"velocity": ("x_face", "y")},
+        units={"time": "d", "velocity": "m / d", "args.rate": "1 / d"},
+    )
+    with xarray.open_zarr(path) as found:
+        assert found["marker"].dims == ("sample", "time", "x", "y")
+        assert found["velocity"].dims == ("sample", "time", "x_face", "y")
+        assert found["score.velocity"].dims == ("sample", "time", "x_face", "y")
+        assert found["args.rate"].dims == ("sample",)
+        np.testing.assert_allclose(found["time"], np.linspace(0, 1, 5))
+        units = {name: found[name].attrs["units"] for name in found.variables}
+        assert units == {
+            "time": "d",
+            "marker": "1",
+            "velocity": "m / d",
+            "score.marker": "1",
+            "score.velocity": "1 / (m / d)",
+            "args.rate": "1 / d",
+            "checksum": "1",
+        }
+        assert json.loads(found.attrs["config"]) == {"rate": 0.1, "sizes": [4, 5]}
+        expected = generate(jax.random.fold_in(KEY, 1)).xs["marker"]
+        np.testing.assert_array_equal(found["marker"][3:6], expected)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        lambda leaf: leaf,
+        lambda leaf: (leaf, [leaf[..., :1], {"deep": leaf[..., 0]}]),
+        lambda leaf: {"u": leaf.astype(jnp.float16), "v": leaf},
+    ],
+)
+@pytest.mark.parametrize("args", [None, {"nu": 0.5, "mask": np.ones((2, 3), bool), "n": 3}])
+def test_any_tree_comes_back(tmp_path, same, state, args):
+    def generate(key):
+        leaf = jax.random.normal(key, (2, 5, 3, 2))
+        return smdp.Trajectories(smdp.linear_grid(0.0, 1.0, 4), state(leaf), args)
+
+    found = datasets.open_trajectories(write(tmp_path / "a.zarr", generate, chunks=1))
+    expected = generate(jax.random.fold_in(KEY, 0))
+    same(found, replace(expected, args=jax.tree.map(jnp.asarray, args)))
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_stopped_at_every_moment(tmp_path, generate, monkeypatch):
+    """Stop before the n-th write of a file, for all n; each time all goes on."""
+    whole = contents(write(tmp_path / "whole.zarr", generate))
+    put = zarr.storage.LocalStore.set
+    for stop in range(100):
+        path = tmp_path / f"{stop}.zarr"
+        done = []
+
+        async def interrupted(self, key, value, done=done, stop=stop):
+            if len(done) == stop:
+                raise Stopped
+            done.append(key)
+            return await put(self, key, value)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(zarr.storage.LocalStore, "set", interrupted)
+            try:
+                write(path, generate)
+            except Stopped:
+                finished = False
+            else:
+                finished = True
+        write(path, generate)
+        assert contents(path) == whole
+        assert not (tmp_path / f"{stop}.zarr.partial").exists()
+        if finished:
+            break
+    assert finished
+    assert stop > 20  # one group, seven arrays, their chunks
+
+
+def test_kept_chunks_are_not_computed_again(tmp_path, generate):
+    computed = []
+
+    def counted(key):
+        computed.append(key)
+        if len(computed) == 3:
+            raise KeyboardInterrupt
+        return generate(key)
+
+    path = tmp_path / "a.zarr"
+    with pytest.raises(KeyboardInterrupt):
+        write(path, counted)
+    write(path, counted)
+    assert len(computed) == 4
+    write(path, counted)
+    assert len(computed) == 4
+
+
+SCRIPT = """
+import sys, time
+import numpy as np, jax
+from smdp_jax import Trajectories, datasets
+
+def generate(key):
+    draws = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    time.sleep(0.02)
+    return Trajectories(np.arange(3.0, dtype="float32"),
+                        draws.normal(size=(4, 3, 64, 64)).astype("float32"))
+
+datasets.write(sys.argv[1], generate, chunks=int(sys.argv[2]), key=jax.random.key(0))
+"""
+
+
+def test_killed(tmp_path):
+    def start(path):
+        command = [sys.executable, "-c", SCRIPT, str(path), "40"]
+        return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    assert start(tmp_path / "whole.zarr").wait() == 0
+    path = tmp_path / "killed.zarr"
+    process = start(path)
+    while not (path / "checksum" / "c" / "5").exists():
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    with pytest.raises(ValueError, match=r"of 40 chunks: write it again"):
+        datasets.open_trajectories(path)
+    assert datasets.open_trajectories(path, partial=True).num_samples >= 20
+    assert start(path).wait() == 0
+    assert contents(path) == contents(tmp_path / "whole.zarr")
+
+
+@pytest.mark.parametrize("damage", ["cut", "lost", "changed"])
+def test_damaged_chunk_is_found_and_computed_anew(tmp_path, generate, in_memory, same, damage):
+    path = write(tmp_path / "a.zarr", generate)
+    file = path / "velocity" / "c" / "1" / "0" / "0" / "0"
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:20])
+    elif damage == "lost":
+        file.unlink()
+    else:
+        zarr.open_group(path)["velocity"][4, 2, 0, 0] = 7.0
+    with pytest.raises(ValueError, match=r"chunk 1 of .*; write it again"):
+        datasets.open_trajectories(path)
+    write(path, generate)
+    same(datasets.open_trajectories(path), in_memory(KEY, range(3)))
+
+
+def test_damaged_checksum_means_not_written(tmp_path, generate):
+    path = write(tmp_path / "a.zarr", generate)
+    (path / "checksum" / "c" / "2").write_bytes(b"")
+    with pytest.raises(ValueError, match="2 of 3 chunks"):
+        datasets.open_trajectories(path)
+    assert datasets.open_trajectories(path, partial=True).num_samples == 6
+    write(path, generate)
+    assert datasets.open_trajectories(path).num_samples == 9
+
+
+def test_damaged_times(tmp_path, generate):
+    path = write(tmp_path / "a.zarr", generate)
+    zarr.open_group(path)["time"][1] = 0.3
+    with pytest.raises(ValueError, match="times or shared conditions"):
+        datasets.open_trajectories(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"config": {"rate": 0.2}}, "config.rate was 0.1, now 0.2"),
+        ({"config": {"rate": 0.1, "size": 4}}, "config.size was None, now 4"),
+        ({"config": {}}, "config.rate was 0.1, now None"),
+        ({"chunks": 4}, "chunks was 3, now 4"),
+        ({"key": jax.random.key(4)}, r"key was .*3\]\], now .*4\]\]"),
+    ],
+)
+def test_another_dataset_is_refused_and_kept(tmp_path, generate, options, message):
+    path = write(tmp_path / "a.zarr", generate)
+    before = contents(path)
+    with pytest.raises(ValueError, match=f"another dataset: {message}"):
+        write(path, generate, **options)
+    assert contents(path) == before
+
+
+def test_folder_of_something_else_is_kept(tmp_path, generate):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is no dataset of smdp_jax"):
+        write(tmp_path, generate)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    path = write(tmp_path / "a.zarr", generate)
+    (path / "zarr.json").write_text((path / "zarr.json").read_text()[:100])
+    with pytest.raises(ValueError, match="metadata are damaged"):
+        datasets.open_trajectories(path)
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "empty", generate)
+
+
+def chunk(**changes):
+    data = smdp.Trajectories(smdp.linear_grid(0.0, 1.0, 2), {"u": jnp.ones((2, 3, 4))}, {"nu": 1.0})
+    return replace(data, **changes)
+
+
+@pytest.mark.parametrize(
+    ("later", "message"),
+    [
+        ({"xs": {"u": jnp.ones((1, 3, 4))}}, r"chunk 1 has 'u' of shape \(1, 3, 4\)"),
+        ({"xs": {"v": jnp.ones((2, 3, 4))}}, "another tree"),
+        ({"ts": jnp.array([0.0, 0.5, 2.0])}, "other times, or other conditions"),
+        ({"args": {"nu": 2.0}}, "other times, or other conditions"),
+        ({"xs": {"u": jnp.full((2, 3, 4), jnp.nan)}}, "is not finite in 2 of 2 samples"),
+    ],
+)
+def test_chunks_that_do_not_fit(tmp_path, later, message):
+    made = []
+
+    def generate(key):
+        made.append(key)
+        return chunk() if len(made) == 1 else chunk(**later)
+
+    with pytest.raises(ValueError, match=message):
+        write(tmp_path / "a.zarr", generate)
+    # The chunk before is kept.
+    assert datasets.open_trajectories(tmp_path / "a.zarr", partial=True).num_samples == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "error", "message"),
+    [
+        ({}, {"chunks": 0}, ValueError, "chunks must be at least 1"),
+        ({}, {"config": {"f": len}}, TypeError, "config must hold JSON values"),
+        ({}, {"config": {"f": float("nan")}}, TypeError, "config must hold JSON values"),
+        ({}, {"config": 3}, TypeError, "a dict or a dataclass, got int"),
+        ({}, {"units": {"v": "m"}}, ValueError, r"units names \['v'\]"),
+        ({}, {"dims": {"v": ("x",)}}, ValueError, r"dims names \['v'\]"),
+        ({}, {"dims": {"u": ("x", "y")}}, ValueError, "must name its 1 own axes"),
+        ({}, {"dims": {"u": ("time",)}}, ValueError, "axis 'time' has length 3 and, in 'u', 4"),
+        ({"args": {"k": jax.random.key(0)}}, {}, TypeError, "real numbers and masks"),
+        ({"args": {"k": "text"}}, {}, TypeError, "got a str in args.k"),
+        ({"args": {"a/b": 1.0}}, {}, TypeError, "plain names as keys, got 'a/b'"),
+        ({"xs": {"time": jnp.ones((2, 3))}}, {}, ValueError, "two arrays .* named 'time'"),
+        ({"xs": {"checksum": jnp.ones((2, 3))}}, {}, ValueError, "named 'checksum'"),
+    ],
+)
+def test_bad_input(tmp_path, changes, options, error, message):
+    with pytest.raises(error, match=message):
+        write(tmp_path / "a.zarr", lambda _: chunk(**changes), **options)
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_generator_of_something_else(tmp_path):
+    with pytest.raises(TypeError, match="must return Trajectories, got dict"):
+        write(tmp_path / "a.zarr", lambda _: {})
+
+
+def test_missing_package_names_the_extra(tmp_path, generate, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    with pytest.raises(ImportError, match=r'need zarr, .* pip install "smdp_jax\[data\]"'):
+        write(tmp_path / "a.zarr", generate)
