@@ -37,7 +37,7 @@ class Config(Experiment):
     """Viscosity, in length² / time."""
     noise: float = 0.05
     """Noise amplitude g per grid point, in units of u / sqrt(time)."""
-    amplitude: float = 0.45
+    amplitude: float = 0.4
     """Root mean square of the initial field, in length / time."""
     end_time: float = 0.12
     """When the end state is observed."""

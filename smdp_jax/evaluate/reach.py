@@ -9,9 +9,9 @@ __all__ = ["reached_times"]
 
 
 def reached_times(
-    ts: Float[AnyArray, "times"],
-    paths: Float[AnyArray, "*_batch times points"],
-    limits: Float[AnyArray, "times"],
+    ts: Float[AnyArray, "_times"],
+    paths: Float[AnyArray, "*_batch _times points"],
+    limits: Float[AnyArray, "_times"],
 ) -> Float[Array, "*_batch"]:
     """Earliest time that backward paths reach with all entries, from the end on, within limits.
 
@@ -43,8 +43,9 @@ def reached_times(
             f"{paths.shape} must have the same length"
         )
     # NaN compares false: outside.
-    inside = (jnp.abs(paths) <= limits[:, None]).all(axis=-1)
+    limits = limits.reshape((1,) * (paths.ndim - 2) + limits.shape)
+    inside = jnp.max(jnp.abs(paths), axis=-1) <= limits
     outside = ~inside[..., :-1]
     indices = jnp.arange(ts.shape[0] - 1)
-    last = jnp.max(jnp.where(outside, indices, -1), axis=-1)
+    last = jnp.max(jnp.where(outside, indices.reshape((1,) * (outside.ndim - 1) + (-1,)), -1), -1)
     return ts[last + 1]

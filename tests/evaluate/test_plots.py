@@ -256,3 +256,23 @@ def test_plots_come_on_demand_and_without_pyplot() -> None:
         "import sys, smdp_jax.evaluate as e; assert 'matplotlib' not in sys.modules; "
         "e.plots.step_miss; assert 'matplotlib.pyplot' not in sys.modules"
     )
+
+
+def test_profiles_and_space_time() -> None:
+    points, ts = np.arange(8) / 8, np.linspace(0, 1, 5)
+    samples = RNG.normal(size=(3, 8))
+    wild = 1e3 * np.ones(8)
+    figure = plots.profiles(points, samples[0], samples[1], samples, 2 * samples, wild)
+    left, right = figure.axes[:2]
+    np.testing.assert_array_equal(left.lines[1].get_ydata(), samples[1])
+    np.testing.assert_array_equal(right.lines[2].get_ydata(), 2 * samples[2])
+    assert left.get_ylim()[1] < 50  # a flow that left the data hides nothing
+    path = RNG.normal(size=(5, 8))
+    shown = plots.space_time(ts, points, path, np.stack([path + 1] * 4), max_samples=2)
+    images = [axes.collections[0].get_array() for axes in shown.axes[:3]]
+    np.testing.assert_allclose(np.ravel(images[0]), path.ravel())
+    np.testing.assert_allclose(np.ravel(images[2]), path.ravel() + 1)
+    with pytest.raises(ValueError, match=r"samples must have shape \(1, 5, 8\)"):
+        plots.space_time(ts, points, path, path[None, :4])
+    with pytest.raises(ValueError, match=r"sample_ends must have shape"):
+        plots.profiles(points, path[0], path[0], path, path[:2])
