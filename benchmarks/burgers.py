@@ -100,7 +100,9 @@ def measure(config: Config, seconds: float) -> dict[str, float]:
     k_data, k_fit, k_sample = jax.random.split(jax.random.key(config.seed), 3)
     dataset = dataclasses.replace(config.simulate(k_data), validation=None)
     fit, config = trained(config, dataset, k_fit, seconds)
-    run = Run(config, config.sde(), dataset, fit.learned, fit.history, fit.step_miss, Path())
+    run = Run(
+        config, config.sde(), dataset, fit.score_or_correction, fit.history, fit.step_miss, Path()
+    )
     arrays = jax.device_get(config.sample(run, k_sample))
     found = {metric.name: float(metric.value) for metric in config.evaluate(run, arrays)}
     updates = float(config.steps)

@@ -73,7 +73,9 @@ def measure(config: Config) -> dict[str, float]:
     fit = config.fit(dataset, k_fit, progress=False)
     jax.block_until_ready(fit.learned.variables)
     seconds = time.perf_counter() - started
-    run = Run(config, config.sde(), dataset, fit.learned, fit.history, fit.step_miss, Path())
+    run = Run(
+        config, config.sde(), dataset, fit.score_or_correction, fit.history, fit.step_miss, Path()
+    )
     arrays = jax.device_get(config.sample(run, k_sample))
     found = {metric.name: float(metric.value) for metric in config.evaluate(run, arrays)}
     return {"seconds": seconds} | {short: found[name] for name, short in _COLUMNS.items()}
