@@ -80,3 +80,25 @@ def test_a_simulator_of_another_library():
     explained = float(np.mean([miss(x) for x in samples]))
     assert explained < 3 * miss(data.at(0, 0))
     assert explained < miss(alone) / 3
+
+
+def test_data_on_disk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = block_with("datasets.write")
+    for written, smaller in {"256": "8", "chunks=100": "chunks=4", "block=10": "block=2"}.items():
+        assert code.count(written) == 1, written
+        code = code.replace(written, smaller)
+    ts = smdp.linear_grid(0.0, 1.0, 4)
+    np.savez("mine.npz", t=np.asarray(ts), u=np.ones((3, 5, 2), np.float32))
+    seen = {
+        "smdp": smdp,
+        "sde": smdp.SDE(lambda t, x, args: -x, diffusion=0.1),
+        "prior": lambda key, n: jax.random.normal(key, (n, 2)),
+        "ts": ts,
+        "key": jax.random.key(0),
+    }
+    exec(compile(code, "README.md", "exec"), seen)
+    assert seen["data"].xs.shape == (3, 5, 2)
+    assert seen["datasets"].open_trajectories("paths.zarr").xs.shape == (32, 5, 2)
+    blocks = seen["datasets"].open_stream("paths.zarr", chunks_per_block=2).blocks(seen["key"])
+    assert next(blocks).xs.shape == (16, 5, 2)
