@@ -55,6 +55,14 @@ def test_readme_example():
     assert isinstance(past.samples, jax.Array)
 
 
+@pytest.fixture
+def usual_promotion():
+    """JAX's own, which exponax relies on."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.mark.usefixtures("usual_promotion")
 @pytest.mark.filterwarnings("ignore:one backward step misses")  # few updates
 def test_a_simulator_of_another_library():
     """Under 30 lines; samples explain the end state, the simulator run backward does not.
