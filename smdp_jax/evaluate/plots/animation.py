@@ -59,6 +59,7 @@ def field_animation(
     chosen = np.unique(np.linspace(0, len(times) - 1, min(max_frames, len(times))).astype(int))
     limit = style.robust_limit(*shown.values(), percent=99.8)
     colours = style.DIVERGING if signed else style.SEQUENTIAL
+    outline = style.INK if signed else "white"  # either end of the colours is far from it
     scale = {"cmap": colours, "vmin": -limit if signed else 0.0, "vmax": limit}
     rows, columns = next(iter(shown.values())).shape[1:]
     with mpl.rc_context():
@@ -73,7 +74,7 @@ def field_animation(
             axes.set_title(title, fontsize=9, pad=4)
             images.append(axes.imshow(frames[0], origin="lower", **scale))
             if solid is not None:
-                axes.contour(np.asarray(solid, float), [0.5], colors=style.INK, linewidths=0.9)
+                axes.contour(np.asarray(solid, float), [0.5], colors=outline, linewidths=0.9)
         clock = figure.suptitle("t", fontsize=9, color=style.SOFT)
         pictures = []
         for i in chosen:
