@@ -27,5 +27,7 @@ def test_smoke(benchmark_module, capsys):
 def test_without_phiflow(benchmark_module, monkeypatch):
     monkeypatch.setitem(sys.modules, "phi", None)
     monkeypatch.delitem(sys.modules, "phi.jax.flow", raising=False)
-    with pytest.raises(SystemExit, match="`pip install phiflow`, or leave .* out with `--no-peer`"):
+    with pytest.raises(
+        SystemExit, match=r"`pip install phiflow`, or leave .* out with `--no-peer`"
+    ):
         benchmark_module("smoke_peer").load_phiflow()
