@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-from harness import Row, Settings, Target, parse, publish, say
-
-from smdp_jax.experiment import Run
+from harness import Row, Settings, Target, parse, publish, run_of, say
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from configs.burgers import PRESETS, Config
@@ -100,7 +98,7 @@ def measure(config: Config, seconds: float) -> dict[str, float]:
     k_data, k_fit, k_sample = jax.random.split(jax.random.key(config.seed), 3)
     dataset = dataclasses.replace(config.simulate(k_data), validation=None)
     fit, config = trained(config, dataset, k_fit, seconds)
-    run = Run(config, config.sde(), dataset, fit.learned, fit.history, fit.step_miss, Path())
+    run = run_of(config, dataset, fit)
     arrays = jax.device_get(config.sample(run, k_sample))
     found = {metric.name: float(metric.value) for metric in config.evaluate(run, arrays)}
     updates = float(config.steps)

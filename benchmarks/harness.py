@@ -15,6 +15,8 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from smdp_jax.evaluate import describe_environment
+from smdp_jax.experiment import Dataset, Experiment, Run
+from smdp_jax.train import Fit
 
 Row = Mapping[str, Any]
 
@@ -57,6 +59,27 @@ def parse(
     if "--quick" in given:
         defaults = dataclasses.replace(defaults, output="", **quick)
     return tyro.cli(type(defaults), default=defaults, description=doc, args=given)
+
+
+def run_of(config: Experiment, dataset: Dataset, fit: Fit) -> Run:
+    """Return a trained run that lies in no directory.
+
+    Parameters
+    ----------
+    config : Experiment
+        Its configuration.
+    dataset : Dataset
+        What was simulated.
+    fit : Fit
+        What was trained on it.
+
+    Returns
+    -------
+    Run
+        As ``config.sample`` and ``config.evaluate`` take it.
+    """
+    term = fit.score_or_correction
+    return Run(config, config.sde(), dataset, term, fit.history, fit.step_miss, Path())
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-from harness import Row, Settings, Target, parse, publish, say
-
-from smdp_jax.experiment import Run
+from harness import Row, Settings, Target, parse, publish, run_of, say
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from configs.heat import PRESETS, Config
@@ -54,7 +52,7 @@ def measure(config: Config) -> dict[str, float]:
     fit = config.fit(dataset, k_fit, progress=False)
     jax.block_until_ready(fit.learned.variables)
     trained = time.perf_counter()
-    run = Run(config, config.sde(), dataset, fit.learned, fit.history, fit.step_miss, Path())
+    run = run_of(config, dataset, fit)
     arrays = jax.device_get(config.sample(run, k_sample))
     sampled = time.perf_counter()
     found = {metric.name: float(metric.value) for metric in config.evaluate(run, arrays)}

@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from harness import Row, Settings, Target, parse, publish, say
-
-from smdp_jax.experiment import Run
+from harness import Row, Settings, Target, parse, publish, run_of, say
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from configs.quadratic import PRESETS, Config
@@ -73,7 +71,7 @@ def measure(config: Config) -> dict[str, float]:
     fit = config.fit(dataset, k_fit, progress=False)
     jax.block_until_ready(fit.learned.variables)
     seconds = time.perf_counter() - started
-    run = Run(config, config.sde(), dataset, fit.learned, fit.history, fit.step_miss, Path())
+    run = run_of(config, dataset, fit)
     arrays = jax.device_get(config.sample(run, k_sample))
     found = {metric.name: float(metric.value) for metric in config.evaluate(run, arrays)}
     return {"seconds": seconds} | {short: found[name] for name, short in _COLUMNS.items()}

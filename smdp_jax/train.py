@@ -92,6 +92,17 @@ class Fit:
         return self.learned
 
     @property
+    def score_or_correction(self) -> LearnedScore | StepCorrection:
+        """What a backward solve takes, whichever of the two it is.
+
+        Raises
+        ------
+        TypeError
+            If training learned a step.
+        """
+        return self.correction if isinstance(self.learned, StepCorrection) else self.score
+
+    @property
     def step(self) -> LearnedStep:
         """The learned step, for ``SDE(step=..., inverse=fit.step)``.
 
@@ -190,7 +201,8 @@ def fit(
     TrainingDiverged
         If the loss is not finite; the last good checkpoint is kept.
     """
-    init_key, batch_key, miss_key, val_key, order_key = jax.random.split(key, 5)
+    init_key, batch_key, end_key, val_key = jax.random.split(key, 4)
+    miss_key, order_key = jax.random.split(end_key)
     stream = None if isinstance(data, Trajectories) else data
     data = data if isinstance(data, Trajectories) else next(data.blocks(order_key))
     _check(sde, data, steps, batch_size, ema, epoch_steps)

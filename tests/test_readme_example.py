@@ -55,6 +55,14 @@ def test_readme_example():
     assert isinstance(past.samples, jax.Array)
 
 
+@pytest.fixture
+def usual_promotion():
+    """JAX's own, which exponax relies on."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.mark.usefixtures("usual_promotion")
 @pytest.mark.filterwarnings("ignore:one backward step misses")  # few updates
 def test_a_simulator_of_another_library():
     """Under 30 lines; samples explain the end state, the simulator run backward does not.
@@ -80,3 +88,25 @@ def test_a_simulator_of_another_library():
     explained = float(np.mean([miss(x) for x in samples]))
     assert explained < 3 * miss(data.at(0, 0))
     assert explained < miss(alone) / 3
+
+
+def test_data_on_disk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = block_with("datasets.write")
+    for written, smaller in {"256": "8", "chunks=100": "chunks=4", "block=10": "block=2"}.items():
+        assert code.count(written) == 1, written
+        code = code.replace(written, smaller)
+    ts = smdp.linear_grid(0.0, 1.0, 4)
+    np.savez("mine.npz", t=np.asarray(ts), u=np.ones((3, 5, 2), np.float32))
+    seen = {
+        "smdp": smdp,
+        "sde": smdp.SDE(lambda t, x, args: -x, diffusion=0.1),
+        "prior": lambda key, n: jax.random.normal(key, (n, 2)),
+        "ts": ts,
+        "key": jax.random.key(0),
+    }
+    exec(compile(code, "README.md", "exec"), seen)
+    assert seen["data"].xs.shape == (3, 5, 2)
+    assert seen["datasets"].open_trajectories("paths.zarr").xs.shape == (32, 5, 2)
+    blocks = seen["datasets"].open_stream("paths.zarr", chunks_per_block=2).blocks(seen["key"])
+    assert next(blocks).xs.shape == (16, 5, 2)

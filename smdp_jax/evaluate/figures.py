@@ -17,7 +17,15 @@ class SavesFigure(Protocol):
     """What is needed of a figure; `matplotlib.figure.Figure` has it."""
 
     def savefig(self, fname: Any, **options: Any) -> None:
-        """Write the figure to an open file."""
+        """Write the figure.
+
+        Parameters
+        ----------
+        fname : path or file
+            Where to.
+        **options
+            Format, resolution and metadata, as matplotlib names them.
+        """
 
 
 def figure_png(figure: SavesFigure, *, dpi: int = PNG_DPI) -> bytes:

@@ -174,7 +174,7 @@ def _trained(files: RunFiles, config: Experiment, dataset: Dataset) -> tuple[Run
         config,
         config.sde(),
         dataset,
-        fit.learned,
+        fit.score_or_correction,
         fit.history,
         fit.step_miss,
         files.directory,

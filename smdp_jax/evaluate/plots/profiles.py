@@ -124,14 +124,14 @@ def space_time(
     limit = style.robust_limit(truth, percent=99.8)
     figure = style.new_figure(2.9 * len(shown) + 0.6, 3.1)
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    scale = {"cmap": style.DIVERGING, "vmin": -limit, "vmax": limit, "shading": "nearest"}
+    images = []
     for axes, (title, values) in zip(panels, shown, strict=True):
-        image = axes.pcolormesh(
-            points, ts, values, cmap=style.DIVERGING, vmin=-limit, vmax=limit, shading="nearest"
-        )
+        images.append(axes.pcolormesh(points, ts, values, **scale))
         axes.set_title(title)
         axes.set_xlabel("position")
     panels[0].set_ylabel(style.label("time $t$", time_unit))
-    bar = figure.colorbar(image, ax=panels, aspect=25, pad=0.015, extend="both")
+    bar = figure.colorbar(images[0], ax=panels, aspect=25, pad=0.015, extend="both")
     bar.outline.set_visible(False)
     bar.set_label("field")
     return figure
