@@ -160,6 +160,8 @@ def test_derivatives_are_projections():
     (reverse,) = jax.vjp(lambda v: project(v, faces), v)[1](w)
     for found in (forward, reverse):
         assert largest(*(a - b for a, b in zip(found, expected, strict=True))) < 1e-9
+    of_one = jax.grad(lambda vx: jnp.sum(project((vx, v[1]), faces)[1] * w[1]))(v[0])
+    np.testing.assert_allclose(of_one, project((0 * w[0], w[1]), faces)[0], atol=1e-9)
     batch = jax.tree.map(lambda a, b: jnp.stack([a, b]), v, w)
     norm = lambda v: sum(jnp.sum(c**2) for c in project(v, faces)) / 2
     gradients = jax.vmap(jax.grad(norm))(batch)

@@ -29,7 +29,7 @@ __all__ = ["ClosedBox"]
 
 _INFLOW_CENTRE, _INFLOW_RADIUS = (0.5, 0.1), 0.05  # as shares of the side
 
-Pair = Sequence[float | int]
+Pair = Sequence[float | int] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class ClosedBox:
             If it covers no cell: outside, empty, or thinner than a cell.
         """
         mask = box_mask(self.size, self._shares(lower), self._shares(upper))
-        return self._not_empty(mask, f"the obstacle from {tuple(lower)} to {tuple(upper)}")
+        return self._not_empty(mask, f"the obstacle from {_text(lower)} to {_text(upper)}")
 
     def disc(self, centre: Pair, radius: float | int) -> Mask:
         """Return the cells that a disc covers.
@@ -127,7 +127,7 @@ class ClosedBox:
             If it covers no cell: outside, or smaller than a cell.
         """
         mask = disc_mask(self.size, self._shares(centre), radius / self.length)
-        return self._not_empty(mask, f"the disc of radius {radius} at {tuple(centre)}")
+        return self._not_empty(mask, f"the disc of radius {radius:g} at {_text(centre)}")
 
     def random_obstacles(self, key: PRNGKeyArray) -> Mask:
         """Draw one or two boxes and one or two discs, as ``obstacles.random_obstacles`` says.
@@ -244,3 +244,7 @@ class ClosedBox:
                 f"(cells of side {self.spacing:g}): it is outside, or too thin"
             )
         return mask
+
+
+def _text(point: Pair) -> str:
+    return "(" + ", ".join(f"{coordinate:g}" for coordinate in point) + ")"

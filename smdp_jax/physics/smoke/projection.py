@@ -8,11 +8,13 @@ random ones on 64 x 64 cells.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
+from jaxtyping import Array
 
 from smdp_jax._types import Scalar
 from smdp_jax.physics.smoke.grid import (
@@ -53,15 +55,19 @@ def project(velocity: Velocity, faces: Faces, spacing: Scalar = 1.0) -> Velocity
     """
     dtype = velocity[0].dtype
     tolerance = jnp.asarray(5e-11 if dtype == jnp.float64 else 5e-6, dtype) * spacing
-    velocity = closed_to(velocity, faces)
+
+    def solve(_: Any, stacked: Array) -> Array:
+        stopped = closed_to((stacked[0], stacked[1]), faces)
+        return jnp.stack(_conjugate_gradients(stopped, faces, tolerance))
+
     # A projection is its own pseudo-inverse and symmetric, so it counts as the solution of a linear
-    # system with itself as the matrix: that gives JAX its derivatives, forward and reverse.
-    return jax.lax.custom_linear_solve(
-        lambda v: _conjugate_gradients(v, faces, tolerance),
-        velocity,
-        lambda _, v: _conjugate_gradients(closed_to(v, faces), faces, tolerance),
-        symmetric=True,
+    # system with itself as the matrix: that gives JAX its derivatives, forward and reverse. One
+    # array, because JAX fails where only one of several has a derivative.
+    stacked = jnp.stack(velocity)
+    vx, vy = jax.lax.custom_linear_solve(
+        functools.partial(solve, None), stacked, solve, symmetric=True
     )
+    return vx, vy
 
 
 def _conjugate_gradients(velocity: Velocity, faces: Faces, tolerance: Scalar) -> Velocity:

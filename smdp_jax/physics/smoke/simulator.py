@@ -53,8 +53,8 @@ class Smoke(ClosedBox):
 
     - the flow is free of divergence and stops at walls and obstacles after every step;
     - solid cells hold no marker, and a marker that was nowhere negative stays so, forward in time;
-    - transport does not conserve the total marker exactly. In the standard setting it grows by a
-      third after the inflow has ended.
+    - transport does not conserve the total marker exactly. In the standard setting it grows by
+      40 % after the inflow has ended, as PhiFlow's does.
 
     The noise g dW is added to all entries after a step, so noisy states are neither free of
     divergence nor of negative marker, and there is noise in obstacles too. The next step stops the
