@@ -145,7 +145,9 @@ class Config(Experiment):
             **resume,
         )
 
-    def posterior(self, run, x_end, *, num_samples, key, args=None, save="last") -> smdp.Posterior:
+    def posterior(
+        self, run, x_end, *, num_samples, key, args=None, save: Literal["all", "last"] = "last"
+    ) -> smdp.Posterior:
         return smdp.sample_posterior(
             run.sde,
             run.correction,
