@@ -49,9 +49,11 @@ def test_module_runs_as_a_program():
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for name in ("affine", "quadratic", "heat"):
-        assert f"configs/{name}.py\n    " in done.stdout
-    assert done.stdout.count("presets: small, paper") == 3
+    configs = [path.name for path in (ROOT / "configs").glob("*.py")]
+    assert {"affine.py", "quadratic.py", "heat.py"} <= set(configs)
+    for name in configs:
+        assert f"configs/{name}\n    " in done.stdout
+    assert done.stdout.count("presets: small, paper") == len(configs)
 
 
 def test_help(capsys):

@@ -25,6 +25,7 @@ from smdp_jax.experiment import (
 from smdp_jax.experiment.config_file import as_json, from_json, same_code
 from smdp_jax.experiment.storage import digest
 
+hardly_trained = pytest.mark.filterwarnings("ignore:one backward step misses")
 TINY = Path(__file__).parent / "configs" / "tiny.py"
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -211,6 +212,7 @@ def test_load_works_anywhere(run_dir, tmp_path, monkeypatch):
         _ = run.correction
 
 
+@hardly_trained
 def test_loaded_score_is_the_trained_one(run_dir):
     run = load(run_dir)
     key = jax.random.fold_in(jax.random.key(0), 1)
@@ -219,6 +221,7 @@ def test_loaded_score_is_the_trained_one(run_dir):
     assert run.score(t, x, None) == fit.score(t, x, None)
 
 
+@hardly_trained
 def test_step_corrections_and_trees_come_back(tmp_path):
     file = load_config_file(TINY)
     config = dataclasses.replace(file.presets["small"], as_flow_map=True, steps=2)
