@@ -20,6 +20,14 @@ def state(value):
     return {"params": {"w": jnp.full((3, 2), float(value))}, "step": jnp.array(value, jnp.int32)}
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A suite that runs in the background may have inherited a SIGINT that is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def opened(tmp_path):
     """Open run directories; all are closed after the test."""

@@ -20,6 +20,14 @@ AFFINE = Path("configs/affine.py")
 SMALL_AFFINE = ["--trajectories", "40", "--time-steps", "20", "--posterior-samples", "1"]
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A suite that runs in the background may have inherited a SIGINT that is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def start():
     """Start the command; whatever happens, no process outlives the test."""
