@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
-from smdp_jax.models.layers import dense
+from smdp_jax.models.layers import dense, elu
 from smdp_jax.models.layout import Conditions, everything, from_vector, state_dtype, to_vector
 from smdp_jax.models.time_features import TimeFeatures, time_vector
 
@@ -71,6 +71,6 @@ class MLP(nn.Module):
         seen = to_vector(self.conditions(args), dtype)
         h = jnp.concatenate([state, time_vector(self.time_features, t, dtype), seen])
         for width in self.widths:
-            h = nn.elu(dense(width, dtype)(h))
+            h = elu(dense(width, dtype)(h))
         last = dense(state.size, dtype, zero_init=True)
         return from_vector(last(h), x)
