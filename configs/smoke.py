@@ -56,21 +56,24 @@ class Config(Experiment):
     """Simulator steps from rest to the end state."""
     first_step: int = 35
     """After how many of them learning begins: the time to be reconstructed."""
-    trajectories: int = 96
+    trajectories: int = 240
     """Simulated paths to learn from, each with obstacles of its own."""
-    network: Literal["resnet", "unet"] = "resnet"
+    network: Literal["resnet", "unet"] = "unet"
     """Dilated residual network, or U-Net."""
-    channels: tuple[int, ...] = (16,)
+    channels: tuple[int, ...] = (16, 32, 48)
     """Channels of the residual network, or of the U-Net at each resolution, finest first."""
-    blocks: int = 2
+    blocks: int = 1
     """Blocks of the residual network, or of the U-Net per resolution."""
-    windows: tuple[int, ...] = (1, 2, 4)
-    """Steps per window, trained one after the other for equal shares of the updates."""
+    windows: tuple[int, ...] = (2, 4, 8, 16, 30, 30)
+    """Steps per window, trained one after the other for equal shares of the updates. Windows
+    shorter than the way back leave paths unstable beyond them."""
     gradient_cut: int | None = None
     """Cut the gradient every that many steps, in longer windows. Must divide them."""
-    steps: int = 300
+    rematerialise: bool = False
+    """Compute a step's intermediate values again for its gradient, instead of storing them."""
+    steps: int = 1500
     """Updates of the network."""
-    batch_size: int = 8
+    batch_size: int = 4
     """Windows per update."""
     learning_rate: float = 2e-3
     """Learning rate of Adam at the start; it falls to 0 as a cosine."""
@@ -133,7 +136,9 @@ class Config(Experiment):
             self.sde(),
             self.model(dataset.train),
             dataset.train,
-            smdp.MultiStep(self.windows, gradient_cut=self.gradient_cut),
+            smdp.MultiStep(
+                self.windows, gradient_cut=self.gradient_cut, rematerialise=self.rematerialise
+            ),
             optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
             steps=self.steps,
             batch_size=self.batch_size,
@@ -336,10 +341,13 @@ PRESETS = {
     "paper": Config(
         size=64,
         trajectories=200,
+        network="resnet",
         channels=(48,),
         blocks=4,
         windows=tuple(range(2, 23, 2)),
+        rematerialise=True,
         steps=20_000,
+        batch_size=8,
         learning_rate=5e-4,
         ema=0.999,
         test_paths=16,

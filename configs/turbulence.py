@@ -156,7 +156,7 @@ class Config(Experiment):
 
     def model(self, data: smdp.Trajectories) -> nn.Module:
         net = self.net(time_features=models.Fourier(3, self.end_time / 2, 4 * self.end_time))
-        # Per mode, not per wavenumber: the 2/3 rule advects only some of the modes of a shell. Below,
+        # Per mode, not per wavenumber: the 2/3 rule advects only part of a shell. Below,
         # the noise of one step, which the sampler adds also to modes that the data lack.
         variance = jax.vmap(models.mode_variance, in_axes=1)(data.xs)
         least = 0.6 * self.noise**2 * self.end_time / self.time_steps

@@ -1,0 +1,63 @@
+"""What do the experiments reach with their small presets, and how long do they take?
+
+Runs the configs one after the other as the command line does, and goes on with what is there: a
+finished run is only read. Metrics without a bound are in the run's own report. Seconds are those of
+simulating, training, sampling and evaluating, compilation included.
+
+    python benchmarks/experiments.py
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import Settings, Target, parse, publish, say
+
+from smdp_jax.experiment import load_config_file, run_experiment
+
+_MINUTES = {"affine": 5, "quadratic": 5, "heat": 15, "burgers": 15, "smoke": 15, "turbulence": 15}
+_BOUNDS = {"at least": True, "at most": False, "less than": False}
+
+
+@dataclass(frozen=True)
+class Options(Settings):
+    """Settings of this benchmark."""
+
+    configs: tuple[str, ...] = tuple(_MINUTES)
+    """Which of configs/."""
+    runs_dir: Path = Path("runs")
+    """Where the runs are."""
+
+
+def targets(name: str, results: dict[str, Any]) -> list[Target]:
+    """Return the metrics of a finished run whose note says on which side of their target to be."""
+    found = []
+    for what, metric in results["metrics"].items():
+        for words, at_least in _BOUNDS.items():
+            if metric["target"] is not None and words in metric["note"]:
+                value = float("nan") if metric["value"] is None else metric["value"]
+                found.append(Target(f"{name}: {what}", value, metric["target"], at_least))
+    took = sum(results["seconds"].values()) / 60
+    return [*found, Target(f"{name}: minutes", took, _MINUTES[name])]
+
+
+def main() -> None:
+    """Run all experiments and publish what they should reach."""
+    options = parse(Options(), {"configs": ("affine",)}, __doc__)
+    started = time.perf_counter()
+    rows, reached = [], []
+    for name in options.configs:
+        file = load_config_file(Path(__file__).parent.parent / "configs" / f"{name}.py")
+        done = run_experiment(
+            file, file.presets["small"], preset="small", runs_dir=options.runs_dir, say=say
+        )
+        results = json.loads((done / "metrics.json").read_text(encoding="utf-8"))
+        rows.append({"config": name} | {f"{k} s": v for k, v in results["seconds"].items()})
+        reached += targets(name, results)
+    publish(options, __file__, {"seconds of each stage": rows}, reached, started)
+
+
+if __name__ == "__main__":
+    main()
