@@ -22,7 +22,7 @@ from jaxtyping import PRNGKeyArray
 import smdp_jax as smdp
 from smdp_jax import evaluate, models, physics
 from smdp_jax.evaluate import Metric, ReportFigure
-from smdp_jax.experiment import Dataset, Experiment, Run
+from smdp_jax.experiment import Dataset, Experiment, Run, noise_free
 
 
 @dataclass(frozen=True)
@@ -191,8 +191,8 @@ class Config(Experiment):
         )
         walk = jax.jit(jax.vmap(lambda x: smdp.probability_flow(run.sde, run.score, x, ts).xs))
         back = smdp.negated(system.step)
-        alone = jax.jit(jax.vmap(lambda x: _walk(back, x, ts[::-1])))
-        forward = jax.jit(jax.vmap(lambda x: _walk(system.step, x, ts)))
+        alone = jax.jit(jax.vmap(lambda x: noise_free.walk(back, x, ts[::-1])))
+        forward = jax.jit(jax.vmap(lambda x: noise_free.walk(system.step, x, ts)))
         starts, flow, physics_only = past.samples[:, :, 0], walk(x_end)[:, 0], alone(x_end)
         modes = jax.vmap(system.leading_modes)
         return {
@@ -214,8 +214,8 @@ class Config(Experiment):
         starts, ends = arrays["paths"][:, :, 0], truth[:, -1]
         reached = np.asarray(evaluate.reached_times(run.data.ts, arrays["paths"], arrays["limits"]))
         error = {
-            name: _mean_square(arrays[f"{name}_ends"] - (ends[:, None] if axis else ends))
-            for name, axis in (("sample", 1), ("flow", 0), ("physics", 0), ("true", 0))
+            name: evaluate.ensemble_mse(arrays[f"{name}_ends"], ends)
+            for name in ("sample", "flow", "physics", "true")
         }
         floor = error["true"]
         crps = jax.vmap(evaluate.crps_ensemble)(arrays["modes"], arrays["true_modes"])
@@ -305,17 +305,6 @@ class Config(Experiment):
                 "the band of 90 %.",
             ),
         }
-
-
-def _walk(step: Any, x: Any, ts: Any) -> Any:
-    """End of the noise-free path over a grid, in either direction."""
-    return jax.lax.scan(lambda x, t: (step(t[0], t[1], x, None), None), x, (ts[:-1], ts[1:]))[0]
-
-
-def _mean_square(errors: Any) -> float:
-    """Mean over all entries; what is not finite counts as infinitely far."""
-    square = np.square(np.asarray(errors, np.float64))
-    return float(np.mean(np.where(np.isfinite(square), square, np.inf)))
 
 
 PRESETS = {

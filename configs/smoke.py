@@ -20,7 +20,7 @@ from jaxtyping import PRNGKeyArray
 import smdp_jax as smdp
 from smdp_jax import evaluate, models, physics
 from smdp_jax.evaluate import Metric, ReportFigure
-from smdp_jax.experiment import Dataset, Experiment, Run
+from smdp_jax.experiment import Dataset, Experiment, Run, noise_free
 
 
 class PerStep(nn.Module):
@@ -178,8 +178,11 @@ class Config(Experiment):
         # A correction trained at noise level 1 belongs to its own step, so the probability flow,
         # whose weight is 1/2, is not to be had of it. Its path without noise is what windows train.
         corrected = smdp.reverse_sde(run.sde, run.correction).step
-        back = jax.jit(jax.vmap(lambda x, a: _walk(corrected, x, -ts[::-1], a)))
-        walk = jax.jit(jax.vmap(lambda x, grid, a: _walk(system.step, x, grid, a), (0, None, 0)))
+        assert corrected is not None  # that of a flow map
+        back = jax.jit(jax.vmap(lambda x, a: noise_free.walk(corrected, x, -ts[::-1], a)))
+        walk = jax.jit(
+            jax.vmap(lambda x, grid, a: noise_free.walk(system.step, x, grid, a), (0, None, 0))
+        )
         estimates = {
             "mean": jax.tree.map(lambda x: x.mean(axis=1), starts),
             "noise_free": back(x_end, args),
@@ -215,7 +218,7 @@ class Config(Experiment):
     def evaluate(self, run: Run, arrays: Mapping[str, Any]) -> Sequence[Metric]:
         estimates, observed = arrays["estimates"], run.truth["paths"]["marker"][:, -1]
         truth = estimates["true"]
-        error = {name: _miss(end, observed) for name, end in arrays["ends"].items()}
+        error = {name: evaluate.ensemble_mse(end, observed) for name, end in arrays["ends"].items()}
         spectral = jax.jit(jax.vmap(evaluate.spectral_error))
         markers = {
             name: estimates[name]["marker"] for name in ("mean", "noise_free", "physics")
@@ -245,7 +248,8 @@ class Config(Experiment):
             ),
             *(
                 Metric(
-                    f"MSE of the {what}, {label}", np.mean([_miss(x[k], truth[k]) for k in keys])
+                    f"MSE of the {what}, {label}",
+                    np.mean([evaluate.ensemble_mse(x[k], truth[k]) for k in keys]),
                 )
                 for what, keys in (("marker", ["marker"]), ("air", ["velocity_x", "velocity_y"]))
                 for label, x in (
@@ -321,19 +325,6 @@ class Config(Experiment):
 def _upright(field: Any) -> np.ndarray:
     """From [x, y] to rows of y, as images have them."""
     return np.swapaxes(np.asarray(field), -1, -2)
-
-
-def _walk(step: Any, x: Any, ts: Any, args: Any) -> Any:
-    """End of a path without noise over a grid, in either direction."""
-    return jax.lax.scan(lambda x, t: (step(t[0], t[1], x, args), None), x, (ts[:-1], ts[1:]))[0]
-
-
-def _miss(estimate: Any, truth: Any) -> float:
-    """Mean squared difference, samples on the second axis; infinite where not finite."""
-    estimate, truth = np.asarray(estimate, np.float64), np.asarray(truth, np.float64)
-    truth = truth if truth.ndim == estimate.ndim else truth[:, None]
-    square = np.square(estimate - truth)
-    return float(np.mean(np.where(np.isfinite(square), square, np.inf)))
 
 
 PRESETS = {

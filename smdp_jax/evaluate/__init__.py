@@ -26,6 +26,7 @@ from smdp_jax.evaluate.environment import describe_environment
 from smdp_jax.evaluate.figures import save_figures
 from smdp_jax.evaluate.metrics import (
     HitShares,
+    ensemble_mse,
     hit_shares,
     mse,
     posterior_hit_metric,
@@ -71,6 +72,7 @@ __all__ = [
     "crps_gaussian",
     "describe_environment",
     "energy_score",
+    "ensemble_mse",
     "expected_coverage",
     "hit_shares",
     "marginal_coverage",

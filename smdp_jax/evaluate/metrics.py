@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
@@ -197,6 +198,37 @@ def reconstruction_mse(
     """
     require_same_shape(true_end=true_end, simulated_end=simulated_end)
     return mse(simulated_end, true_end)
+
+
+def ensemble_mse(
+    estimates: Float[AnyArray, "*_estimates"], truth: Float[AnyArray, "cases *_state"]
+) -> float:
+    """Mean squared error of one estimate per case, or of several.
+
+    Parameters
+    ----------
+    estimates : array (cases, *state) or (cases, samples, *state)
+        Estimates.
+    truth : array (cases, *state)
+        True values, same unit.
+
+    Returns
+    -------
+    float
+        In squared units; infinite if an entry is not finite, so that a simulation that blew up is
+        infinitely far from the truth.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+    """
+    found, true = np.asarray(estimates, np.float64), np.asarray(truth, np.float64)
+    true = true if true.ndim == found.ndim else true[:, None]
+    one_each = found if found.ndim == np.ndim(truth) else found[:, 0]
+    require_same_shape(estimates=one_each, truth=truth)
+    square = np.square(found - true)
+    return float(np.mean(np.where(np.isfinite(square), square, np.inf)))
 
 
 def rmse(

@@ -17,9 +17,10 @@ from smdp_jax import evaluate as metrics
 from smdp_jax._types import FlowMap
 from smdp_jax.evaluate import Metric, ReportFigure
 from smdp_jax.evaluate.arrays import AnyArray
+from smdp_jax.experiment.noise_free import negated_walk, walk
 from smdp_jax.physics import vorticity
 
-__all__ = ["energy_spectrum", "evaluate", "figures", "negated_walk", "sample", "walk"]
+__all__ = ["energy_spectrum", "evaluate", "figures", "sample"]
 
 _NAMES = {
     "sample": "a sample",
@@ -31,71 +32,6 @@ _NAMES = {
     "end": "the end state itself",
 }
 _PHYSICS_ALONE = ("negated", "backward", "inverse")
-
-
-def walk(
-    step: FlowMap, x: Float[Array, "*state"], ts: Float[Array, "times"]
-) -> Float[Array, "steps *state"]:
-    """Follow a flow map over a grid, without noise.
-
-    Parameters
-    ----------
-    step : callable
-        ``step(t0, t1, x, args)``.
-    x : array
-        State at ``ts[0]``.
-    ts : array (times,)
-        Times, increasing, or decreasing to walk back.
-
-    Returns
-    -------
-    array (times - 1, *state)
-        States at ``ts[1:]``.
-    """
-
-    def body(x: Array, t: tuple[Array, Array]) -> tuple[Array, Array]:
-        x = step(t[0], t[1], x, None)
-        return x, x
-
-    return jax.lax.scan(body, x, (ts[:-1], ts[1:]))[1]
-
-
-def negated_walk(
-    step: FlowMap, x: Float[Array, "*state"], ts: Float[Array, "times"], stride: int
-) -> Float[Array, "legs *state"]:
-    """Walk the physics back by negated increments, each over several steps of a grid.
-
-    Parameters
-    ----------
-    step : callable
-        ``step(t0, t1, x, args)`` for one step of the grid.
-    x : array
-        State at ``ts[-1]``.
-    ts : array (times,)
-        Increasing times.
-    stride : int
-        Steps of the grid in one increment; divides their number.
-
-    Returns
-    -------
-    array (legs + 1, *state)
-        States at ``ts[::stride]``.
-
-    Raises
-    ------
-    ValueError
-        If ``stride`` does not divide the number of steps.
-    """
-    steps = ts.shape[0] - 1
-    if steps % stride:
-        raise ValueError(f"stride={stride} must divide the {steps} steps of the grid")
-    legs = ts[np.arange(0, steps, stride)[:, None] + np.arange(stride + 1)[None]]
-
-    def body(x: Array, leg: Array) -> tuple[Array, Array]:
-        x = 2 * x - walk(step, x, leg)[-1]
-        return x, x
-
-    return jnp.concatenate([x[None], jax.lax.scan(body, x, legs[::-1])[1]])[::-1]
 
 
 def energy_spectrum(w: Float[Array, "size size"]) -> Float[Array, "shells"]:
@@ -154,20 +90,22 @@ def sample(
     def batched(f: Callable[[Array], Array]) -> Callable[[Array], Array]:
         return jax.jit(jax.vmap(f))
 
-    forward = batched(lambda x: walk(step, x, ts)[-1])
+    forward = batched(lambda x: walk(step, x, ts))
     negated = {
-        stride: batched(lambda x, n=stride: negated_walk(step, x, ts, n))(x_end)
+        stride: batched(lambda x, n=stride: negated_walk(step, x, ts, stride=n))(x_end)
         for stride in range(1, steps + 1)
         if steps % stride == 0
     }
-    best = min(negated, key=lambda stride: _miss(forward(negated[stride][:, 0]), x_end))
+    best = min(
+        negated, key=lambda stride: metrics.ensemble_mse(forward(negated[stride][:, 0]), x_end)
+    )
     estimates = {
         "true": paths[:, 0],
         "mean": samples.mean(axis=1),
         "flow": flow[:, 0],
         "negated": negated[best][:, 0],
-        "backward": batched(lambda x: walk(step, x, ts[::-1])[-1])(x_end),
-        "inverse": batched(lambda x: walk(inverse, x, ts[::-1])[-1])(x_end),
+        "backward": batched(lambda x: walk(step, x, ts[::-1]))(x_end),
+        "inverse": batched(lambda x: walk(inverse, x, ts[::-1]))(x_end),
         "end": x_end,
     }
     ends = {name: forward(x) for name, x in estimates.items()}
@@ -207,7 +145,7 @@ def evaluate(
     """
     estimates = arrays["estimates"]
     truth, samples = estimates["true"], estimates["sample"]
-    error = {name: _miss(end, observed) for name, end in arrays["ends"].items()}
+    error = {name: metrics.ensemble_mse(end, observed) for name, end in arrays["ends"].items()}
     spectra = {
         "vorticity": lambda w: metrics.amplitude_spectrum(w, kmax),
         "energy": lambda w: energy_spectrum(w)[: kmax + 1],
@@ -248,7 +186,9 @@ def evaluate(
         label = f"reconstruction MSE / noise floor: {what}"
         rows.append(Metric(label, ratio, note=notes.get(name, "")))
     for name, what in _NAMES.items():
-        rows.append(Metric(f"MSE of the start: {what}", _miss(estimates[name], truth)))
+        rows.append(
+            Metric(f"MSE of the start: {what}", metrics.ensemble_mse(estimates[name], truth))
+        )
     for field, errors in spectral.items():
         for name, what in _NAMES.items():
             rows.append(Metric(f"spectral error of the {field}: {what}", errors[name]))
@@ -339,11 +279,3 @@ def _distance(spectrum: Callable[[Any], Any], w: Any, truth: Any) -> float:
     several = w if w.ndim > truth.ndim else w[:, None]
     logs = [jnp.log(jax.jit(jax.vmap(jax.vmap(spectrum)))(x)) for x in (several, truth[:, None])]
     return float(jnp.abs(logs[0] - logs[1])[..., 1:].mean())
-
-
-def _miss(estimate: Any, truth: Any) -> float:
-    """Mean squared difference, samples on the second axis; infinite where not finite."""
-    estimate, truth = np.asarray(estimate, np.float64), np.asarray(truth, np.float64)
-    truth = truth if truth.ndim == estimate.ndim else truth[:, None]
-    square = np.square(estimate - truth)
-    return float(np.mean(np.where(np.isfinite(square), square, np.inf)))

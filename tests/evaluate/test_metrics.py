@@ -84,6 +84,17 @@ def test_errors_by_hand() -> None:
     np.testing.assert_allclose(evaluate.relative_error(estimate, truth), 5 / 21**0.5, rtol=1e-6)
 
 
+def test_error_of_several_estimates_of_each_case():
+    truth = np.array([[1.0, 0.0], [0.0, 2.0]])
+    samples = np.array([[[1.0, 0.0], [3.0, 0.0]], [[0.0, 2.0], [0.0, 0.0]]])
+    assert evaluate.ensemble_mse(samples, truth) == (4 + 4) / 8
+    assert evaluate.ensemble_mse(samples[:, 1], truth) == (4 + 4) / 4
+    # A sample that blew up is infinitely far.
+    assert evaluate.ensemble_mse(np.where(samples == 3, np.nan, samples), truth) == np.inf
+    with pytest.raises(ValueError, match="same shape"):
+        evaluate.ensemble_mse(samples[:, :, :1], truth)
+
+
 @pytest.mark.parametrize(
     "metric",
     [evaluate.mse, evaluate.reconstruction_mse, evaluate.rmse, evaluate.relative_error],
