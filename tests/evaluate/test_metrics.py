@@ -91,7 +91,7 @@ def test_error_of_several_estimates_of_each_case():
     assert evaluate.ensemble_mse(samples[:, 1], truth) == (4 + 4) / 4
     # A sample that blew up is infinitely far.
     assert evaluate.ensemble_mse(np.where(samples == 3, np.nan, samples), truth) == np.inf
-    with pytest.raises(ValueError, match="same shape"):
+    with pytest.raises(ValueError, match="shape of estimates"):
         evaluate.ensemble_mse(samples[:, :, :1], truth)
 
 
