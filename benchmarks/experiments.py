@@ -27,7 +27,7 @@ class Options(Settings):
 
     configs: tuple[str, ...] = tuple(_MINUTES)
     """Which of configs/."""
-    runs_dir: Path = Path("runs")
+    runs_dir: str = "runs"
     """Where the runs are."""
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     for name in options.configs:
         file = load_config_file(Path(__file__).parent.parent / "configs" / f"{name}.py")
         done = run_experiment(
-            file, file.presets["small"], preset="small", runs_dir=options.runs_dir, say=say
+            file, file.presets["small"], preset="small", runs_dir=Path(options.runs_dir), say=say
         )
         results = json.loads((done / "metrics.json").read_text(encoding="utf-8"))
         rows.append({"config": name} | {f"{k} s": v for k, v in results["seconds"].items()})

@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from smdp_jax._types import Args, FlowMap, State
+from smdp_jax.evaluate import ensemble_mse
 
-__all__ = ["negated_walk", "walk"]
+__all__ = ["best_negated_starts", "negated_walk", "walk"]
 
 
 def walk(
@@ -88,6 +89,39 @@ def negated_walk(
 
     path = _with_first(x, jax.lax.scan(body, x, legs[::-1])[1])
     return jax.tree.map(lambda x: x[::-1], path)
+
+
+def best_negated_starts(
+    step: FlowMap, x_end: Float[Array, "cases *state"], ts: Float[Array, "times"]
+) -> tuple[Float[Array, "cases *state"], int]:
+    """Walk the physics back by negated increments of the length that does best.
+
+    All numbers of steps that divide the grid are tried; the one whose forward simulations end
+    nearest to where they came from is kept.
+
+    Parameters
+    ----------
+    step : callable
+        ``step(t0, t1, x, args)`` for one step of the grid.
+    x_end : array (cases, *state)
+        States at ``ts[-1]``.
+    ts : array (times,)
+        Increasing times.
+
+    Returns
+    -------
+    tuple (array (cases, *state), int)
+        States at ``ts[0]``, and the steps of the grid in one increment.
+    """
+    steps = ts.shape[0] - 1
+    forward = jax.jit(jax.vmap(lambda x: walk(step, x, ts)))
+    starts, misses = {}, {}
+    for stride in (n for n in range(1, steps + 1) if steps % n == 0):
+        back = jax.vmap(lambda x, n=stride: negated_walk(step, x, ts, stride=n)[0])
+        starts[stride] = jax.jit(back)(x_end)
+        misses[stride] = ensemble_mse(forward(starts[stride]), x_end)
+    best = min(misses, key=lambda n: misses[n])
+    return starts[best], best
 
 
 def _with_first(x: State, later: PyTree) -> PyTree:

@@ -17,7 +17,7 @@ from smdp_jax import evaluate as metrics
 from smdp_jax._types import FlowMap
 from smdp_jax.evaluate import Metric, ReportFigure
 from smdp_jax.evaluate.arrays import AnyArray
-from smdp_jax.experiment.noise_free import negated_walk, walk
+from smdp_jax.experiment.noise_free import best_negated_starts, negated_walk, walk
 from smdp_jax.physics import vorticity
 
 __all__ = ["energy_spectrum", "evaluate", "figures", "sample"]
@@ -85,25 +85,18 @@ def sample(
         ``estimates`` of the first states and the ``ends`` they lead to, by name; ``negated_path``
         of the first field in steps of the grid, and ``negated_stride``, the one kept.
     """
-    x_end, steps = paths[:, -1], ts.shape[0] - 1
+    x_end = paths[:, -1]
 
     def batched(f: Callable[[Array], Array]) -> Callable[[Array], Array]:
         return jax.jit(jax.vmap(f))
 
     forward = batched(lambda x: walk(step, x, ts))
-    negated = {
-        stride: batched(lambda x, n=stride: negated_walk(step, x, ts, stride=n))(x_end)
-        for stride in range(1, steps + 1)
-        if steps % stride == 0
-    }
-    best = min(
-        negated, key=lambda stride: metrics.ensemble_mse(forward(negated[stride][:, 0]), x_end)
-    )
+    negated, stride = best_negated_starts(step, x_end, ts)
     estimates = {
         "true": paths[:, 0],
         "mean": samples.mean(axis=1),
         "flow": flow[:, 0],
-        "negated": negated[best][:, 0],
+        "negated": negated,
         "backward": batched(lambda x: walk(step, x, ts[::-1]))(x_end),
         "inverse": batched(lambda x: walk(inverse, x, ts[::-1]))(x_end),
         "end": x_end,
@@ -113,8 +106,8 @@ def sample(
     return {
         "estimates": estimates | {"sample": samples},
         "ends": ends,
-        "negated_path": negated[1][0],
-        "negated_stride": best,
+        "negated_path": jax.jit(lambda x: negated_walk(step, x, ts, stride=1))(x_end[0]),
+        "negated_stride": stride,
     }
 
 
