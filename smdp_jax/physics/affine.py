@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from smdp_jax._types import Args, Scalar
 from smdp_jax.physics.ornstein_uhlenbeck import decay, noise_variance
+from smdp_jax.physics.periodic import require_grid
 from smdp_jax.physics.starts import balanced_signs
 from smdp_jax.sde import SDE
 
@@ -82,7 +83,13 @@ class Affine:
         -------
         array, shape (1,)
             Velocity, in units of state / time.
+
+        Raises
+        ------
+        ValueError
+            If ``x`` has another shape.
         """
+        require_grid(x, (1,), "Affine")
         return -self.rate * jnp.asarray(x)
 
     def sde(self) -> SDE:
@@ -179,7 +186,6 @@ class Affine:
         Returns
         -------
         scalar
-            In nats, of a density per unit of state.
             Per unit of state; +inf or 0 at t = 0.
         """
         return jnp.exp(self.log_density(t, x))
@@ -218,7 +224,6 @@ class Affine:
         Returns
         -------
         scalar
-            In nats, of a density per unit of state.
             Between 0 and 1; at t = 0 the side on which ``x`` lies decides.
         """
         x, mean, variance, spread = self._mixture(t, x)
@@ -289,6 +294,7 @@ class Affine:
         self, t: Scalar, x: ScalarState
     ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""], Array]:
         """Return x as a scalar, |mean|, the variance (1 where it is 0), and where it is not 0."""
+        require_grid(x, (1,), "Affine")
         x = jnp.asarray(x)[0]
         t = jnp.asarray(t, x.dtype)
         variance = self.transition_variance(t)

@@ -18,6 +18,7 @@ from smdp_jax.physics.conditions import coefficients
 from smdp_jax.physics.courant import warn_step
 from smdp_jax.physics.exponential import etdrk4
 from smdp_jax.physics.periodic import angular_wavenumbers, dealiased, require_grid, waves
+from smdp_jax.physics.starts import require_draws
 from smdp_jax.sde import SDE, negated
 
 __all__ = ["Burgers"]
@@ -179,7 +180,13 @@ class Burgers:
         array, shape (n, size)
             ``sum_k a_k cos(2 pi k x) + b_k sin(2 pi k x)`` over k = 1 ... modes, all coefficients
             independent and normal with variance ``amplitude^2 / modes``.
+
+        Raises
+        ------
+        ValueError
+            If ``n`` is smaller than 1.
         """
+        require_draws(n, "initial velocities")
         spread = self.amplitude / math.sqrt(self.modes)
         coefficients = spread * jax.random.normal(key, (n, 2 * self.modes))
         basis = jnp.asarray(waves(self.size, self.modes), coefficients.dtype)

@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
 from smdp_jax._types import Args
 
 __all__ = ["coefficients"]
@@ -28,7 +32,8 @@ def coefficients(args: Args, owner: str, **defaults: Any) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If ``args`` is no dict, or names a coefficient that the system does not have.
+        If ``args`` is no dict, names a coefficient that the system does not have, or one is not a
+        scalar, or (where it is not being traced) not finite or negative.
     """
     if args is None:
         return defaults
@@ -37,4 +42,14 @@ def coefficients(args: Args, owner: str, **defaults: Any) -> dict[str, Any]:
         raise ValueError(
             f"{owner} takes args with some of {sorted(defaults)}, or None, got {given}"
         )
+    for name, value in args.items():
+        if jnp.shape(value) != ():
+            raise ValueError(
+                f"{owner} takes a scalar as args[{name!r}], got shape {jnp.shape(value)}; "
+                "use jax.vmap over conditions, or args_axes=0"
+            )
+        if not isinstance(value, Tracer) and not 0 <= np.asarray(value) < np.inf:
+            raise ValueError(
+                f"{owner} takes a finite args[{name!r}] that is not negative, got {value}"
+            )
     return defaults | dict(args)

@@ -8,7 +8,9 @@ adding a forcing calls ``jax.tree_map``, which JAX removed, so the terms are add
 """
 
 import math
+from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -42,13 +44,13 @@ def finite_volume_drift(
     size : int
         Cells per side, even.
     viscosity : float
-        nu, in length^2 / time.
+        nu >= 0, in length^2 / time.
     drag : float
-        mu, in 1 / time.
+        mu >= 0, in 1 / time.
     forcing : float
         A of Kolmogorov's forcing, in length / time^2.
     wavenumber : int
-        Its k, periods per side.
+        Its k, periods per side; from 1 to below size / 2, if there is a forcing.
 
     Returns
     -------
@@ -60,13 +62,26 @@ def finite_volume_drift(
     Raises
     ------
     ValueError
-        If ``size`` is odd or below 4; the drift raises it for a state of another grid.
+        If ``size`` is odd or below 4, or another number is out of range; the drift raises it for a
+        state of another grid.
 
     References
     ----------
     Kochkov et al. (2021), "Machine learning-accelerated computational fluid dynamics", PNAS 118.
     """
     _check_size(size)
+    for name, value in (("viscosity", viscosity), ("drag", drag)):
+        if not 0 <= value < math.inf:
+            raise ValueError(
+                f"finite_volume_drift needs a finite {name} that is not negative, got {value}"
+            )
+    if not math.isfinite(forcing):
+        raise ValueError(f"finite_volume_drift needs a finite forcing, got {forcing}")
+    if forcing != 0 and not 0 < 2 * wavenumber < size:
+        raise ValueError(
+            f"finite_volume_drift needs a wavenumber from 1 to below {size // 2}, half the size, "
+            f"got {wavenumber}"
+        )
     push = forcing * np.sin(2 * math.pi * wavenumber * (np.arange(size) + 0.5) / size)
 
     def drift(t: Scalar, x: Faces, args: Args = None) -> Faces:
@@ -104,7 +119,7 @@ def finite_volume_projection(x: Faces) -> Faces:
     ValueError
         If the size is odd or below 4, or the arrays are not squares of one size.
     """
-    size = x["u"].shape[0]
+    size = jax.tree.leaves(x)[0].shape[0]
     _check_size(size)
     _check_faces(x, size)
     u, v = projected(x["u"], x["v"])
@@ -117,5 +132,8 @@ def _check_size(size: int) -> None:
 
 
 def _check_faces(x: Faces, size: int) -> None:
+    if not isinstance(x, Mapping) or set(x) != {"u", "v"}:
+        given = sorted(x) if isinstance(x, Mapping) else type(x).__name__
+        raise ValueError(f'finite_volume_drift takes states {{"u": ..., "v": ...}}, got {given}')
     for name in ("u", "v"):
         require_grid(x[name], (size, size), f'finite_volume_drift, x["{name}"],')

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from smdp_jax._types import Args, Scalar
 from smdp_jax.physics.gaussian_field import filter_modes, spectral_modes
 from smdp_jax.physics.ornstein_uhlenbeck import decay, noise_variance
+from smdp_jax.physics.periodic import require_grid
 
 __all__ = ["GaussianModes", "LinearRates"]
 
@@ -228,7 +229,13 @@ class GaussianModes(abc.ABC):
         -------
         scalar
             In nats, of a continuous density over the ``size**2`` grid values.
+
+        Raises
+        ------
+        ValueError
+            If ``x`` has another shape.
         """
+        require_grid(x, (self.size, self.size), type(self).__name__)
         modes = spectral_modes(x)
         power = jnp.real(modes) ** 2 + jnp.imag(modes) ** 2
         variance = self.marginal_variance(t).astype(power.dtype)

@@ -15,6 +15,8 @@ from smdp_jax._types import Args, Scalar
 from smdp_jax.physics.gaussian_field import filter_modes, power_law, squared_wavenumbers
 from smdp_jax.physics.gaussian_modes import GaussianModes
 from smdp_jax.physics.ornstein_uhlenbeck import decay
+from smdp_jax.physics.periodic import require_grid
+from smdp_jax.physics.starts import require_draws
 from smdp_jax.sde import SDE, negated
 
 __all__ = ["Heat"]
@@ -110,7 +112,13 @@ class Heat(GaussianModes):
         -------
         array, shape (size, size)
             In units of the field / time.
+
+        Raises
+        ------
+        ValueError
+            If ``x`` has another shape.
         """
+        require_grid(x, (self.size, self.size), "Heat")
         return filter_modes(-self.decay_rates(), x)
 
     def step(self, t0: Scalar, t1: Scalar, x: Field, args: Args = None) -> Field:
@@ -129,7 +137,13 @@ class Heat(GaussianModes):
         -------
         array, shape (size, size)
             Field at ``t1``.
+
+        Raises
+        ------
+        ValueError
+            If ``x`` has another shape.
         """
+        require_grid(x, (self.size, self.size), "Heat")
         length = jnp.asarray(t1, float) - jnp.asarray(t0, float)
         return filter_modes(decay(self.decay_rates(), length), x)
 
@@ -173,7 +187,13 @@ class Heat(GaussianModes):
         -------
         array, shape (n, size, size)
             Independent fields.
+
+        Raises
+        ------
+        ValueError
+            If ``n`` is smaller than 1.
         """
+        require_draws(n, "initial fields")
         white = jax.random.normal(key, (n, self.size, self.size))
         return jax.vmap(filter_modes, (None, 0))(jnp.sqrt(self.prior_variance()), white)
 

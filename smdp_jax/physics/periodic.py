@@ -6,10 +6,11 @@ have the layout of ``numpy.fft.rfftn``.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float
 
 __all__ = ["angular_wavenumbers", "coarsen", "dealiased", "refine", "require_grid", "waves"]
 
@@ -130,7 +131,7 @@ def waves(size: int, modes: int) -> Float[np.ndarray, "coefficients size"]:
     return np.concatenate([np.cos(phase), np.sin(phase)])
 
 
-def require_grid(x: Shaped[Array, "..."], shape: tuple[int, ...], owner: str) -> None:
+def require_grid(x: Any, shape: tuple[int, ...], owner: str) -> None:
     """Check that a state lives on the grid of its system.
 
     Parameters
@@ -145,13 +146,16 @@ def require_grid(x: Shaped[Array, "..."], shape: tuple[int, ...], owner: str) ->
     Raises
     ------
     ValueError
-        If the shapes differ.
+        If ``x`` is no array, the shapes differ, or it is not floating point.
     """
-    if x.shape != shape:
+    given = getattr(x, "shape", type(x).__name__)
+    if given != shape:
         raise ValueError(
-            f"{owner} takes one unbatched state of shape {shape}, got {x.shape}; "
+            f"{owner} takes one unbatched state of shape {shape}, got {given}; "
             "use jax.vmap over batches"
         )
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{owner} takes floating-point states, got {x.dtype}")
 
 
 def _resample(x: Array, size: int) -> Array:

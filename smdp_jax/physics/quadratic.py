@@ -15,6 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from smdp_jax._types import Args, Scalar
 from smdp_jax.physics.affine import Affine
 from smdp_jax.physics.fokker_planck import transition_density
+from smdp_jax.physics.periodic import require_grid
 from smdp_jax.physics.starts import balanced_signs
 from smdp_jax.physics.transition import Transition
 from smdp_jax.sde import SDE
@@ -73,7 +74,13 @@ class Quadratic:
         -------
         array, shape (1,)
             Velocity, in units of state / time.
+
+        Raises
+        ------
+        ValueError
+            If ``x`` has another shape.
         """
+        require_grid(x, (1,), "Quadratic")
         x = jnp.asarray(x)
         return -self.rate * jnp.abs(x) * x
 
@@ -152,7 +159,6 @@ class Reference:
         Returns
         -------
         scalar
-            In nats, of a density per unit of state.
             Per unit of state; +inf or 0 at t = 0.
         """
         return jnp.exp(self.log_density(t, x))
@@ -191,7 +197,6 @@ class Reference:
         Returns
         -------
         scalar
-            In nats, of a density per unit of state.
             Between 0 and 1; at t = 0 the side on which ``x`` lies decides.
         """
         plus, minus = self._branches(t, x)

@@ -1,5 +1,7 @@
 """Initial states on the attractor of a forced system: its flow, run for a while from a prior."""
 
+import math
+
 import jax
 from jaxtyping import PyTree
 
@@ -34,9 +36,9 @@ def spin_up(
     Raises
     ------
     ValueError
-        If ``time`` is negative or ``calls`` below 1.
+        If ``time`` is negative or not finite, or ``calls`` below 1.
     """
-    if time < 0 or calls < 1:
+    if not 0 <= time < math.inf or calls < 1:
         raise ValueError(f"spin_up needs time >= 0 and calls >= 1, got {time} and {calls}")
     length = time / calls
 

@@ -1,10 +1,29 @@
-"""Starting points of the scalar processes: +1 and -1."""
+"""Initial states: how many, and for the scalar processes which, +1 and -1."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-__all__ = ["balanced_signs"]
+__all__ = ["balanced_signs", "require_draws"]
+
+
+def require_draws(n: int, what: str) -> None:
+    """Check that at least one draw is asked for.
+
+    Parameters
+    ----------
+    n : int
+        Number of draws.
+    what : str
+        What is drawn, for the message.
+
+    Raises
+    ------
+    ValueError
+        If ``n`` is smaller than 1.
+    """
+    if n < 1:
+        raise ValueError(f"the number of {what} must be at least 1, got {n}")
 
 
 def balanced_signs(key: PRNGKeyArray, n: int) -> Float[Array, "n 1"]:
@@ -30,8 +49,7 @@ def balanced_signs(key: PRNGKeyArray, n: int) -> Float[Array, "n 1"]:
     ValueError
         If ``n`` is smaller than 1.
     """
-    if n < 1:
-        raise ValueError(f"the number of starting points must be at least 1, got {n}")
+    require_draws(n, "starting points")
     k_odd, k_order = jax.random.split(key)
     half = jnp.ones((n // 2,))
     odd = jnp.where(jax.random.bernoulli(k_odd, shape=(n % 2,)), jnp.ones(()), -jnp.ones(()))

@@ -21,6 +21,7 @@ from smdp_jax.physics.courant import warn_step
 from smdp_jax.physics.gaussian_field import filter_modes, squared_wavenumbers
 from smdp_jax.physics.jax_cfd_adapter import spectral_navier_stokes
 from smdp_jax.physics.periodic import dealiased, require_grid
+from smdp_jax.physics.starts import require_draws
 from smdp_jax.physics.vorticity import stream_function, velocity
 from smdp_jax.sde import SDE, negated
 
@@ -58,7 +59,7 @@ class Turbulence:
     forcing_amplitude : float
         A, in 1 / time^2 ("diagonal") or length / time^2 ("kolmogorov").
     forcing_wavenumber : int
-        k >= 1, periods per side.
+        k, periods per side; from 1 to below size / 2, if there is a forcing.
     noise : float
         g > 0 per grid point, in units of vorticity per square root of time.
     end_time : float
@@ -100,6 +101,15 @@ class Turbulence:
         if self.forcing not in ("none", "diagonal", "kolmogorov"):
             raise ValueError(
                 f"Turbulence.forcing must be none, diagonal or kolmogorov, got {self.forcing!r}"
+            )
+        if not math.isfinite(self.forcing_amplitude):
+            raise ValueError(
+                f"Turbulence.forcing_amplitude must be finite, got {self.forcing_amplitude}"
+            )
+        if self.forcing != "none" and 2 * self.forcing_wavenumber >= self.size:
+            raise ValueError(
+                f"Turbulence.forcing_wavenumber must be below {self.size // 2}, half the size, "
+                f"got {self.forcing_wavenumber}"
             )
 
     @classmethod
@@ -216,7 +226,13 @@ class Turbulence:
         -------
         array, shape (n, size, size)
             Independent fields of zero mean, in 1 / time.
+
+        Raises
+        ------
+        ValueError
+            If ``n`` is smaller than 1.
         """
+        require_draws(n, "initial vorticities")
         white = jax.random.normal(key, (n, self.size, self.size))
         return jax.vmap(filter_modes, (None, 0))(jnp.sqrt(self.prior_variance()), white)
 

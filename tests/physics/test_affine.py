@@ -141,13 +141,11 @@ def test_far_tails_stay_finite(t):
 
 
 @pytest.mark.parametrize("n", [1, 10, 101])
-def test_prior_is_balanced_and_shuffled(n):
+def test_prior_is_balanced(n):
     x0 = physics.Affine().prior(jax.random.key(0), n)
     assert x0.shape == (n, 1)
     assert set(np.unique(x0)) <= {-1.0, 1.0}
     assert abs(float(x0.sum())) == n % 2
-    other = physics.Affine().prior(jax.random.key(1), n)
-    assert n == 1 or not np.array_equal(x0, other)
 
 
 def test_odd_start_is_a_fair_coin():
@@ -155,22 +153,3 @@ def test_odd_start_is_a_fair_coin():
     heads = jnp.sum(jax.jit(jax.vmap(lambda key: physics.balanced_signs(key, 1)))(keys) > 0)
     # 5 standard deviations of a fair coin: false alarm 6e-7.
     assert abs(int(heads) - 500) < 5 * math.sqrt(250)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"rate": -0.5}, "rate must be finite and not negative, got -0.5"),
-        ({"rate": math.nan}, "rate"),
-        ({"noise": 0}, "noise must be finite and positive, got 0"),
-        ({"noise": math.inf}, "noise"),
-    ],
-)
-def test_bad_parameters(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        physics.Affine(**arguments)
-
-
-def test_bad_number_of_starts():
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        physics.Affine().prior(jax.random.key(0), 0)

@@ -256,18 +256,3 @@ def test_single_precision_is_kept_under_jit_and_vmap():
     scores = jax.jit(jax.vmap(heat.score, (None, 0)))(0.1, xs)
     assert scores.dtype == xs.dtype == jnp.float32
     np.testing.assert_allclose(scores, double, rtol=1e-3, atol=0.05)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"size": 31}, "size must be even and at least 4, got 31"),
-        ({"size": 2}, "size must be even and at least 4, got 2"),
-        ({"diffusivity": -1.0}, "diffusivity must be finite and positive, got -1.0"),
-        ({"noise": 0.0}, "noise must be finite and positive, got 0.0"),
-        ({"end_time": math.inf}, "end_time must be finite and positive, got inf"),
-    ],
-)
-def test_bad_parameters(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        physics.Heat(**arguments)

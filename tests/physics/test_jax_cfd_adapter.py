@@ -4,13 +4,11 @@ import math
 import subprocess
 import sys
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import smdp_jax as smdp
 from smdp_jax.physics import jax_cfd_adapter, vorticity
 from smdp_jax.physics.finite_volume import finite_volume_drift, finite_volume_projection
 from smdp_jax.physics.periodic import refine
@@ -144,48 +142,3 @@ def test_finite_volumes_agree_with_the_spectral_solver():
         differences.append(float(jnp.max(jnp.abs(at_corners - end[:: 64 // size, :: 64 // size]))))
     assert differences[1] < 0.02 * float(jnp.max(jnp.abs(end)))
     assert math.log2(differences[0] / differences[1]) == pytest.approx(2, abs=0.3)
-
-
-def test_drift_in_an_sde():
-    """Plain arrays in and out: simulated with noise by diffrax, batched, differentiated."""
-    drift = finite_volume_drift(16, viscosity=1e-2, forcing=0.1)
-    sde = smdp.SDE(drift, diffusion={"u": 0.01, "v": 0.01})
-    x0 = jax.tree.map(lambda x: jnp.stack([x, 0.5 * x]), taylor_green(16))
-    data = smdp.simulate(
-        sde, x0, smdp.linear_grid(0.0, 0.1, 5), key=jax.random.key(0), solver=diffrax.Heun()
-    )
-    assert data.xs["u"].shape == (2, 6, 16, 16)
-    assert jnp.all(jnp.isfinite(data.xs["v"]))
-
-    def outcome(nu):
-        return jnp.sum(drift(0.0, taylor_green(16), {"viscosity": nu})["u"] ** 2)
-
-    slope = (outcome(jnp.float32(0.02)) - outcome(jnp.float32(0.01))) / 0.01
-    assert jax.grad(outcome)(jnp.float32(0.015)) == pytest.approx(float(slope), rel=1e-3)
-
-
-def test_single_precision_is_kept():
-    x = taylor_green(16)
-    with jax.enable_x64(True):
-        rates = jax.eval_shape(finite_volume_drift(16, viscosity=1e-2), 0.0, x, None)
-    assert {leaf.dtype for leaf in jax.tree.leaves((x, rates))} == {jnp.dtype("float32")}
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda x: finite_volume_drift(15, viscosity=0.1), "even size of at least 4, got 15"),
-        (
-            lambda x: finite_volume_drift(32, viscosity=0.1)(0.0, x, None),
-            r'x\["u"\], takes .* \(32, 32\), got \(16, 16\)',
-        ),
-        (
-            lambda x: finite_volume_drift(16, viscosity=0.1)(0.0, x, {"nu": 1.0}),
-            r"\['viscosity'\], or None, got \['nu'\]",
-        ),
-        (lambda x: finite_volume_projection({"u": x["u"][:15, :15], "v": x["v"]}), "got 15"),
-    ],
-)
-def test_bad_input(call, message):
-    with pytest.raises(ValueError, match=message):
-        call(taylor_green(16))

@@ -213,13 +213,6 @@ def test_prior():
     assert x0.sum() == 0
 
 
-@pytest.mark.parametrize("arguments", [{"rate": -7.0}, {"rate": 0}, {"noise": 0.0}])
-def test_bad_parameters(arguments):
-    ((name, value),) = arguments.items()
-    with pytest.raises(ValueError, match=f"{name} must be finite and positive, got {value}"):
-        physics.Quadratic(**arguments)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from smdp_jax.physics import Smoke, smoke
+from smdp_jax.physics import Smoke
 
 SMOKE = Smoke()
 
@@ -134,15 +134,3 @@ def test_enclosed_cells_can_be_filled():
     SMOKE.check_obstacles(mask)
     assert mask[:, 32:].all()
     SMOKE.check_obstacles(np.zeros((64, 64)))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"size": 8}, "ClosedBox.size must be at least 16, got 8"),
-        ({"length": 0.0}, "ClosedBox.length must be finite and positive, got 0.0"),
-    ],
-)
-def test_bad_box(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        smoke.ClosedBox(**arguments)

@@ -1,8 +1,7 @@
-"""Smoke as a process: noise, batches of geometries, and that geometry is data."""
+"""Smoke as a process: noise, and what the next step makes of it."""
 
 import math
 
-import chex
 import jax
 import jax.numpy as jnp
 import pytest
@@ -16,33 +15,6 @@ NAMES = ("marker", "velocity_x", "velocity_y")
 
 def closeness(x, y):
     return max(float(jnp.max(jnp.abs(x[name] - y[name]))) for name in NAMES)
-
-
-def developed():
-    """Smoke and flow of no particular shape."""
-    keys = jax.random.split(jax.random.key(7), 3)
-    rest = jax.tree.map(lambda a: a[0], SMALL.prior(keys[0], 1))
-    x = {
-        name: jax.random.normal(key, rest[name].shape)
-        for name, key in zip(NAMES, keys, strict=True)
-    }
-    return {**jax.jit(SMALL.project)(x), "marker": x["marker"] ** 2}
-
-
-def test_one_compilation_for_all_geometries_and_times():
-    masks = jax.jit(SMALL.geometries, static_argnums=1)(jax.random.key(0), 3)["obstacles"]
-
-    counted = jax.jit(chex.assert_max_traces(SMALL.step, n=1))
-
-    start = developed()
-    single = [counted(0.1, 0.11, start, {"obstacles": mask}) for mask in masks]
-    counted(0.31, 0.3, start, {"obstacles": jnp.zeros((32, 32), bool)})
-    batched = jax.jit(jax.vmap(SMALL.step, (None, None, None, 0)))(
-        0.1, 0.11, start, {"obstacles": masks}
-    )
-    for i in range(3):
-        assert closeness(single[i], jax.tree.map(lambda a, i=i: a[i], batched)) < 1e-4
-    assert closeness(single[0], single[1]) > 1e-2
 
 
 def test_noisy_paths():

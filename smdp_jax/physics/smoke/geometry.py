@@ -5,7 +5,7 @@ one compiled simulator serves every geometry. Masks of several shapes are joined
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from smdp_jax.physics.smoke.obstacles import (
     fill_enclosed,
     random_obstacles,
 )
+from smdp_jax.physics.starts import require_draws
 
 __all__ = ["ClosedBox"]
 
@@ -159,7 +160,13 @@ class ClosedBox:
         dict
             ``{"obstacles": masks}``, shape (n, size, size): ``args`` of ``simulate`` with
             ``args_axes=0``.
+
+        Raises
+        ------
+        ValueError
+            If ``n`` is smaller than 1.
         """
+        require_draws(n, "geometries")
         return {"obstacles": jax.vmap(self.random_obstacles)(jax.random.split(key, n))}
 
     def fill_enclosed(self, mask: Mask) -> Mask:
@@ -222,8 +229,13 @@ class ClosedBox:
         Raises
         ------
         ValueError
-            If the mask has another shape.
+            If ``args`` is no dict, or the mask has another shape.
         """
+        if not isinstance(args, Mapping | None):
+            raise ValueError(
+                f'{type(self).__name__} takes args {{"obstacles": mask}}, or None, '
+                f"got {type(args).__name__}"
+            )
         if args is None or "obstacles" not in args:
             return jnp.zeros((self.size, self.size), bool)
         mask = jnp.asarray(args["obstacles"])

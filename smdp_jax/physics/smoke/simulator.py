@@ -25,6 +25,7 @@ from smdp_jax.physics.smoke.grid import (
     to_inner,
 )
 from smdp_jax.physics.smoke.projection import project
+from smdp_jax.physics.starts import require_draws
 from smdp_jax.sde import SDE, integrated_backward
 
 __all__ = ["Smoke"]
@@ -167,7 +168,13 @@ class Smoke(ClosedBox):
         -------
         dict
             Zeros, with a leading axis of length n.
+
+        Raises
+        ------
+        ValueError
+            If ``n`` is smaller than 1.
         """
+        require_draws(n, "initial states")
         del key
         return {name: jnp.zeros((n, *shape)) for name, shape in self._shapes().items()}
 
@@ -279,11 +286,14 @@ class Smoke(ClosedBox):
 
     def _read(self, x: State, args: Args) -> tuple[Velocity, Faces, Field]:
         """Return velocity on lower faces, open faces and marker."""
-        shapes = {name: jnp.shape(leaf) for name, leaf in x.items()}
+        shapes = jax.tree.map(jnp.shape, dict(x)) if isinstance(x, Mapping) else type(x).__name__
         if shapes != self._shapes():
             raise ValueError(
                 f"Smoke(size={self.size}) takes states of shapes {self._shapes()}, got {shapes}"
             )
+        dtypes = sorted({str(jnp.result_type(leaf)) for leaf in x.values()})
+        if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+            raise ValueError(f"Smoke takes floating-point states, got {', '.join(dtypes)}")
         velocity = from_inner(x["velocity_x"], x["velocity_y"])
         return velocity, open_faces(self.solid(args)), jnp.asarray(x["marker"])
 
