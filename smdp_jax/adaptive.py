@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from smdp_jax._types import Args, State
 from smdp_jax.sde import SDE
-from smdp_jax.solvers import default_adaptive_solver
+from smdp_jax.solvers import check_is_solver, default_adaptive_solver
 from smdp_jax.terms import levy_area_of, terms_of
 
 __all__ = ["solve_adaptive"]
@@ -57,12 +57,15 @@ def solve_adaptive(
     ------
     ValueError
         If noise is needed and no key is given, or if ``sde`` is a flow map.
+    TypeError
+        If the solver is no solver.
     """
     if sde.drift is None:
         raise ValueError("solve_adaptive needs a drift, got a flow map")
     if not sde.deterministic and key is None:
         raise ValueError("solve_adaptive needs a key for a process with noise, got key=None")
     solver = default_adaptive_solver(sde) if solver is None else solver
+    check_is_solver(solver)
     noise = None
     if key is not None:
         tree = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), x0)

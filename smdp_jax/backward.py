@@ -69,8 +69,10 @@ class Langevin:
     steps: int = 1
 
     def __post_init__(self) -> None:
-        if not self.step_size > 0 or self.steps < 1:
-            raise ValueError(f"Langevin needs positive step_size and steps, got {self}")
+        if not 0 < self.step_size < math.inf or not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(
+                f"Langevin needs a positive step_size and a positive int as steps, got {self}"
+            )
 
 
 class BackwardSolve(eqx.Module):

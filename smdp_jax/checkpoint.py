@@ -63,8 +63,8 @@ class RunDirectory:
         identity = json.loads(json.dumps(identity))
         if file.exists():
             try:
-                found = json.loads(file.read_text(encoding="utf-8"))
-            except json.JSONDecodeError as error:
+                found = dict(json.loads(file.read_text(encoding="utf-8")))
+            except (TypeError, ValueError) as error:
                 raise ValueError(f"{file} is damaged ({error}); remove {self.path}") from error
             for name in sorted(found.keys() | identity.keys()):
                 if found.get(name) != identity.get(name):
@@ -134,7 +134,7 @@ class RunDirectory:
         return None
 
     def read_metrics(self, until: int) -> list[dict[str, Any]]:
-        """Read the metrics up to a step, and drop the later or half-written lines from disk.
+        """Read the metrics up to a step, and drop the later or damaged lines from disk.
 
         Parameters
         ----------
@@ -148,12 +148,13 @@ class RunDirectory:
         """
         records = []
         if self.metrics_file.exists():
-            for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+            for line in self.metrics_file.read_text("utf-8", errors="replace").splitlines():
                 try:
                     record = json.loads(line)
-                except json.JSONDecodeError:
+                    later = record["step"] > until
+                except (ValueError, TypeError, KeyError):
                     break
-                if record["step"] > until:
+                if later:
                     break
                 records.append(record)
         write_atomically(self.metrics_file, "".join(json.dumps(r) + "\n" for r in records))

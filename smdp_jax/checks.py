@@ -3,6 +3,8 @@
 Values that are being traced (inside a caller's ``jit`` or ``vmap``) cannot be looked at and pass.
 """
 
+import reprlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,8 +18,8 @@ from smdp_jax.sde import SDE
 __all__ = [
     "check_args_axes",
     "check_conditions",
+    "check_finite",
     "check_like",
-    "check_positive",
     "check_process",
     "check_samples",
     "check_time_grid",
@@ -55,14 +57,21 @@ def check_time_grid(ts: Any, sde: SDE) -> None:
     ------
     ValueError
         Naming the first time that is wrong.
+    TypeError
+        If ``sde`` is no ``SDE``.
     """
+    if not isinstance(sde, SDE):
+        raise TypeError(f"sde must be an SDE(drift, diffusion=g), got {reprlib.repr(sde)}")
+    if not isinstance(ts, (jax.Array, np.ndarray)):
+        raise ValueError(f"ts must be a one-dimensional array of times, got {reprlib.repr(ts)}")
     if jnp.ndim(ts) != 1 or jnp.shape(ts)[0] < 2:
         raise ValueError(f"ts must be one-dimensional with at least 2 times, got {jnp.shape(ts)}")
     if not jnp.issubdtype(jnp.result_type(ts), jnp.floating):
         raise ValueError(f"ts must be floating point, got {jnp.result_type(ts)}")
     if not concrete(ts):
         return
-    times = np.asarray(ts)
+    # In the precision that it is solved in: close float64 times may be one float32 time.
+    times = np.asarray(ts, jnp.result_type(ts))
     wrong = np.flatnonzero(~(np.diff(times) > 0))
     if wrong.size:
         i = int(wrong[0])
@@ -70,6 +79,8 @@ def check_time_grid(ts: Any, sde: SDE) -> None:
             f"ts must increase, got ts[{i}]={times[i]} and ts[{i + 1}]={times[i + 1]}; "
             "backward solves also take the increasing grid and walk it from its end"
         )
+    if not np.isfinite(times).all():
+        raise ValueError(f"ts must be finite, got [{times[0]}, {times[-1]}]")
     first, last = sde.interval
     if times[0] < first or times[-1] > last:
         raise ValueError(
@@ -77,7 +88,9 @@ def check_time_grid(ts: Any, sde: SDE) -> None:
         )
 
 
-def check_process(sde: SDE, ts: Any, x: State, args: Args) -> None:
+def check_process(
+    sde: SDE, ts: Any, x: State, args: Args, *, maps: Sequence[str] = ("drift", "step")
+) -> None:
     """Check that the noise is positive on ``ts`` and that the physics returns states like ``x``.
 
     Parameters
@@ -90,12 +103,14 @@ def check_process(sde: SDE, ts: Any, x: State, args: Args) -> None:
         One unbatched state.
     args : pytree
         Conditions of that state.
+    maps : sequence of str
+        Which of "drift", "step" and "inverse" are to be used.
 
     Raises
     ------
     ValueError
-        If the process has no noise, if g is not positive at some time, or if drift or step return
-        another tree, shape or dtype than the state's.
+        If the process has no noise, if g is not positive and finite at some time, or if one of
+        ``maps`` returns another tree, shape or dtype than the state's.
     """
     if sde.deterministic:
         raise ValueError("SDE.diffusion must be positive, got None (a process without noise)")
@@ -104,18 +119,18 @@ def check_process(sde: SDE, ts: Any, x: State, args: Args) -> None:
             table = jax.tree.leaves(jax.vmap(lambda t: sde.g(t, x))(jnp.asarray(ts)))
         for leaf in filter(concrete, table):
             amplitudes = np.asarray(leaf)
-            wrong = np.flatnonzero(~(amplitudes > 0))
+            wrong = np.flatnonzero(~((amplitudes > 0) & np.isfinite(amplitudes)))
             if wrong.size:
                 i = int(wrong[0])
                 raise ValueError(
-                    f"SDE.diffusion must be positive at t={np.asarray(ts)[i]:g}, "
+                    f"SDE.diffusion must be positive and finite at t={np.asarray(ts)[i]:g}, "
                     f"got {amplitudes[i]:g}"
                 )
     t = jax.ShapeDtypeStruct((), jnp.result_type(ts))
-    if sde.drift is not None:
-        check_like(x, jax.eval_shape(sde.drift, t, x, args), "SDE.drift")
-    if sde.step is not None:
-        check_like(x, jax.eval_shape(sde.step, t, t, x, args), "SDE.step")
+    for name in maps:
+        function, times = getattr(sde, name), (t,) if name == "drift" else (t, t)
+        if function is not None:
+            check_like(x, jax.eval_shape(function, *times, x, args), f"SDE.{name}")
 
 
 def check_like(x: State, result: Any, name: str) -> None:
@@ -215,34 +230,45 @@ def check_samples(x: State, owner: str) -> int:
     Raises
     ------
     ValueError
-        If there is no leaf or no sample, if leaves disagree, or are not floating point.
+        If there is no leaf or no sample, if leaves disagree, are not floating point, or not finite.
     """
     leaves = jax.tree.leaves(x)
-    sizes = sorted({jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0 for leaf in leaves})
+    shapes = sorted({jnp.shape(leaf) for leaf in leaves})
+    sizes = sorted({shape[0] if shape else 0 for shape in shapes})
     if len(sizes) != 1 or sizes[0] == 0:
         raise ValueError(
-            f"{owner} must have one leading axis of samples, at least 1 and the same in all "
-            f"leaves, got lengths {sizes}"
+            f"{owner} must be arrays with one leading axis of samples, at least 1 and the same in "
+            f"all leaves, got {f'shapes {shapes}' if leaves else reprlib.repr(x)}"
         )
     for leaf in leaves:
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise ValueError(f"{owner} must be floating point, got {jnp.result_type(leaf)}")
+    check_finite(x, owner)
     return sizes[0]
 
 
-def check_positive(**numbers: int | None) -> None:
-    """Check that counts are at least 1; None stands for a default.
+def check_finite(x: State, owner: str) -> None:
+    """Check that no entry is NaN or infinite.
 
     Parameters
     ----------
-    **numbers : int or None
-        By the name of the argument.
+    x : pytree
+        Arrays.
+    owner : str
+        Name of the argument, for the message.
 
     Raises
     ------
     ValueError
-        Naming the first that is not.
+        Naming the first entry that is.
     """
-    for name, value in numbers.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(x):
+        if not concrete(leaf):
+            continue
+        with jax.ensure_compile_time_eval():
+            finite = jnp.isfinite(jnp.asarray(leaf))
+            if finite.all():
+                continue
+        i = tuple(int(n) for n in np.argwhere(~np.asarray(finite))[0])
+        where = f"{owner}{jax.tree_util.keystr(path)}{list(i) if i else ''}"
+        raise ValueError(f"{owner} must be finite, got {where}={np.asarray(leaf)[i]}")

@@ -14,6 +14,7 @@ import numpy as np
 
 from smdp_jax._types import Args, Scalar, State
 from smdp_jax.checks import concrete
+from smdp_jax.scores import apply_network
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["LearnedStep", "StepScale"]
@@ -103,7 +104,7 @@ class LearnedStep:
         """Walk one unbatched state from one time to another."""
         scale = self.preconditioner
         y = jax.tree.map(lambda x, m, s: (x - m) / s, x, scale.mean, scale.size)
-        change = self.model.apply(self.variables, jnp.zeros_like(scale.dt), y, args)
+        change = apply_network(self.model, self.variables, jnp.zeros_like(scale.dt), y, args)
         start, stop = (jnp.asarray(t, scale.dt.dtype) for t in (start, stop))
         share = (stop - start) / scale.dt
         return jax.tree.map(

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax._types import Args, ScoreFn, State
+from smdp_jax.arguments import check_key, check_kind, check_positive, check_save
 from smdp_jax.backward import BackwardSolve, Langevin, SolveInfo
 from smdp_jax.checks import (
     check_args_axes,
+    check_finite,
     check_like,
-    check_positive,
     check_process,
     check_time_grid,
 )
@@ -138,20 +139,23 @@ def sample_posterior(
     Raises
     ------
     ValueError
-        For a grid, process, solver or score that does not fit (see the message).
+        For a grid, process, solver, score, end state or key that does not fit (see the message).
+    TypeError
+        If the score is no function, or the solver no solver.
     """
     check_args_axes(args_axes)
     mapped = args if args_axes == 0 else None
     batch = _batch_shape(x_end, mapped, batch_axes)
     first, own = jax.tree.map(lambda x: jnp.asarray(x)[(0,) * batch_axes], (x_end, mapped))
     own = own if args_axes == 0 else args
-    _check(sde, score, first, ts, own, noise_level, "sample_posterior")
-    check_positive(num_samples=num_samples, substeps=substeps, chunk_size=chunk_size)
-    if isinstance(score, StepCorrection) and (substeps != 1 or corrector is not None):
-        raise ValueError(
-            "substeps and corrector need a score, got a StepCorrection: it is right for its own "
-            "whole steps only. PathScore() learns a score"
-        )
+    num_samples, substeps, chunk_size = check_positive(
+        num_samples=num_samples, substeps=substeps, chunk_size=chunk_size
+    )
+    whole_steps = substeps == 1 and corrector is None
+    _check(sde, score, first, ts, own, noise_level, whole_steps, "sample_posterior")
+    check_finite(x_end, "x_end")
+    check_key(key)
+    save = check_save(save, len(ts))
     solve = BackwardSolve(
         sde, ts, solver, substeps, noise_level, denoise_last, corrector, controller, save
     )
@@ -201,16 +205,24 @@ def probability_flow(
     Raises
     ------
     ValueError
-        For a grid, process, solver or score that does not fit (see the message).
+        For a grid, process, solver, score or end state that does not fit (see the message).
+    TypeError
+        If the score is no function, or the solver no solver.
     """
-    _check(sde, score, jax.tree.map(jnp.asarray, x_end), ts, args, 0.0, "probability_flow")
-    check_positive(substeps=substeps)
+    (substeps,) = check_positive(substeps=substeps)
+    x = jax.tree.map(jnp.asarray, x_end)
+    _check(sde, score, x, ts, args, 0.0, substeps == 1, "probability_flow")
+    check_finite(x, "x_end")
     solve = BackwardSolve(sde, ts, solver, substeps, 0.0, False, None, controller, "all")
     xs, info = _flow(solve, score, x_end, args)
     return Path(ts, xs, info)
 
 
 def _batch_shape(x_end: State, mapped_args: Args, batch_axes: int) -> tuple[int, ...]:
+    if not jax.tree.leaves(x_end):
+        raise ValueError(f"x_end must be one state or a batch of them, got {x_end}")
+    if not isinstance(batch_axes, int) or batch_axes < 0:
+        raise ValueError(f"batch_axes must be an int of at least 0, got {batch_axes}")
     shapes = {jnp.shape(leaf)[:batch_axes] for leaf in jax.tree.leaves((x_end, mapped_args))}
     batch = next(iter(shapes))
     if len(shapes) != 1 or len(batch) != batch_axes:
@@ -218,22 +230,37 @@ def _batch_shape(x_end: State, mapped_args: Args, batch_axes: int) -> tuple[int,
             f"x_end, and args mapped over end states, must share {batch_axes} leading axes "
             f"(batch_axes), got {shapes}"
         )
+    if 0 in batch:
+        raise ValueError(f"x_end must hold at least 1 end state, got leading axes {batch}")
     return batch
 
 
 def _check(
-    sde: SDE, score: ScoreFn, x: State, ts: Any, args: Args, noise_level: float, use: str
+    sde: SDE,
+    score: ScoreFn,
+    x: State,
+    ts: Any,
+    args: Args,
+    noise_level: float,
+    whole_steps: bool,
+    use: str,
 ) -> None:
     """Check what the backward solve of one state is given."""
     check_time_grid(ts, sde)
+    check_kind("score", score, "a function score(t, x, args), such as fit.score", "__call__")
     for leaf in jax.tree.leaves(x):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(f"x_end must be floating point, got {leaf.dtype}")
-    check_process(sde, ts, x, args)
+    check_process(sde, ts, x, args, maps=("drift", "inverse"))
     if not isinstance(score, (LearnedScore, StepCorrection)):
         t = jax.ShapeDtypeStruct((), jnp.result_type(ts))
         check_like(x, jax.eval_shape(score, t, x, args), "score")
     check_score(score, sde, ts, noise_level, use)
+    if isinstance(score, StepCorrection) and not whole_steps:
+        raise ValueError(
+            "substeps and corrector need a score, got a StepCorrection: it is right for its own "
+            "whole steps only. PathScore() learns a score"
+        )
 
 
 @eqx.filter_jit

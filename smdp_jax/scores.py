@@ -5,12 +5,14 @@ use it. A *step correction* minimises a loss at one finite step of one inverse s
 absorbed the error of that step and is right only together with it.
 """
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import ScopeParamNotFoundError, ScopeParamShapeError
 from jaxtyping import Array
 
 from smdp_jax._types import Args, Scalar, ScoreFn, State
@@ -18,7 +20,7 @@ from smdp_jax.checks import concrete
 from smdp_jax.sde import SDE
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["LearnedScore", "Preconditioner", "StepCorrection", "check_score"]
+__all__ = ["LearnedScore", "Preconditioner", "StepCorrection", "apply_network", "check_score"]
 
 
 @jax.tree_util.register_dataclass
@@ -119,6 +121,43 @@ class Preconditioner:
         )
 
 
+def apply_network(model: Any, variables: Any, t: Scalar, x: State, args: Args) -> State:
+    """Evaluate a network, with a message of our own where its parameters do not fit.
+
+    Parameters
+    ----------
+    model : flax.linen.Module
+        The network.
+    variables : pytree
+        Its parameters.
+    t : scalar
+        Time.
+    x : pytree
+        One unbatched state.
+    args : pytree
+        Conditions.
+
+    Returns
+    -------
+    pytree
+        Like ``x``.
+
+    Raises
+    ------
+    ValueError
+        If the parameters are those of another network, or for states or conditions of other shapes.
+    """
+    try:
+        return model.apply(variables, t, x, args)
+    except (ScopeParamShapeError, ScopeParamNotFoundError) as error:
+        shapes = jax.tree.map(jnp.shape, (x, args))
+        raise ValueError(
+            f"the parameters of {type(model).__name__} are those of another network, or of a state "
+            f"and args of other shapes than {shapes[0]} and {shapes[1]}; several states need "
+            f"batch_axes or jax.vmap ({error})"
+        ) from error
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Learned:
@@ -130,10 +169,13 @@ class _Learned:
         """Evaluate at one time and one unbatched state."""
 
         def network(t: Scalar, x: State, args: Args) -> State:
-            return self.model.apply(self.variables, t, x, args)
+            return apply_network(self.model, self.variables, t, x, args)
 
         if self.preconditioner is None:
             return network(t, x, args)
+        want, got = jax.tree.structure(self.preconditioner.mean), jax.tree.structure(x)
+        if want != got:
+            raise ValueError(f"the network was trained on states of the tree {want}, got {got}")
         return self.preconditioner(network, jnp.asarray(t), x, args)
 
 
@@ -175,7 +217,7 @@ class StepCorrection(_Learned):
 
 
 def check_score(score: ScoreFn, sde: SDE, ts: Any, noise_level: float, use: str) -> None:
-    """Refuse a step correction where a score is needed, or on other steps than its own.
+    """Refuse a step correction where it is none, and warn of a score at times it has not seen.
 
     Parameters
     ----------
@@ -195,7 +237,14 @@ def check_score(score: ScoreFn, sde: SDE, ts: Any, noise_level: float, use: str)
     ValueError
         If ``score`` is a ``StepCorrection`` and the steps, the noise level, or the kind of
         process differ from those of its training.
+
+    Warns
+    -----
+    UserWarning
+        If times lie outside those that a learned score was trained on.
     """
+    if isinstance(score, LearnedScore) and score.preconditioner is not None:
+        _warn_of_times(score.preconditioner.ts, ts, use)
     if not isinstance(score, StepCorrection):
         return
     if sde.step is None:
@@ -217,4 +266,17 @@ def check_score(score: ScoreFn, sde: SDE, ts: Any, noise_level: float, use: str)
             f"of {np.diff(own).min():g} to {np.diff(own).max():g} in [{own[0]:g}, {own[-1]:g}]), "
             f"got {len(asked) - 1} steps in [{asked[0]:g}, {asked[-1]:g}]. PathScore() learns a "
             "score for any steps"
+        )
+
+
+def _warn_of_times(own: Any, ts: Any, use: str) -> None:
+    if not concrete(own, ts):
+        return
+    own, asked = np.asarray(own), np.asarray(ts)
+    slack = 1e-3 * (own[-1] - own[0])
+    if asked[0] < own[0] - slack or asked[-1] > own[-1] + slack:
+        warnings.warn(
+            f"{use} in [{asked[0]:g}, {asked[-1]:g}] goes beyond the times [{own[0]:g}, "
+            f"{own[-1]:g}] that the score was trained on: it extrapolates there",
+            stacklevel=4,
         )

@@ -1,6 +1,7 @@
 """The forward process ``dx = P(x, t) dt + g(t) dW`` and its time reversals (mathematics only)."""
 
 import math
+import reprlib
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
@@ -42,7 +43,10 @@ class SDE:
     ------
     ValueError
         If not exactly one of ``drift`` and ``step`` is given, if ``inverse`` comes without
-        ``step``, if a number in ``diffusion`` is not positive, or if ``interval`` is empty.
+        ``step``, if a number in ``diffusion`` is not positive and finite, or if ``interval`` is
+        empty.
+    TypeError
+        If ``drift``, ``step`` or ``inverse`` is no function.
 
     References
     ----------
@@ -63,16 +67,16 @@ class SDE:
             raise ValueError(f"SDE takes either drift or step, got {given}")
         if self.inverse is not None and self.step is None:
             raise ValueError("SDE.inverse belongs to a flow map: give step as well, got drift")
+        for name in ("drift", "step", "inverse"):
+            function = getattr(self, name)
+            if function is not None and not callable(function):
+                raise TypeError(f"SDE.{name} must be a function, got {reprlib.repr(function)}")
         if not self.interval[0] < self.interval[1]:
             raise ValueError(f"SDE.interval must be (first, last), increasing, got {self.interval}")
         if self.step is not None and self.inverse is None:
             object.__setattr__(self, "inverse", negated(self.step))
         for value in jax.tree.leaves(self.diffusion):
-            if (
-                isinstance(value, (int, float, np.ndarray, np.generic))
-                and not np.asarray(value) > 0
-            ):
-                raise ValueError(f"SDE.diffusion must be positive, got {value}")
+            _check_amplitude(value)
 
     @property
     def deterministic(self) -> bool:
@@ -116,6 +120,18 @@ class SDE:
             return jnp.asarray(g, dtype=jnp.result_type(leaf))
 
         return jax.tree.map(as_scalar, amplitudes, x)
+
+
+def _check_amplitude(value: Any) -> None:
+    # Functions, and arrays on a device or in a trace, are looked at where the times are known.
+    if callable(value) or isinstance(value, jax.Array):
+        return
+    is_number = isinstance(value, (int, float, np.ndarray, np.number)) and np.shape(value) == ()
+    if not (is_number and np.isreal(value) and 0 < float(value) < math.inf):
+        raise ValueError(
+            "SDE.diffusion must be positive and finite: a number, a function g(t), or a tree of "
+            f"these like the state, got {value!r}"
+        )
 
 
 def negated(step: FlowMap) -> FlowMap:

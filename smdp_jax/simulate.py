@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax._types import Args, State
+from smdp_jax.arguments import check_key, check_kind, check_positive
 from smdp_jax.checks import (
     check_conditions,
-    check_positive,
     check_process,
     check_samples,
     check_time_grid,
@@ -78,12 +78,15 @@ def simulate(
     Raises
     ------
     ValueError
-        For a time grid, diffusion, drift or solver that does not fit (see the message), and if a
-        simulated state is not finite, naming the sample and the time.
+        For a time grid, diffusion, drift, solver or key that does not fit (see the message), and if
+        a simulated state is not finite, naming the sample and the time.
+    TypeError
+        If the solver is no solver, or ``score_targets`` no ramp.
     """
     check_time_grid(ts, sde)
     samples = check_samples(x0, "x0")
-    check_positive(substeps=substeps, chunk_size=chunk_size)
+    substeps, chunk_size = check_positive(substeps=substeps, chunk_size=chunk_size)
+    check_key(key)
     check_conditions(args, args_axes, samples, "x0")
     first = jax.tree.map(lambda x: x[0], (x0, args if args_axes == 0 else None))
     check_process(sde, ts, first[0], first[1] if args_axes == 0 else args)
@@ -95,6 +98,8 @@ def simulate(
         )
     path_key, pilot_key = jax.random.split(key)
     ramp = None if isinstance(score_targets, bool) else score_targets
+    if ramp is not None:
+        check_kind("score_targets", ramp, "True or a ramp, such as PowerRamp()", "__call__")
     if score_targets is True:
         # Evenly spaced: initial states may be sorted.
         pilot = jnp.linspace(0, samples - 1, min(samples, _PILOT_PATHS)).astype(int)

@@ -1,5 +1,7 @@
 """Which diffrax solver solves what: defaults, costs, and the solvers that do not fit."""
 
+from typing import Any
+
 import diffrax
 import equinox as eqx
 import jax
@@ -7,10 +9,12 @@ import jax.numpy as jnp
 import optimistix as optx
 
 from smdp_jax._types import Args, Scalar, State
+from smdp_jax.arguments import check_kind
 from smdp_jax.sde import SDE
 from smdp_jax.terms import Splitting
 
 __all__ = [
+    "check_is_solver",
     "check_solver",
     "default_adaptive_solver",
     "default_solver",
@@ -103,6 +107,7 @@ def flow_map_of(sde: SDE, solver: diffrax.AbstractSolver | None = None) -> SDE:
             check_solver(sde, solver)
         return sde
     stepper = diffrax.Euler() if solver is None else solver
+    check_is_solver(stepper)
     term = diffrax.ODETerm(sde.drift)
 
     def step(t0: Scalar, t1: Scalar, x: State, args: Args) -> State:
@@ -114,6 +119,22 @@ def flow_map_of(sde: SDE, solver: diffrax.AbstractSolver | None = None) -> SDE:
         return step(t1, t0, x, args)
 
     return SDE(step=step, inverse=inverse, diffusion=sde.diffusion, interval=sde.interval)
+
+
+def check_is_solver(solver: Any) -> None:
+    """Refuse what is no solver, such as a solver's class.
+
+    Parameters
+    ----------
+    solver : diffrax.AbstractSolver
+        As the user gave it.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    """
+    check_kind("solver", solver, "a diffrax solver, such as diffrax.Heun()", "init", "step")
 
 
 def check_solver(sde: SDE, solver: diffrax.AbstractSolver) -> None:
@@ -131,7 +152,10 @@ def check_solver(sde: SDE, solver: diffrax.AbstractSolver) -> None:
     ValueError
         If one needs a drift and the other is a flow map, if the solver only estimates errors, or
         if it needs noise and there is none.
+    TypeError
+        If it is no solver.
     """
+    check_is_solver(solver)
     name = type(solver).__name__
     if sde.step is not None and not isinstance(solver, Splitting):
         raise ValueError(

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 from tqdm import tqdm
 
+from smdp_jax.arguments import check_key, check_kind, check_positive
 from smdp_jax.checkpoint import RunDirectory
-from smdp_jax.checks import check_like, check_positive, check_process, check_time_grid
+from smdp_jax.checks import check_like, check_process, check_time_grid
 from smdp_jax.diagnostics import learned_step_miss, step_miss
 from smdp_jax.learned_step import LearnedStep
 from smdp_jax.objectives import Objective
-from smdp_jax.scores import LearnedScore, Preconditioner, StepCorrection
+from smdp_jax.scores import LearnedScore, Preconditioner, StepCorrection, apply_network
 from smdp_jax.sde import SDE
 from smdp_jax.trajectories import Trajectories, TrajectoryStream
 from smdp_jax.updates import Epoch, Problem, TrainingState, Windows, epoch_of
@@ -197,16 +199,23 @@ def fit(
     Raises
     ------
     ValueError
-        If data, process, objective or directory do not fit (see the message).
+        If data, process, objective, key or directory do not fit (see the message).
+    TypeError
+        If an argument is of another kind, as a number in place of an optimiser.
     TrainingDiverged
         If the loss is not finite; the last good checkpoint is kept.
     """
+    _check_kinds(model, data, objective, optimizer, validation, initial)
+    check_key(key)
     init_key, batch_key, end_key, val_key = jax.random.split(key, 4)
     miss_key, order_key = jax.random.split(end_key)
     stream = None if isinstance(data, Trajectories) else data
-    data = data if isinstance(data, Trajectories) else next(data.blocks(order_key))
-    _check(sde, data, steps, batch_size, ema, epoch_steps)
-    data.check()
+    data = _on_device(data if isinstance(data, Trajectories) else next(data.blocks(order_key)))
+    validation = _on_device(validation) if validation is not None else None
+    steps, batch_size, epoch_steps = check_positive(
+        steps=steps, batch_size=batch_size, epoch_steps=epoch_steps
+    )
+    _check(sde, data, ema)
     constants = objective.prepare(sde, data)
     t, x, args = data.ts[-1], data.at(0, -1), data.args_of(0)
     variables = initial.variables if initial else jax.jit(model.init)(init_key, t, x, args)
@@ -219,7 +228,8 @@ def fit(
     elif precondition:
         preconditioner = Preconditioner.of(sde, data)
     problem = Problem(sde, model, objective, optimizer, batch_size, ema, others, preconditioner)
-    check_like(x, jax.eval_shape(model.apply, variables, t, x, args), "the network")
+    result = jax.eval_shape(partial(apply_network, model), variables, t, x, args)
+    check_like(x, result, "the network")
     params = variables.get("params", {})
     state = TrainingState(params, params, optimizer.init(params), jnp.zeros((), jnp.int32))
     source = Windows(data, constants, batch_key)
@@ -245,12 +255,31 @@ def fit(
     return Fit(learned, history, miss)
 
 
-def _check(
-    sde: SDE, data: Trajectories, steps: int, batch_size: int, ema: float, epoch_steps: int
+def _check_kinds(
+    model: Any, data: Any, objective: Any, optimizer: Any, validation: Any, initial: Any
 ) -> None:
+    paths = "Trajectories(ts, xs)"
+    check_kind("model", model, "a flax.linen.Module, such as models.MLP()", "init", "apply")
+    if not hasattr(data, "blocks"):
+        check_kind("data", data, f"{paths} or what datasets.open_stream returns", "ts", "xs")
+    check_kind("objective", objective, "an objective, such as MultiStep()", "prepare", "loss")
+    check_kind("optimizer", optimizer, "of optax, such as optax.adam(1e-3)", "init", "update")
+    if validation is not None:
+        check_kind("validation", validation, paths, "ts", "xs")
+    if initial is not None:
+        check_kind("initial", initial, "fit.learned of another fit", "variables", "preconditioner")
+
+
+def _on_device(data: Trajectories) -> Trajectories:
+    """Numpy's arrays, as read from files, take no traced index and would be moved every epoch."""
+    return jax.tree.map(jnp.asarray, data)
+
+
+def _check(sde: SDE, data: Trajectories, ema: float) -> None:
     check_time_grid(data.ts, sde)
-    check_process(sde, data.ts, data.at(0, -1), data.args_of(0))
-    check_positive(steps=steps, batch_size=batch_size, epoch_steps=epoch_steps)
+    data.check()
+    maps = ("drift", "step", "inverse")
+    check_process(sde, data.ts, data.at(0, -1), data.args_of(0), maps=maps)
     if not 0 <= ema < 1:
         raise ValueError(f"ema must be in [0, 1), got {ema}")
 
@@ -266,6 +295,12 @@ def _check_validation(
             f"{data.num_times} in [{float(data.ts[0]):g}, {float(data.ts[-1]):g}], got "
             f"{validation.num_times} in [{float(validation.ts[0]):g}, {float(validation.ts[-1]):g}]"
         )
+    want, got = (
+        jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", (d.at(0, 0), d.args_of(0)))
+        for d in (data, validation)
+    )
+    if want != got:
+        raise ValueError(f"validation needs states and args like the data's {want}, got {got}")
 
 
 def _identity(
@@ -284,7 +319,7 @@ def _identity(
         "model": describe(problem.model),
         "precondition": problem.preconditioner is not None,
         "objective": describe(problem.objective),
-        "optimizer": f"first update {_first_update(problem.optimizer, params):.3g}",
+        "optimizer": _face_of(problem.optimizer, params),
         "process": f"moves {_first_move(problem.sde, data):.3g}",
         "steps": steps,
         "batch_size": problem.batch_size,
@@ -296,11 +331,13 @@ def _identity(
     }
 
 
-def _first_update(optimizer: optax.GradientTransformation, params: Any) -> float:
-    """Norm of the update from gradients of 1: closures have no other face to know them by."""
-    ones = jax.tree.map(jnp.ones_like, params)
+def _face_of(optimizer: optax.GradientTransformation, params: Any) -> str:
+    """Norm of the update from gradients of 1, and kinds of state: closures have no other face."""
+    ones, state = jax.tree.map(jnp.ones_like, params), optimizer.init(params)
     with jax.numpy_dtype_promotion("standard"):
-        return float(optax.tree.norm(optimizer.update(ones, optimizer.init(params), params)[0]))
+        size = float(optax.tree.norm(optimizer.update(ones, state, params)[0]))
+    parts = jax.tree.leaves(state, is_leaf=lambda part: hasattr(part, "_fields"))
+    return f"first update {size:.3g}, {', '.join(type(part).__name__ for part in parts)}"
 
 
 def _first_move(sde: SDE, data: Trajectories) -> float:

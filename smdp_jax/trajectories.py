@@ -89,16 +89,24 @@ class Trajectories:
         Raises
         ------
         ValueError
-            If leaves disagree on samples or times with ``ts`` or with each other, if targets do
-            not look like states, or if a state is NaN or infinite (which sample, which time).
+            If there is no sample, if leaves disagree on samples or times with ``ts`` or with each
+            other or are not floating point, if targets do not look like states, or if a state is
+            NaN or infinite (which sample, which time).
         """
-        want = (self.num_samples, self.num_times)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.xs):
-            if leaf.shape[:2] != want:
+        states = jax.tree_util.tree_leaves_with_path(self.xs)
+        samples = max([1, *(jnp.shape(leaf)[0] for _, leaf in states[:1] if jnp.ndim(leaf))])
+        want = (samples, self.num_times)
+        for path, leaf in states:
+            where = f"Trajectories.xs{jax.tree_util.keystr(path)}"
+            if jnp.shape(leaf)[:2] != want:
                 raise ValueError(
-                    f"Trajectories.xs{jax.tree_util.keystr(path)} must have leading axes "
-                    f"(samples, times)={want}, got shape {leaf.shape}"
+                    f"{where} must have leading axes (samples, times)={want}, got shape "
+                    f"{jnp.shape(leaf)}"
                 )
+            if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+                raise ValueError(f"{where} must be floating point, got {jnp.result_type(leaf)}")
+        if not states:
+            raise ValueError(f"Trajectories.xs must hold arrays of states, got {self.xs}")
         check_conditions(self.args, self.args_axes, self.num_samples, "Trajectories.xs")
         if self.score_targets is not None:
             shapes = [jax.tree.map(jnp.shape, tree) for tree in (self.xs, self.score_targets)]

@@ -124,9 +124,10 @@ def test_same_run_is_accepted(opened):
 def test_damaged_identity_names_the_file(opened):
     directory = opened()
     file = directory.path / "training.json"
-    file.write_text(file.read_text()[:10])
-    with pytest.raises(ValueError, match=r"training\.json"):
-        opened()
+    for text in (file.read_text()[:10], "[1, 2]", "3"):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=r"training\.json is damaged"):
+            opened()
 
 
 RECORDS = [{"step": s, "loss": 1.0 / s} for s in (10, 20, 30)]
@@ -151,7 +152,9 @@ def test_metrics_after_the_checkpoint_are_dropped(opened):
     assert directory.read_metrics(100) == RECORDS
 
 
-@pytest.mark.parametrize("half", ['{"step": 4', "", '{"step": 40, "lo', "\x00\x00\x00"])
+@pytest.mark.parametrize(
+    "half", ['{"step": 4', "", '{"loss": 1}\n', "3\n", "null", '{"step": 40, "lo', "\x00\x00\x00"]
+)
 def test_half_a_line_is_dropped(opened, half):
     directory = opened()
     for record in RECORDS:

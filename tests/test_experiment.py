@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -160,6 +161,46 @@ def test_config_with_a_field_that_json_cannot_hold(tmp_path):
     text = TINY.read_text().replace("widths: tuple[int, ...] = (8,)", "widths: object = range(8)")
     (tmp_path / "c.py").write_text(text)
     with pytest.raises(ExperimentError, match="fields of Config must be numbers, strings"):
+        load_config_file(tmp_path / "c.py")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("steps='many'", "steps must be int, got 'many'"),
+        ("steps=1.5", "steps must be int, got 1.5"),
+        ("steps=True", "steps must be int, got True"),
+        ("learning_rate=None", "learning_rate must be float, got None"),
+        ("learning_rate=float('nan')", "learning_rate must be finite, got nan"),
+        ("widths=(4, 'a')", "widths must be tuple[int, ...], got (4, 'a')"),
+        ("widths=4", "widths must be tuple[int, ...], got 4"),
+        ("kind='c'", "kind must be typing.Literal['a', 'b'], got 'c'"),
+        ("as_flow_map=1", "as_flow_map must be bool, got 1"),
+    ],
+)
+def test_preset_with_an_ill_typed_field(tmp_path, change, message):
+    (tmp_path / "c.py").write_text(TINY.read_text().replace('steps=80, kind="b"', change))
+    with pytest.raises(ExperimentError, match=re.escape(f"c.py, preset 'paper': {message}")):
+        load_config_file(tmp_path / "c.py")
+
+
+def test_whole_numbers_are_floats_too(tmp_path):
+    text = TINY.read_text().replace('steps=80, kind="b"', "learning_rate=1, widths=()")
+    (tmp_path / "c.py").write_text(text)
+    assert load_config_file(tmp_path / "c.py").presets["paper"].steps == 40
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("steps=80", "stepz=80", ", line 77 cannot be loaded: TypeError: .*'stepz'"),
+        ("import optax", "import optaxx", ", line 12 cannot be loaded: ModuleNotFoundError"),
+        ("import optax", "import (", " cannot be loaded: SyntaxError"),
+    ],
+)
+def test_config_that_cannot_be_loaded(tmp_path, old, new, message):
+    (tmp_path / "c.py").write_text(TINY.read_text().replace(old, new, 1))
+    with pytest.raises(ExperimentError, match=rf"c\.py{message}"):
         load_config_file(tmp_path / "c.py")
 
 
@@ -330,6 +371,13 @@ def test_truncated_files_are_named(run_dir, tmp_path, name, remedy):
     with pytest.raises(ExperimentError, match=rf"{name} is truncated or damaged.*{remedy}"):
         run_tiny(tmp_path)
     assert contents(run_dir) == before
+
+
+def test_config_of_something_else(run_dir, tmp_path):
+    (run_dir / "config.json").write_text('{"config": {}}')
+    for use in (lambda: run_tiny(tmp_path), lambda: load(run_dir)):
+        with pytest.raises(ExperimentError, match="of a run: it lacks precision, preset"):
+            use()
 
 
 def test_load_of_unfinished_runs(run_dir, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import smdp_jax as smdp
+from smdp_jax.arguments import check_save
 from smdp_jax.physics import Affine, Heat
 
 AFFINE = Affine()
@@ -421,6 +422,12 @@ def test_numpy_and_plain_numbers_are_states():
         ({"x_end": jnp.array([1])}, "int32"),
         ({"score": lambda t, x, args: x[0]}, "score"),
         ({"score": lambda t, x, args: {"x": x}}, "score"),
+        ({"x_end": jnp.array([jnp.nan])}, "x_end must be finite, got x_end[0]=nan"),
+        ({"x_end": None}, "x_end must be one state or a batch of them, got None"),
+        ({"x_end": jnp.ones((0, 1)), "batch_axes": 1}, "at least 1 end state, got leading axes (0"),
+        ({"batch_axes": -1}, "batch_axes must be an int of at least 0, got -1"),
+        ({"save": ()}, "save must be 'last', 'all', or indices of the 9 times"),
+        ({"save": (0, 9)}, "between -9 and 8, got (0, 9)"),
     ],
 )
 def test_errors(settings, message):
@@ -430,11 +437,26 @@ def test_errors(settings, message):
 
 @pytest.mark.parametrize("settings", [{"step_size": 0.0}, {"step_size": 0.1, "steps": 0}])
 def test_langevin_errors(settings):
-    with pytest.raises(ValueError, match="Langevin needs positive step_size and steps"):
+    with pytest.raises(ValueError, match="Langevin needs a positive step_size and a positive int"):
         smdp.Langevin(**settings)
 
 
-def test_saving_a_time_that_does_not_exist():
-    for settings in ({}, {"controller": CONTROLLER, "noise_level": 0.0}):
-        with pytest.raises(IndexError):
-            linear(jnp.ones(1), save=(0, 9), **settings)
+@pytest.mark.parametrize("save", ["first", 3, (0.5,), np.array([0.0])])
+def test_save_of_another_kind(save):
+    assert check_save(np.array([0, -1]), 9) == (0, -1)
+    with pytest.raises(ValueError, match="save must be 'last', 'all', or indices of the 9 times"):
+        check_save(save, 9)
+
+
+def test_end_state_of_the_probability_flow():
+    with pytest.raises(ValueError, match=re.escape("x_end must be finite, got x_end[0]=inf")):
+        smdp.probability_flow(LINEAR, linear_score, jnp.array([jnp.inf]), SHORT, args=RATE)
+
+
+def test_inverse_that_returns_another_state():
+    sde = smdp.SDE(
+        step=lambda t0, t1, x, args: x, inverse=lambda t1, t0, x, args: x[None], diffusion=0.5
+    )
+    message = "SDE.inverse must return shape (1,) and dtype float32, got (1, 1) and float32"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        sample(jnp.ones(1), SHORT, sde=sde, score=linear_score, args=RATE)

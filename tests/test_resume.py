@@ -222,6 +222,8 @@ def test_another_run_is_refused(tmp_path, subtests):
         "ema": {"ema": 0.5},
         "objective": {"objective": smdp.OneStep(form="penalised")},
         "model": {"model": Linear(2)},
+        # Its first update is Adam's, and its state another one.
+        "optimizer": {"optimizer": optax.sgd(0.03)},
         "precondition": {"precondition": True},
         "values": {"data": smdp.Trajectories(TS, 1.001 * DATA.xs)},
         "signs": {"data": smdp.Trajectories(TS, -DATA.xs)},

@@ -1,6 +1,7 @@
 """Preconditioning of a network, and where a step correction may be used."""
 
 import math
+import re
 
 import flax.linen as nn
 import jax
@@ -234,5 +235,45 @@ def test_correction_is_refused_where_it_is_not_its_step(settings):
         sample(correction(), **settings)
 
 
+def test_correction_of_a_probability_flow_is_refused_in_substeps():
+    with pytest.raises(ValueError, match="substeps and corrector need a score"):
+        smdp.probability_flow(FLOW, correction(0.0), END, TS, substeps=2)
+
+
 def test_check_passes_what_is_not_a_correction():
     check_score(lambda t, x, args: x, FLOW, TS, 0.3, "test")
+
+
+# States and times that a network was not trained on ----------------------------------------------
+
+
+def fitted():
+    """A network with parameters for states of three entries."""
+    model = smdp.models.MLP((4,))
+    ts, xs = smdp.linear_grid(0.0, 1.0, 4), jnp.zeros((2, 5, 3))
+    scale = smdp.Preconditioner.of(SPREAD, smdp.Trajectories(ts, xs))
+    variables = model.init(jax.random.key(0), jnp.zeros(()), END, None)
+    return smdp.LearnedScore(model, variables, scale)
+
+
+SPREAD = smdp.SDE(drift, diffusion=0.5)
+
+
+@pytest.mark.parametrize("shape", [(2,), (6, 3)])
+def test_state_of_another_shape_is_named(shape):
+    message = rf"parameters of MLP .* than {re.escape(str(shape))} and None; .* batch_axes or"
+    with pytest.raises(ValueError, match=message):
+        smdp.probability_flow(SPREAD, fitted(), jnp.ones(shape), TS[:5])
+
+
+def test_state_of_another_tree_is_named():
+    with pytest.raises(ValueError, match=r"trained on states of the tree .* got .*'a'"):
+        smdp.probability_flow(SPREAD, fitted(), {"a": END}, TS[:5])
+
+
+def test_times_beyond_those_of_the_training_are_warned_of():
+    """TS ends at 2, the training at 1."""
+    with pytest.warns(UserWarning, match=re.escape("[0, 2] goes beyond the times [0, 1]")):
+        check_score(fitted(), SPREAD, TS, 1.0, "test")
+    check_score(fitted(), SPREAD, TS[:11], 1.0, "test")
+    check_score(fitted(), SPREAD, TS[3:8], 1.0, "test")

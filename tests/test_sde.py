@@ -161,16 +161,28 @@ def test_flow_map_of_a_solver_is_its_step_and_walks_back():
         (lambda: smdp.SDE(diffusion=1.0), "either drift or step, got neither"),
         (lambda: smdp.SDE(drift, step=step, diffusion=1.0), "either drift or step, got both"),
         (lambda: smdp.SDE(drift, inverse=smdp.negated(step), diffusion=1.0), "give step as well"),
-        (lambda: smdp.SDE(drift, diffusion=-0.1), "must be positive, got -0.1"),
-        (lambda: smdp.SDE(drift, diffusion=0), "must be positive, got 0"),
-        (lambda: smdp.SDE(drift, diffusion=math.nan), "must be positive, got nan"),
-        (lambda: smdp.SDE(drift, diffusion={"a": 1.0, "b": -2.0}), "must be positive, got -2.0"),
+        (lambda: smdp.SDE(drift, diffusion=-0.1), "a tree of these like the state, got -0.1"),
+        (lambda: smdp.SDE(drift, diffusion=0), "a tree of these like the state, got 0"),
+        (lambda: smdp.SDE(drift, diffusion=math.nan), "a tree of these like the state, got nan"),
+        (
+            lambda: smdp.SDE(drift, diffusion={"a": 1.0, "b": -2.0}),
+            "a tree of these like the state, got -2.0",
+        ),
+        (lambda: smdp.SDE(drift, diffusion=math.inf), "must be positive and finite: .* got inf"),
+        (lambda: smdp.SDE(drift, diffusion="0.1"), "a number, a function .* got '0.1'"),
+        (lambda: smdp.SDE(drift, diffusion=np.ones(2)), r"a number, .* got array\(\[1., 1.\]\)"),
         (lambda: smdp.SDE(drift, diffusion=1.0, interval=(1.0, 1.0)), r"increasing, got \(1.0, 1"),
     ],
 )
 def test_constructor_errors(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_physics_that_is_no_function():
+    """TypeError of ours, or of the type checker of this session, which sees it first."""
+    with pytest.raises(TypeError, match="drift"):
+        smdp.SDE(-0.5, diffusion=1.0)
 
 
 @pytest.mark.parametrize("level", [-0.5, math.nan, math.inf])
@@ -207,11 +219,19 @@ TS = jnp.array([0.1, 0.2, 0.3, 0.4])
     [
         (
             smdp.SDE(lambda t, x, args: x, diffusion=lambda t: jnp.where(t > 0.25, -0.1, 1.0)),
-            "SDE.diffusion must be positive at t=0.3, got -0.1",
+            "SDE.diffusion must be positive and finite at t=0.3, got -0.1",
         ),
         (
             smdp.SDE(lambda t, x, args: x, diffusion=lambda t: jnp.log(t - 0.25)),
-            "SDE.diffusion must be positive at t=0.1, got nan",
+            "SDE.diffusion must be positive and finite at t=0.1, got nan",
+        ),
+        (
+            smdp.SDE(lambda t, x, args: x, diffusion=lambda t: 1 / (t - 0.2)),
+            "SDE.diffusion must be positive and finite at t=0.1, got -10",
+        ),
+        (
+            smdp.SDE(lambda t, x, args: x, diffusion=lambda t: jnp.where(t > 0.25, jnp.inf, 1.0)),
+            "SDE.diffusion must be positive and finite at t=0.3, got inf",
         ),
         (
             smdp.SDE(lambda t, x, args: x, diffusion=None),
@@ -237,6 +257,18 @@ def test_process_errors(sde, message):
         check_process(sde, TS, SCALAR, None)
 
 
+def test_inverse_is_checked_where_it_is_used():
+    sde = smdp.SDE(
+        step=lambda t0, t1, x, args: x,
+        inverse=lambda t1, t0, x, args: x.astype(jnp.float16),
+        diffusion=1.0,
+    )
+    check_process(sde, TS, SCALAR, None)
+    message = "SDE.inverse must return shape (1,) and dtype float32, got (1,) and float16"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_process(sde, TS, SCALAR, None, maps=("inverse",))
+
+
 @pytest.mark.parametrize(
     ("ts", "message"),
     [
@@ -248,6 +280,10 @@ def test_process_errors(sde, message):
         (jnp.array([0.0, 2.0, 1.0]), "ts must increase, got ts[1]=2.0 and ts[2]=1.0"),
         (jnp.array([0.0, 1.0, 1.0]), "ts must increase, got ts[1]=1.0 and ts[2]=1.0"),
         (jnp.array([0.0, jnp.nan]), "ts must increase, got ts[0]=0.0 and ts[1]=nan"),
+        (jnp.array([0.0, jnp.inf]), "ts must be finite, got [0.0, inf]"),
+        # Two float64 times that are one in float32.
+        (np.array([1.0, 1.0 + 1e-12]), "ts must increase, got ts[0]=1.0 and ts[1]=1.0"),
+        ([0.0, 1.0], "ts must be a one-dimensional array of times, got [0.0, 1.0]"),
         (jnp.array([-0.5, 1.0]), "inside SDE.interval=[0.0, 2.0], got [-0.5, 1.0]"),
         (jnp.array([0.5, 2.5]), "inside SDE.interval=[0.0, 2.0], got [0.5, 2.5]"),
     ],
@@ -255,3 +291,9 @@ def test_process_errors(sde, message):
 def test_time_grid_errors(ts, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         check_time_grid(ts, smdp.SDE(drift, diffusion=1.0, interval=(0.0, 2.0)))
+
+
+def test_process_that_is_no_sde():
+    """TypeError of ours, or of the type checker of this session, which sees it first."""
+    with pytest.raises(TypeError, match="sde"):
+        check_time_grid(TS, drift)

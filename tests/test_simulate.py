@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import smdp_jax as smdp
+from smdp_jax.arguments import check_key, check_kind, check_positive
 
 KEY = jax.random.key(4)
 TS = jnp.array([0.0, 0.5, 1.0, 2.0])
@@ -191,7 +192,7 @@ def test_blow_up_names_sample_and_time():
         ({"chunk_size": 0}, "chunk_size"),
         (
             {"diffusion": lambda t: jnp.where(t == 0.5, -0.1, 1.0)},
-            "SDE.diffusion must be positive at t=0.5, got -0.1",
+            "SDE.diffusion must be positive and finite at t=0.5, got -0.1",
         ),
         ({"diffusion": None}, "SDE.diffusion must be positive, got None"),
         ({"solver": smdp.Splitting()}, "Splitting() solves flow maps"),
@@ -205,6 +206,9 @@ def test_blow_up_names_sample_and_time():
         ),
         ({"x0": jnp.zeros((0,))}, "x0"),
         ({"x0": jnp.arange(5)}, "int32"),
+        ({"x0": jnp.ones(())}, "one leading axis of samples, at least 1"),
+        ({"x0": [1.0, 2.0]}, "all leaves, got shapes [()]"),
+        ({"x0": jnp.ones(5).at[3].set(jnp.nan)}, "x0 must be finite, got x0[3]=nan"),
     ],
 )
 def test_errors(settings, message):
@@ -247,3 +251,48 @@ def test_flow_map_refuses_a_drift_solver():
                 solver=diffrax.Heun(),
                 score_targets=score_targets,
             )
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (0, "key must be one PRNG key, such as jax.random.key(0), got 0"),
+        (None, "got None"),
+        (jnp.zeros(2), "got an array of float32"),
+        (jax.random.split(KEY, 3), "got keys of shape (3,): use jax.vmap over them"),
+        (jax.random.split(jax.random.PRNGKey(0), 3), "got keys of shape (3, 2): use jax.vmap"),
+    ],
+)
+def test_key_errors(key, message):
+    check_key(KEY)
+    check_key(jax.random.PRNGKey(0))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_key(key)
+
+
+def test_keys_of_the_old_style_are_taken():
+    old, new = (
+        scalar(lambda t, x, args: -x, key=k) for k in (jax.random.PRNGKey(3), jax.random.key(3))
+    )
+    np.testing.assert_array_equal(old.xs, new.xs)
+
+
+@pytest.mark.parametrize("value", [2.5, 4.0, "3", jnp.array(3)])
+def test_counts_are_whole_numbers(value):
+    assert check_positive(substeps=np.int64(3), chunk_size=None) == [3, None]
+    with pytest.raises(ValueError, match="chunk_size must be an int of at least 1, got"):
+        check_positive(substeps=3, chunk_size=value)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (smdp.PowerRamp, "score_targets must be a ramp, got the class PowerRamp: call it"),
+        (3, "score_targets must be a ramp, got 3"),
+        ("power", "score_targets must be a ramp, got 'power'"),
+    ],
+)
+def test_kind_errors(value, message):
+    check_kind("score_targets", smdp.PowerRamp(), "a ramp", "__call__")
+    with pytest.raises(TypeError, match=message):
+        check_kind("score_targets", value, "a ramp", "__call__")

@@ -1,6 +1,7 @@
 """Every solver offered: orders from theory, moments backward in time, and what a step costs."""
 
 import math
+import re
 from typing import NamedTuple
 
 import diffrax
@@ -13,7 +14,7 @@ import pytest
 
 import smdp_jax as smdp
 from smdp_jax.physics import Affine
-from smdp_jax.solvers import evaluations_per_step
+from smdp_jax.solvers import check_is_solver, evaluations_per_step
 from smdp_jax.terms import levy_area_of, terms_of
 
 
@@ -217,3 +218,13 @@ def test_implicit_solver_as_diffrax_builds_it(solver):
     stiff = smdp.SDE(lambda t, x, args: -100.0 * x, diffusion=None)
     x = smdp.integrate(stiff, jnp.ones(1), smdp.linear_grid(0.0, 1.0, 10), solver=solver)[0][-1]
     assert abs(float(x[0])) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("solver", "message"),
+    [(diffrax.Heun, "got the class Heun: call it"), ("heun", "diffrax.Heun(), got 'heun'")],
+)
+def test_what_is_no_solver(solver, message):
+    check_is_solver(diffrax.Heun())
+    with pytest.raises(TypeError, match=re.escape(message)):
+        check_is_solver(solver)

@@ -249,6 +249,23 @@ def test_path_targets_on_a_flow_map_learn_a_score():
             "first in sample 3 at t=0.4 (time index 4)",
         ),
         ({"data": smdp.Trajectories(TS[::-1], DATA.xs)}, "ts must increase"),
+        ({"data": smdp.Trajectories(TS, DATA.xs[:0])}, "=(1, 11), got shape (0, 11, 1)"),
+        ({"data": smdp.Trajectories(TS, DATA.xs[0])}, "=(11, 11), got shape (11, 1)"),
+        (
+            {"data": smdp.Trajectories(TS, np.ones((2, 11, 1), int))},
+            "Trajectories.xs must be floating point, got int32",
+        ),
+        (
+            {"validation": smdp.Trajectories(TS, DATA.xs[..., 0])},
+            (
+                "validation needs states and args like the data's ('float32[1]', None), "
+                "got ('float32[]', None)"
+            ),
+        ),
+        (
+            {"validation": smdp.Trajectories(TS, DATA.xs, jnp.ones(64), args_axes=0)},
+            "got ('float32[1]', 'float32[]')",
+        ),
         ({"data": smdp.Trajectories(TS - 1, DATA.xs)}, "inside SDE.interval=[0.0, 5.0]"),
         (
             {"validation": smdp.Trajectories(TS, DATA.xs.at[0, 0].set(jnp.inf))},
@@ -286,3 +303,40 @@ def test_progress_bar_goes_to_stderr(capfd):
     assert out == ""
     assert "loss=" in err
     assert "10/10" in err
+
+
+@pytest.mark.usefixtures("no_step_miss")
+def test_paths_in_arrays_of_numpy():
+    """What is read from a file gives what the same paths on the device give."""
+    paths = smdp.Trajectories(np.asarray(TS), np.asarray(DATA.xs))
+    results = [fit(data=data, validation=data, steps=10) for data in (paths, DATA)]
+    for name in ("loss", "validation_loss"):
+        np.testing.assert_array_equal(*(result.history[name] for result in results))
+
+
+def test_parameters_of_another_network():
+    model = smdp.models.MLP((4,))
+    variables = model.init(KEY, TS[0], DATA.at(0, 0), None)
+    with pytest.raises(ValueError, match="the parameters of MLP are those of another network"):
+        fit(model=smdp.models.MLP((5,)), initial=smdp.LearnedScore(model, variables))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("data", DATA.xs, "data must be Trajectories(ts, xs) or what datasets.open_stream"),
+        ("validation", DATA.xs, "validation must be Trajectories(ts, xs), got Array"),
+        ("model", nn.Dense, "a flax.linen.Module, such as models.MLP(), got the class Dense: call"),
+        ("objective", smdp.OneStep, "an objective, such as MultiStep(), got the class OneStep"),
+        ("objective", "one_step", "got 'one_step'"),
+        ("optimizer", 1e-3, "optimizer must be of optax, such as optax.adam(1e-3), got 0.001"),
+        ("optimizer", optax.adam, "got <function "),
+        ("initial", abs, "initial must be fit.learned of another fit, got <built-in function abs>"),
+    ],
+)
+def test_arguments_of_another_kind(name, value, message):
+    given = {"model": Linear(), "data": DATA, "objective": smdp.OneStep()}
+    given |= {"optimizer": optax.adam(1e-3), "validation": None, "initial": None}
+    train._check_kinds(**given)
+    with pytest.raises(TypeError, match=re.escape(message)):
+        train._check_kinds(**given | {name: value})

@@ -82,6 +82,10 @@ def test_windows_cut_under_vmap():
             "Trajectories.xs['b'] must have leading axes (samples, times)=(3, 5), got shape (3, 4)",
         ),
         ({"xs": XS | {"b": XS["b"][:2]}}, "(samples, times)=(3, 5), got shape (2, 5)"),
+        ({"xs": XS | {"b": XS["b"][:0]}}, "(samples, times)=(3, 5), got shape (0, 5)"),
+        ({"xs": XS["a"][:0]}, "(samples, times)=(1, 5), got shape (0, 5, 2)"),
+        ({"xs": XS["a"].astype(int)}, "Trajectories.xs must be floating point, got int32"),
+        ({"xs": {}}, "Trajectories.xs must hold arrays of states, got {}"),
         ({"ts": TS[:4]}, "Trajectories.xs['a'] must have leading axes (samples, times)=(3, 4)"),
         ({"args": {"rate": jnp.ones(2)}}, "must have 3 entries like Trajectories.xs, got shape (2"),
         (

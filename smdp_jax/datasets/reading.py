@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from smdp_jax.checks import check_positive
+from smdp_jax.arguments import check_positive
 from smdp_jax.datasets._arrays import on_device
 from smdp_jax.datasets._variables import from_arrays
 from smdp_jax.datasets.store import Store
@@ -168,7 +168,7 @@ def open_stream(
     """
     store = _open(path, config)
     written = tuple(_written(store, partial))
-    check_positive(chunks_per_block=chunks_per_block)
+    (chunks_per_block,) = check_positive(chunks_per_block=chunks_per_block)
     if chunks_per_block > len(written):
         raise ValueError(f"{path} has {len(written)} chunks, a block needs {chunks_per_block}")
     return Stream(store, written, chunks_per_block, dtype)

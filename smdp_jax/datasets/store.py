@@ -278,12 +278,16 @@ class Store:
         """
         structure = self.layout["structure"]
         names = set(leading_axes(structure)) - set(_stacked(structure))
-        arrays = {name: np.asarray(self.group[name][...]) for name in names}
+        problem = (
+            f"the times or shared conditions of {self.path} are not what was written: the dataset "
+            "has to be written again, elsewhere"
+        )
+        try:
+            arrays = {name: np.asarray(self.group[name][...]) for name in names}
+        except Exception as error:  # codecs raise many kinds for damaged files
+            raise ValueError(f"{problem} ({type(error).__name__}: {error})") from error
         if _checksum(arrays) != self.layout["shared"]:
-            raise ValueError(
-                f"the times or shared conditions of {self.path} are not what was written: the "
-                "dataset has to be written again, elsewhere"
-            )
+            raise ValueError(problem)
         return arrays
 
 

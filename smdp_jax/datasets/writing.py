@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
-from smdp_jax.checks import check_positive
+from smdp_jax.arguments import check_key, check_positive
 from smdp_jax.datasets.store import Store, create_store
 from smdp_jax.trajectories import Trajectories
 
@@ -74,7 +74,8 @@ def write(
     TypeError
         If the config is not JSON, or ``generate`` returns something else.
     """
-    check_positive(chunks=chunks)
+    (chunks,) = check_positive(chunks=chunks)
+    check_key(key)
     path = Path(path)
     settings = {"chunks": chunks, "key": _key_values(key), "config": as_json(config)}
 

@@ -4,12 +4,14 @@ import ast
 import dataclasses
 import hashlib
 import json
+import math
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from smdp_jax.experiment.definition import Experiment
 from smdp_jax.experiment.errors import ExperimentError
@@ -87,8 +89,8 @@ def load_config_file(path: Path) -> ConfigFile:
             f"{path} must define PRESETS, a dict of names and instances of its Config(Experiment), "
             f"such as PRESETS = {{'small': Config()}}; got {presets!r}"
         )
-    for preset in mapping.values():
-        _check_fields(path, preset)
+    for name, preset in mapping.items():
+        _check_fields(path, name, preset)
     lines = (module.__doc__ or "").strip().splitlines() or [""]
     return ConfigFile(path, mapping, lines[0].rstrip("."), "\n".join(lines[1:]).strip())
 
@@ -129,8 +131,16 @@ def as_json(config: Experiment) -> dict[str, Any]:
     -------
     dict
         Values by field name.
+
+    Raises
+    ------
+    ExperimentError
+        If a number is not finite.
     """
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    for name, value in fields.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ExperimentError(f"{name} must be finite, got {value}")
     return json.loads(json.dumps(fields))
 
 
@@ -152,7 +162,7 @@ def from_json(kind: type[Experiment], fields: Mapping[str, Any]) -> Experiment:
     Raises
     ------
     ExperimentError
-        If the class has other fields.
+        If the class has other fields, or fields of other types.
     """
     known = {f.name for f in dataclasses.fields(kind)}
     if known != set(fields):
@@ -162,7 +172,29 @@ def from_json(kind: type[Experiment], fields: Mapping[str, Any]) -> Experiment:
     def frozen(value: Any) -> Any:
         return tuple(frozen(v) for v in value) if isinstance(value, list) else value
 
-    return kind(**{name: frozen(value) for name, value in fields.items()})
+    config = kind(**{name: frozen(value) for name, value in fields.items()})
+    for name, hint in get_type_hints(kind).items():
+        if name in known and not _fits(getattr(config, name), hint):
+            shown = getattr(hint, "__name__", hint) if get_args(hint) == () else hint
+            raise ExperimentError(f"{name} must be {shown}, got {getattr(config, name)!r}")
+    return config
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Tell whether a value has the type that a field is declared with; True for other types."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return value in parts
+    if kind in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind is tuple and isinstance(value, tuple):
+        kinds = parts[:1] * len(value) if parts[1:] == (...,) else parts
+        return len(value) == len(kinds) and all(map(_fits, value, kinds))
+    numbers = {int: (int,), float: (int, float)}
+    if hint in numbers:
+        return isinstance(value, numbers[hint]) and not isinstance(value, bool)
+    known = kind is tuple or hint in (NoneType, bool, str)
+    return not known or isinstance(value, kind or hint)
 
 
 def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -215,9 +247,11 @@ def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
-def _check_fields(path: Path, preset: Experiment) -> None:
+def _check_fields(path: Path, name: str, preset: Experiment) -> None:
     try:
         same = from_json(type(preset), as_json(preset)) == preset
+    except ExperimentError as error:
+        raise ExperimentError(f"{path}, preset {name!r}: {error}") from None
     except (TypeError, ValueError):
         same = False
     if not same:
@@ -235,5 +269,13 @@ def _import(path: Path) -> ModuleType:
     module.__file__ = str(path)
     sys.modules[name] = module
     # Compiled here, and not by the import system: a cached file could be that of an older content.
-    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), module.__dict__)
+    try:
+        exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), module.__dict__)
+    except Exception as error:  # whatever the user's code raises
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        line = f", line {lines[-1]}" if lines else ""
+        raise ExperimentError(
+            f"{path}{line} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
     return module

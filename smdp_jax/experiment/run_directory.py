@@ -144,7 +144,13 @@ class RunFiles:
         """
         if not self.config.exists():
             raise ExperimentError(f"{self.directory} is not a run directory: it has no config.json")
-        return read_json(self.config, "remove the run directory to run anew")
+        record = read_json(self.config, "remove the run directory to run anew")
+        missing = {"preset", "precision", "config"} - set(record)
+        if missing:
+            raise ExperimentError(
+                f"{self.config} is no configuration of a run: it lacks {', '.join(sorted(missing))}"
+            )
+        return record
 
     def load_config(self) -> tuple[ConfigFile, Experiment]:
         """Load the copy of the config file and the resolved configuration.

@@ -78,8 +78,12 @@ class MultiStep:
     rematerialise: bool = True
 
     def __post_init__(self) -> None:
-        if not self.windows or min(self.windows) < 1:
-            raise ValueError(f"windows must be positive numbers of steps, got {self.windows}")
+        windows = self.windows if isinstance(self.windows, (tuple, list)) else ()
+        if not windows or not all(isinstance(w, int) and w >= 1 for w in windows):
+            raise ValueError(
+                "windows must be a tuple of positive numbers of steps, such as (1, 2, 4), got "
+                f"{self.windows}"
+            )
         if self.form not in ("backward", "bidirectional", "penalised"):
             raise ValueError(
                 f"form must be 'backward', 'bidirectional' or 'penalised', got {self.form!r}"

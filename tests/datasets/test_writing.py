@@ -208,6 +208,9 @@ def test_damaged_times(tmp_path, generate):
     zarr.open_group(path)["time"][1] = 0.3
     with pytest.raises(ValueError, match="times or shared conditions"):
         datasets.open_trajectories(path)
+    (path / "time" / "c" / "0").write_bytes(b"cut")
+    with pytest.raises(ValueError, match=r"times or shared conditions .* elsewhere \(RuntimeError"):
+        datasets.open_trajectories(path)
 
 
 @pytest.mark.parametrize(

@@ -349,8 +349,11 @@ def test_one_step_is_a_window_of_one():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"windows": ()}, "windows must be positive numbers of steps, got ()"),
-        ({"windows": (1, 0)}, "windows must be positive numbers of steps, got (1, 0)"),
+        (
+            {"windows": ()},
+            "windows must be a tuple of positive numbers of steps, such as (1, 2, 4), got ()",
+        ),
+        ({"windows": (1, 0)}, "positive numbers of steps, such as (1, 2, 4), got (1, 0)"),
         ({"training_noise": -0.1}, "training_noise must be at least 0, got -0.1"),
         ({"training_noise": math.nan}, "training_noise must be at least 0, got nan"),
         ({"gradient_cut": 0}, "gradient_cut=0 must divide every longer window"),
