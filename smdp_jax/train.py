@@ -1,10 +1,7 @@
 """Learn a score from trajectories: ``fit``."""
 
 import contextlib
-import hashlib
 import itertools
-import math
-import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -20,12 +17,14 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 from tqdm import tqdm
 
-from smdp_jax.arguments import check_key, check_kind, check_positive
+from smdp_jax.arguments import check_key, check_positive
 from smdp_jax.checkpoint import RunDirectory
-from smdp_jax.checks import check_like, check_process, check_time_grid
+from smdp_jax.checks import check_like
 from smdp_jax.diagnostics import learned_step_miss, step_miss
+from smdp_jax.fit_arguments import check_data, check_kinds, check_validation
 from smdp_jax.learned_step import LearnedStep
 from smdp_jax.objectives import Objective
+from smdp_jax.run_identity import identity_of
 from smdp_jax.scores import LearnedScore, Preconditioner, StepCorrection, apply_network
 from smdp_jax.sde import SDE
 from smdp_jax.trajectories import Trajectories, TrajectoryStream
@@ -205,7 +204,7 @@ def fit(
     TrainingDiverged
         If the loss is not finite; the last good checkpoint is kept.
     """
-    _check_kinds(model, data, objective, optimizer, validation, initial)
+    check_kinds(model, data, objective, optimizer, validation, initial)
     check_key(key)
     init_key, batch_key, end_key, val_key = jax.random.split(key, 4)
     miss_key, order_key = jax.random.split(end_key)
@@ -215,7 +214,7 @@ def fit(
     steps, batch_size, epoch_steps = check_positive(
         steps=steps, batch_size=batch_size, epoch_steps=epoch_steps
     )
-    _check(sde, data, ema)
+    check_data(sde, data, ema)
     constants = objective.prepare(sde, data)
     t, x, args = data.ts[-1], data.at(0, -1), data.args_of(0)
     variables = initial.variables if initial else jax.jit(model.init)(init_key, t, x, args)
@@ -235,13 +234,13 @@ def fit(
     source = Windows(data, constants, batch_key)
     held_out = None
     if validation is not None:
-        _check_validation(sde, objective, data, validation)
+        check_validation(sde, objective, data, validation)
         held_out = Windows(validation, constants, val_key)
     pace = _Pace(steps, epoch_steps, checkpoint_seconds, progress)
     with contextlib.ExitStack() as stack:
         store = None
         if directory is not None:
-            identity = _identity(problem, params, data, steps, key)
+            identity = identity_of(problem, params, data, steps, key)
             if stream is not None:
                 identity |= {"data": stream.fingerprint, "epoch_steps": epoch_steps}
             store = RunDirectory(directory, identity)
@@ -255,97 +254,9 @@ def fit(
     return Fit(learned, history, miss)
 
 
-def _check_kinds(
-    model: Any, data: Any, objective: Any, optimizer: Any, validation: Any, initial: Any
-) -> None:
-    paths = "Trajectories(ts, xs)"
-    check_kind("model", model, "a flax.linen.Module, such as models.MLP()", "init", "apply")
-    if not hasattr(data, "blocks"):
-        check_kind("data", data, f"{paths} or what datasets.open_stream returns", "ts", "xs")
-    check_kind("objective", objective, "an objective, such as MultiStep()", "prepare", "loss")
-    check_kind("optimizer", optimizer, "of optax, such as optax.adam(1e-3)", "init", "update")
-    if validation is not None:
-        check_kind("validation", validation, paths, "ts", "xs")
-    if initial is not None:
-        check_kind("initial", initial, "fit.learned of another fit", "variables", "preconditioner")
-
-
 def _on_device(data: Trajectories) -> Trajectories:
     """Numpy's arrays, as read from files, take no traced index and would be moved every epoch."""
     return jax.tree.map(jnp.asarray, data)
-
-
-def _check(sde: SDE, data: Trajectories, ema: float) -> None:
-    check_time_grid(data.ts, sde)
-    data.check()
-    maps = ("drift", "step", "inverse")
-    check_process(sde, data.ts, data.at(0, -1), data.args_of(0), maps=maps)
-    if not 0 <= ema < 1:
-        raise ValueError(f"ema must be in [0, 1), got {ema}")
-
-
-def _check_validation(
-    sde: SDE, objective: Objective, data: Trajectories, validation: Trajectories
-) -> None:
-    validation.check()
-    objective.prepare(sde, validation)
-    if validation.ts.shape != data.ts.shape or not bool(jnp.array_equal(validation.ts, data.ts)):
-        raise ValueError(
-            "validation needs the times of the data: "
-            f"{data.num_times} in [{float(data.ts[0]):g}, {float(data.ts[-1]):g}], got "
-            f"{validation.num_times} in [{float(validation.ts[0]):g}, {float(validation.ts[-1]):g}]"
-        )
-    want, got = (
-        jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", (d.at(0, 0), d.args_of(0)))
-        for d in (data, validation)
-    )
-    if want != got:
-        raise ValueError(f"validation needs states and args like the data's {want}, got {got}")
-
-
-def _identity(
-    problem: Problem, params: Any, data: Trajectories, steps: int, key: PRNGKeyArray
-) -> dict[str, Any]:
-    """Describe a run by values that survive a restart of the process."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(data):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-
-    def describe(part: Any) -> str:
-        # Functions print their address, which is another one after a restart.
-        return re.sub(r" at 0x[0-9a-f]+", "", repr(part))
-
-    return {
-        "model": describe(problem.model),
-        "precondition": problem.preconditioner is not None,
-        "objective": describe(problem.objective),
-        "optimizer": _face_of(problem.optimizer, params),
-        "process": f"moves {_first_move(problem.sde, data):.3g}",
-        "steps": steps,
-        "batch_size": problem.batch_size,
-        "ema": problem.ema,
-        "samples": data.num_samples,
-        "times": data.num_times,
-        "data": digest.hexdigest(),
-        "key": np.asarray(jax.random.key_data(key)).tolist(),
-    }
-
-
-def _face_of(optimizer: optax.GradientTransformation, params: Any) -> str:
-    """Norm of the update from gradients of 1, and kinds of state: closures have no other face."""
-    ones, state = jax.tree.map(jnp.ones_like, params), optimizer.init(params)
-    with jax.numpy_dtype_promotion("standard"):
-        size = float(optax.tree.norm(optimizer.update(ones, state, params)[0]))
-    parts = jax.tree.leaves(state, is_leaf=lambda part: hasattr(part, "_fields"))
-    return f"first update {size:.3g}, {', '.join(type(part).__name__ for part in parts)}"
-
-
-def _first_move(sde: SDE, data: Trajectories) -> float:
-    """Norm of drift, or of a step, and noise amplitude at the end of the first path."""
-    t0, t1, x, args = data.ts[-2], data.ts[-1], data.at(0, -1), data.args_of(0)
-    move = sde.step(t0, t1, x, args) if sde.step else sde.drift(t1, x, args)  # pyright: ignore[reportOptionalCall]
-    leaves = jax.tree.leaves((move, sde.g(t1, x)))
-    return math.hypot(*(float(jnp.linalg.norm(leaf)) for leaf in leaves))
 
 
 def _phases(objective: Objective, steps: int) -> list[tuple[int, int, int]]:

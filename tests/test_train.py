@@ -12,6 +12,7 @@ import pytest
 
 import smdp_jax as smdp
 from smdp_jax import train
+from smdp_jax.fit_arguments import check_kinds
 
 KEY = jax.random.key(31)
 RATE = 0.7
@@ -337,6 +338,6 @@ def test_parameters_of_another_network():
 def test_arguments_of_another_kind(name, value, message):
     given = {"model": Linear(), "data": DATA, "objective": smdp.OneStep()}
     given |= {"optimizer": optax.adam(1e-3), "validation": None, "initial": None}
-    train._check_kinds(**given)
+    check_kinds(**given)
     with pytest.raises(TypeError, match=re.escape(message)):
-        train._check_kinds(**given | {name: value})
+        check_kinds(**given | {name: value})

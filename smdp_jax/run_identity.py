@@ -1,0 +1,82 @@
+"""What tells one training run from another, so that only the same one is resumed."""
+
+import hashlib
+import math
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import PRNGKeyArray
+
+from smdp_jax.sde import SDE
+from smdp_jax.trajectories import Trajectories
+from smdp_jax.updates import Problem
+
+__all__ = ["identity_of"]
+
+
+def identity_of(
+    problem: Problem, params: Any, data: Trajectories, steps: int, key: PRNGKeyArray
+) -> dict[str, Any]:
+    """Describe a training run by values that survive a restart of the process.
+
+    Parameters
+    ----------
+    problem : Problem
+        What is trained, and how.
+    params : pytree
+        Parameters, of which only the shapes matter.
+    data : Trajectories
+        Paths to learn from.
+    steps : int
+        Updates.
+    key : PRNG key
+        Of the whole run.
+
+    Returns
+    -------
+    dict
+        JSON values; a run goes on only where all are the same.
+    """
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(data):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+
+    def describe(part: Any) -> str:
+        # Functions print their address, which is another one after a restart.
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(part))
+
+    return {
+        "model": describe(problem.model),
+        "precondition": problem.preconditioner is not None,
+        "objective": describe(problem.objective),
+        "optimizer": _face_of(problem.optimizer, params),
+        "process": f"moves {_first_move(problem.sde, data):.3g}",
+        "steps": steps,
+        "batch_size": problem.batch_size,
+        "ema": problem.ema,
+        "samples": data.num_samples,
+        "times": data.num_times,
+        "data": digest.hexdigest(),
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+    }
+
+
+def _face_of(optimizer: optax.GradientTransformation, params: Any) -> str:
+    """Norm of the update from gradients of 1, and kinds of state: closures have no other face."""
+    ones, state = jax.tree.map(jnp.ones_like, params), optimizer.init(params)
+    with jax.numpy_dtype_promotion("standard"):
+        size = float(optax.tree.norm(optimizer.update(ones, state, params)[0]))
+    parts = jax.tree.leaves(state, is_leaf=lambda part: hasattr(part, "_fields"))
+    return f"first update {size:.3g}, {', '.join(type(part).__name__ for part in parts)}"
+
+
+def _first_move(sde: SDE, data: Trajectories) -> float:
+    """Norm of drift, or of a step, and noise amplitude at the end of the first path."""
+    t0, t1, x, args = data.ts[-2], data.ts[-1], data.at(0, -1), data.args_of(0)
+    move = sde.step(t0, t1, x, args) if sde.step else sde.drift(t1, x, args)  # pyright: ignore[reportOptionalCall]
+    leaves = jax.tree.leaves((move, sde.g(t1, x)))
+    return math.hypot(*(float(jnp.linalg.norm(leaf)) for leaf in leaves))
