@@ -11,12 +11,16 @@ in one process and in turn. Seconds are those of one simulation, with the diverg
 *Physics*: the plume without obstacles, by both, from rest to t = 0.65. They cannot agree bit by
 bit: PhiFlow takes the velocity to be zero beyond the walls, here it goes on with zero gradient.
 (With obstacles they differ more: PhiFlow also slows the air on faces covered in part.)
+
+*Data*: all paths of the ``paper`` preset of ``configs/smoke.py``, compilation included.
 """
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import harness
@@ -27,6 +31,9 @@ import timing
 from smoke_peer import PhiFlowSmoke
 
 from smdp_jax.physics import Smoke
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from configs.smoke import PRESETS
 
 State = dict[str, Any]
 
@@ -47,6 +54,8 @@ class Settings(harness.Settings):
     """Steps of 0.01 of the plume."""
     gradient: bool = True
     """Also time a step with its gradient, which takes long to compile."""
+    data: bool = True
+    """Also generate the data of the paper preset."""
     peer: bool = True
     """Compare with PhiFlow, which must be installed."""
 
@@ -189,19 +198,35 @@ def physics(settings: Settings, smoke: Smoke) -> tuple[list[dict[str, Any]], lis
     ]
 
 
+def generation(settings: Settings) -> tuple[list[dict[str, Any]], list[harness.Target]]:
+    """Time the data of the paper preset."""
+    if not settings.data:
+        return [], []
+    harness.say("data of the paper preset")
+    config = PRESETS["paper"]
+    seconds = timing.seconds(lambda: config.simulate(jax.random.key(0)).train.xs)
+    row = {"paths to learn from": config.trajectories, "cells": config.size**2, "s": seconds}
+    return [row], [harness.Target("data of the paper preset, minutes", seconds / 60, 30)]
+
+
 def main(given: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the benchmark."""
     quick = {"size": 16, "batch": 2, "repeats": 1, "steps": 4, "gradient": False, "peer": False}
+    quick["data"] = False
     settings = harness.parse(Settings(), quick, __doc__, given)
     started = time.perf_counter()
     smoke = Smoke(settings.size)
     cost, cost_targets = speed(settings, smoke)
     plumes, plume_targets = physics(settings, smoke)
+    data, data_targets = generation(settings)
     tables = {
         f"One step of {settings.batch} simulations, seconds for each": cost,
         "The plume without obstacles": plumes,
     }
-    return harness.publish(settings, __file__, tables, cost_targets + plume_targets, started)
+    if data:
+        tables["Data of the paper preset"] = data
+    targets = cost_targets + plume_targets + data_targets
+    return harness.publish(settings, __file__, tables, targets, started)
 
 
 if __name__ == "__main__":
