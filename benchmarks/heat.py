@@ -23,7 +23,7 @@ from configs.heat import PRESETS, Config
 
 _CASES = {
     "path score": {},
-    "windows": {"objective": "multi_step", "time_steps": 128, "steps": 600},
+    "windows": {"objective": "multi_step", "time_steps": 128, "steps": 900},
     "path score, plain U-Net": {"preconditioning": "none"},
 }
 
