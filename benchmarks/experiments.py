@@ -18,7 +18,6 @@ from harness import Settings, Target, parse, publish, say
 from smdp_jax.experiment import load_config_file, run_experiment
 
 _MINUTES = {"affine": 5, "quadratic": 5, "heat": 15, "burgers": 15, "smoke": 15, "turbulence": 15}
-_BOUNDS = {"at least": True, "at most": False, "less than": False}
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,14 @@ class Options(Settings):
 
 
 def targets(name: str, results: dict[str, Any]) -> list[Target]:
-    """Return the metrics of a finished run whose note says on which side of their target to be."""
+    """Return the metrics of a finished run that have a bound."""
     found = []
     for what, metric in results["metrics"].items():
-        for words, at_least in _BOUNDS.items():
-            if metric["target"] is not None and words in metric["note"]:
-                value = float("nan") if metric["value"] is None else metric["value"]
-                found.append(Target(f"{name}: {what}", value, metric["target"], at_least))
+        # Without a target where that is another figure which is not finite.
+        if metric["bound"] is not None and metric["target"] is not None:
+            value = float("nan") if metric["value"] is None else metric["value"]
+            at_least = metric["bound"] == "at least"
+            found.append(Target(f"{name}: {what}", value, metric["target"], at_least))
     took = sum(results["seconds"].values()) / 60
     return [*found, Target(f"{name}: minutes", took, _MINUTES[name])]
 

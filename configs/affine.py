@@ -111,9 +111,7 @@ class Config(Experiment):
         )
 
     def evaluate(self, run: Run, arrays: Mapping[str, Any]) -> Sequence[Metric]:
-        targets = two_starts.Targets(
-            score_error=0.05, flow_hits=1.0, sde_hits=1.0, probability_error=0.03
-        )
+        targets = two_starts.Targets(score_error=0.05, probability_error=0.03)
         return two_starts.evaluate(arrays, targets)
 
     def figures(self, run: Run, arrays: Mapping[str, Any]) -> Mapping[str, ReportFigure]:

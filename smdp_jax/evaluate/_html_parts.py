@@ -37,11 +37,11 @@ def paragraphs(content: str, kind: str = "") -> str:
     return "\n".join(f"<p{attribute}>{text(block)}</p>" for block in blocks)
 
 
-def metrics_table(rows: Sequence[tuple[str, Any, Any, str, str]]) -> str:
-    """Rows of (name, value, target or None, unit, note); columns that stay empty are left out."""
+def metrics_table(rows: Sequence[tuple[str, Any, str, str, str]]) -> str:
+    """Rows of (name, value, target or "", unit, note); columns that stay empty are left out."""
     if not rows:
         return ""
-    with_target = any(target is not None for _, _, target, _, _ in rows)
+    with_target = any(target for _, _, target, _, _ in rows)
     with_note = any(note for *_, note in rows)
     head = ["<th>Metric</th>", '<th class="n">This run</th>']
     head += ['<th class="n">Target</th>'] * with_target + ["<th>Note</th>"] * with_note
@@ -51,7 +51,7 @@ def metrics_table(rows: Sequence[tuple[str, Any, Any, str, str]]) -> str:
         cells = [f'<th scope="row">{text(name)}</th>']
         cells.append(f'<td class="n">{text(number(value))}{suffix}</td>')
         if with_target:
-            shown = "–" if target is None else f"{text(number(target))}{suffix}"
+            shown = f"{text(target)}{suffix}" if target else "–"
             cells.append(f'<td class="n">{shown}</td>')
         if with_note:
             cells.append(f'<td class="note">{text(note)}</td>')

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from smdp_jax.evaluate import _html_parts as parts
 from smdp_jax.evaluate.figures import SavesFigure, figure_png
@@ -30,6 +30,9 @@ class Metric:
         Unit of both, empty if dimensionless.
     note : str
         Where the target comes from, or how to read the figure.
+    bound : str, optional
+        Which side of the target the value should be on: "at least" or "at most". None: the target
+        is what an exact or ideal result would have.
     """
 
     name: str
@@ -37,6 +40,15 @@ class Metric:
     target: Any = None
     unit: str = ""
     note: str = ""
+    bound: Literal["at least", "at most"] | None = None
+
+    @property
+    def wanted(self) -> str:
+        """The target as the reader should see it, "" without one."""
+        if self.target is None:
+            return ""
+        sign = {"at least": "≥ ", "at most": "≤ ", None: ""}[self.bound]
+        return f"{sign}{parts.number(self.target)}"
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,7 @@ def _figure(item: ReportFigure) -> str:
 
 
 def _metrics(metrics: Sequence[Metric]) -> str:
-    rows = [(row.name, row.value, row.target, row.unit, row.note) for row in metrics]
+    rows = [(row.name, row.value, row.wanted, row.unit, row.note) for row in metrics]
     return parts.metrics_table(rows)
 
 

@@ -159,13 +159,14 @@ def evaluate(
             "reconstruction MSE, best physics alone / a sample",
             min(error[name] for name in _PHYSICS_ALONE) / error["sample"],
             3.0,
-            note="at least",
+            bound="at least",
         ),
         Metric(
             "spectral error of a sample",
             spectral["vorticity"]["sample"],
             spectral["vorticity"]["flow"],
-            note=f"less than that of the flow (ODE); two unrelated states: {unlike:.3f}",
+            note=f"that of the flow (ODE); two unrelated states: {unlike:.3f}",
+            bound="at most",
         ),
         Metric(
             "spread / error of the mean of samples",

@@ -222,7 +222,7 @@ def _evaluate(
         }
         write_json(files.metrics, record)
     for metric in read_metrics(files).metrics:
-        target = "" if metric.target is None else f"  (target {_shown(metric.target)})"
+        target = f"  (target {metric.wanted})" if metric.wanted else ""
         say(f"          {metric.name}: {_shown(metric.value)}{metric.unit}{target}")
 
 
@@ -242,6 +242,7 @@ def _as_json(metrics: Sequence[Metric]) -> dict[str, Any]:
         rows[metric.name] = {"value": value, "target": target} | {
             "unit": metric.unit,
             "note": metric.note,
+            "bound": metric.bound,
         }
     return rows
 

@@ -36,16 +36,17 @@ class Targets:
     ----------
     score_error : float
         At most, at every time that is looked at.
-    flow_hits, sde_hits : float
-        Q of the probability flow and of the reverse-time SDE, at least.
+    flow_hits, sde_hits : float, optional
+        Q of the probability flow and of the reverse-time SDE, at least. None: shown beside 1,
+        which exact answers and infinitely many samples would have.
     probability_error : float
         Of P(x_0 = +1 | x_T), at most.
     """
 
     score_error: float
-    flow_hits: float
-    sde_hits: float
     probability_error: float
+    flow_hits: float | None = None
+    sde_hits: float | None = None
 
 
 def sample(
@@ -174,31 +175,40 @@ def evaluate(arrays: Mapping[str, Any], targets: Targets) -> list[Metric]:
     """
     at = arrays["at_times"]
     found, exact = _by_group(arrays)[1:]
+
+    def hits(what: str, starts: Any, wanted: float | None, note: str) -> Metric:
+        bound, target = ("at least", wanted) if wanted is not None else (None, 1.0)
+        return Metric(
+            f"Q, {what}", metrics.posterior_hit_metric(starts), target, note=note, bound=bound
+        )
+
     rows = [
-        Metric(
-            "Q, probability flow",
-            metrics.posterior_hit_metric(arrays["flow_starts"]),
+        hits(
+            "probability flow",
+            arrays["flow_starts"],
             targets.flow_hits,
-            note="2 min(share of paths within 0.1 of +1, of -1); at least",
+            "2 min(share of paths within 0.1 of +1, of -1)",
         ),
-        Metric(
-            "Q, reverse-time SDE",
-            metrics.posterior_hit_metric(arrays["start_samples"]),
+        hits(
+            "reverse-time SDE",
+            arrays["start_samples"],
             targets.sde_hits,
-            note="the same, over all samples of each end point; at least",
+            "the same, over all samples of each end point",
         ),
         Metric(
             "error of P(+1 | x_T), largest",
             np.abs(found - exact).max(),
             targets.probability_error,
-            note=f"over {_GROUPS} groups of end points; at most",
+            note=f"over {_GROUPS} groups of end points",
+            bound="at most",
         ),
         Metric("error of P(+1 | x_T), mean", np.abs(found - exact).mean()),
     ]
-    note = "relative L2 error weighted by the density; at most"
+    note = "relative L2 error weighted by the density"
     for i, t in enumerate(at["times"]):
         error = metrics.weighted_score_error(at["learned"][i], at["exact"][i], at["density"][i])
-        rows.append(Metric(f"score error, t = {t:g}", error, targets.score_error, note=note))
+        name, target = f"score error, t = {t:g}", targets.score_error
+        rows.append(Metric(name, error, target, note=note, bound="at most"))
     return rows
 
 

@@ -77,6 +77,7 @@ def write(path: Path) -> str:
         metrics=[
             evaluate.Metric("Q", jnp.float32(0.98), 1, note="exact"),
             evaluate.Metric("MSE", np.float64(0.02751), 0.0275, unit="K²", note=evil),
+            evaluate.Metric("gain", 4.07, 3.0, bound="at least"),
             evaluate.Metric("samples", 1000),
         ],
         config={"name": evil, "solver": Solver(), "grid": {"points": (32, 32), "empty": {}}},
@@ -115,6 +116,7 @@ def test_report_says_what_it_was_given(tmp_path: Path) -> None:
         "0.98",
         "0.0275",
         "K²",
+        "≥ 3",
         "1000",
         "–",
         "0.1235",
