@@ -1,10 +1,11 @@
 """How good is what is learned of the heat equation, against the exact posterior?
 
 Runs of ``configs/heat.py`` (32 x 32, one-CPU networks): a score by path score matching and a step
-correction by multi-step windows (of 128 steps: the noise g sqrt(dt) of 64 spreads too little), both
-on the spectrally preconditioned U-Net, and path score matching on the plain U-Net. Seconds include
-simulation, compilation and training. RMSE of the mean over the exact posterior mean's counts the
-finite number of samples, too: with m exact samples it is about sqrt(1 + 1/m).
+correction by multi-step windows (of 128 steps: with the noise g sqrt(dt) of 64, even the exact
+minimiser spreads 8 % too little, see ``stiffness.py``), both on the spectrally preconditioned
+U-Net, and path score matching on the plain U-Net. Seconds include simulation, compilation and
+training. RMSE of the mean over the exact posterior mean's counts the finite number of samples, too:
+with m exact samples it is about sqrt(1 + 1/m).
 
     python benchmarks/heat.py
 """

@@ -211,8 +211,8 @@ def generation(settings: Settings) -> tuple[list[dict[str, Any]], list[harness.T
 
 def main(given: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the benchmark."""
-    quick = {"size": 16, "batch": 2, "repeats": 1, "steps": 4, "gradient": False, "peer": False}
-    quick["data"] = False
+    quick = {"size": 16, "batch": 2, "repeats": 1, "steps": 4}
+    quick |= dict.fromkeys(("gradient", "data", "peer"), False)
     settings = harness.parse(Settings(), quick, __doc__, given)
     started = time.perf_counter()
     smoke = Smoke(settings.size)

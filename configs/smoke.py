@@ -65,8 +65,8 @@ class Config(Experiment):
     blocks: int = 1
     """Blocks of the residual network, or of the U-Net per resolution."""
     windows: tuple[int, ...] = (2, 4, 8, 16, 30, 30)
-    """Steps per window, trained one after the other for equal shares of the updates. Windows
-    shorter than the way back leave paths unstable beyond them."""
+    """Steps per window, trained one after the other for equal shares of the updates; best when the
+    last are as long as the way back."""
     gradient_cut: int | None = None
     """Cut the gradient every that many steps, in longer windows. Must divide them."""
     rematerialise: bool = False

@@ -53,7 +53,7 @@ def identity_of(
         "model": describe(problem.model),
         "precondition": problem.preconditioner is not None,
         "objective": describe(problem.objective),
-        "optimizer": _face_of(problem.optimizer, params),
+        "optimizer": _optimizer_fingerprint(problem.optimizer, params),
         "process": f"moves {_first_move(problem.sde, data):.3g}",
         "steps": steps,
         "batch_size": problem.batch_size,
@@ -65,8 +65,8 @@ def identity_of(
     }
 
 
-def _face_of(optimizer: optax.GradientTransformation, params: Any) -> str:
-    """Norm of the update from gradients of 1, and kinds of state: closures have no other face."""
+def _optimizer_fingerprint(optimizer: optax.GradientTransformation, params: Any) -> str:
+    """Norm of the update from gradients of 1, and kinds of state: closures show nothing else."""
     ones, state = jax.tree.map(jnp.ones_like, params), optimizer.init(params)
     with jax.numpy_dtype_promotion("standard"):
         size = float(optax.tree.norm(optimizer.update(ones, state, params)[0]))

@@ -216,9 +216,6 @@ def fit(
     )
     check_data(sde, data, ema)
     constants = objective.prepare(sde, data)
-    t, x, args = data.ts[-1], data.at(0, -1), data.args_of(0)
-    variables = initial.variables if initial else jax.jit(model.init)(init_key, t, x, args)
-    others = {name: value for name, value in variables.items() if name != "params"}
     preconditioner = None
     if initial is not None:
         preconditioner = initial.preconditioner
@@ -226,10 +223,8 @@ def fit(
         preconditioner = constants
     elif precondition:
         preconditioner = Preconditioner.of(sde, data)
+    params, others = _start(model, initial, data, init_key)
     problem = Problem(sde, model, objective, optimizer, batch_size, ema, others, preconditioner)
-    result = jax.eval_shape(partial(apply_network, model), variables, t, x, args)
-    check_like(x, result, "the network")
-    params = variables.get("params", {})
     state = TrainingState(params, params, optimizer.init(params), jnp.zeros((), jnp.int32))
     source = Windows(data, constants, batch_key)
     held_out = None
@@ -252,6 +247,21 @@ def fit(
     names = ("step", "window", "loss", "validation_loss")
     history = {n: np.array([r[n] if r[n] is not None else np.nan for r in records]) for n in names}
     return Fit(learned, history, miss)
+
+
+def _start(
+    model: Any,
+    initial: LearnedScore | StepCorrection | LearnedStep | None,
+    data: Trajectories,
+    key: PRNGKeyArray,
+) -> tuple[Any, dict[str, Any]]:
+    """Parameters to start from, and the network's other variables."""
+    t, x, args = data.ts[-1], data.at(0, -1), data.args_of(0)
+    variables = jax.jit(model.init)(key, t, x, args) if initial is None else initial.variables
+    result = jax.eval_shape(partial(apply_network, model), variables, t, x, args)
+    check_like(x, result, "the network")
+    others = {name: value for name, value in variables.items() if name != "params"}
+    return variables.get("params", {}), others
 
 
 def _on_device(data: Trajectories) -> Trajectories:

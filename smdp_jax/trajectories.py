@@ -94,8 +94,10 @@ class Trajectories:
             NaN or infinite (which sample, which time).
         """
         states = jax.tree_util.tree_leaves_with_path(self.xs)
-        samples = max([1, *(jnp.shape(leaf)[0] for _, leaf in states[:1] if jnp.ndim(leaf))])
-        want = (samples, self.num_times)
+        if not states:
+            raise ValueError(f"Trajectories.xs must hold arrays of states, got {self.xs}")
+        first = jnp.shape(states[0][1])
+        want = (max(first[0], 1) if first else 1, self.num_times)
         for path, leaf in states:
             where = f"Trajectories.xs{jax.tree_util.keystr(path)}"
             if jnp.shape(leaf)[:2] != want:
@@ -105,8 +107,6 @@ class Trajectories:
                 )
             if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
                 raise ValueError(f"{where} must be floating point, got {jnp.result_type(leaf)}")
-        if not states:
-            raise ValueError(f"Trajectories.xs must hold arrays of states, got {self.xs}")
         check_conditions(self.args, self.args_axes, self.num_samples, "Trajectories.xs")
         if self.score_targets is not None:
             shapes = [jax.tree.map(jnp.shape, tree) for tree in (self.xs, self.score_targets)]

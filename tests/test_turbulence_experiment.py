@@ -204,6 +204,15 @@ def test_walks_of_a_linear_flow(stride):
     np.testing.assert_allclose(negated, expected, rtol=1e-5)
 
 
+def test_best_length_of_negated_steps():
+    """Steps that triple the state: F - 1 = 5^4 3^4 - 1, (7 * 9)^2 - 1, 79 * 81 + 1 for 1, 2, 4."""
+    ts, x = jnp.linspace(0.0, 1.0, 5), jnp.array([[1.0], [-2.0]])
+    tripled = lambda t0, t1, x, args: -3.0 * x
+    starts, stride = noise_free.best_negated_starts(tripled, x, ts)
+    assert stride == 2
+    np.testing.assert_allclose(starts, 49 * np.asarray(x), rtol=1e-6)
+
+
 def test_strides_must_divide_the_grid():
     with pytest.raises(ValueError, match="stride=3 must divide the 4 steps"):
         noise_free.negated_walk(decay, jnp.ones(2), jnp.linspace(0.0, 1.0, 5), stride=3)

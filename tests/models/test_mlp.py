@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from smdp_jax import models
+from smdp_jax.models.layers import elu
 
 
 def by_hand(params, inputs):
@@ -30,6 +31,24 @@ def test_agrees_with_the_formula():
     expected = by_hand(variables["params"], [1.0, -2.0, 0.5, np.log(0.2 + 1e-5), 3.0])
     np.testing.assert_allclose(out["a"], expected[None, :2], rtol=1e-5)
     np.testing.assert_allclose(out["b"], expected[2], rtol=1e-5)
+
+
+def test_elu_and_its_derivatives():
+    """Against the definition in float64, also where exp would overflow, and at 0."""
+    h = np.concatenate([np.linspace(-30.0, 30.0, 60), [0.0, 1e-9, -1e-9, 1e4]])
+    below = np.minimum(h, 0)
+    with jax.enable_x64(True):
+        slope = jax.grad(elu)
+        for found, exact in (
+            (elu(jnp.asarray(h)), np.maximum(h, 0) + np.expm1(below)),
+            (jax.vmap(slope)(jnp.asarray(h)), np.exp(below)),
+            (
+                jax.vmap(jax.grad(slope))(jnp.asarray(h[:60])),
+                np.where(h < 0, np.exp(below), 0)[:60],
+            ),
+        ):
+            np.testing.assert_allclose(found, exact, rtol=0, atol=1e-15)
+    assert np.isnan(elu(jnp.float32(jnp.nan)))
 
 
 def test_conditions_can_be_chosen():

@@ -1,0 +1,66 @@
+"""The Burgers experiment end to end, on a coarse grid and with a network that is hardly trained."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from smdp_jax.experiment import load, load_config_file, noise_free, read_arrays, run_experiment
+
+CONFIG = Path(__file__).parents[1] / "configs" / "burgers.py"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    file = load_config_file(CONFIG)
+    config = dataclasses.replace(
+        file.presets["small"],
+        size=32,
+        time_steps=8,
+        trajectories=12,
+        channels=4,
+        blocks=1,
+        steps=4,
+        batch_size=4,
+        test_fields=2,
+        posterior_samples=3,
+        chunk=6,
+    )
+    return run_experiment(
+        file,
+        config,
+        preset="small",
+        runs_dir=tmp_path_factory.mktemp("runs"),
+        say=lambda line: None,
+    )
+
+
+def test_what_is_compared(finished):
+    """Ratios and bounds against the saved arrays, simulated forward here."""
+    run, arrays = load(finished), read_arrays(finished / "samples.npz", "")["arrays"]
+    metrics = json.loads((finished / "metrics.json").read_text())["metrics"]
+    step, ts, paths = run.config.system().step, run.data.ts, np.asarray(run.truth["paths"])
+    assert paths.shape == (2, 9, 32)
+    assert arrays["paths"].shape == (2, 3, 9, 32)
+
+    def miss(starts, of):
+        ends = [noise_free.walk(step, jnp.asarray(x), ts) for x in starts]
+        return np.mean((np.stack(ends) - paths[of, -1]) ** 2)
+
+    samples = np.mean([miss(arrays["paths"][i, :, 0], [i]) for i in (0, 1)])
+    alone, floor = miss(arrays["physics"], [0, 1]), miss(paths[:, 0], [0, 1])
+    row = metrics["reconstruction MSE, reversed physics alone / sample"]
+    assert row["value"] == pytest.approx(alone / samples, rel=1e-3)
+    assert (row["target"], row["bound"]) == (3.0, "at least")
+    row = metrics["reconstruction MSE of a sample / noise floor"]
+    assert row["value"] == pytest.approx(samples / floor, rel=1e-3)
+    assert row["bound"] == "at most"
+    assert 8 % int(arrays["physics_stride"]) == 0
+
+
+def test_report_has_its_figures(finished):
+    for name in ("paths", "profiles", "spectra", "training", "step_miss"):
+        assert (finished / "figures" / f"{name}.png").stat().st_size > 1000
