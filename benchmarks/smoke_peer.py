@@ -93,7 +93,10 @@ class PhiFlowSmoke:
             marker = flow.advect.mac_cormack(marker, velocity, 1) + inflow * self.inflow
             force = flow.resample(marker * (0, self.smoke.buoyancy), to=velocity)
             velocity = flow.advect.semi_lagrangian(velocity, velocity, 1) + force
-            velocity, _ = flow.fluid.make_incompressible(velocity, obstacles, self._solve())
+            # It looks at the obstacles' positions, which it may have transposed first (in some
+            # processes): of what is constant, that must not be traced.
+            with jax.ensure_compile_time_eval():
+                velocity, _ = flow.fluid.make_incompressible(velocity, obstacles, self._solve())
             return {
                 "marker": marker.values.native("b,x,y"),
                 "velocity_x": velocity.vector["x"].values.native("b,x,y"),
