@@ -121,11 +121,9 @@ def check_process(
             amplitudes = np.asarray(leaf)
             wrong = np.flatnonzero(~((amplitudes > 0) & np.isfinite(amplitudes)))
             if wrong.size:
-                i = int(wrong[0])
-                raise ValueError(
-                    f"SDE.diffusion must be positive and finite at t={np.asarray(ts)[i]:g}, "
-                    f"got {amplitudes[i]:g}"
-                )
+                t, g = np.asarray(ts)[wrong[0]], amplitudes[wrong[0]]
+                want = "finite" if g > 0 else "positive"
+                raise ValueError(f"SDE.diffusion must be {want} at t={t:g}, got {g:g}")
     t = jax.ShapeDtypeStruct((), jnp.result_type(ts))
     for name in maps:
         function, times = getattr(sde, name), (t,) if name == "drift" else (t, t)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -14,3 +15,9 @@ def x64() -> Iterator[None]:
     """Compute in float64 by default for the length of one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def untyped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switch the session's checks of annotations off: what users see."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -192,7 +192,7 @@ def test_blow_up_names_sample_and_time():
         ({"chunk_size": 0}, "chunk_size"),
         (
             {"diffusion": lambda t: jnp.where(t == 0.5, -0.1, 1.0)},
-            "SDE.diffusion must be positive and finite at t=0.5, got -0.1",
+            "SDE.diffusion must be positive at t=0.5, got -0.1",
         ),
         ({"diffusion": None}, "SDE.diffusion must be positive, got None"),
         ({"solver": smdp.Splitting()}, "Splitting() solves flow maps"),

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -111,12 +110,6 @@ every_condition = pytest.mark.parametrize(
     ("case", "name"), [(case, name) for case in CASES for name in case.conditions or ()],
     ids=lambda part: getattr(part, "name", part),
 )  # fmt: skip
-
-
-@pytest.fixture
-def untyped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Switch the test session's checks of annotations off: what users see."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @functools.cache
