@@ -36,11 +36,11 @@ class Targets:
     ----------
     score_error : float
         At most, at every time that is looked at.
+    probability_error : float
+        Of P(x_0 = +1 | x_T), at most.
     flow_hits, sde_hits : float, optional
         Q of the probability flow and of the reverse-time SDE, at least. None: shown beside 1,
         which exact answers and infinitely many samples would have.
-    probability_error : float
-        Of P(x_0 = +1 | x_T), at most.
     """
 
     score_error: float
