@@ -92,29 +92,32 @@ class Target:
         Name of the figure.
     value : float
         As measured.
-    bound : float
-        As wanted.
+    bound : float, optional
+        As wanted. None: shown as far as it gets.
     at_least : bool
         Whether more is better.
     """
 
     what: str
     value: float
-    bound: float
+    bound: float | None = None
     at_least: bool = False
 
     @property
-    def met(self) -> bool:
-        """Whether the value is on the right side of the bound."""
+    def met(self) -> bool | None:
+        """Whether the value is on the right side of the bound; None without one."""
+        if self.bound is None:
+            return None
         return bool(self.value >= self.bound if self.at_least else self.value <= self.bound)
 
     def row(self) -> dict[str, Any]:
         """Return the columns of a table."""
+        sign = ">=" if self.at_least else "<="
         return {
             "target": self.what,
             "measured": self.value,
-            "wanted": f"{'>=' if self.at_least else '<='} {self.bound:g}",
-            "": "PASS" if self.met else "short of it",
+            "wanted": "" if self.bound is None else f"{sign} {self.bound:g}",
+            "": {True: "PASS", False: "short of it", None: ""}[self.met],
         }
 
 

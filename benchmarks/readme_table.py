@@ -19,10 +19,10 @@ def rows(record: dict[str, Any]) -> list[str]:
     lines = [f"| **`{record['command']}`** | | | {where} |"]
     for target in record["targets"]:
         sign = "≥" if target["at_least"] else "≤"
-        reached = "yes" if target["met"] else "**no**"
+        wanted = "" if target["bound"] is None else f"{sign} {target['bound']:g}"
+        reached = {True: "yes", False: "**no**", None: ""}[target["met"]]
         what = target["what"].replace("|", "\\|")
-        wanted = f"{sign} {target['bound']:g}"
-        lines.append(f"| {what} | {wanted} | {target['value']:.3g} | {reached} |")
+        lines.append(f"| {what} | {wanted} | {float(target['value']):.3g} | {reached} |")
     return lines
 
 

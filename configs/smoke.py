@@ -153,6 +153,8 @@ class Config(Experiment):
     def posterior(
         self, run, x_end, *, num_samples, key, args=None, save: Literal["all", "last"] = "last"
     ) -> smdp.Posterior:
+        for mask in () if args is None else args["obstacles"]:
+            self.system().check_obstacles(mask)
         return smdp.sample_posterior(
             run.sde,
             run.correction,

@@ -60,5 +60,8 @@ def test_targets_and_tables(benchmark_module):
     assert harness.Target("time", 1.0, 2.0).met
     assert not harness.Target("rate", 1.0, 2.0, at_least=True).met
     assert not harness.Target("lost", float("nan"), 2.0).met
+    shown = harness.Target("far", 1.0)
+    assert shown.met is None
+    assert shown.row() == {"target": "far", "measured": 1.0, "wanted": "", "": ""}
     lines = harness.table([{"name": "a", "s": 0.12345}, {"name": "bcd", "s": None}]).splitlines()
     assert lines == ["name      s", "a     0.123", "bcd       –"]

@@ -5,6 +5,7 @@ import json
 import warnings
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -82,6 +83,15 @@ def test_samples_are_finite_and_compared(metrics):
     floor = metrics["reconstruction MSE of a sample"]["target"]
     assert 0.0005 < floor < 0.004
     assert metrics["reconstruction MSE of a sample"]["value"] > floor / 2
+
+
+def test_obstacles_of_observed_states_are_checked(run):
+    x_end = {name: x[:1, -1] for name, x in run.truth["paths"].items()}
+    mask = run.config.system().box((45, 0), (60, 30))[None]
+    with pytest.raises(ValueError, match=r"cover \d+ cells of the inflow"):
+        run.config.posterior(
+            run, x_end, num_samples=1, key=jax.random.key(0), args={"obstacles": mask}
+        )
 
 
 def test_report_has_its_figures(finished):

@@ -296,6 +296,16 @@ class Burgers:
             Length of one call of ``step``, in time.
         x : array, shape (..., size)
             Velocity fields as fast as those to come.
+
+        Raises
+        ------
+        ValueError
+            If the states are not finite.
+
+        Warns
+        -----
+        CourantWarning
+            Naming the step that would do.
         """
         warn_step(float(dt), float(self.stable_step(x)), "Burgers", self.inner_steps)
 

@@ -3,11 +3,30 @@
 import math
 import warnings
 
-__all__ = ["CourantWarning", "warn_step"]
+__all__ = ["CourantWarning", "require_finite", "warn_step"]
 
 
 class CourantWarning(UserWarning):
     """A time step breaks the Courant-Friedrichs-Lewy condition."""
+
+
+def require_finite(stable: float, owner: str) -> None:
+    """Refuse states that no step is stable for.
+
+    Parameters
+    ----------
+    stable : float
+        Longest stable step.
+    owner : str
+        Name of the system, for the message.
+
+    Raises
+    ------
+    ValueError
+        If it is 0 or NaN, as it is for states with an infinity or NaN.
+    """
+    if not stable > 0:
+        raise ValueError(f"{owner}.check_step needs finite states, got NaN or infinity")
 
 
 def warn_step(step: float, stable: float, owner: str, inner_steps: int) -> None:
@@ -24,17 +43,23 @@ def warn_step(step: float, stable: float, owner: str, inner_steps: int) -> None:
     inner_steps : int
         Inner steps per call.
 
+    Raises
+    ------
+    ValueError
+        For states that are not finite.
+
     Warns
     -----
     CourantWarning
         With the longest step that would do, and the number of inner steps that would.
     """
+    require_finite(stable, owner)
     if abs(step) <= inner_steps * stable:
         return
-    enough = f"inner_steps={math.ceil(abs(step) / stable)}" if stable > 0 else "a finite state"
     warnings.warn(
         f"{owner}: a step of {abs(step):.3g} in {inner_steps} inner steps breaks the CFL "
-        f"condition; steps of at most {inner_steps * stable:.3g} would do, or {enough}",
+        f"condition; steps of at most {inner_steps * stable:.3g} would do, or "
+        f"inner_steps={math.ceil(abs(step) / stable)}",
         CourantWarning,
         stacklevel=3,
     )

@@ -289,5 +289,15 @@ class Turbulence:
             Length of one call of ``step``, in time.
         x : array, shape (..., size, size)
             Vorticities of flows as fast as those to come.
+
+        Raises
+        ------
+        ValueError
+            If the states are not finite.
+
+        Warns
+        -----
+        CourantWarning
+            Naming the step that would do.
         """
         warn_step(float(dt), float(self.stable_step(x)), "Turbulence", self.inner_steps)

@@ -240,6 +240,7 @@ def test_cfl_warning_names_the_step_that_would_do():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda b: b.check_step(0.1, jnp.full(128, jnp.nan)), "check_step needs finite states"),
         (lambda b: cole_hopf(jnp.zeros(128), 0.1, points=100), "multiple of the size 128"),
         (lambda b: cole_hopf(jnp.zeros(128), 0.0), "finite time > 0, got 0.0"),
         (lambda b: cole_hopf(jnp.zeros(128), 1e-8), "needs points >= 141422, got 4096"),

@@ -109,6 +109,7 @@ def test_inflow_is_a_soft_disc():
         (lambda: SMOKE.box((101, 50), (130, 60)), r"from \(101, 50\) to \(130, 60\) covers no"),
         (lambda: SMOKE.box((60, 50), (40, 60)), "covers no cell of the box"),
         (lambda: SMOKE.box((50, 50), (50.1, 60)), "outside, or too thin"),
+        (lambda: SMOKE.disc((50, 50), -5), "radius of a disc must be positive, got -5"),
         (lambda: SMOKE.disc((50, -20), 12), r"disc of radius 12 at \(50, -20\) covers no cell"),
         (
             lambda: SMOKE.check_obstacles(SMOKE.box((52, 0), (60, 30))),

@@ -177,3 +177,7 @@ def test_too_long_steps_are_named():
     for dt in (1.01 * stable, -1.01 * stable):
         with pytest.warns(physics.CourantWarning, match=f"at most {stable:.3g} would do"):
             SMALL.check_step(dt, x)
+    for bad in (jnp.nan, jnp.inf):
+        lost = x | {"velocity_x": x["velocity_x"].at[0, 0].set(bad)}
+        with pytest.raises(ValueError, match="check_step needs finite states"):
+            SMALL.check_step(0.01, lost)

@@ -125,8 +125,10 @@ class ClosedBox:
         Raises
         ------
         ValueError
-            If it covers no cell: outside, or smaller than a cell.
+            If the radius is not positive, or it covers no cell: outside, or smaller than a cell.
         """
+        if not radius > 0:
+            raise ValueError(f"the radius of a disc must be positive, got {radius:g}")
         mask = disc_mask(self.size, self._shares(centre), radius / self.length)
         return self._not_empty(mask, f"the disc of radius {radius:g} at {_text(centre)}")
 

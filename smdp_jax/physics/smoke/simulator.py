@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax._types import Args, Scalar
-from smdp_jax.physics.courant import CourantWarning
+from smdp_jax.physics.courant import CourantWarning, require_finite
 from smdp_jax.physics.smoke.advection import advect_marker, advect_velocity, fill_solid
 from smdp_jax.physics.smoke.geometry import ClosedBox
 from smdp_jax.physics.smoke.grid import (
@@ -265,12 +265,18 @@ class Smoke(ClosedBox):
         x : dict
             States as fast as those to come; leading axes allowed.
 
+        Raises
+        ------
+        ValueError
+            If the states are not finite.
+
         Warns
         -----
         CourantWarning
             Naming the step that would do.
         """
         stable = float(self.stable_step(x))
+        require_finite(stable, "Smoke")
         if not abs(dt) <= stable:
             warnings.warn(
                 f"Smoke: a step of {abs(dt):.3g} breaks the CFL condition: it carries the fastest "
