@@ -1,11 +1,8 @@
 """Learn a score from trajectories: ``fit``."""
 
 import contextlib
-import itertools
-import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
-from tqdm import tqdm
 
 from smdp_jax.arguments import check_key, check_positive
 from smdp_jax.checkpoint import RunDirectory
 from smdp_jax.checks import check_like
 from smdp_jax.diagnostics import learned_step_miss, step_miss
+from smdp_jax.epochs import Blocks, Pace, TrainingDiverged, run_epochs
 from smdp_jax.fit_arguments import check_data, check_kinds, check_validation
 from smdp_jax.learned_step import LearnedStep
 from smdp_jax.objectives import Objective
@@ -28,15 +25,11 @@ from smdp_jax.run_identity import identity_of
 from smdp_jax.scores import LearnedScore, Preconditioner, StepCorrection, apply_network
 from smdp_jax.sde import SDE
 from smdp_jax.trajectories import Trajectories, TrajectoryStream
-from smdp_jax.updates import Epoch, Problem, TrainingState, Windows, epoch_of
+from smdp_jax.updates import Problem, TrainingState, Windows
 
 __all__ = ["Fit", "TrainingDiverged", "fit"]
 
 _MISS_WARNING = 3.0
-
-
-class TrainingDiverged(FloatingPointError):
-    """The loss became NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -115,14 +108,6 @@ class Fit:
         if not isinstance(self.learned, LearnedStep):
             raise TypeError("this fit learned no step: train with InverseStep()")
         return self.learned
-
-
-@dataclass(frozen=True)
-class _Pace:
-    steps: int
-    epoch_steps: int
-    checkpoint_seconds: float
-    progress: bool
 
 
 def fit(
@@ -231,7 +216,7 @@ def fit(
     if validation is not None:
         check_validation(sde, objective, data, validation)
         held_out = Windows(validation, constants, val_key)
-    pace = _Pace(steps, epoch_steps, checkpoint_seconds, progress)
+    pace = Pace(steps, epoch_steps, checkpoint_seconds, progress)
     with contextlib.ExitStack() as stack:
         store = None
         if directory is not None:
@@ -240,8 +225,8 @@ def fit(
                 identity |= {"data": stream.fingerprint, "epoch_steps": epoch_steps}
             store = RunDirectory(directory, identity)
             stack.callback(store.close)
-        blocks = _Blocks(data, stream, order_key)
-        state, records = _run(problem, state, source, blocks, held_out, pace, store)
+        blocks = Blocks(data, stream, order_key)
+        state, records = run_epochs(problem, state, source, blocks, held_out, pace, store)
     learned = _learned(problem, state, data)
     miss = _miss(problem, learned, validation or data, miss_key)
     names = ("step", "window", "loss", "validation_loss")
@@ -267,99 +252,6 @@ def _start(
 def _on_device(data: Trajectories) -> Trajectories:
     """Numpy's arrays, as read from files, take no traced index and would be moved every epoch."""
     return jax.tree.map(jnp.asarray, data)
-
-
-def _phases(objective: Objective, steps: int) -> list[tuple[int, int, int]]:
-    """(window, first update, last update) for equal shares of the updates."""
-    windows = objective.windows
-    bounds = [round(steps * i / len(windows)) for i in range(len(windows) + 1)]
-    return [(w, a, b) for w, a, b in zip(windows, bounds[:-1], bounds[1:], strict=True) if b > a]
-
-
-def _epochs_in(objective: Objective, pace: _Pace, done: int) -> int:
-    """Number of epochs that the first updates take; each window length begins a new one."""
-    phases = [p for p in _phases(objective, pace.steps) if p[1] < done]
-    return sum(-((first - min(done, last)) // pace.epoch_steps) for _, first, last in phases)
-
-
-@dataclass(frozen=True)
-class _Blocks:
-    """What epochs take their data from: always the same paths, or the blocks of a stream."""
-
-    data: Trajectories
-    stream: TrajectoryStream | None
-    key: PRNGKeyArray
-
-    def after(self, epochs: int) -> Iterator[Trajectories]:
-        if self.stream is None:
-            return itertools.repeat(self.data)
-        return self.stream.blocks(self.key, epochs)
-
-
-def _run(
-    problem: Problem,
-    state: TrainingState,
-    source: Windows,
-    blocks: "_Blocks",
-    held_out: Windows | None,
-    pace: _Pace,
-    store: RunDirectory | None,
-) -> tuple[TrainingState, list[dict[str, Any]]]:
-    records: list[dict[str, Any]] = []
-    done = 0
-    if store is not None:
-        restored = store.restore(state)
-        if restored is not None:
-            done, state = restored
-        records = store.read_metrics(done)
-    saved_at = time.monotonic()
-    epochs: dict[int, Epoch] = {}
-    coming = blocks.after(_epochs_in(problem.objective, pace, done))
-    with tqdm(total=pace.steps, initial=done, disable=not pace.progress, unit="update") as bar:
-        try:
-            for size, first, last in _phases(problem.objective, pace.steps):
-                epoch = epochs.setdefault(size, epoch_of(problem, size))
-                while done < last:
-                    # Epochs end at multiples of their length, so a resumed run repeats them.
-                    epochs_done = (done - first) // pace.epoch_steps
-                    stop = min(last, first + (epochs_done + 1) * pace.epoch_steps)
-                    source = replace(source, data=next(coming))
-                    new, loss, validation = epoch(state, source, held_out, jnp.asarray(stop))
-                    loss, validation = float(loss), float(validation)
-                    if not (np.isfinite(loss) and _all_finite(new.params)):
-                        raise TrainingDiverged(_divergence_message(loss, done, stop, size, store))
-                    start, state, done = done, new, stop
-                    record = {"step": stop, "window": size, "loss": loss}
-                    record["validation_loss"] = validation if np.isfinite(validation) else None
-                    records.append(record)
-                    if store is not None:
-                        store.append_metrics(record)
-                    bar.update(stop - start)
-                    bar.set_postfix(window=size, loss=f"{loss:.4g}")
-                    waited = time.monotonic() - saved_at >= pace.checkpoint_seconds
-                    if store is not None and (waited or done == pace.steps):
-                        store.save(done, state)
-                        saved_at = time.monotonic()
-        except (KeyboardInterrupt, TrainingDiverged):
-            if store is not None and done > 0:
-                store.save(done, state)
-            raise
-    return state, records
-
-
-def _all_finite(tree: Any) -> bool:
-    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
-
-
-def _divergence_message(
-    loss: float, done: int, stop: int, size: int, store: RunDirectory | None
-) -> str:
-    kept = f"; the last good state is kept in {store.path}" if store and done > 0 else ""
-    what = f"the loss became {loss}" if not np.isfinite(loss) else "a parameter became NaN"
-    return (
-        f"{what} between updates {done} and {stop} (window {size}){kept}. Try a "
-        "smaller learning rate, optax.clip_by_global_norm, shorter windows first, or smaller steps"
-    )
 
 
 def _learned(
