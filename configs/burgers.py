@@ -135,11 +135,13 @@ class Config(Experiment):
         folder = resume.pop("directory", None)
         first, then = (Path(folder) / n if folder else None for n in ("path_score", "windows"))
         learned = self._fit(dataset, path_score, k_first, directory=first, **resume).learned
+        return self.fit_windows(dataset, learned, k_then, directory=then, **resume)
+
+    def fit_windows(self, dataset: Dataset, learned: Any, key: PRNGKeyArray, **resume: Any):
         return self._fit(
             dataset,
             smdp.MultiStep(self.later_windows),
-            k_then,
-            directory=then,
+            key,
             steps=self.window_steps,
             learning_rate=self.window_learning_rate,
             initial=learned,
