@@ -15,15 +15,17 @@ The second is the hard case, shown as far as it gets.
 """
 
 import dataclasses
+import json
 import math
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
+import tyro
 from harness import Row, Settings, Target, parse, publish, run_of, say
 
 from smdp_jax import Fit, TrainingDiverged
@@ -58,6 +60,8 @@ class Options(Settings):
     """Simulated paths to learn from."""
     cases: tuple[str, ...] = ("one_step", "multi_step", "path_score", "path_then_windows")
     """Objectives."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Keep what the output file has of a run with these settings; measure the other methods."""
 
 
 def configuration(case: str, options: Options) -> Config:
@@ -130,6 +134,22 @@ def measure(config: Config, seconds: float) -> dict[str, float]:
     return cost | {short: found[name] for name, short in _COLUMNS.items()}
 
 
+def already_measured(options: Options, name: str) -> dict[str, Row]:
+    """Return the methods that the output file has, but for those that diverged."""
+    path = Path(options.output.replace("NAME", "burgers"))
+    if not options.resume or not path.exists():
+        return {}
+    record = json.loads(path.read_text(encoding="utf-8"))
+    free = {"cases": (), "resume": True}
+    if record["settings"] | free != dataclasses.asdict(options) | free:
+        raise SystemExit(f"{path} was measured with other settings: {record['settings']}")
+    rows = [
+        {k: v if k == "method" else float(v) for k, v in row.items()}
+        for row in record["results"][name]
+    ]
+    return {row["method"]: row for row in rows if math.isfinite(row["reached, median"])}
+
+
 def targets(options: Options, rows: list[Row]) -> list[Target]:
     """Return what the best method should reach, or how far each gets in the hard case."""
     if options.preset == "paper":
@@ -155,10 +175,14 @@ def main() -> None:
     options = parse(Options(), quick, __doc__)
     started = time.perf_counter()
     rows: list[Row] = []
-    for case in options.cases:
-        rows.append({"method": case, **measure(configuration(case, options), options.seconds)})
-        say(str(rows[-1]))
     name = f"Burgers, {options.preset}, {options.seconds:g} s of training"
+    measured = already_measured(options, name)
+    for case in options.cases:
+        row = measured.get(case)
+        if row is None:
+            row = {"method": case, **measure(configuration(case, options), options.seconds)}
+        rows.append(row)
+        say(str(row))
     publish(options, __file__, {name: rows}, targets(options, rows), started)
 
 
