@@ -143,11 +143,13 @@ def already_measured(options: Options, name: str) -> dict[str, Row]:
     free = {"cases": (), "resume": True}
     if record["settings"] | free != dataclasses.asdict(options) | free:
         raise SystemExit(f"{path} was measured with other settings: {record['settings']}")
-    rows = [
-        {k: v if k == "method" else float(v) for k, v in row.items()}
-        for row in record["results"][name]
-    ]
-    return {row["method"]: row for row in rows if math.isfinite(row["reached, median"])}
+    measured = {}
+    for row in record["results"][name]:
+        method = row.pop("method")
+        figures = {what: float(value) for what, value in row.items()}  # NaN is a text in JSON
+        if math.isfinite(figures["reached, median"]):
+            measured[method] = {"method": method, **figures}
+    return measured
 
 
 def targets(options: Options, rows: list[Row]) -> list[Target]:
