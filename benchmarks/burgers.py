@@ -15,17 +15,15 @@ The second is the hard case, shown as far as it gets.
 """
 
 import dataclasses
-import json
 import math
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
-import tyro
 from harness import Row, Settings, Target, parse, publish, run_of, say
 
 from smdp_jax import Fit, TrainingDiverged
@@ -60,8 +58,6 @@ class Options(Settings):
     """Simulated paths to learn from."""
     cases: tuple[str, ...] = ("one_step", "multi_step", "path_score", "path_then_windows")
     """Objectives."""
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Keep what the output file has of a run with these settings; measure the other methods."""
 
 
 def configuration(case: str, options: Options) -> Config:
@@ -94,11 +90,12 @@ def trained(config: Config, dataset: Any, key: Any, seconds: float) -> tuple[Fit
     """Train for about so many seconds; return what it took as well."""
     windows = config.objective == "path_then_windows"
     first = dataclasses.replace(config, objective="path_score") if windows else config
+    k_first, k_then = jax.random.split(key)
     if windows:
         seconds /= 2  # for each part
 
     def learn(steps: int) -> Fit:
-        return dataclasses.replace(first, steps=steps).fit(dataset, key, progress=False)
+        return dataclasses.replace(first, steps=steps).fit(dataset, k_first, progress=False)
 
     updates = updates_in(seconds, learn, 2 * len(config.windows))
     began = time.perf_counter()
@@ -106,11 +103,11 @@ def trained(config: Config, dataset: Any, key: Any, seconds: float) -> tuple[Fit
     took = time.perf_counter() - began
     if not windows:
         return fit, {"updates": float(updates), "training s": took}
-    learned = fit.learned
+    learned = fit.score
 
     def go_on(steps: int) -> Fit:
         longer = dataclasses.replace(config, window_steps=steps)
-        return longer.fit_windows(dataset, learned, jax.random.fold_in(key, 1), progress=False)
+        return longer.fit_windows(dataset, learned, k_then, progress=False)
 
     later = updates_in(seconds, go_on, 2 * len(config.later_windows))
     began = time.perf_counter()
@@ -132,24 +129,6 @@ def measure(config: Config, seconds: float) -> dict[str, float]:
     arrays = jax.device_get(config.sample(run, k_sample))
     found = {metric.name: float(metric.value) for metric in config.evaluate(run, arrays)}
     return cost | {short: found[name] for name, short in _COLUMNS.items()}
-
-
-def already_measured(options: Options, name: str) -> dict[str, Row]:
-    """Return the methods that the output file has, but for those that diverged."""
-    path = Path(options.output.replace("NAME", "burgers"))
-    if not options.resume or not path.exists():
-        return {}
-    record = json.loads(path.read_text(encoding="utf-8"))
-    free = {"cases": (), "resume": True}
-    if record["settings"] | free != dataclasses.asdict(options) | free:
-        raise SystemExit(f"{path} was measured with other settings: {record['settings']}")
-    measured = {}
-    for row in record["results"][name]:
-        method = row.pop("method")
-        figures = {what: float(value) for what, value in row.items()}  # NaN is a text in JSON
-        if math.isfinite(figures["reached, median"]):
-            measured[method] = {"method": method, **figures}
-    return measured
 
 
 def targets(options: Options, rows: list[Row]) -> list[Target]:
@@ -178,13 +157,9 @@ def main() -> None:
     started = time.perf_counter()
     rows: list[Row] = []
     name = f"Burgers, {options.preset}, {options.seconds:g} s of training"
-    measured = already_measured(options, name)
     for case in options.cases:
-        row = measured.get(case)
-        if row is None:
-            row = {"method": case, **measure(configuration(case, options), options.seconds)}
-        rows.append(row)
-        say(str(row))
+        rows.append({"method": case, **measure(configuration(case, options), options.seconds)})
+        say(str(rows[-1]))
     publish(options, __file__, {name: rows}, targets(options, rows), started)
 
 
