@@ -16,7 +16,7 @@ import optax
 import pytest
 
 import smdp_jax as smdp
-from smdp_jax import train
+from smdp_jax import epochs, train
 from smdp_jax.checkpoint import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("no_step_miss")
@@ -117,7 +117,7 @@ def test_interrupted_run_ends_bit_identical(tmp_path, monkeypatch):
 def test_interrupt_while_the_bar_is_drawn(tmp_path, monkeypatch, uninterrupted):
     """Ctrl-C between an epoch and the note of it: the checkpoint's number is that of its state."""
 
-    class Bar(train.tqdm):
+    class Bar(epochs.tqdm):
         drawn = 0
 
         def set_postfix(self, *args, **kwargs):
@@ -126,7 +126,7 @@ def test_interrupt_while_the_bar_is_drawn(tmp_path, monkeypatch, uninterrupted):
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "tqdm", Bar)
+        patch.setattr(epochs, "tqdm", Bar)
         with pytest.raises(KeyboardInterrupt):
             fit(directory=tmp_path, checkpoint_seconds=1e9)
     assert_same_run(fit(directory=tmp_path), uninterrupted)
