@@ -1,7 +1,6 @@
 """What tells one training run from another, so that only the same one is resumed."""
 
 import hashlib
-import math
 import re
 from typing import Any
 
@@ -67,16 +66,23 @@ def identity_of(
 
 def _optimizer_fingerprint(optimizer: optax.GradientTransformation, params: Any) -> str:
     """Norm of the update from gradients of 1, and kinds of state: closures show nothing else."""
-    ones, state = jax.tree.map(jnp.ones_like, params), optimizer.init(params)
+
+    def first_update(params: Any) -> jax.Array:
+        ones = jax.tree.map(jnp.ones_like, params)
+        return optax.tree.norm(optimizer.update(ones, optimizer.init(params), params)[0])
+
     with jax.numpy_dtype_promotion("standard"):
-        size = float(optax.tree.norm(optimizer.update(ones, state, params)[0]))
+        size = float(jax.jit(first_update)(params))
+        state = jax.eval_shape(optimizer.init, params)
     parts = jax.tree.leaves(state, is_leaf=lambda part: hasattr(part, "_fields"))
     return f"first update {size:.3g}, {', '.join(type(part).__name__ for part in parts)}"
 
 
 def _first_move(sde: SDE, data: Trajectories) -> float:
     """Norm of drift, or of a step, and noise amplitude at the end of the first path."""
-    t0, t1, x, args = data.ts[-2], data.ts[-1], data.at(0, -1), data.args_of(0)
-    move = sde.step(t0, t1, x, args) if sde.step else sde.drift(t1, x, args)  # pyright: ignore[reportOptionalCall]
-    leaves = jax.tree.leaves((move, sde.g(t1, x)))
-    return math.hypot(*(float(jnp.linalg.norm(leaf)) for leaf in leaves))
+
+    def move(t0: jax.Array, t1: jax.Array, x: Any, args: Any) -> jax.Array:
+        moved = sde.step(t0, t1, x, args) if sde.step else sde.drift(t1, x, args)  # pyright: ignore[reportOptionalCall]
+        return optax.tree.norm((moved, sde.g(t1, x)))
+
+    return float(jax.jit(move)(data.ts[-2], data.ts[-1], data.at(0, -1), data.args_of(0)))

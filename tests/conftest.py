@@ -1,5 +1,7 @@
 """The strict session: what JAX would broadcast over ranks or cast between types is an error."""
 
+import os
+import tempfile
 from collections.abc import Iterator
 
 import jax
@@ -8,6 +10,40 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+_CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
+_WHOLE_RUNS = ("_experiment.py", "_example.py", "_resume.py", "_benchmarks.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let workers and processes that tests start share what XLA compiles in this session."""
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return  # a worker, or a user's own
+    config.stash[_CACHE] = cache = tempfile.TemporaryDirectory(prefix="smdp_jax_compiled_")
+    jax.config.update("jax_compilation_cache_dir", cache.name)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Drop what was compiled."""
+    if cache := config.stash.get(_CACHE, None):
+        del os.environ["JAX_COMPILATION_CACHE_DIR"]
+        del os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]
+        cache.cleanup()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the files that take minutes, so that no worker waits for another at the end."""
+    items.sort(key=lambda item: not item.path.name.endswith(_WHOLE_RUNS))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled() -> Iterator[None]:
+    """A worker that keeps the programs of all files slows down as its memory grows."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture
