@@ -85,4 +85,6 @@ def _first_move(sde: SDE, data: Trajectories) -> float:
         moved = sde.step(t0, t1, x, args) if sde.step else sde.drift(t1, x, args)  # pyright: ignore[reportOptionalCall]
         return optax.tree.norm((moved, sde.g(t1, x)))
 
-    return float(jax.jit(move)(data.ts[-2], data.ts[-1], data.at(0, -1), data.args_of(0)))
+    # Leaves of a state may differ in dtype.
+    with jax.numpy_dtype_promotion("standard"):
+        return float(jax.jit(move)(data.ts[-2], data.ts[-1], data.at(0, -1), data.args_of(0)))

@@ -1,6 +1,5 @@
 """The strict session: what JAX would broadcast over ranks or cast between types is an error."""
 
-import os
 import tempfile
 from collections.abc import Iterator
 
@@ -16,22 +15,18 @@ _WHOLE_RUNS = ("_experiment.py", "_example.py", "_resume.py", "_benchmarks.py")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let workers and processes that tests start share what XLA compiles in this session."""
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return  # a worker, or a user's own
+    """Compile the same program once in each worker.
+
+    Not shared: JAX writes entries in place, where another process could read half of one.
+    """
     config.stash[_CACHE] = cache = tempfile.TemporaryDirectory(prefix="smdp_jax_compiled_")
     jax.config.update("jax_compilation_cache_dir", cache.name)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Drop what was compiled."""
-    if cache := config.stash.get(_CACHE, None):
-        del os.environ["JAX_COMPILATION_CACHE_DIR"]
-        del os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]
-        cache.cleanup()
+    config.stash[_CACHE].cleanup()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
