@@ -109,8 +109,9 @@ def check_process(
     Raises
     ------
     ValueError
-        If the process has no noise, if g is not positive and finite at some time, or if one of
-        ``maps`` returns another tree, shape or dtype than the state's.
+        If the process has no noise, if g is not positive and finite at some time, if one of
+        ``maps`` returns another tree, shape or dtype than the state's, or if the solvers of a drift
+        would change the dtype of the state.
     """
     if sde.deterministic:
         raise ValueError("SDE.diffusion must be positive, got None (a process without noise)")
@@ -129,6 +130,26 @@ def check_process(
         function, times = getattr(sde, name), (t,) if name == "drift" else (t, t)
         if function is not None:
             check_like(x, jax.eval_shape(function, *times, x, args), f"SDE.{name}")
+    if sde.drift is not None:
+        _check_dtypes(ts, x)
+
+
+def _check_dtypes(ts: Any, x: State) -> None:
+    """Solvers of a drift multiply it by steps of time, and promote."""
+    leaves = sorted({jnp.result_type(leaf) for leaf in jax.tree.leaves(x)}, key=str)
+    if len(leaves) > 1:
+        raise ValueError(
+            "the state of a drift must have one dtype in all leaves, got "
+            f"{' and '.join(map(str, leaves))}; a flow map, SDE(step=...), takes any"
+        )
+    times = jnp.result_type(ts)
+    with jax.numpy_dtype_promotion("standard"):
+        kept = jnp.promote_types(times, leaves[0]) == leaves[0]
+    if not kept:
+        raise ValueError(
+            f"ts must not be more precise than the state of a drift, got {times} for a state of "
+            f"{leaves[0]}: give ts in that dtype, or the state in a wider one"
+        )
 
 
 def check_like(x: State, result: Any, name: str) -> None:

@@ -18,7 +18,12 @@ __all__ = ["identity_of"]
 
 
 def identity_of(
-    problem: Problem, params: Any, data: Trajectories, steps: int, key: PRNGKeyArray
+    problem: Problem,
+    params: Any,
+    data: Trajectories,
+    steps: int,
+    key: PRNGKeyArray,
+    initial: Any = None,
 ) -> dict[str, Any]:
     """Describe a training run by values that survive a restart of the process.
 
@@ -34,15 +39,14 @@ def identity_of(
         Updates.
     key : PRNG key
         Of the whole run.
+    initial : pytree, optional
+        What training starts from, where that is not drawn by the key.
 
     Returns
     -------
     dict
         JSON values; a run goes on only where all are the same.
     """
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(data):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
 
     def describe(part: Any) -> str:
         # Functions print their address, which is another one after a restart.
@@ -59,9 +63,17 @@ def identity_of(
         "ema": problem.ema,
         "samples": data.num_samples,
         "times": data.num_times,
-        "data": digest.hexdigest(),
+        "data": _digest(data),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "initial": None if initial is None else _digest(initial),
     }
+
+
+def _digest(tree: Any) -> str:
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def _optimizer_fingerprint(optimizer: optax.GradientTransformation, params: Any) -> str:

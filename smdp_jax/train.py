@@ -220,7 +220,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         store = None
         if directory is not None:
-            identity = identity_of(problem, params, data, steps, key)
+            identity = identity_of(problem, params, data, steps, key, initial)
             if stream is not None:
                 identity |= {"data": stream.fingerprint, "epoch_steps": epoch_steps}
             store = RunDirectory(directory, identity)

@@ -212,7 +212,27 @@ def test_damaged_checkpoint_falls_back(tmp_path, uninterrupted):
     assert_same_run(fit(directory=tmp_path), uninterrupted)
 
 
-def test_another_run_is_refused(tmp_path, subtests):
+def test_leaves_of_two_dtypes(tmp_path):
+    """A flow map of single and half precision is trained in a directory, and goes on."""
+
+    class PerLeaf(nn.Module):
+        @nn.compact
+        def __call__(self, t, x, args):
+            rate = self.param("rate", nn.initializers.constant(-1.0), ())
+            return jax.tree.map(lambda leaf: rate.astype(leaf.dtype) * leaf, x)
+
+    def step(t0, t1, x, args):
+        return jax.tree.map(lambda leaf: (1 - (t1 - t0)).astype(leaf.dtype) * leaf, x)
+
+    sde = smdp.SDE(step=step, diffusion=0.5)
+    starts = {"single": jnp.ones((64, 2)), "half": jnp.ones((64, 3), jnp.float16)}
+    data = smdp.simulate(sde, starts, TS, key=K_PATH)
+    settings = {"sde": sde, "model": PerLeaf(), "data": data}
+    assert_same_run(fit(directory=tmp_path, **settings), fit(**settings))
+    assert_same_run(fit(directory=tmp_path, **settings), fit(**settings))
+
+
+def test_another_run_is_refused(tmp_path, subtests, uninterrupted):
     fit(directory=tmp_path)
     targets = jax.tree.map(jnp.ones_like, DATA.xs)
     changes = {
@@ -229,6 +249,7 @@ def test_another_run_is_refused(tmp_path, subtests):
         "signs": {"data": smdp.Trajectories(TS, -DATA.xs)},
         "times": {"data": smdp.Trajectories(1.1 * TS, DATA.xs)},
         "targets": {"data": smdp.Trajectories(TS, DATA.xs, None, targets)},
+        "initial": {"initial": uninterrupted.learned},
     }
     for name, change in changes.items():
         with subtests.test(name), pytest.raises(ValueError, match="holds another training run"):

@@ -259,6 +259,32 @@ def test_process_errors(sde, message):
         check_process(sde, TS, SCALAR, None)
 
 
+@pytest.mark.parametrize(
+    ("ts", "x", "message"),
+    [
+        (
+            TS,
+            {"u": jnp.ones(2), "v": jnp.ones(2, jnp.float16)},
+            "must have one dtype in all leaves, got float16 and float32; a flow map",
+        ),
+        (
+            TS,
+            jnp.ones(2, jnp.float16),
+            "ts must not be more precise than the state of a drift, got float32 for a state of "
+            "float16",
+        ),
+    ],
+)
+def test_dtypes_that_solvers_would_change(ts, x, message):
+    def keep(t, x, args):
+        return x
+
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_process(smdp.SDE(keep, diffusion=1.0), ts, x, None)
+    flow_map = smdp.SDE(step=lambda t0, t1, x, args: x, diffusion=1.0)
+    check_process(flow_map, ts, x, None)
+
+
 def test_inverse_is_checked_where_it_is_used():
     sde = smdp.SDE(
         step=lambda t0, t1, x, args: x,

@@ -116,6 +116,9 @@ def mean_square(
     tree = tree if transform is None else transform(tree)
     if scale is not None:
         tree = jax.tree.map(lambda x, s: x / s.astype(x.dtype), tree, scale)
-    leaves = jax.tree.leaves(tree)
-    total = sum(jnp.sum(jnp.abs(x) ** 2) for x in leaves)
-    return total / sum(math.prod(x.shape) for x in leaves)
+    sizes = [jnp.abs(x) for x in jax.tree.leaves(tree)]
+    # Squares and sums of half precision overflow; leaves may differ in dtype.
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.result_type(jnp.float32, *sizes)
+    total = sum(jnp.sum(size.astype(dtype) ** 2) for size in sizes)
+    return total / sum(math.prod(size.shape) for size in sizes)
