@@ -39,7 +39,7 @@ class Config(Experiment):
     """Noise amplitude g per grid point, in units of u / sqrt(time)."""
     amplitude: float = 0.4
     """Root mean square of the initial field, in length / time."""
-    end_time: float = 0.12
+    end_time: float = 0.1
     """When the end state is observed."""
     time_steps: int = 256
     """Stored steps of the paths; the backward solves take the same ones."""
