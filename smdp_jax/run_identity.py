@@ -1,6 +1,5 @@
 """What tells one training run from another, so that only the same one is resumed."""
 
-import hashlib
 import re
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
+from smdp_jax.digest import digest_of
 from smdp_jax.sde import SDE
 from smdp_jax.trajectories import Trajectories
 from smdp_jax.updates import Problem
@@ -63,17 +63,10 @@ def identity_of(
         "ema": problem.ema,
         "samples": data.num_samples,
         "times": data.num_times,
-        "data": _digest(data),
+        "data": digest_of(jax.tree.leaves(data)),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
-        "initial": None if initial is None else _digest(initial),
+        "initial": None if initial is None else digest_of(jax.tree.leaves(initial)),
     }
-
-
-def _digest(tree: Any) -> str:
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(tree):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def _optimizer_fingerprint(optimizer: optax.GradientTransformation, params: Any) -> str:

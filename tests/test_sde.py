@@ -270,8 +270,7 @@ def test_process_errors(sde, message):
         (
             TS,
             jnp.ones(2, jnp.float16),
-            "ts must not be more precise than the state of a drift, got float32 for a state of "
-            "float16",
+            "ts must not be more precise than the state of a drift, got float32",
         ),
     ],
 )

@@ -6,7 +6,6 @@ It is the second moment: no mean is subtracted, and among Gaussians of zero mean
 in k, the one with these variances is the nearest to the data in the Kullback-Leibler sense.
 """
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
+
+from smdp_jax.digest import digest_of
 
 
 def modes_shape(grid: tuple[int, ...]) -> tuple[int, ...]:
@@ -184,7 +185,7 @@ class Spectrum:
 
         object.__setattr__(self, "ts", ts)
         object.__setattr__(self, "variance", jax.tree.map(bounded, self.variance))
-        object.__setattr__(self, "_digest", self._contents())
+        object.__setattr__(self, "_digest", digest_of((self.ts, self.variance)))
 
     @classmethod
     def from_trajectories(
@@ -226,14 +227,6 @@ class Spectrum:
             return jnp.where(right > left, rising, falling)
 
         return jax.tree.map(interpolate, self.variance)
-
-    def _contents(self) -> str:
-        leaves, treedef = jax.tree.flatten((self.ts, self.variance))
-        digest = hashlib.sha256(str(treedef).encode())
-        for leaf in leaves:
-            digest.update(f"{leaf.shape}{leaf.dtype.str}".encode())
-            digest.update(leaf.tobytes())
-        return digest.hexdigest()
 
     def __eq__(self, other: object) -> bool:
         """Equal contents."""

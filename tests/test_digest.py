@@ -1,0 +1,30 @@
+"""One digest for equal trees of arrays, another for every difference."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from smdp_jax.digest import digest_of
+
+BASE = {"a": np.arange(6.0, dtype=np.float32), "b": np.zeros(2, np.float32)}
+
+
+def test_equal_trees_agree():
+    assert digest_of(BASE) == digest_of({name: jnp.asarray(leaf) for name, leaf in BASE.items()})
+    strided = np.arange(12.0, dtype=np.float32)[::2] / 2
+    assert digest_of(BASE | {"a": strided}) == digest_of(BASE)
+
+
+def test_every_difference_is_seen():
+    others = [
+        BASE | {"a": BASE["a"].reshape(2, 3)},
+        BASE | {"a": BASE["a"].view(np.int32)},
+        BASE | {"a": np.nextafter(BASE["a"], np.float32(9))},
+        {"a": BASE["b"], "b": BASE["a"]},
+        {"a": BASE["a"], "c": BASE["b"]},
+        [BASE["a"], BASE["b"]],
+        BASE | {"b": np.zeros(2, np.float16)},
+        BASE | {"b": np.float32(0)},
+        BASE | {"b": np.zeros(1, np.float32)},
+        BASE | {"b": jnp.zeros(2, jnp.bfloat16)},
+    ]
+    assert len({digest_of(tree) for tree in [BASE, *others]}) == len(others) + 1
