@@ -222,8 +222,9 @@ def _evaluate(
         }
         write_json(files.metrics, record)
     for metric in read_metrics(files).metrics:
+        value = f"{_shown(metric.value)} {metric.unit}".rstrip()
         target = f"  (target {metric.wanted})" if metric.wanted else ""
-        say(f"          {metric.name}: {_shown(metric.value)}{metric.unit}{target}")
+        say(f"          {metric.name}: {value}{target}")
 
 
 def _report(files: RunFiles, run: Run, arrays: dict[str, Any], say: Say) -> None:

@@ -267,6 +267,13 @@ def test_profiles_and_space_time() -> None:
     np.testing.assert_array_equal(left.lines[1].get_ydata(), samples[1])
     np.testing.assert_array_equal(right.lines[2].get_ydata(), 2 * samples[2])
     assert left.get_ylim()[1] < 50  # a flow that left the data hides nothing
+    assert left.lines[-1].get_label() == "flow (ODE), beyond this range"
+    for flow, label in (
+        (samples[2], "flow (ODE)"),
+        (np.full(8, np.nan), "flow (ODE), beyond this range"),
+    ):
+        figure = plots.profiles(points, samples[0], samples[1], samples, samples, flow)
+        assert figure.axes[0].lines[-1].get_label() == label
     path = RNG.normal(size=(5, 8))
     shown = plots.space_time(ts, points, path, np.stack([path + 1] * 4), max_samples=2)
     images = [axes.collections[0].get_array() for axes in shown.axes[:3]]

@@ -68,10 +68,14 @@ def profiles(
     bounds = np.concatenate([np.asarray(truth), np.asarray(end_state), samples.ravel()])
     bounds = bounds[np.isfinite(bounds)]
     margin = 0.15 * max(float(np.ptp(bounds)), 1e-12)
-    left.set_ylim(bounds.min() - margin, bounds.max() + margin)
+    low, high = bounds.min() - margin, bounds.max() + margin
+    left.set_ylim(low, high)
     if flow is not None:
-        style.same_shape("flow", np.asarray(flow), points.shape)
-        left.plot(points, np.asarray(flow), color=style.FLOW, linestyle="--", label="flow (ODE)")
+        flow = np.asarray(flow)
+        style.same_shape("flow", flow, points.shape)
+        seen = np.any((low <= flow) & (flow <= high))
+        name = "flow (ODE)" if seen else "flow (ODE), beyond this range"
+        left.plot(points, flow, color=style.FLOW, linestyle="--", label=name)
     left.set_ylabel(style.label("field", field_unit))
     style.legend_below(figure, left)
     return figure
