@@ -137,10 +137,10 @@ def check_process(
 def _check_dtypes(ts: Any, x: State) -> None:
     """Solvers of a drift multiply it by steps of time, and promote."""
     leaves = sorted({jnp.result_type(leaf) for leaf in jax.tree.leaves(x)}, key=str)
-    if len(leaves) > 1:
+    if len(leaves) != 1:
         raise ValueError(
             "the state of a drift must have one dtype in all leaves, got "
-            f"{' and '.join(map(str, leaves))}; a flow map, SDE(step=...), takes any"
+            f"{' and '.join(map(str, leaves)) or 'no leaf'}; a flow map, SDE(step=...), takes any"
         )
     times = jnp.result_type(ts)
     with jax.numpy_dtype_promotion("standard"):

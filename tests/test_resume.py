@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import flax.linen as nn
@@ -254,6 +255,15 @@ def test_another_run_is_refused(tmp_path, subtests, uninterrupted):
     for name, change in changes.items():
         with subtests.test(name), pytest.raises(ValueError, match="holds another training run"):
             fit(directory=tmp_path, **change)
+
+
+def test_another_start_is_refused(tmp_path, uninterrupted):
+    learned = uninterrupted.learned
+    first = fit(directory=tmp_path, initial=learned)
+    assert_same_run(fit(directory=tmp_path, initial=learned), first)
+    other = replace(learned, variables=jax.tree.map(lambda v: 1.001 * v, learned.variables))
+    with pytest.raises(ValueError, match="holds another training run: initial was"):
+        fit(directory=tmp_path, initial=other)
 
 
 # Trouble ----------------------------------------------------------------------------------------

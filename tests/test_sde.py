@@ -267,6 +267,7 @@ def test_process_errors(sde, message):
             {"u": jnp.ones(2), "v": jnp.ones(2, jnp.float16)},
             "must have one dtype in all leaves, got float16 and float32; a flow map",
         ),
+        (TS, {}, "must have one dtype in all leaves, got no leaf"),
         (
             TS,
             jnp.ones(2, jnp.float16),

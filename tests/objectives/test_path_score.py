@@ -156,6 +156,11 @@ def test_paths_without_targets():
         smdp.PathScore().prepare(SDE, data)
 
 
+def test_mean_square_of_half_precision_does_not_overflow():
+    tree = {"half": jnp.full((4,), 300.0, jnp.float16), "single": jnp.zeros(4)}
+    np.testing.assert_allclose(mean_square(tree), 300.0**2 / 2)
+
+
 def test_mean_square_counts_entries_not_leaves():
     tree = {"a": jnp.array([3.0, 4.0, 0.0]), "b": jnp.array(1.0 + 1.0j)}
     np.testing.assert_allclose(mean_square(tree), (25 + 2) / 4)
