@@ -15,8 +15,9 @@ _MARKS = ("<!-- results: benchmarks/readme_table.py -->", "<!-- end of results -
 def rows(record: dict[str, Any]) -> list[str]:
     """Return the lines of one benchmark: a heading with its command, and one line per target."""
     environment = record["environment"]
-    where = f"{record['date'][:10]}, {environment['cpus']} cores"
-    lines = [f"| **`{record['command']}`** | | | {where} |"]
+    devices = environment["devices"]
+    where = f"{environment['cpus']} cores" if devices.endswith("(cpu)") else devices
+    lines = [f"| **`{record['command']}`** | | | {record['date'][:10]}, {where} |"]
     for target in record["targets"]:
         sign = "≥" if target["at_least"] else "≤"
         wanted = "" if target["bound"] is None else f"{sign} {target['bound']:g}"

@@ -131,15 +131,16 @@ class Config(Experiment):
         system = self.system(self.simulated_size, 1)
         sde, length = system.sde(), self.end_time / self.time_steps / self.substeps
         calls = max(1, math.ceil(self.spin_up / length - 1e-6))
+        chunk = min(self.chunk, number)
 
         @jax.jit
         def starts(key: PRNGKeyArray) -> jax.Array:
-            x = system.prior(key, self.chunk)
+            x = system.prior(key, chunk)
             return physics.spin_up(system.step, x, time=self.spin_up, calls=calls)
 
         parts = []
         # In chunks, of which only the stored grid is kept.
-        for i in range(math.ceil(number / self.chunk)):
+        for i in range(math.ceil(number / chunk)):
             k_prior, k_noise = jax.random.split(jax.random.fold_in(key, i))
             xs = smdp.simulate(sde, starts(k_prior), ts, key=k_noise, substeps=self.substeps).xs
             system.check_step(length, xs[:, -1])

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,25 @@ def test_times_and_compilations_are_seen(benchmark_module):
     assert 0 < seen.of("watched") < times["a"].first
     assert len(times["b"].runs) == 3
     assert timing.ratio(times["a"], times["a"]) == {"ratio of least": 1, "median ratio": 1}
+
+
+def test_whole_of_a_preset_from_parts(benchmark_module):
+    """Only what is counted changes; the line is that of a fixed cost and a cost for each."""
+    script = benchmark_module("paper_presets")
+    for name in script.Settings().configs:
+        whole = script.load_config_file(script.CONFIGS / f"{name}.py").presets["paper"]
+        assert script.part_of(whole, 1.0) == whole
+        few, more = (script.part_of(whole, share) for share in (0.05, 0.1))
+        counts = {field for names, _ in script.COUNTS.values() for field in names}
+        same = {name: value for name, value in vars(whole).items() if name not in counts}
+        assert same.items() <= vars(few).items()
+        for stage in ("simulate", "train"):
+            numbers = [script.counted(config, stage) for config in (few, more, whole)]
+            assert 0 < numbers[0] < numbers[1] < numbers[2]
+            took = [3.0 + 0.5 * number for number in numbers]
+            assert script.whole_time(took[:2], numbers[:2], numbers[2]) == pytest.approx(took[2])
+    assert script.whole_time([2.0, 2.0], [5, 5], 5) == 2.0
+    assert math.isnan(script.whole_time([2.0, 1.0], [5, 6], 10))
 
 
 def test_targets_and_tables(benchmark_module):

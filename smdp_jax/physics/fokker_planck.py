@@ -184,9 +184,9 @@ class _MovingGrid:
     def slope(self, log_t: Array, frame: _Frame) -> _Frame:
         t = jnp.exp(log_t)
         velocities = self.drift(t, frame.mean + frame.std * self.nodes)
-        spreading = (self.weights * self.nodes) @ velocities
+        spreading = jnp.sum(self.weights * self.nodes * velocities)
         spreading = spreading + self.noise(t) ** 2 / (2 * frame.std)
-        return _Frame(t * (self.weights @ velocities), t * spreading)
+        return _Frame(t * jnp.sum(self.weights * velocities), t * spreading)
 
     def follow(self, start: Array, log_ts: Array) -> tuple[_Frame, _Frame]:
         """Return the frame and its slopes at all times, by classical Runge-Kutta steps."""

@@ -340,6 +340,22 @@ def test_solvers_take_it(case: Case) -> None:
 
 
 @every_simulator
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_accelerators(case: Case, platform: str) -> None:
+    """It lowers for them, and its matrix products ask for all digits, which they drop unasked."""
+
+    def gradient(t0: Any, t1: Any, x: Any, args: Any) -> Any:
+        there_and_back = lambda x: flow(case, back=True)(t1, t0, flow(case)(t0, t1, x, args), args)
+        return jax.vjp(there_and_back, x)[1](x)
+
+    times = jnp.float32(0.1), jnp.float32(0.1 + case.dt)
+    traced = jax.jit(gradient).trace(*times, state(case), conditions(case))
+    program = traced.lower(lowering_platforms=(platform,)).as_text()
+    products = [line for line in program.splitlines() if "stablehlo.dot_general" in line]
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+
+
+@every_simulator
 @pytest.mark.usefixtures("untyped")
 def test_state_that_does_not_fit(case: Case) -> None:
     x, t = state(case), jnp.float32(0.1)

@@ -1,0 +1,161 @@
+"""How long do the ``paper`` presets take on this device, and how much memory?
+
+    python benchmarks/paper_presets.py --share 0.01
+
+Runs every preset as it is, network, grid, batch and windows, but with a share of its paths, updates
+and end states; then with twice as many. The straight line through both says how long each stage
+takes with all of them: compilation counts once. Each run has a process of its own, whose peak
+memory is that of the device where JAX knows it, of the process (``ru_maxrss``) elsewhere; beside
+it the size of all training paths, of which a run with a share holds only a part.
+
+With a share of 1 a preset simply runs; ``benchmarks/experiments.py --preset paper`` does the same,
+goes on where it was stopped, and records what it reaches.
+"""
+
+import dataclasses
+import json
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import harness
+import jax
+
+from smdp_jax.experiment import ConfigFile, Experiment, load, load_config_file, run_experiment
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+GIB = 2**30
+COUNTS = {
+    "simulate": ({"trajectories"}, 8),
+    "train": ({"steps", "window_steps", "inverse_steps", "flow_steps"}, 16),
+    "sample": ({"test_fields", "test_paths"}, 2),
+}
+"""Fields of a config that a stage's time grows with, and the least that they are set to."""
+
+
+@dataclass(frozen=True)
+class Settings(harness.Settings):
+    """Which, and how much of them."""
+
+    configs: tuple[str, ...] = ("affine", "quadratic", "heat", "burgers", "smoke", "turbulence")
+    """Which of configs/."""
+    share: float = 0.01
+    """Share of the paths, updates and end states."""
+    preset: Literal["paper", "small"] = "paper"
+    """The small ones show how well the straight line foretells a whole run."""
+    job: str = ""
+    """Run this config in this process and print what it took; empty: all, each in its own."""
+
+
+def part_of(config: Experiment, share: float) -> Experiment:
+    """Return the config with a share of what it counts, but never more than there is."""
+
+    def of(name: str, least: int) -> int:
+        whole = getattr(config, name)
+        return min(whole, max(least, round(share * whole)))
+
+    fields = {f.name for f in dataclasses.fields(config)}
+    counts = {n: of(n, least) for names, least in COUNTS.values() for n in names & fields}
+    return dataclasses.replace(config, **counts)
+
+
+def counted(config: Experiment, stage: str) -> int:
+    """Return what a stage's time grows with."""
+    return sum(getattr(config, name, 0) for name in COUNTS[stage][0])
+
+
+def whole_time(times: Sequence[float], counts: Sequence[int], whole: int) -> float:
+    """Extend the straight line through two (count, seconds) to the whole count.
+
+    NaN where the larger count took no longer: then both are too small to tell.
+    """
+    (first, second), (few, more) = times, counts
+    if few == more:
+        return second
+    slope = (second - first) / (more - few)
+    return second + slope * (whole - more) if slope > 0 else math.nan
+
+
+def run_here(file: ConfigFile, preset: str, config: Experiment) -> dict[str, Any]:
+    """Run one config in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = run_experiment(file, config, preset=preset, runs_dir=Path(folder), say=harness.say)
+        seconds = json.loads((done / "metrics.json").read_text(encoding="utf-8"))["seconds"]
+        paths = sum(leaf.nbytes for leaf in jax.tree.leaves(load(done).data))
+    # Kilobytes on Linux, bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    known = jax.devices()[0].memory_stats() or {}
+    return {
+        "seconds": seconds,
+        "peak": known.get("peak_bytes_in_use", peak),
+        "limit": known.get("bytes_limit"),
+        "paths": paths,
+    }
+
+
+def run_apart(settings: Settings, name: str, share: float) -> dict[str, Any]:
+    """Run one config in a process of its own."""
+    options = ["--job", name, "--share", str(share), "--preset", settings.preset]
+    command = [sys.executable, str(Path(__file__)), *options]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def foretell(settings: Settings, name: str, config: Experiment) -> dict[str, Any]:
+    """Run twice, and return the row of a table: what the whole will take."""
+    shares = (settings.share, min(1.0, 2 * settings.share))
+    parts = [part_of(config, share) for share in shares]
+    runs = [run_apart(settings, name, share) for share in shares]
+
+    def stage(of: str) -> float:
+        times = [run["seconds"][of] for run in runs]
+        return whole_time(times, [counted(p, of) for p in parts], counted(config, of))
+
+    whole: Mapping[str, float] = {of: stage(of) for of in COUNTS}
+    all_paths = runs[1]["paths"] * counted(config, "simulate") / counted(parts[1], "simulate")
+    return {
+        "config": name,
+        "updates run": counted(parts[1], "train"),
+        "of": counted(config, "train"),
+        **{f"{of}, h": seconds / 3600 for of, seconds in whole.items()},
+        "whole, h": sum(whole.values()) / 3600,
+        "peak GiB": runs[1]["peak"] / GIB,
+        "of GiB": runs[1]["limit"] and runs[1]["limit"] / GIB,
+        "paths GiB": all_paths / GIB,
+        "seconds here": sum(sum(run["seconds"].values()) for run in runs),
+    }
+
+
+def main(given: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the benchmark."""
+    quick = {"configs": ("affine",), "share": 1e-3, "preset": "small"}
+    settings = harness.parse(Settings(), quick, __doc__, given)
+    preset = settings.preset
+    if settings.job:
+        file = load_config_file(CONFIGS / f"{settings.job}.py")
+        figures = run_here(file, preset, part_of(file.presets[preset], settings.share))
+        print(json.dumps(figures))
+        return figures
+    started = time.perf_counter()
+    rows, targets = [], []
+    for name in settings.configs:
+        config = load_config_file(CONFIGS / f"{name}.py").presets[preset]
+        row = foretell(settings, name, config)
+        rows.append(row)
+        targets += [
+            harness.Target(f"{name}: foretold hours", row["whole, h"]),
+            harness.Target(f"{name}: GiB, peak and all paths", row["peak GiB"] + row["paths GiB"]),
+        ]
+    return harness.publish(settings, __file__, {f"Presets {preset}": rows}, targets, started)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What runs on a GPU or a TPU, as far as it shows without one: programs are lowered, not run.
+
+There a float32 matrix product rounds its factors to TF32 or bfloat16, unless it asks for more.
+Networks may live with that; exact scores and solvers must not, and neither must simulators (see
+``physics/test_conformance.py``).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import pytest
+
+import smdp_jax as smdp
+from smdp_jax import epochs, physics
+from smdp_jax.experiment import load_config_file
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+PLATFORMS = ("cuda", "tpu")
+LIGHT: dict[str, dict[str, Any]] = {  # few paths on a coarse grid, one update for each window
+    "affine": {"time_steps": 6, "steps": 1},
+    "quadratic": {"time_steps": 12, "steps": 4},
+    "heat": {"size": 8, "time_steps": 4, "steps": 1, "test_fields": 2},
+    "burgers": {"size": 16, "time_steps": 32, "steps": 1, "window_steps": 3, "test_fields": 2},
+    "smoke": {"size": 16, "steps": 12, "test_paths": 1, "chunk": 7},
+    "turbulence": {"size": 12, "simulated_size": 24, "viscosity": 1e-3, "end_time": 0.6}
+    | {"reconstructed_time": 0.3, "modes": 4, "substeps": 2, "test_fields": 2, "chunk": 10}
+    | {"inverse_steps": 1, "steps": 6, "flow_steps": 6},
+}
+LONGEST = {
+    "affine": [0],
+    "quadratic": [10],
+    "heat": [0],
+    "burgers": [0, 16],
+    "smoke": [30],
+    "turbulence": [1, 10, 10],
+}
+
+on_accelerators = pytest.mark.parametrize("platform", PLATFORMS)
+
+
+def lowered(function: Callable[..., Any], *inputs: Any, platform: str) -> str:
+    return jax.jit(function).trace(*inputs).lower(lowering_platforms=(platform,)).as_text()
+
+
+def rounding_products(program: str) -> list[str]:
+    kinds = ("stablehlo.dot_general", "stablehlo.convolution")
+    lines = [line.strip() for line in program.splitlines() if any(k in line for k in kinds)]
+    return [line for line in lines if "precision = [HIGHEST, HIGHEST]" not in line]
+
+
+@on_accelerators
+def test_a_rounding_product_is_seen(platform: str) -> None:
+    def square(a: Any, precision: str) -> Any:
+        return jnp.matmul(a, a, precision=precision)
+
+    for precision, number in (("default", 1), ("high", 1), ("highest", 0)):
+        program = lowered(lambda a, p=precision: square(a, p), jnp.ones((3, 3)), platform=platform)
+        assert len(rounding_products(program)) == number
+
+
+@on_accelerators
+def test_exact_scores_do_not_round(platform: str) -> None:
+    quadratic = physics.reference(physics.Quadratic(), end_time=1.0, cells=100, steps=100)
+    for score, x in (
+        (physics.Affine().score, jnp.ones((1,))),
+        (physics.Heat(size=8).score, jnp.ones((8, 8))),
+        (quadratic.score, jnp.ones((1,))),
+    ):
+        assert not rounding_products(lowered(score, jnp.float32(0.2), x, None, platform=platform))
+
+
+@on_accelerators
+@pytest.mark.parametrize("solver", [None, diffrax.Heun(), diffrax.Tsit5()])
+def test_solvers_do_not_round(solver: Any, platform: str) -> None:
+    system, ts, key = physics.Affine(), smdp.linear_grid(0.0, 1.0, 4), jax.random.key(0)
+
+    def everything(x: Any) -> Any:
+        paths = smdp.simulate(system.sde(), x[None], ts, key=key, score_targets=True)
+        path = smdp.probability_flow(system.sde(), system.score, x, ts, solver=solver)
+        past = smdp.sample_posterior(
+            system.sde(), system.score, x, ts, num_samples=2, key=key, solver=solver
+        )
+        return paths, path, past
+
+    assert not rounding_products(lowered(everything, jnp.ones((1,)), platform=platform))
+
+
+@pytest.mark.usefixtures("untyped")  # lowering puts descriptions of arrays where arrays belong
+@pytest.mark.filterwarnings("ignore:one backward step misses")  # of a network that learns nothing
+@pytest.mark.parametrize("name", LIGHT)
+def test_paper_presets_train(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest windows of every phase of their training become programs for each platform."""
+    preset = load_config_file(CONFIGS / f"{name}.py").presets["paper"]
+    config: Any = dataclasses.replace(preset, trajectories=8, **LIGHT[name])
+    longest, epoch_of = [], epochs.epoch_of
+
+    def lowering(problem: Any, steps: int) -> epochs.Epoch:
+        def epoch(state: Any, *inputs: Any) -> Any:
+            *_, stop = inputs
+            if steps == max(problem.objective.windows):
+                traced: Any = jax.jit(epoch_of(problem, steps)).trace(state, *inputs)
+                assert all(traced.lower(lowering_platforms=(p,)).as_text() for p in PLATFORMS)
+                longest.append(steps)
+            return dataclasses.replace(state, step=stop), jnp.zeros(()), jnp.zeros(())
+
+        return epoch
+
+    monkeypatch.setattr(epochs, "epoch_of", lowering)
+    config.fit(config.simulate(jax.random.key(0)), jax.random.key(1), progress=False)
+    assert longest == LONGEST[name]
