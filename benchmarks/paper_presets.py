@@ -52,14 +52,16 @@ class Settings(harness.Settings):
     """The small ones show how well the straight line foretells a whole run."""
     job: str = ""
     """Run this config in this process and print what it took; empty: all, each in its own."""
+    twice: bool = False
+    """Whether that job has twice the share."""
 
 
-def part_of(config: Experiment, share: float) -> Experiment:
-    """Return the config with a share of what it counts, but never more than there is."""
+def part_of(config: Experiment, share: float, *, twice: bool = False) -> Experiment:
+    """Return the config with a share of what it counts, or twice that; never more than all."""
 
     def of(name: str, least: int) -> int:
         whole = getattr(config, name)
-        return min(whole, max(least, round(share * whole)))
+        return min(whole, max(least, round(share * whole)) * (2 if twice else 1))
 
     fields = {f.name for f in dataclasses.fields(config)}
     counts = {n: of(n, least) for names, least in COUNTS.values() for n in names & fields}
@@ -77,7 +79,7 @@ def whole_time(times: Sequence[float], counts: Sequence[int], whole: int) -> flo
     NaN where the larger count took no longer: then both are too small to tell.
     """
     (first, second), (few, more) = times, counts
-    if few == more:
+    if more == whole:
         return second
     slope = (second - first) / (more - few)
     return second + slope * (whole - more) if slope > 0 else math.nan
@@ -101,19 +103,18 @@ def run_here(file: ConfigFile, preset: str, config: Experiment) -> dict[str, Any
     }
 
 
-def run_apart(settings: Settings, name: str, share: float) -> dict[str, Any]:
+def run_apart(settings: Settings, name: str, twice: bool) -> dict[str, Any]:
     """Run one config in a process of its own."""
-    options = ["--job", name, "--share", str(share), "--preset", settings.preset]
-    command = [sys.executable, str(Path(__file__)), *options]
+    options = ["--job", name, "--share", str(settings.share), "--preset", settings.preset]
+    command = [sys.executable, str(Path(__file__)), *options, *(["--twice"] if twice else [])]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def foretell(settings: Settings, name: str, config: Experiment) -> dict[str, Any]:
     """Run twice, and return the row of a table: what the whole will take."""
-    shares = (settings.share, min(1.0, 2 * settings.share))
-    parts = [part_of(config, share) for share in shares]
-    runs = [run_apart(settings, name, share) for share in shares]
+    parts = [part_of(config, settings.share, twice=twice) for twice in (False, True)]
+    runs = [run_apart(settings, name, twice) for twice in (False, True)]
 
     def stage(of: str) -> float:
         times = [run["seconds"][of] for run in runs]
@@ -141,7 +142,8 @@ def main(given: Sequence[str] | None = None) -> dict[str, Any]:
     preset = settings.preset
     if settings.job:
         file = load_config_file(CONFIGS / f"{settings.job}.py")
-        figures = run_here(file, preset, part_of(file.presets[preset], settings.share))
+        config = part_of(file.presets[preset], settings.share, twice=settings.twice)
+        figures = run_here(file, preset, config)
         print(json.dumps(figures))
         return figures
     started = time.perf_counter()

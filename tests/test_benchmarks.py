@@ -62,7 +62,7 @@ def test_whole_of_a_preset_from_parts(benchmark_module):
     for name in script.Settings().configs:
         whole = script.load_config_file(script.CONFIGS / f"{name}.py").presets["paper"]
         assert script.part_of(whole, 1.0) == whole
-        few, more = (script.part_of(whole, share) for share in (0.05, 0.1))
+        few, more = (script.part_of(whole, 0.001, twice=twice) for twice in (False, True))
         counts = {field for names, _ in script.COUNTS.values() for field in names}
         same = {name: value for name, value in vars(whole).items() if name not in counts}
         assert same.items() <= vars(few).items()

@@ -165,7 +165,12 @@ def every_leaf(test: Callable[..., Any], *trees: Any) -> bool:
 
 
 def assert_close(a: Any, b: Any, tolerance: float = 1e-5) -> None:
-    jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, tolerance, tolerance), a, b)
+    """Up to rounding, which is that of the largest of the terms that are summed."""
+
+    def compare(p: Any, q: Any) -> None:
+        np.testing.assert_allclose(p, q, rtol=0, atol=tolerance * np.abs(q).max())
+
+    jax.tree.map(compare, a, b)
 
 
 def assert_like(a: Any, x: Any) -> None:
