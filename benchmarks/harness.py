@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -211,6 +212,13 @@ def say(line: str) -> None:
         What to show.
     """
     print(line, file=sys.stderr, flush=True)
+
+
+def peak_memory() -> int:
+    """Return the bytes of memory that this process has held at most."""
+    # Kilobytes on Linux, bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _say(text: str) -> None:

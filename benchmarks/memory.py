@@ -14,7 +14,6 @@ Paths are solved in chunks (``chunk_size``), as ``configs/heat.py`` does.
 """
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -127,10 +126,7 @@ JOBS: dict[str, tuple[str, Callable[[Settings], Any], float | None]] = {
 def run_here(settings: Settings) -> dict[str, float]:
     """Run one job in this process."""
     took = timing.seconds(lambda: JOBS[settings.job][1](settings))
-    # Kilobytes on Linux, bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return {"seconds": took, "GiB": peak / GIB}
+    return {"seconds": took, "GiB": harness.peak_memory() / GIB}
 
 
 def run_apart(settings: Settings, job: str) -> dict[str, float]:
