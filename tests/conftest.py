@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import jax
 import jaxtyping
+import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -52,3 +53,12 @@ def x64() -> Iterator[None]:
 def untyped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Switch the session's checks of annotations off: what users see."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture
+def no_step_miss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what ``fit`` measures at the end, which compiles as long as the training itself."""
+    from smdp_jax import train  # above, it would come before the checks of its annotations
+
+    for diagnostic in ("step_miss", "learned_step_miss"):
+        monkeypatch.setattr(train, diagnostic, lambda *inputs, **options: np.ones(1))

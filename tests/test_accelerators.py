@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import pytest
 
 import smdp_jax as smdp
-from smdp_jax import epochs, physics, train
+from smdp_jax import epochs, physics
 from smdp_jax.experiment import load_config_file
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -90,7 +90,8 @@ def test_solvers_do_not_round(solver: Any, platform: str) -> None:
     assert not rounding_products(lowered(everything, jnp.ones((1,)), platform=platform))
 
 
-@pytest.mark.usefixtures("untyped")  # lowering puts descriptions of arrays where arrays belong
+# Lowering puts descriptions of arrays where arrays belong.
+@pytest.mark.usefixtures("untyped", "no_step_miss")
 @pytest.mark.parametrize("name", LIGHT)
 def test_paper_presets_train(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The longest windows of every phase of their training become programs for each platform."""
@@ -110,7 +111,5 @@ def test_paper_presets_train(name: str, monkeypatch: pytest.MonkeyPatch) -> None
         return epoch
 
     monkeypatch.setattr(epochs, "epoch_of", lowering)
-    for diagnostic in ("step_miss", "learned_step_miss"):  # of a network that learns nothing
-        monkeypatch.setattr(train, diagnostic, lambda *inputs, **options: jnp.ones(1))
     config.fit(config.simulate(jax.random.key(0)), jax.random.key(1), progress=False)
     assert longest == LONGEST[name]

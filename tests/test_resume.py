@@ -19,48 +19,9 @@ import pytest
 import smdp_jax as smdp
 from smdp_jax import epochs, train
 from smdp_jax.checkpoint import RunDirectory
+from tests.linear_fit import DATA, K_PATH, K_START, SDE, TS, Linear, fit
 
 pytestmark = pytest.mark.usefixtures("no_step_miss")
-
-KEY = jax.random.key(31)
-RATE = 0.7
-SDE = smdp.SDE(lambda t, x, args: -RATE * x, diffusion=0.5)
-TS = smdp.linear_grid(0.0, 1.0, 10)
-K_START, K_PATH, K_HELD = jax.random.split(jax.random.key(1), 3)
-DATA = smdp.simulate(SDE, jax.random.normal(K_START, (64, 1)), TS, key=K_PATH)
-
-
-class Linear(nn.Module):
-    """The score of a centred Gaussian whose precision is linear in time."""
-
-    width: int = 1
-
-    @nn.compact
-    def __call__(self, t, x, args):
-        a = self.param("a", nn.initializers.constant(0.1), (self.width,))
-        b = self.param("b", nn.initializers.zeros, ())
-        return (a.sum() + b * t) * x
-
-
-def fit(objective=None, optimizer=None, *, sde=SDE, model=None, data=DATA, **settings):
-    """A run of 60 small updates in epochs of 10, without bar and without preconditioning."""
-    settings = {
-        "steps": 60,
-        "key": KEY,
-        "batch_size": 16,
-        "epoch_steps": 10,
-        "precondition": False,
-        "progress": False,
-        "checkpoint_seconds": 0.0,
-    } | settings
-    return smdp.fit(
-        sde,
-        Linear() if model is None else model,
-        data,
-        smdp.OneStep() if objective is None else objective,
-        optax.adam(0.03) if optimizer is None else optimizer,
-        **settings,
-    )
 
 
 def assert_same_run(result, expected):
@@ -70,12 +31,6 @@ def assert_same_run(result, expected):
     )
     for name, values in expected.history.items():
         np.testing.assert_array_equal(result.history[name], values)
-
-
-@pytest.fixture
-def no_step_miss(monkeypatch):
-    """Leave out the diagnostic at the end, which compiles as long as the training itself."""
-    monkeypatch.setattr(train, "step_miss", lambda sde, score, data, **_: jnp.ones(10))
 
 
 @pytest.fixture(scope="module")

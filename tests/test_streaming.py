@@ -4,14 +4,15 @@ import dataclasses
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import smdp_jax as smdp
-from smdp_jax import datasets, train
+from smdp_jax import datasets
 from smdp_jax.checkpoint import RunDirectory
+
+pytestmark = pytest.mark.usefixtures("no_step_miss")
 
 KEY = jax.random.key(4)
 SDE = smdp.SDE(lambda t, x, args: -0.7 * x, diffusion=0.5)
@@ -50,12 +51,6 @@ def fit(data, objective=None, **settings):
 
 def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a.learned.variables, b.learned.variables)
-
-
-@pytest.fixture(autouse=True)
-def no_step_miss(monkeypatch):
-    """Leave out the diagnostic at the end, which compiles as long as the training itself."""
-    monkeypatch.setattr(train, "step_miss", lambda sde, score, data, **_: jnp.ones(6))
 
 
 @pytest.fixture(scope="module")
