@@ -174,7 +174,9 @@ class Splitting(diffrax.AbstractItoSolver):
     """Lie splitting for flow maps: the simulator's step, then the noise ``g sqrt(dt) z``.
 
     On a reversed process the simulator's step already holds the score's correction (see
-    ``reverse_sde``). Weak order 1.
+    ``reverse_sde``). Weak order 1: noise is not damped within a step, so what decays at the rate
+    kappa rests with ``2 kappa dt / (1 - exp(-2 kappa dt))`` times the variance of the continuous
+    process. A probability flow feels that where ``kappa dt`` is not small.
     """
 
     term_structure: ClassVar = diffrax.AbstractTerm

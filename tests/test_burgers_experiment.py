@@ -61,6 +61,34 @@ def test_what_is_compared(finished):
     assert 8 % int(arrays["physics_stride"]) == 0
 
 
+def test_flows_know_the_noise_of_the_simulated_steps(finished):
+    """Four simulator steps in each of eight, so 0.1 / 32 each."""
+    run = load(finished)
+    x, gain = run.data.at(0, -1), np.asarray(run.config.system().noise_gain(0.1 / 32))
+    alone, fed = (
+        np.fft.rfft(score(run.data.ts[-1], x, None)) for score in (run.score, run.config.fed(run))
+    )
+    assert gain.max() > 1.2
+    np.testing.assert_allclose(fed, gain * alone, rtol=0, atol=1e-4 * np.abs(alone).max())
+
+
+def test_spectra_are_compared(finished):
+    """By the first five modes; the flows that count are those within the range of the data."""
+    run, arrays = load(finished), read_arrays(finished / "samples.npz", "")["arrays"]
+    metrics = json.loads((finished / "metrics.json").read_text())["metrics"]
+    power = lambda x: np.abs(np.fft.rfft(np.float64(x)))[..., 1:6] ** 2
+    truth = power(run.truth["paths"][:, 0])
+    mean = power(arrays["paths"][:, :, 0]).mean(axis=1)
+    row = metrics["spectral error of the samples' mean power"]
+    assert row["value"] == pytest.approx(np.abs(np.log(mean / truth)).mean() / 2, rel=1e-3)
+    inside = np.abs(arrays["flows"]).max(axis=2) <= arrays["limits"]
+    whole = inside.all(axis=1)
+    assert metrics["share of flows that reach the start"]["value"] == whole.mean()
+    errors = np.abs(np.log(power(arrays["flows"][:, 0]) / truth)).mean(axis=1) / 2
+    expected = errors[whole].mean() if whole.any() else None
+    assert row["target"] == (expected and pytest.approx(expected, rel=1e-3))
+
+
 def test_report_has_its_figures(finished):
     for name in ("paths", "profiles", "spectra", "training", "step_miss"):
         assert (finished / "figures" / f"{name}.png").stat().st_size > 1000

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from smdp_jax._types import Args, Scalar
 from smdp_jax.physics.conditions import coefficients
 from smdp_jax.physics.courant import warn_step
-from smdp_jax.physics.exponential import etdrk4
+from smdp_jax.physics.exponential import etdrk4, phi_functions
 from smdp_jax.physics.periodic import angular_wavenumbers, dealiased, require_grid, waves
 from smdp_jax.physics.starts import require_draws
 from smdp_jax.sde import SDE, negated
@@ -231,6 +231,32 @@ class Burgers:
         viscosity = jnp.asarray(viscosity, float)
         (k,) = angular_wavenumbers((self.size,))
         return viscosity * jnp.asarray(k**2, viscosity.dtype)
+
+    def noise_gain(self, dt: Scalar, args: Args = None) -> Float[Array, " half"]:
+        """How much more noise a mode seems to get when it is added after steps, undamped within.
+
+        ``Splitting`` does that: its steps ``x' = exp(-kappa dt) x + g sqrt(dt) z`` lie on exact
+        paths of ``dx = -kappa x dt + g sqrt(r) dW``, not on those of the noise g. The probability
+        flow, in which decay and noise of stiff modes cancel, is that of the paths with ``g^2 r``.
+
+        Parameters
+        ----------
+        dt : scalar
+            Length of the simulator's steps, in time.
+        args : dict, optional
+            ``{"viscosity": nu}``.
+
+        Returns
+        -------
+        array, shape (size // 2 + 1,)
+            ``r = 2 kappa dt / (1 - exp(-2 kappa dt))``, at least 1.
+
+        Raises
+        ------
+        ValueError
+            If ``args`` holds anything but a viscosity.
+        """
+        return 1 / phi_functions(-2 * dt * self.decay_rates(args))[0]
 
     @property
     def transform(self) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:

@@ -252,3 +252,30 @@ def test_cfl_warning_names_the_step_that_would_do():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call(Burgers())
+
+
+def test_noise_gain_is_what_the_simulated_modes_have():
+    """At rest, where each mode is an Ornstein-Uhlenbeck process: variance g^2 r / (2 kappa)."""
+    system, n, steps = Burgers(size=32, amplitude=1e-4, noise=1e-4), 4000, 8
+    ts = smdp.linear_grid(0.0, 0.5, steps)
+    k_prior, k_noise = jax.random.split(jax.random.key(0))
+    x0 = system.prior(k_prior, n)
+    ends = smdp.simulate(system.sde(), x0, ts, key=k_noise).xs[:, -1]
+    modes = np.fft.rfft(np.float64(ends), norm="ortho")[:, 8:16]
+    rates = np.asarray(system.decay_rates())[8:16]
+    gain = np.asarray(system.noise_gain(0.5 / steps))[8:16]
+    assert np.all(rates * 0.5 > 10)  # stationary
+    assert gain.min() > 3
+    variance = np.mean(np.abs(modes) ** 2, axis=0) * 2 * rates / system.noise**2
+    # Relative standard error 1 / sqrt(n); 8 modes: false alarm 8 x 6e-7.
+    np.testing.assert_allclose(variance, gain, rtol=5 / math.sqrt(n))
+
+
+def test_noise_gain_of_short_and_exact_steps():
+    system = Burgers(size=32)
+    np.testing.assert_allclose(system.noise_gain(1e-9), 1, rtol=1e-5)
+    rates = np.float64(system.decay_rates({"viscosity": 0.02}))
+    expected = 2 * rates[1:] * 0.1 / -np.expm1(-2 * rates[1:] * 0.1)
+    gain = system.noise_gain(0.1, {"viscosity": 0.02})
+    np.testing.assert_allclose(gain[1:], expected, rtol=1e-5)
+    assert gain[0] == 1
