@@ -228,6 +228,7 @@ class Config(Experiment):
             *self._reached(run, arrays),
             *self._reconstructed(run, arrays),
             *self._starts(run, arrays),
+            *self._spectra(run, arrays),
         ]
 
     def _flows_that_reach(self, run: Run, arrays: Mapping[str, Any]) -> np.ndarray:
@@ -298,18 +299,17 @@ class Config(Experiment):
                 1.0,
                 note="1 where the posterior is calibrated",
             ),
-            *self._spectra(
-                starts, truth, arrays["flows"][:, 0], self._flows_that_reach(run, arrays)
-            ),
         ]
 
-    def _spectra(self, starts: Any, truth: Any, flow: Any, whole: np.ndarray) -> Sequence[Metric]:
+    def _spectra(self, run: Run, arrays: Mapping[str, Any]) -> Sequence[Metric]:
+        starts, truth = arrays["paths"][:, :, 0], run.truth["paths"][:, 0]
         # Higher modes of the initial field are empty.
         kmax = self.system().modes
         power = partial(evaluate.power_spectrum, kmax=kmax)
         spectral = jax.vmap(partial(evaluate.spectral_error, kmax=kmax))
         mean, true = jax.vmap(jax.vmap(power))(starts).mean(axis=1), jax.vmap(power)(truth)
-        of_flows = _mean_over(whole, spectral(flow, truth))
+        whole = self._flows_that_reach(run, arrays)
+        of_flows = _mean_over(whole, spectral(arrays["flows"][:, 0], truth))
         return [
             Metric(
                 "spectral error of the samples' mean power",
