@@ -9,8 +9,8 @@ and all, times what it lacks: where the two differ much, the share is too small.
 process of its own, whose peak memory is that of the device where JAX knows it, of the process
 elsewhere; beside it the size of all training paths, of which a run with a share holds only a part.
 
-With a share of 1 a preset simply runs; ``benchmarks/experiments.py --preset paper`` does the same,
-goes on where it was stopped, and records what it reaches.
+``benchmarks/experiments.py --preset paper`` runs them whole, goes on where it was stopped, and
+records what they reach.
 """
 
 import dataclasses
@@ -98,7 +98,7 @@ def run_here(file: ConfigFile, preset: str, config: Experiment) -> dict[str, Any
     }
 
 
-def run_apart(settings: Settings, name: str, twice: bool) -> dict[str, Any]:
+def run_apart(settings: Settings, name: str, *, twice: bool) -> dict[str, Any]:
     """Run one config in a process of its own."""
     options = ["--job", name, "--share", str(settings.share), "--preset", settings.preset]
     command = [sys.executable, str(Path(__file__)), *options, *(["--twice"] if twice else [])]
@@ -109,7 +109,8 @@ def run_apart(settings: Settings, name: str, twice: bool) -> dict[str, Any]:
 def foretell(settings: Settings, name: str, config: Experiment) -> dict[str, Any]:
     """Run twice, and return the row of a table: what the whole will take."""
     parts = [part_of(config, settings.share, twice=twice) for twice in (False, True)]
-    runs = [run_apart(settings, name, twice) for twice in (False, True)]
+    runs = [run_apart(settings, name, twice=False)]
+    runs.append(run_apart(settings, name, twice=True) if parts[1] != parts[0] else runs[0])
 
     def stage(of: str) -> tuple[float, float]:
         times, counts = [r["seconds"][of] for r in runs], [counted(p, of) for p in parts]
@@ -129,7 +130,6 @@ def foretell(settings: Settings, name: str, config: Experiment) -> dict[str, Any
         "peak GiB": runs[1]["peak"] / GIB,
         "of GiB": runs[1]["limit"] and runs[1]["limit"] / GIB,
         "paths GiB": all_paths / GIB,
-        "seconds here": sum(sum(run["seconds"].values()) for run in runs),
     }
 
 
