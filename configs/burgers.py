@@ -329,11 +329,13 @@ class Config(Experiment):
     def figures(self, run: Run, arrays: Mapping[str, Any]) -> Mapping[str, ReportFigure]:
         truth, ts = np.asarray(run.truth["paths"]), np.asarray(run.data.ts)
         points = np.arange(self.size) / self.size
+        whole = self._flows_that_reach(run, arrays)
+        flows = arrays["flows"][whole if whole.any() else slice(None), 0]
         power = jax.vmap(evaluate.power_spectrum)
         shown = {
             "truth": power(truth[:, 0]),
             "samples": power(arrays["paths"][:, 0, 0]),
-            "flow (ODE)": np.median(power(arrays["flows"][:, 0]), axis=0),
+            "flow (ODE)": np.median(power(flows), axis=0),
             "end states": np.median(power(truth[:, -1]), axis=0),
         }
         plots = evaluate.plots
@@ -359,7 +361,7 @@ class Config(Experiment):
                     np.arange(self.size // 2 + 1, dtype=float), shown, kmax=self.system().modes
                 ),
                 f"Power over wavenumber in {len(truth)} fields: median, and for truth and samples "
-                "the band of 90 %.",
+                f"the band of 90 %; {whole.sum()} flows reach the start.",
             ),
         }
 
