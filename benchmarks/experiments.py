@@ -50,10 +50,9 @@ def main() -> None:
     """Run all experiments and publish what they should reach."""
     options = parse(Options(), {"configs": ("affine",)}, __doc__)
     started = time.perf_counter()
-    rows, reached = [], []
+    rows, reached, preset = [], [], options.preset
     for name in options.configs:
         file = load_config_file(Path(__file__).parent.parent / "configs" / f"{name}.py")
-        preset = options.preset
         done = run_experiment(
             file, file.presets[preset], preset=preset, runs_dir=Path(options.runs_dir), say=say
         )

@@ -193,7 +193,9 @@ class Config(Experiment):
             batch_axes=1,
             chunk_size=self.chunk,
         )
-        walk = jax.jit(jax.vmap(lambda x: smdp.probability_flow(run.sde, self.fed(run), x, ts).xs))
+        walk = jax.jit(
+            jax.vmap(lambda x: smdp.probability_flow(run.sde, self.flow_score(run), x, ts).xs)
+        )
         forward = jax.jit(jax.vmap(lambda x: noise_free.walk(system.step, x, ts)))
         starts, flows = past.samples[:, :, 0], walk(x_end)
         physics_only, stride = noise_free.best_negated_starts(system.step, x_end, ts)
@@ -213,8 +215,8 @@ class Config(Experiment):
             "limits": 1.5 * jnp.abs(run.data.xs).max(axis=(0, 2)),
         }
 
-    def fed(self, run: Run) -> Any:
-        """The score, times the noise per mode that the simulated paths seem to have been fed."""
+    def flow_score(self, run: Run) -> Any:
+        """The score, times how much more noise the simulated modes seem to get."""
         gain = self.system().noise_gain(self.end_time / self.time_steps / self.substeps)
 
         def score(t: Any, x: Any, args: Any) -> Any:
@@ -312,17 +314,17 @@ class Config(Experiment):
         of_flows = _mean_over(whole, spectral(arrays["flows"][:, 0], truth))
         return [
             Metric(
-                "spectral error of the samples' mean power",
-                jnp.abs(jnp.log(mean / true)[:, 1:] / 2).mean(),
+                "spectral error of a sample",
+                spectral(starts[:, 0], truth).mean(),
                 of_flows,
                 note="that of the flows that reach the start",
                 bound="at most",
             ),
             Metric(
-                "spectral error of a sample",
-                spectral(starts[:, 0], truth).mean(),
-                note=f"a flow has {of_flows:.3g}: a draw lies further away than the mean does, by "
-                "a factor of sqrt(2) where the posterior is calibrated",
+                "spectral error of the samples' mean power",
+                jnp.abs(jnp.log(mean / true)[:, 1:] / 2).mean(),
+                note="of what the posterior as a whole says; one draw lies further away, by a "
+                "factor of sqrt(2) where it is calibrated",
             ),
         ]
 

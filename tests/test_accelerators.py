@@ -1,12 +1,10 @@
 """What runs on a GPU or a TPU, as far as it shows without one: programs are lowered, not run.
 
-There a float32 matrix product rounds its factors to TF32 or bfloat16, unless it asks for more.
-Networks may live with that; exact scores and solvers must not, and neither must simulators (see
-``physics/test_conformance.py``).
+Networks may live with products that round their factors there; exact scores and solvers must not,
+and neither must simulators (see ``physics/test_conformance.py``).
 """
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,9 @@ import pytest
 import smdp_jax as smdp
 from smdp_jax import epochs, physics
 from smdp_jax.experiment import load_config_file
+from tests.lowering import PLATFORMS, lowered, rounding_products
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-PLATFORMS = ("cuda", "tpu")
 LIGHT: dict[str, dict[str, Any]] = {  # few paths on a coarse grid, one update for each window
     "affine": {"time_steps": 6, "steps": 1},
     "quadratic": {"time_steps": 12, "steps": 4},
@@ -41,16 +39,6 @@ LONGEST = {
 }
 
 on_accelerators = pytest.mark.parametrize("platform", PLATFORMS)
-
-
-def lowered(function: Callable[..., Any], *inputs: Any, platform: str) -> str:
-    return jax.jit(function).trace(*inputs).lower(lowering_platforms=(platform,)).as_text()
-
-
-def rounding_products(program: str) -> list[str]:
-    kinds = ("stablehlo.dot_general", "stablehlo.convolution")
-    lines = [line.strip() for line in program.splitlines() if any(k in line for k in kinds)]
-    return [line for line in lines if "precision = [HIGHEST, HIGHEST]" not in line]
 
 
 @on_accelerators

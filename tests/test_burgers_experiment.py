@@ -65,11 +65,12 @@ def test_flows_know_the_noise_of_the_simulated_steps(finished):
     """Four simulator steps in each of eight, so 0.1 / 32 each."""
     run = load(finished)
     x, gain = run.data.at(0, -1), np.asarray(run.config.system().noise_gain(0.1 / 32))
-    alone, fed = (
-        np.fft.rfft(score(run.data.ts[-1], x, None)) for score in (run.score, run.config.fed(run))
+    alone, of_flow = (
+        np.fft.rfft(score(run.data.ts[-1], x, None))
+        for score in (run.score, run.config.flow_score(run))
     )
     assert gain.max() > 1.2
-    np.testing.assert_allclose(fed, gain * alone, rtol=0, atol=1e-4 * np.abs(alone).max())
+    np.testing.assert_allclose(of_flow, gain * alone, rtol=0, atol=1e-4 * np.abs(alone).max())
 
 
 def test_spectra_are_compared(finished):
@@ -86,6 +87,10 @@ def test_spectra_are_compared(finished):
     assert metrics["share of flows that reach the start"]["value"] == whole.mean()
     errors = np.abs(np.log(power(arrays["flows"][:, 0]) / truth)).mean(axis=1) / 2
     expected = errors[whole].mean() if whole.any() else None
+    row = metrics["spectral error of a sample"]
+    one = np.abs(np.log(power(arrays["paths"][:, 0, 0]) / truth)).mean() / 2
+    assert row["value"] == pytest.approx(one, rel=1e-3)
+    assert row["bound"] == "at most"
     assert row["target"] == (expected and pytest.approx(expected, rel=1e-3))
 
 

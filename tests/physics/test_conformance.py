@@ -14,6 +14,7 @@ import pytest
 import smdp_jax as smdp
 from smdp_jax import physics
 from smdp_jax.physics.starts import require_draws
+from tests.lowering import PLATFORMS, lowered, rounding_products
 
 # These tests spend their time in the compiler: half of it is spared by optimising less.
 compiled = functools.partial(
@@ -340,7 +341,7 @@ def test_solvers_take_it(case: Case) -> None:
 
 
 @every_simulator
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("platform", PLATFORMS)
 def test_accelerators(case: Case, platform: str) -> None:
     """It lowers for them, and its matrix products ask for all digits, which they drop unasked."""
 
@@ -349,10 +350,8 @@ def test_accelerators(case: Case, platform: str) -> None:
         return jax.vjp(there_and_back, x)[1](x)
 
     times = jnp.float32(0.1), jnp.float32(0.1 + case.dt)
-    traced = jax.jit(gradient).trace(*times, state(case), conditions(case))
-    program = traced.lower(lowering_platforms=(platform,)).as_text()
-    products = [line for line in program.splitlines() if "stablehlo.dot_general" in line]
-    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+    program = lowered(gradient, *times, state(case), conditions(case), platform=platform)
+    assert not rounding_products(program)
 
 
 @every_simulator
