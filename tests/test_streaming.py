@@ -2,31 +2,20 @@
 
 import dataclasses
 
-import flax.linen as nn
 import jax
 import numpy as np
-import optax
 import pytest
 
 import smdp_jax as smdp
 from smdp_jax import datasets
 from smdp_jax.checkpoint import RunDirectory
+from tests import linear_fit
+from tests.linear_fit import SDE
 
 pytestmark = pytest.mark.usefixtures("no_step_miss")
 
 KEY = jax.random.key(4)
-SDE = smdp.SDE(lambda t, x, args: -0.7 * x, diffusion=0.5)
 TS = smdp.linear_grid(0.0, 1.0, 6)
-
-
-class Linear(nn.Module):
-    """A score linear in the state and in time."""
-
-    @nn.compact
-    def __call__(self, t, x, args):
-        a = self.param("a", nn.initializers.constant(0.1), ())
-        b = self.param("b", nn.initializers.zeros, ())
-        return (a + b * t) * x
 
 
 def paths(key, samples=32):
@@ -36,17 +25,7 @@ def paths(key, samples=32):
 
 
 def fit(data, objective=None, **settings):
-    settings = {
-        "steps": 70,
-        "key": KEY,
-        "batch_size": 8,
-        "epoch_steps": 10,
-        "precondition": False,
-        "progress": False,
-        "checkpoint_seconds": 0.0,
-    } | settings
-    objective = smdp.OneStep() if objective is None else objective
-    return smdp.fit(SDE, Linear(), data, objective, optax.adam(0.03), **settings)
+    return linear_fit.fit(objective, data=data, **{"steps": 70, "batch_size": 8} | settings)
 
 
 def assert_same(a, b):
