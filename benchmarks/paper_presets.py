@@ -138,6 +138,8 @@ def main(given: Sequence[str] | None = None) -> dict[str, Any]:
     quick = {"configs": ("affine",), "share": 1e-3, "preset": "small"}
     settings = harness.parse(Settings(), quick, __doc__, given)
     preset = settings.preset
+    if not 0 < settings.share <= 1:
+        raise SystemExit(f"--share must be above 0 and at most 1, got {settings.share:g}")
     if settings.job:
         file = load_config_file(CONFIGS / f"{settings.job}.py")
         config = part_of(file.presets[preset], settings.share, twice=settings.twice)
