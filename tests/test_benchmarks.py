@@ -84,3 +84,29 @@ def test_targets_and_tables(benchmark_module):
     assert shown.row() == {"target": "far", "measured": 1.0, "wanted": "", "": ""}
     lines = harness.table([{"name": "a", "s": 0.12345}, {"name": "bcd", "s": None}]).splitlines()
     assert lines == ["name      s", "a     0.123", "bcd       –"]
+
+
+def test_compiled_and_not_run(benchmark_module):
+    """Memory as planned for functions of known size; each program once, and nothing is run."""
+    import jax
+    import jax.numpy as jnp
+
+    import smdp_jax as smdp
+
+    compiling = benchmark_module("compiling")
+    x, ts = jnp.ones((1000,)), jnp.linspace(0.0, 1.0, 5)
+    with compiling.compiling_for(compiling.device_of("here")) as programs:
+        double = jax.jit(lambda x: 2 * x)
+        assert double(x) is x
+        assert double(x) is x
+        assert jax.jit(lambda x: double(x)[::2])(x).shape == (500,)
+        assert jax.lax.map(lambda x: x + 1, x) is x
+        sde = smdp.SDE(lambda t, x, args: -x, diffusion=1.0)
+        paths = smdp.simulate(sde, jnp.ones((3, 2)), ts, key=jax.random.key(0))
+    *found, last = programs.values()
+    assert [(p.inputs, p.outputs) for p in found] == [(4000, 4000), (4000, 2000), (4000, 4000)]
+    assert last.name == "_simulate"
+    assert (paths.ts is ts, paths.xs.shape) == (True, (3, 5, 2))
+    assert jnp.array_equal(jax.jit(lambda x: 2 * x)(x), 2 * x)
+    with pytest.raises(SystemExit, match=r"cannot compile for v5e: install libtpu"):
+        compiling.device_of("v5e")
