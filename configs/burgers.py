@@ -312,19 +312,25 @@ class Config(Experiment):
         mean, true = jax.vmap(jax.vmap(power))(starts).mean(axis=1), jax.vmap(power)(truth)
         whole = self._flows_that_reach(run, arrays)
         of_flows = _mean_over(whole, spectral(arrays["flows"][:, 0], truth))
+        of_samples = spectral(starts[:, 0], truth).mean()
+        of_mean = jnp.abs(jnp.log(mean / true)[:, 1:] / 2).mean()
         return [
             Metric(
-                "spectral error of a sample",
-                spectral(starts[:, 0], truth).mean(),
-                of_flows,
-                note="that of the flows that reach the start",
+                "spectral error of a sample / of the flow",
+                of_samples / of_flows,
+                np.sqrt(2) if whole.any() else np.nan,
+                note="exact: sqrt(1 + rho^2) for Gaussian modes that correlate by rho with the "
+                "end state, see tests/test_power_of_samples.py",
                 bound="at most",
+            ),
+            Metric("spectral error of a sample", of_samples),
+            Metric(
+                "spectral error of the flow", of_flows, note="of the flows that reach the start"
             ),
             Metric(
                 "spectral error of the samples' mean power",
-                jnp.abs(jnp.log(mean / true)[:, 1:] / 2).mean(),
-                note="of what the posterior as a whole says; one draw lies further away, by a "
-                "factor of sqrt(2) where it is calibrated",
+                of_mean,
+                note="of what the posterior as a whole says",
             ),
         ]
 

@@ -87,11 +87,15 @@ def test_spectra_are_compared(finished):
     assert metrics["share of flows that reach the start"]["value"] == whole.mean()
     errors = np.abs(np.log(power(arrays["flows"][:, 0]) / truth)).mean(axis=1) / 2
     expected = errors[whole].mean() if whole.any() else None
-    row = metrics["spectral error of a sample"]
+    assert metrics["spectral error of the flow"]["value"] == (
+        expected and pytest.approx(expected, rel=1e-3)
+    )
     one = np.abs(np.log(power(arrays["paths"][:, 0, 0]) / truth)).mean() / 2
-    assert row["value"] == pytest.approx(one, rel=1e-3)
+    assert metrics["spectral error of a sample"]["value"] == pytest.approx(one, rel=1e-3)
+    row = metrics["spectral error of a sample / of the flow"]
+    assert row["value"] == (expected and pytest.approx(one / expected, rel=1e-3))
     assert row["bound"] == "at most"
-    assert row["target"] == (expected and pytest.approx(expected, rel=1e-3))
+    assert row["target"] == (expected and pytest.approx(2**0.5))
 
 
 def test_report_has_its_figures(finished):
