@@ -110,3 +110,21 @@ def test_compiled_and_not_run(benchmark_module):
     assert jnp.array_equal(jax.jit(lambda x: 2 * x)(x), 2 * x)
     with pytest.raises(SystemExit, match=r"cannot compile for v5e: install libtpu"):
         compiling.device_of("v5e")
+
+
+# Inputs are split into arrays and the rest, with marks where they were.
+@pytest.mark.usefixtures("untyped")
+def test_stages_of_a_preset_are_compiled(benchmark_module, monkeypatch):
+    """16 paths of 9 times, and 3 end states; the largest program holds at least the data."""
+    import jax
+
+    script = benchmark_module("compile_presets")
+    monkeypatch.setattr(script, "CONFIGS", Path(__file__).parent / "configs")
+    row = script.compile_stages("tiny", "paper", jax.devices()[0])
+    data = 4 * (9 + 16 * 9 + 3)
+    assert row["data, GiB"] * 2**30 == data
+    largest = [row[f"{stage}, GiB"] for stage in ("simulate", "train", "sample")]
+    assert row["train, GiB"] * 2**30 > 4 * (9 + 16 * 9)
+    assert row["at most, GiB"] == pytest.approx(max(largest) + data / 2**30)
+    # simulate; the network's first parameters, an epoch, the miss of a step; sample.
+    assert row["programs"] == 5
