@@ -1,10 +1,11 @@
 r"""How far back through shocks do paths get, by method, from the same network and training time?
 
 Four runs of ``configs/burgers.py``: the loss of one step, windows of steps, path score matching,
-and windows after path score matching. All train for about the same time, by as many updates as short
-runs of each foretell, and from fewer paths than the preset has. From unseen end states: the time that each path reaches backward before it leaves the range of the data, the share
-that reaches the start, reconstruction against the noise floor, and the CRPS of the initial modes
-against that of draws from the prior.
+and windows after path score matching. All train for about the same time, by as many updates as
+short runs of each foretell, and from fewer paths than the preset has. From unseen end states: the
+time that each path reaches backward before it leaves the range of the data, the share that reaches
+the start, reconstruction against the noise floor, and the CRPS of the initial modes against that of
+draws from the prior.
 
     python benchmarks/burgers.py
     python benchmarks/burgers.py --preset paper --posterior-samples 2 \
