@@ -37,6 +37,8 @@ LONGEST = {
     "smoke": [30],
     "turbulence": [1, 10, 10],
 }
+# Objectives and kinds of process that the other presets have, too.
+ALIKE = dict.fromkeys(("affine", "quadratic", "heat"), pytest.mark.slow)
 
 on_accelerators = pytest.mark.parametrize("platform", PLATFORMS)
 
@@ -80,7 +82,7 @@ def test_solvers_do_not_round(solver: Any, platform: str) -> None:
 
 # Lowering puts descriptions of arrays where arrays belong.
 @pytest.mark.usefixtures("untyped", "no_step_miss")
-@pytest.mark.parametrize("name", LIGHT)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=ALIKE.get(n, ())) for n in LIGHT])
 def test_paper_presets_train(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The longest windows of every phase of their training become programs for each platform."""
     preset = load_config_file(CONFIGS / f"{name}.py").presets["paper"]

@@ -113,6 +113,7 @@ def test_compiled_and_not_run(benchmark_module):
 
 
 # Inputs are split into arrays and the rest, with marks where they were.
+@pytest.mark.slow
 @pytest.mark.usefixtures("untyped")
 def test_stages_of_a_preset_are_compiled(benchmark_module, monkeypatch):
     """16 paths of 9 times, and 3 end states; the largest program holds at least the data."""
