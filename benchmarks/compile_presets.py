@@ -67,7 +67,7 @@ def compile_stages(name: str, preset: str, device: Any) -> dict[str, Any]:
     return {
         "config": name,
         "programs": number,
-        **{f"{called}, GiB": bytes / GIB for called, bytes in largest.items()},
+        **{f"{called}, GiB": size / GIB for called, size in largest.items()},
         "data, GiB": data / GIB,
         "at most, GiB": (max(largest.values()) + data) / GIB,
         "compile min": sum(seconds.values()) / 60,

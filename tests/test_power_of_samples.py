@@ -49,7 +49,7 @@ def test_power_of_the_flow_of_a_draw_and_of_many_draws():
         "draw": (past[:, 0] ** 2, 2 * (1 - rho**4)),
         "draws": ((past**2).mean(axis=1), (1 + 1 / DRAWS) * (1 - rho**4)),
     }
-    for power, expected in given.values():
+    for name, (power, expected) in given.items():
         errors = np.asarray(power - truth**2, np.float64) ** 2 / 2  # of a variance of 2
         z = (errors.mean(axis=0) - expected) / (errors.std(axis=0) / np.sqrt(number))
-        assert np.abs(z).max() < 4.5
+        assert np.abs(z).max() < 4.5, name
