@@ -6,7 +6,7 @@ of the library. Operations dispatched one by one run where they are, on made-up 
 
 import contextlib
 import functools
-import importlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -21,16 +21,10 @@ from jax.experimental import topologies
 
 Chip = Literal["here", "h100", "v5e"]
 
-COMPILED = (
-    ("smdp_jax.simulate", "_simulate"),
-    ("smdp_jax.posterior", "_sample"),
-    ("smdp_jax.posterior", "_flow"),
-    ("smdp_jax.path_targets", "_pilot"),
-)
-"""Functions of the library that are compiled where they are defined."""
 RUN = ("march",)
 """Functions that do run: what their values must fulfil is checked."""
 _JIT, _MAP = jax.jit, jax.lax.map
+_FILTER_JIT: Any = type(eqx.filter_jit(len))
 H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024
@@ -144,6 +138,17 @@ class Compiler:
         return call
 
 
+def compiled_in_library() -> list[tuple[Any, str, Any]]:
+    """Return the functions that are compiled where they are defined: module, name, function."""
+    loaded = [module for name, module in sys.modules.items() if name.startswith("smdp_jax.")]
+    return [
+        (module, name, value)
+        for module in loaded
+        for name, value in vars(module).items()
+        if isinstance(value, _FILTER_JIT)
+    ]
+
+
 @contextlib.contextmanager
 def compiling_for(device: Any) -> Iterator[Mapping[str, Program]]:
     """Inside, compiled functions are compiled for the device and return made-up numbers.
@@ -169,12 +174,11 @@ def compiling_for(device: Any) -> Iterator[Mapping[str, Program]]:
         return compiler.in_place_of(over, over)(xs)
 
     instead: list[tuple[Any, str, Callable]] = [(jax, "jit", jit), (jax.lax, "map", lax_map)]
-    for place, name in COMPILED:
-        module = importlib.import_module(place)
-        whole = getattr(module, name)
-        # What is no array, such as what to save, is part of the program, too.
-        stand_in = compiler.in_place_of(whole, whole.__wrapped__, always=True)
-        instead.append((module, name, stand_in))
+    # What is no array, such as what to save, is part of these programs, too.
+    instead += [
+        (module, name, compiler.in_place_of(whole, whole.__wrapped__, always=True))
+        for module, name, whole in compiled_in_library()
+    ]
     with contextlib.ExitStack() as patches:
         for owner, name, function in instead:
             patches.enter_context(mock.patch.object(owner, name, function))
