@@ -233,18 +233,18 @@ class Config(Experiment):
             *self._spectra(run, arrays),
         ]
 
-    def _flows_that_reach(self, run: Run, arrays: Mapping[str, Any]) -> np.ndarray:
-        reached = evaluate.reached_times(run.data.ts, arrays["flows"], arrays["limits"])
+    def _returning(self, run: Run, arrays: Mapping[str, Any], which: str) -> np.ndarray:
+        reached = evaluate.reached_times(run.data.ts, arrays[which], arrays["limits"])
         return np.asarray(reached == run.data.ts[0])
 
     def _reached(self, run: Run, arrays: Mapping[str, Any]) -> Sequence[Metric]:
         reached = np.asarray(evaluate.reached_times(run.data.ts, arrays["paths"], arrays["limits"]))
-        share = np.mean(reached == np.asarray(run.data.ts)[0])
-        flows = self._flows_that_reach(run, arrays)
+        paths, flows = (self._returning(run, arrays, which) for which in ("paths", "flows"))
         return [
             Metric("time reached backward, median", np.median(reached), 0.0, bound="at most"),
             Metric("time reached backward, worst", reached.max(), 0.0, bound="at most"),
-            Metric("share of paths that reach the start", share, 1.0, bound="at least"),
+            Metric("share of paths that reach the start", paths.mean(), 1.0, bound="at least"),
+            Metric("share of end states that a path returns from", paths.any(axis=1).mean()),
             Metric("share of flows that reach the start", flows.mean()),
         ]
 
@@ -254,8 +254,14 @@ class Config(Experiment):
             name: evaluate.ensemble_mse(arrays[f"{name}_ends"], ends)
             for name in ("sample", "physics", "true")
         }
-        floor, whole = error["true"], self._flows_that_reach(run, arrays)
-        flow = _mean_over(whole, jnp.square(arrays["flow_ends"] - ends).mean(axis=1))
+        floor = error["true"]
+        returned = {
+            name: _mean_over(self._returning(run, arrays, which), jnp.square(miss).mean(axis=-1))
+            for name, which, miss in (
+                ("sample", "paths", arrays["sample_ends"] - ends[:, None]),
+                ("flow", "flows", arrays["flow_ends"] - ends),
+            )
+        }
         step = arrays["physics_stride"] * self.end_time / self.time_steps
         return [
             Metric(
@@ -266,8 +272,13 @@ class Config(Experiment):
                 bound="at most",
             ),
             Metric(
+                "reconstruction MSE of a returned sample / noise floor",
+                returned["sample"] / floor,
+                note="of the samples that reach the start",
+            ),
+            Metric(
                 "reconstruction MSE of the flow / noise floor",
-                flow / floor,
+                returned["flow"] / floor,
                 note="of the flows that reach the start",
             ),
             Metric(
@@ -310,7 +321,7 @@ class Config(Experiment):
         power = partial(evaluate.power_spectrum, kmax=kmax)
         spectral = jax.vmap(partial(evaluate.spectral_error, kmax=kmax))
         mean, true = jax.vmap(jax.vmap(power))(starts).mean(axis=1), jax.vmap(power)(truth)
-        whole = self._flows_that_reach(run, arrays)
+        whole = self._returning(run, arrays, "flows")
         of_flows = _mean_over(whole, spectral(arrays["flows"][:, 0], truth))
         of_samples = spectral(starts[:, 0], truth).mean()
         of_mean = jnp.abs(jnp.log(mean / true)[:, 1:] / 2).mean()
@@ -337,7 +348,7 @@ class Config(Experiment):
     def figures(self, run: Run, arrays: Mapping[str, Any]) -> Mapping[str, ReportFigure]:
         truth, ts = np.asarray(run.truth["paths"]), np.asarray(run.data.ts)
         points = np.arange(self.size) / self.size
-        whole = self._flows_that_reach(run, arrays)
+        whole = self._returning(run, arrays, "flows")
         flows = arrays["flows"][whole if whole.any() else slice(None), 0]
         power = jax.vmap(evaluate.power_spectrum)
         shown = {

@@ -98,6 +98,21 @@ def test_spectra_are_compared(finished):
     assert row["target"] == (expected and pytest.approx(2**0.5))
 
 
+def test_samples_that_return_have_figures_of_their_own(finished):
+    run, arrays = load(finished), read_arrays(finished / "samples.npz", "")["arrays"]
+    metrics = json.loads((finished / "metrics.json").read_text())["metrics"]
+    whole = (np.abs(arrays["paths"]).max(axis=3) <= arrays["limits"]).all(axis=2)
+    assert metrics["share of paths that reach the start"]["value"] == whole.mean()
+    row = metrics["share of end states that a path returns from"]
+    assert row["value"] == pytest.approx(whole.any(axis=1).mean())
+    observed = run.truth["paths"][:, -1]
+    floor = np.square(arrays["true_ends"] - observed).mean()
+    miss = np.square(arrays["sample_ends"] - observed[:, None]).mean(axis=2)
+    row = metrics["reconstruction MSE of a returned sample / noise floor"]
+    expected = miss[whole].mean() / floor if whole.any() else None
+    assert row["value"] == (expected and pytest.approx(expected, rel=1e-3))
+
+
 def test_report_has_its_figures(finished):
     for name in ("paths", "profiles", "spectra", "training", "step_miss"):
         assert (finished / "figures" / f"{name}.png").stat().st_size > 1000
