@@ -239,7 +239,8 @@ class Config(Experiment):
 
     def _reached(self, run: Run, arrays: Mapping[str, Any]) -> Sequence[Metric]:
         reached = np.asarray(evaluate.reached_times(run.data.ts, arrays["paths"], arrays["limits"]))
-        paths, flows = (self._returning(run, arrays, which) for which in ("paths", "flows"))
+        paths = reached == np.asarray(run.data.ts)[0]
+        flows = self._returning(run, arrays, "flows")
         return [
             Metric("time reached backward, median", np.median(reached), 0.0, bound="at most"),
             Metric("time reached backward, worst", reached.max(), 0.0, bound="at most"),
