@@ -17,7 +17,7 @@ import tyro
 
 from smdp_jax.evaluate import describe_environment
 from smdp_jax.experiment import Dataset, Experiment, Run
-from smdp_jax.train import Fit
+from smdp_jax.training.fit import Fit
 
 Row = Mapping[str, Any]
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import smdp_jax as smdp
-from smdp_jax.terms import levy_area_of, terms_of
+from smdp_jax.solve.terms import levy_area_of, terms_of
 
 
 class Law(NamedTuple):

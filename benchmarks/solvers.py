@@ -37,7 +37,7 @@ from linear_response import Law, scheme_laws
 
 import smdp_jax as smdp
 from smdp_jax.physics import Affine
-from smdp_jax.solvers import evaluations_per_step
+from smdp_jax.solve.solvers import evaluations_per_step
 
 SOLVERS = {
     "Euler": (diffrax.Euler(), 1),

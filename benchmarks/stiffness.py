@@ -41,7 +41,7 @@ from linear_response import Law, scheme_laws
 
 import smdp_jax as smdp
 from smdp_jax.physics import Heat
-from smdp_jax.physics.gaussian_field import filter_modes
+from smdp_jax.physics.spectral.gaussian_field import filter_modes
 
 HEAT = Heat()
 DRIFT, FLOW_MAP = HEAT.continuous_sde(), HEAT.sde()

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from smdp_jax.evaluate.spectra import power_spectrum
-from smdp_jax.physics import vorticity
+from smdp_jax.physics.spectral import vorticity
 from smdp_jax.physics.spin_up import spin_up
 from smdp_jax.physics.turbulence import Turbulence
 

@@ -16,7 +16,8 @@ from jaxtyping import PRNGKeyArray
 import smdp_jax as smdp
 from smdp_jax import physics
 from smdp_jax.evaluate import Metric, ReportFigure
-from smdp_jax.experiment import Dataset, Experiment, Run, two_starts
+from smdp_jax.experiment import Dataset, Experiment, Run
+from smdp_jax.studies import two_starts
 
 
 @dataclass(frozen=True)

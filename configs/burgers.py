@@ -22,7 +22,8 @@ from jaxtyping import PRNGKeyArray
 import smdp_jax as smdp
 from smdp_jax import evaluate, models, physics
 from smdp_jax.evaluate import Metric, ReportFigure
-from smdp_jax.experiment import Dataset, Experiment, Run, noise_free
+from smdp_jax.experiment import Dataset, Experiment, Run
+from smdp_jax.studies import noise_free
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from jaxtyping import PRNGKeyArray
 import smdp_jax as smdp
 from smdp_jax import evaluate, models, physics
 from smdp_jax.evaluate import Metric, ReportFigure
-from smdp_jax.experiment import Dataset, Experiment, Run, reversed_flow
-from smdp_jax.learned_step import StepScale
+from smdp_jax.experiment import Dataset, Experiment, Run
+from smdp_jax.scores.step import StepScale
+from smdp_jax.studies import reversed_flow
 
 
 @dataclass(frozen=True)

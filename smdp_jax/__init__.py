@@ -6,23 +6,23 @@ arXiv 2301.10250).
 """
 
 from smdp_jax import datasets, models
-from smdp_jax.adaptive import solve_adaptive
-from smdp_jax.backward import Langevin, SolveInfo
-from smdp_jax.diagnostics import step_miss
 from smdp_jax.experiment import load
-from smdp_jax.integrate import integrate
-from smdp_jax.learned_step import LearnedStep
 from smdp_jax.objectives import InverseStep, MultiStep, OneStep, PathScore
-from smdp_jax.path_targets import least_variance_ramp
 from smdp_jax.posterior import Path, Posterior, probability_flow, sample_posterior
-from smdp_jax.ramps import PowerRamp, SinhRamp, TableRamp
-from smdp_jax.scores import LearnedScore, Preconditioner, StepCorrection
+from smdp_jax.score_targets import PowerRamp, SinhRamp, TableRamp, least_variance_ramp
+from smdp_jax.scores.learned import LearnedScore, StepCorrection
+from smdp_jax.scores.preconditioner import Preconditioner
+from smdp_jax.scores.step import LearnedStep
 from smdp_jax.sde import SDE, integrated_backward, negated, probability_flow_sde, reverse_sde
 from smdp_jax.simulate import simulate
-from smdp_jax.solvers import flow_map_of
-from smdp_jax.terms import Splitting
-from smdp_jax.time_grids import linear_grid, log_grid
-from smdp_jax.train import Fit, TrainingDiverged, fit
+from smdp_jax.solve.adaptive import solve_adaptive
+from smdp_jax.solve.backward import Langevin, SolveInfo
+from smdp_jax.solve.integrate import integrate
+from smdp_jax.solve.solvers import flow_map_of
+from smdp_jax.solve.terms import Splitting
+from smdp_jax.solve.time_grids import linear_grid, log_grid
+from smdp_jax.training.fit import Fit, TrainingDiverged, fit
+from smdp_jax.training.step_miss import step_miss
 from smdp_jax.trajectories import Trajectories, TrajectoryStream
 
 __version__ = "0.1.0"

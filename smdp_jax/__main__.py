@@ -40,23 +40,7 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        Default: those of the process.
-
-    Returns
-    -------
-    int
-        Exit status: 0 done, 1 failed, 2 misused, 130 interrupted.
-
-    Raises
-    ------
-    Exception
-        What is no known mistake of input; a known one too where SMDP_TRACEBACK is set.
-    """
+    """Run one command."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         _out(__doc__ or "")
@@ -131,13 +115,7 @@ def _run_options(file: ConfigFile, given: list[str]) -> Any:
 
 def _report(given: list[str]) -> None:
     def report(run_dir: tyro.conf.Positional[Path]) -> None:
-        """Draw the figures and write the report of a finished run again; nothing is computed.
-
-        Parameters
-        ----------
-        run_dir : Path
-            For example runs/affine/small.
-        """
+        """Draw the figures and write the report of a finished run again; nothing is computed."""
         files = RunFiles(run_dir)
         run = load(run_dir)
         for file in (files.samples, files.metrics):
@@ -158,21 +136,7 @@ def _sample(given: list[str]) -> None:
         num_samples: int = 100,
         seed: int = 0,
     ) -> None:
-        """Sample the past of given end states with a trained run.
-
-        Parameters
-        ----------
-        run_dir : Path
-            For example runs/affine/small.
-        end_states : Path
-            An .npz file with an array x_end of shape (n, *state).
-        output : Path
-            The .npz file to write: samples (n, num_samples, *state) and diagnostics.
-        num_samples : int
-            Samples per end state.
-        seed : int
-            Of the sampler.
-        """
+        """Sample the past of given end states with a trained run."""
         past = sample_end_states(
             load(run_dir), end_states, output, num_samples=num_samples, seed=seed
         )
@@ -184,13 +148,7 @@ def _sample(given: list[str]) -> None:
 
 def _list(given: list[str]) -> None:
     def list_experiments(folder: tyro.conf.Positional[Path] = Path("configs")) -> None:
-        """Show the experiments in a folder.
-
-        Parameters
-        ----------
-        folder : Path
-            Where the config files are.
-        """
+        """Show the experiments in a folder."""
         for path in configs_in(folder):
             file = load_config_file(path)
             _out(f"{path}\n    {file.summary}\n    presets: {', '.join(file.presets)}\n")

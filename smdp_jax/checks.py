@@ -3,6 +3,7 @@
 Values that are being traced (inside a caller's ``jit`` or ``vmap``) cannot be looked at and pass.
 """
 
+import operator
 import reprlib
 from collections.abc import Sequence
 from typing import Any
@@ -12,54 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from smdp_jax._types import Args, State
-from smdp_jax.sde import SDE
-
-__all__ = [
-    "check_args_axes",
-    "check_conditions",
-    "check_finite",
-    "check_like",
-    "check_process",
-    "check_samples",
-    "check_time_grid",
-    "concrete",
-]
+from smdp_jax.sde import SDE, Args, State
 
 
 def concrete(*values: Any) -> bool:
-    """Tell whether all leaves hold numbers that can be looked at.
-
-    Parameters
-    ----------
-    *values : pytree
-        Arrays, numbers, or tracers.
-
-    Returns
-    -------
-    bool
-        False if any leaf is a tracer.
-    """
+    """Tell whether all leaves hold numbers that can be looked at."""
     return not any(isinstance(v, Tracer) for v in jax.tree.leaves(values))
 
 
 def check_time_grid(ts: Any, sde: SDE) -> None:
-    """Check that a time grid is one-dimensional, increasing, and inside the SDE's interval.
-
-    Parameters
-    ----------
-    ts : array
-        Time grid.
-    sde : SDE
-        The process to be solved on it.
-
-    Raises
-    ------
-    ValueError
-        Naming the first time that is wrong.
-    TypeError
-        If ``sde`` is no ``SDE``.
-    """
+    """Check that a time grid is one-dimensional, increasing, and inside the SDE's interval."""
     if not isinstance(sde, SDE):
         raise TypeError(f"sde must be an SDE(drift, diffusion=g), got {reprlib.repr(sde)}")
     if not isinstance(ts, (jax.Array, np.ndarray)):
@@ -91,28 +54,7 @@ def check_time_grid(ts: Any, sde: SDE) -> None:
 def check_process(
     sde: SDE, ts: Any, x: State, args: Args, *, maps: Sequence[str] = ("drift", "step")
 ) -> None:
-    """Check that the noise is positive on ``ts`` and that the physics returns states like ``x``.
-
-    Parameters
-    ----------
-    sde : SDE
-        The forward process.
-    ts : array (times,)
-        Time grid.
-    x : pytree
-        One unbatched state.
-    args : pytree
-        Conditions of that state.
-    maps : sequence of str
-        Which of "drift", "step" and "inverse" are to be used.
-
-    Raises
-    ------
-    ValueError
-        If the process has no noise, if g is not positive and finite at some time, if one of
-        ``maps`` returns another tree, shape or dtype than the state's, or if the solvers of a drift
-        would change the dtype of the state.
-    """
+    """Check that the noise is positive on ``ts`` and that the physics returns states like ``x``."""
     if sde.deterministic:
         raise ValueError("SDE.diffusion must be positive, got None (a process without noise)")
     if concrete(ts):
@@ -153,22 +95,7 @@ def _check_dtypes(ts: Any, x: State) -> None:
 
 
 def check_like(x: State, result: Any, name: str) -> None:
-    """Check that a function of the state returned a tree like the state.
-
-    Parameters
-    ----------
-    x : pytree
-        The state.
-    result : pytree
-        What was returned, or its shapes.
-    name : str
-        Name of the function, for the message.
-
-    Raises
-    ------
-    ValueError
-        If the result has another tree, shape or dtype.
-    """
+    """Check that a function of the state returned a tree like the state."""
     want, got = jax.tree.structure(x), jax.tree.structure(result)
     if want != got:
         raise ValueError(f"{name} must return the state's tree {want}, got {got}")
@@ -185,41 +112,13 @@ def check_like(x: State, result: Any, name: str) -> None:
 
 
 def check_args_axes(args_axes: int | None) -> None:
-    """Check that conditions are shared or mapped over the leading axis.
-
-    Parameters
-    ----------
-    args_axes : int or None
-        As the user gave it.
-
-    Raises
-    ------
-    ValueError
-        If it is neither None nor 0.
-    """
+    """Check that conditions are shared or mapped over the leading axis."""
     if args_axes not in (None, 0):
         raise ValueError(f"args_axes must be None or 0, got {args_axes}")
 
 
 def check_conditions(args: Args, args_axes: int | None, size: int, owner: str) -> None:
-    """Check that conditions mapped over an axis have as many entries as there are samples.
-
-    Parameters
-    ----------
-    args : pytree
-        Conditions.
-    args_axes : int or None
-        None: the same conditions for all samples; 0: one entry per sample on the leading axis.
-    size : int
-        Number of samples.
-    owner : str
-        Name of the argument that sets the number, for the message.
-
-    Raises
-    ------
-    ValueError
-        If ``args_axes`` is neither, or a leaf has another length.
-    """
+    """Check that conditions mapped over an axis have as many entries as there are samples."""
     check_args_axes(args_axes)
     if args_axes is None:
         return
@@ -232,25 +131,7 @@ def check_conditions(args: Args, args_axes: int | None, size: int, owner: str) -
 
 
 def check_samples(x: State, owner: str) -> int:
-    """Check that all leaves hold the same number of samples on their leading axis.
-
-    Parameters
-    ----------
-    x : pytree
-        States, leaves (samples, *state).
-    owner : str
-        Name of the argument, for the message.
-
-    Returns
-    -------
-    int
-        The number of samples.
-
-    Raises
-    ------
-    ValueError
-        If there is no leaf or no sample, if leaves disagree, are not floating point, or not finite.
-    """
+    """Check that all leaves hold the same number of samples on their leading axis."""
     leaves = jax.tree.leaves(x)
     shapes = sorted({jnp.shape(leaf) for leaf in leaves})
     sizes = sorted({shape[0] if shape else 0 for shape in shapes})
@@ -267,20 +148,7 @@ def check_samples(x: State, owner: str) -> int:
 
 
 def check_finite(x: State, owner: str) -> None:
-    """Check that no entry is NaN or infinite.
-
-    Parameters
-    ----------
-    x : pytree
-        Arrays.
-    owner : str
-        Name of the argument, for the message.
-
-    Raises
-    ------
-    ValueError
-        Naming the first entry that is.
-    """
+    """Check that no entry is NaN or infinite."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(x):
         if not concrete(leaf):
             continue
@@ -291,3 +159,96 @@ def check_finite(x: State, owner: str) -> None:
         i = tuple(int(n) for n in np.argwhere(~np.asarray(finite))[0])
         where = f"{owner}{jax.tree_util.keystr(path)}{list(i) if i else ''}"
         raise ValueError(f"{owner} must be finite, got {where}={np.asarray(leaf)[i]}")
+
+
+def check_positive(**numbers: Any) -> list[Any]:
+    """Check that counts are whole numbers of at least 1; None stands for a default."""
+    for name, value in numbers.items():
+        if value is None:
+            continue
+        if not isinstance(value, (int, np.integer)):
+            raise ValueError(f"{name} must be an int of at least 1, got {reprlib.repr(value)}")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    return [None if value is None else int(value) for value in numbers.values()]
+
+
+def check_key(key: Any) -> None:
+    """Check that a key is one PRNG key, of the new or the old (uint32) style."""
+    want = "key must be one PRNG key, such as jax.random.key(0)"
+    if not isinstance(key, (jax.Array, np.ndarray)):
+        raise ValueError(f"{want}, got {reprlib.repr(key)}")
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed and key.dtype != np.uint32:
+        raise ValueError(f"{want}, got an array of {key.dtype}")
+    if key.ndim != (0 if typed else 1):
+        raise ValueError(f"{want}, got keys of shape {key.shape}: use jax.vmap over them")
+
+
+def check_kind(name: str, value: Any, wanted: str, *attributes: str) -> None:
+    """Check that an object has what will be asked of it."""
+    if isinstance(value, type):
+        raise TypeError(f"{name} must be {wanted}, got the class {value.__name__}: call it")
+    if not all(hasattr(value, attribute) for attribute in attributes):
+        raise TypeError(f"{name} must be {wanted}, got {reprlib.repr(value)}")
+
+
+def check_save(save: Any, times: int) -> Any:
+    """Check which times of a grid are to be saved."""
+    if isinstance(save, str) and save in ("all", "last"):
+        return save
+    indices: Any = save
+    try:
+        chosen = tuple(operator.index(i) for i in indices)
+    except TypeError:
+        chosen = ()
+    if not chosen or min(chosen) < -times or max(chosen) >= times:
+        raise ValueError(
+            f"save must be 'last', 'all', or indices of the {times} times between {-times} and "
+            f"{times - 1}, got {save!r}"
+        )
+    return chosen
+
+
+def check_kinds(
+    model: Any, data: Any, objective: Any, optimizer: Any, validation: Any, initial: Any
+) -> None:
+    """Refuse arguments of another kind than ``fit`` takes."""
+    paths = "Trajectories(ts, xs)"
+    check_kind("model", model, "a flax.linen.Module, such as models.MLP()", "init", "apply")
+    if not hasattr(data, "blocks"):
+        check_kind("data", data, f"{paths} or what datasets.open_stream returns", "ts", "xs")
+    check_kind("objective", objective, "an objective, such as MultiStep()", "prepare", "loss")
+    check_kind("optimizer", optimizer, "of optax, such as optax.adam(1e-3)", "init", "update")
+    if validation is not None:
+        check_kind("validation", validation, paths, "ts", "xs")
+    if initial is not None:
+        check_kind("initial", initial, "fit.learned of another fit", "variables", "preconditioner")
+
+
+def check_data(sde: SDE, data: Any, ema: float) -> None:
+    """Check paths against the process that they are said to come from."""
+    check_time_grid(data.ts, sde)
+    data.check()
+    maps = ("drift", "step", "inverse")
+    check_process(sde, data.ts, data.at(0, -1), data.args_of(0), maps=maps)
+    if not 0 <= ema < 1:
+        raise ValueError(f"ema must be in [0, 1), got {ema}")
+
+
+def check_validation(sde: SDE, objective: Any, data: Any, validation: Any) -> None:
+    """Check that held-out paths are like those to learn from."""
+    validation.check()
+    objective.prepare(sde, validation)
+    if validation.ts.shape != data.ts.shape or not bool(jnp.array_equal(validation.ts, data.ts)):
+        raise ValueError(
+            "validation needs the times of the data: "
+            f"{data.num_times} in [{float(data.ts[0]):g}, {float(data.ts[-1]):g}], got "
+            f"{validation.num_times} in [{float(validation.ts[0]):g}, {float(validation.ts[-1]):g}]"
+        )
+    want, got = (
+        jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", (d.at(0, 0), d.args_of(0)))
+        for d in (data, validation)
+    )
+    if want != got:
+        raise ValueError(f"validation needs states and args like the data's {want}, got {got}")

@@ -1,29 +1,21 @@
-"""Files that a reader sees whole or not at all."""
+"""Files that a reader sees whole or not at all, and digests of what is in them."""
 
 import contextlib
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["open_atomically", "write_atomically"]
+import jax
+import numpy as np
+from jaxtyping import PyTree
 
 
 @contextlib.contextmanager
 def open_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes its place when the block ends without an error.
-
-    Parameters
-    ----------
-    path : path
-        Where to; missing folders are made. An old file is kept if the block fails.
-
-    Yields
-    ------
-    BinaryIO
-        To write to.
-    """
+    """Open a file for writing that takes its place when the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder: os.replace is atomic only within one file system.
@@ -39,20 +31,17 @@ def open_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> Path:
-    """Write a file so that a reader sees the old content or the new, never a part.
-
-    Parameters
-    ----------
-    path : path
-        Where to; missing folders are made.
-    content : bytes or str
-        All of it; text is written as UTF-8.
-
-    Returns
-    -------
-    Path
-        ``path``.
-    """
+    """Write a file so that a reader sees the old content or the new, never a part."""
     with open_atomically(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
     return Path(path)
+
+
+def digest_of(tree: PyTree) -> str:
+    """Digest structure, shapes, dtypes and values of a tree of arrays."""
+    leaves, treedef = jax.tree.flatten(tree)
+    content = hashlib.sha256(str(treedef).encode())
+    for leaf in map(np.asarray, leaves):
+        content.update(f"{leaf.shape}{leaf.dtype}".encode())
+        content.update(leaf.tobytes())
+    return content.hexdigest()

@@ -10,19 +10,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax._types import Args, ScoreFn, State
-from smdp_jax.arguments import check_key, check_kind, check_positive, check_save
-from smdp_jax.backward import BackwardSolve, Langevin, SolveInfo
 from smdp_jax.checks import (
     check_args_axes,
     check_finite,
+    check_key,
+    check_kind,
     check_like,
+    check_positive,
     check_process,
+    check_save,
     check_time_grid,
 )
-from smdp_jax.integrate import Save
-from smdp_jax.scores import LearnedScore, StepCorrection, check_score
-from smdp_jax.sde import SDE
+from smdp_jax.scores.learned import LearnedScore, StepCorrection, check_score
+from smdp_jax.sde import SDE, Args, ScoreFn, State
+from smdp_jax.solve.backward import BackwardSolve, Langevin, SolveInfo
+from smdp_jax.solve.integrate import Save
 
 __all__ = ["Path", "Posterior", "probability_flow", "sample_posterior"]
 

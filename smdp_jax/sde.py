@@ -4,15 +4,33 @@ import math
 import reprlib
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from smdp_jax._types import Args, Diffusion, Drift, FlowMap, Scalar, ScoreFn, State
+from jaxtyping import ArrayLike, Float, PyTree
 
 __all__ = ["SDE", "integrated_backward", "negated", "probability_flow_sde", "reverse_sde"]
+
+if TYPE_CHECKING:
+    Scalar = Any
+else:
+    Scalar = Float[ArrayLike, ""]
+State = PyTree[Any]
+Args = PyTree[Any]
+
+Drift = Callable[[Any, Any, Any], Any]
+"""``drift(t, x, args)`` returns dx/dt, a tree like ``x``."""
+
+FlowMap = Callable[[Any, Any, Any, Any], Any]
+"""``step(t0, t1, x, args)`` returns the state at ``t1``, a tree like ``x``."""
+
+ScoreFn = Callable[[Any, Any, Any], Any]
+"""``score(t, x, args)`` returns the gradient of log p_t at ``x``, a tree like ``x``."""
+
+Diffusion = Any
+"""A positive number, a function ``g(t)``, a tree of these matching the state, or None."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,20 +6,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax._types import Args, State
-from smdp_jax.arguments import check_key, check_kind, check_positive
 from smdp_jax.checks import (
     check_conditions,
+    check_key,
+    check_kind,
+    check_positive,
     check_process,
     check_samples,
     check_time_grid,
 )
-from smdp_jax.integrate import integrate
-from smdp_jax.path_targets import ScoreTargetSplitting, least_variance_ramp
-from smdp_jax.ramps import Ramp
-from smdp_jax.sde import SDE
-from smdp_jax.solvers import flow_map_of
-from smdp_jax.terms import Splitting
+from smdp_jax.score_targets import Ramp, ScoreTargetSplitting, least_variance_ramp
+from smdp_jax.sde import SDE, Args, State
+from smdp_jax.solve.integrate import integrate
+from smdp_jax.solve.solvers import flow_map_of
+from smdp_jax.solve.terms import Splitting
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["simulate"]

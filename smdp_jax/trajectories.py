@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from smdp_jax._types import Args, State
 from smdp_jax.checks import check_conditions, concrete
+from smdp_jax.sde import Args, State
 
 __all__ = ["Trajectories", "TrajectoryStream", "window"]
 
@@ -168,24 +168,7 @@ def _check_finite(name: str, tree: Any, ts: Float[Array, "times"]) -> None:
 def window(
     data: Trajectories, sample: Int[Array, ""], start: Int[Array, ""], steps: int
 ) -> Trajectories:
-    """Cut one window of ``steps + 1`` consecutive states from one path.
-
-    Parameters
-    ----------
-    data : Trajectories
-        Stored paths.
-    sample : int
-        Index of the path.
-    start : int
-        Index of the window's first time.
-    steps : int
-        Number of steps.
-
-    Returns
-    -------
-    Trajectories
-        Without sample axis: ``ts`` (steps + 1,), leaves of ``xs`` (steps + 1, *state).
-    """
+    """Cut one window of ``steps + 1`` consecutive states from one path."""
 
     def cut(x: Array) -> Array:
         begin = (sample, start) + (0,) * (x.ndim - 2)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from smdp_jax.digest import digest_of
+from smdp_jax.files import digest_of
 
 BASE = {"a": np.arange(6.0, dtype=np.float32), "b": np.zeros(2, np.float32)}
 

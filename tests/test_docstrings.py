@@ -1,6 +1,6 @@
 """Public objects are documented as numpydoc wants it, and public functions are annotated.
 
-Public is what ``__all__`` names, or else what has no underscore in its name or its module's.
+Public is what the ``__init__`` of the package or of one of its rooms exports.
 """
 
 import ast
@@ -65,7 +65,7 @@ class PackageValidator(Validator):
 def public_modules() -> Iterator[ModuleType]:
     yield smdp_jax
     for info in pkgutil.walk_packages(smdp_jax.__path__, "smdp_jax."):
-        if not any(part.startswith("_") for part in info.name.split(".")):
+        if info.ispkg:
             yield importlib.import_module(info.name)
 
 

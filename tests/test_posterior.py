@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import smdp_jax as smdp
-from smdp_jax.arguments import check_save
+from smdp_jax.checks import check_save
 from smdp_jax.physics import Affine, Heat
 
 AFFINE = Affine()

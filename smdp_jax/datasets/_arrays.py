@@ -8,27 +8,7 @@ import numpy as np
 
 
 def on_device(array: np.ndarray, dtype: Any, what: str) -> jax.Array:
-    """Turn a stored array into one of JAX's.
-
-    Parameters
-    ----------
-    array : array
-        Numbers or masks.
-    dtype : floating dtype or None
-        What floating-point numbers are cast to; None: they stay as they are.
-    what : str
-        Name of the array, for the message.
-
-    Returns
-    -------
-    array
-        The same values.
-
-    Raises
-    ------
-    ValueError
-        If JAX cannot hold its dtype, as float64 where x64 is not enabled.
-    """
+    """Turn a stored array into one of JAX's."""
     if dtype is not None and np.issubdtype(array.dtype, np.floating):
         array = array.astype(dtype)
     # Bytes in the other order, as HDF5 files may have them, are the same numbers.

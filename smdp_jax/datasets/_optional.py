@@ -5,23 +5,7 @@ from types import ModuleType
 
 
 def require(module: str) -> ModuleType:
-    """Import an optional package.
-
-    Parameters
-    ----------
-    module : str
-        Its name.
-
-    Returns
-    -------
-    module
-        The package.
-
-    Raises
-    ------
-    ImportError
-        If it is not installed, with the command that installs it.
-    """
+    """Import an optional package."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -19,25 +19,7 @@ _AXES = ("x", "y", "z")
 
 
 def to_arrays(data: Trajectories) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Take trajectories apart.
-
-    Parameters
-    ----------
-    data : Trajectories
-        Dicts with plain names, lists and tuples of arrays.
-
-    Returns
-    -------
-    (dict, dict of arrays)
-        Their structure in JSON values, and the arrays by name.
-
-    Raises
-    ------
-    TypeError
-        If a state or condition is another kind of tree, or no array of numbers.
-    ValueError
-        If two leaves would have the same name.
-    """
+    """Take trajectories apart."""
     arrays = {TIME: np.asarray(data.ts)}
     structure: dict[str, Any] = {"args_axes": data.args_axes}
     roots = {"xs": "", "args": "args", "score_targets": "score"}
@@ -47,37 +29,13 @@ def to_arrays(data: Trajectories) -> tuple[dict[str, Any], dict[str, np.ndarray]
 
 
 def from_arrays(structure: Mapping[str, Any], arrays: Mapping[str, Any]) -> Trajectories:
-    """Put trajectories together.
-
-    Parameters
-    ----------
-    structure : dict
-        From ``to_arrays``.
-    arrays : dict of arrays
-        By name.
-
-    Returns
-    -------
-    Trajectories
-        With these arrays as leaves.
-    """
+    """Put trajectories together."""
     parts = {part: _unpack(structure[part], arrays) for part in ("xs", "args", "score_targets")}
     return Trajectories(arrays[TIME], **parts, args_axes=structure["args_axes"])
 
 
 def leading_axes(structure: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Tell which axes, before those of its own, every array has.
-
-    Parameters
-    ----------
-    structure : dict
-        From ``to_arrays``.
-
-    Returns
-    -------
-    dict
-        ("sample", "time"), ("sample",), ("time",) or () by name.
-    """
+    """Tell which axes, before those of its own, every array has."""
     own = () if structure["args_axes"] is None else ("sample",)
     axes: dict[str, tuple[str, ...]] = {TIME: (TIME,)}
     axes |= dict.fromkeys(_names(structure["xs"]), ("sample", TIME))
@@ -90,28 +48,7 @@ def name_axes(
     arrays: Mapping[str, np.ndarray],
     dims: Mapping[str, Sequence[str]],
 ) -> dict[str, tuple[str, ...]]:
-    """Name all axes of all arrays.
-
-    Parameters
-    ----------
-    structure : dict
-        From ``to_arrays``.
-    arrays : dict of arrays
-        By name.
-    dims : dict
-        Names of a leaf's own axes, by the leaf's name. Default: x, y, z, then axis3, ...; with the
-        leaf's name behind where another leaf has the same axis of another length.
-
-    Returns
-    -------
-    dict
-        One name per axis, by name of array.
-
-    Raises
-    ------
-    ValueError
-        If names are given for no array or not one per axis, or one name has two lengths.
-    """
+    """Name all axes of all arrays."""
     leading = leading_axes(structure)
     if unknown := sorted(set(dims) - set(arrays)):
         raise ValueError(f"dims names {unknown}, but the arrays are {sorted(arrays)}")

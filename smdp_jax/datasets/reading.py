@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from smdp_jax.arguments import check_positive
+from smdp_jax.checks import check_positive
 from smdp_jax.datasets._arrays import on_device
 from smdp_jax.datasets._variables import from_arrays
 from smdp_jax.datasets.store import Store

@@ -37,28 +37,7 @@ def create_store(
     dims: Mapping[str, Sequence[str]],
     units: Mapping[str, str],
 ) -> None:
-    """Make a dataset without chunks, whole or not at all.
-
-    Parameters
-    ----------
-    path : Path
-        Its folder, which must not exist or be empty.
-    first : Trajectories
-        One chunk, which gives shapes, times and conditions without sample axis.
-    chunks : int
-        How many chunks there will be.
-    key : list
-        JSON values that tell the PRNG key.
-    config : dict
-        JSON values.
-    dims, units : dict
-        Names of axes, and units; see ``write``.
-
-    Raises
-    ------
-    ValueError
-        If dims or units do not fit.
-    """
+    """Make a dataset without chunks, whole or not at all."""
     zarr = require("zarr")
     structure, arrays = to_arrays(first)
     axes, stacked = name_axes(structure, arrays, dims), _stacked(structure)
@@ -96,20 +75,7 @@ def create_store(
 
 @dataclass(frozen=True)
 class Store:
-    """An open dataset.
-
-    Parameters
-    ----------
-    path : Path
-        Its folder.
-    group : zarr.Group
-        The open group.
-    layout : dict
-        ``structure`` of the trajectories, ``chunks``, ``samples_per_chunk``, ``shared`` (checksum
-        of the arrays without sample axis) and ``key``.
-    config : dict
-        What the data were generated with.
-    """
+    """An open dataset."""
 
     path: Path
     group: Any
@@ -118,27 +84,7 @@ class Store:
 
     @classmethod
     def open(cls, path: Path, *, mode: str = "r") -> "Store":
-        """Open a dataset.
-
-        Parameters
-        ----------
-        path : Path
-            Its folder.
-        mode : str
-            "r" or "r+".
-
-        Returns
-        -------
-        Store
-            The dataset.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such folder.
-        ValueError
-            If it holds something else, or its metadata are damaged.
-        """
+        """Open a dataset."""
         zarr = require("zarr")
         if not path.exists():
             raise FileNotFoundError(f"there is no dataset {path}")
@@ -163,48 +109,18 @@ class Store:
         return self.layout["chunks"]
 
     def written(self) -> list[int]:
-        """Tell which chunks have been written.
-
-        Returns
-        -------
-        list of int
-            Those with a checksum, in order.
-        """
+        """Tell which chunks have been written."""
         return [index for index in range(self.chunks) if self.checksum(index)]
 
     def checksum(self, index: int) -> int:
-        """Read the checksum of one chunk.
-
-        Parameters
-        ----------
-        index : int
-            Which chunk.
-
-        Returns
-        -------
-        int
-            0 if the chunk has not been written, or if its checksum cannot be read.
-        """
+        """Read the checksum of one chunk."""
         try:
             return int(self.group[CHECKSUM][index])
         except Exception:  # codecs raise many kinds for damaged files
             return 0
 
     def write(self, index: int, chunk: Trajectories) -> None:
-        """Write one chunk; it counts only once all of it is on disk.
-
-        Parameters
-        ----------
-        index : int
-            Which chunk.
-        chunk : Trajectories
-            Its paths.
-
-        Raises
-        ------
-        ValueError
-            If it does not look like the others.
-        """
+        """Write one chunk; it counts only once all of it is on disk."""
         structure, arrays = to_arrays(chunk)
         stacked = _stacked(self.layout["structure"])
         if structure != self.layout["structure"]:
@@ -229,23 +145,7 @@ class Store:
         self.group[CHECKSUM][index] = _checksum(own)
 
     def read(self, index: int) -> dict[str, np.ndarray]:
-        """Read one chunk.
-
-        Parameters
-        ----------
-        index : int
-            Which chunk.
-
-        Returns
-        -------
-        dict of arrays
-            The arrays with a sample axis, by name.
-
-        Raises
-        ------
-        ValueError
-            If it is not what was written.
-        """
+        """Read one chunk."""
         count = self.layout["samples_per_chunk"]
         part = slice(index * count, (index + 1) * count)
         remedy = "write it again with the same arguments, which computes this chunk anew"
@@ -264,18 +164,7 @@ class Store:
         return arrays
 
     def shared(self) -> dict[str, np.ndarray]:
-        """Read the times, and the conditions that all samples share.
-
-        Returns
-        -------
-        dict of arrays
-            By name.
-
-        Raises
-        ------
-        ValueError
-            If they are not what was written.
-        """
+        """Read the times, and the conditions that all samples share."""
         structure = self.layout["structure"]
         names = set(leading_axes(structure)) - set(_stacked(structure))
         problem = (

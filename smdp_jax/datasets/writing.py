@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
-from smdp_jax.arguments import check_key, check_positive
+from smdp_jax.checks import check_key, check_positive
 from smdp_jax.datasets.store import Store, create_store
 from smdp_jax.trajectories import Trajectories
 
@@ -104,23 +104,7 @@ def write(
 
 
 def as_json(config: Any) -> dict[str, Any]:
-    """Turn a configuration into JSON values.
-
-    Parameters
-    ----------
-    config : dict, dataclass or None
-        The configuration.
-
-    Returns
-    -------
-    dict
-        As it would be read back from JSON.
-
-    Raises
-    ------
-    TypeError
-        If it holds something else.
-    """
+    """Turn a configuration into JSON values."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         config = dataclasses.asdict(config)
     config = {} if config is None else config
@@ -133,20 +117,7 @@ def as_json(config: Any) -> dict[str, Any]:
 
 
 def check_settings(store: Store, settings: Mapping[str, Any]) -> None:
-    """Check that a store was written with certain settings.
-
-    Parameters
-    ----------
-    store : Store
-        The dataset.
-    settings : dict
-        Any of ``chunks``, ``key`` and ``config``.
-
-    Raises
-    ------
-    ValueError
-        Naming the first difference.
-    """
+    """Check that a store was written with certain settings."""
     found, wanted = {**store.layout, "config": store.config}, dict(settings)
     if "config" in settings:
         found |= {f"config.{name}": value for name, value in found.pop("config").items()}

@@ -8,18 +8,7 @@ AnyArray = jax.Array | np.ndarray
 
 
 def require_same_shape(**arrays: AnyArray) -> None:
-    """Check that named arrays have one shape.
-
-    Parameters
-    ----------
-    **arrays : array
-        Arrays by the name that the caller knows them by.
-
-    Raises
-    ------
-    ValueError
-        If two shapes differ; the message names both.
-    """
+    """Check that named arrays have one shape."""
     (first, reference), *others = arrays.items()
     for name, array in others:
         if array.shape != reference.shape:
@@ -29,20 +18,7 @@ def require_same_shape(**arrays: AnyArray) -> None:
 
 
 def require_ensemble(samples: AnyArray, truth: AnyArray) -> None:
-    """Check that samples are a non-empty ensemble of states shaped like the truth.
-
-    Parameters
-    ----------
-    samples : array
-        Ensemble, expected shape (members, *truth.shape).
-    truth : array
-        One state, any shape.
-
-    Raises
-    ------
-    ValueError
-        If the trailing axes of ``samples`` are not those of ``truth``, or there is no member.
-    """
+    """Check that samples are a non-empty ensemble of states shaped like the truth."""
     if samples.ndim != truth.ndim + 1 or samples.shape[1:] != truth.shape:
         raise ValueError(
             f"samples must have shape (members, *{truth.shape}) for a truth of shape "
@@ -53,20 +29,7 @@ def require_ensemble(samples: AnyArray, truth: AnyArray) -> None:
 
 
 def require_cases(truths: AnyArray, samples: AnyArray) -> None:
-    """Check that there is one non-empty set of draws for every true state.
-
-    Parameters
-    ----------
-    truths : array
-        True states, expected shape (cases, *state).
-    samples : array
-        Posterior draws, expected shape (cases, draws, *state).
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not belong together, or there is no case or no draw.
-    """
+    """Check that there is one non-empty set of draws for every true state."""
     if truths.ndim < 1 or samples.ndim != truths.ndim + 1:
         raise ValueError(
             "truths must have shape (cases, *state) and samples (cases, draws, *state); "

@@ -17,32 +17,11 @@ class SavesFigure(Protocol):
     """What is needed of a figure; `matplotlib.figure.Figure` has it."""
 
     def savefig(self, fname: Any, **options: Any) -> None:
-        """Write the figure.
-
-        Parameters
-        ----------
-        fname : path or file
-            Where to.
-        **options
-            Format, resolution and metadata, as matplotlib names them.
-        """
+        """Write the figure."""
 
 
 def figure_png(figure: SavesFigure, *, dpi: int = PNG_DPI) -> bytes:
-    """Render a figure.
-
-    Parameters
-    ----------
-    figure : figure
-        A matplotlib figure.
-    dpi : int
-        Dots per inch, positive.
-
-    Returns
-    -------
-    bytes
-        A PNG file, free of dates and versions: the same figure gives the same bytes.
-    """
+    """Render a figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()

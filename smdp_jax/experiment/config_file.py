@@ -120,23 +120,7 @@ def configs_in(folder: Path) -> list[Path]:
 
 
 def as_json(config: Experiment) -> dict[str, Any]:
-    """Return the fields of a configuration as JSON values.
-
-    Parameters
-    ----------
-    config : Experiment
-        A configuration.
-
-    Returns
-    -------
-    dict
-        Values by field name.
-
-    Raises
-    ------
-    ExperimentError
-        If a number is not finite.
-    """
+    """Return the fields of a configuration as JSON values."""
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     for name, value in fields.items():
         if isinstance(value, float) and not math.isfinite(value):
@@ -145,25 +129,7 @@ def as_json(config: Experiment) -> dict[str, Any]:
 
 
 def from_json(kind: type[Experiment], fields: Mapping[str, Any]) -> Experiment:
-    """Rebuild a configuration.
-
-    Parameters
-    ----------
-    kind : type
-        The config file's class.
-    fields : dict
-        What ``as_json`` returned.
-
-    Returns
-    -------
-    Experiment
-        The configuration.
-
-    Raises
-    ------
-    ExperimentError
-        If the class has other fields, or fields of other types.
-    """
+    """Rebuild a configuration."""
     known = {f.name for f in dataclasses.fields(kind)}
     if known != set(fields):
         differing = ", ".join(sorted(known ^ set(fields)))
@@ -198,18 +164,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Describe the fields in which two configurations differ.
-
-    Parameters
-    ----------
-    old, new : dict
-        What ``as_json`` returned.
-
-    Returns
-    -------
-    list of str
-        "name was old, now new" for each.
-    """
+    """Describe the fields in which two configurations differ."""
     names = [*old, *(name for name in new if name not in old)]
     return [
         f"{name} was {old.get(name, 'absent')!r}, now {new.get(name, 'absent')!r}"
@@ -219,18 +174,7 @@ def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def same_code(one: str, other: str) -> bool:
-    """Tell whether two Python sources do the same: comments, docstrings and layout do not count.
-
-    Parameters
-    ----------
-    one, other : str
-        Sources.
-
-    Returns
-    -------
-    bool
-        True where their code is equal.
-    """
+    """Tell whether two Python sources do the same: comments, docstrings and layout do not count."""
 
     def code(source: str) -> str:
         tree = ast.parse(source)

@@ -10,12 +10,11 @@ import flax.linen as nn
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from smdp_jax._types import State
 from smdp_jax.evaluate import Metric, ReportFigure
 from smdp_jax.posterior import Posterior, sample_posterior
-from smdp_jax.scores import LearnedScore, StepCorrection
-from smdp_jax.sde import SDE
-from smdp_jax.train import Fit
+from smdp_jax.scores.learned import LearnedScore, StepCorrection
+from smdp_jax.sde import SDE, State
+from smdp_jax.training.fit import Fit
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["Dataset", "Experiment", "Run"]

@@ -21,38 +21,14 @@ __all__ = ["MetricsFile", "build_report", "command_of", "read_metrics", "require
 
 @dataclass(frozen=True)
 class MetricsFile:
-    """Content of ``metrics.json``.
-
-    Parameters
-    ----------
-    metrics : list of Metric
-        What was measured, in order.
-    record : dict
-        All of it.
-    """
+    """Content of ``metrics.json``."""
 
     metrics: list[Metric]
     record: dict[str, Any]
 
 
 def read_metrics(files: RunFiles) -> MetricsFile:
-    """Read ``metrics.json``.
-
-    Parameters
-    ----------
-    files : RunFiles
-        A run.
-
-    Returns
-    -------
-    MetricsFile
-        Its content.
-
-    Raises
-    ------
-    ExperimentError
-        If the file is missing or damaged.
-    """
+    """Read ``metrics.json``."""
     remedy = "remove it to evaluate again"
     record = read_json(files.metrics, remedy)
     try:
@@ -123,18 +99,7 @@ def build_report(files: RunFiles, run: Run, arrays: dict[str, Any]) -> Path:
 
 
 def command_of(files: RunFiles) -> str:
-    """Write the command that makes a run.
-
-    Parameters
-    ----------
-    files : RunFiles
-        The run.
-
-    Returns
-    -------
-    str
-        For a shell.
-    """
+    """Write the command that makes a run."""
     file, config = files.load_config()
     record = files.read_config()
     preset = as_json(file.presets[record["preset"]])
@@ -151,13 +116,7 @@ def command_of(files: RunFiles) -> str:
 
 
 def require_matplotlib() -> None:
-    """Check that figures can be drawn.
-
-    Raises
-    ------
-    ExperimentError
-        If matplotlib is not installed.
-    """
+    """Check that figures can be drawn."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ExperimentError(
             'figures need matplotlib, which is not installed: pip install "smdp_jax[plots]"'

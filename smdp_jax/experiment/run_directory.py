@@ -20,8 +20,9 @@ from smdp_jax.experiment.config_file import (
 from smdp_jax.experiment.definition import Dataset, Experiment
 from smdp_jax.experiment.errors import ExperimentError
 from smdp_jax.experiment.storage import read_arrays, read_json, write_arrays, write_json
-from smdp_jax.scores import LearnedScore, Preconditioner, StepCorrection
-from smdp_jax.train import Fit
+from smdp_jax.scores.learned import LearnedScore, StepCorrection
+from smdp_jax.scores.preconditioner import Preconditioner
+from smdp_jax.training.fit import Fit
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["RunFiles"]

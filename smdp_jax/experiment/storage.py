@@ -74,18 +74,7 @@ def read_arrays(path: Path, remedy: str) -> Any:
 
 
 def digest(tree: Any) -> str:
-    """Digest the content of a tree, to tell what a later result was computed from.
-
-    Parameters
-    ----------
-    tree : tree
-        As for ``write_arrays``.
-
-    Returns
-    -------
-    str
-        The same for equal structure, types and values only.
-    """
+    """Digest the content of a tree, to tell what a later result was computed from."""
     arrays: dict[str, np.ndarray] = {}
     content = hashlib.sha256(json.dumps(_pack(tree, "", arrays), sort_keys=True).encode())
     for name in sorted(arrays):
@@ -96,39 +85,13 @@ def digest(tree: Any) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all.
-
-    Parameters
-    ----------
-    path : Path
-        Target; its folder must exist.
-    value : Any
-        JSON values; numbers must be finite.
-    """
+    """Write JSON, whole or not at all."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(path, text)
 
 
 def read_json(path: Path, remedy: str) -> Any:
-    """Read JSON.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    remedy : str
-        What to do where it cannot be read, for the message.
-
-    Returns
-    -------
-    Any
-        Its content.
-
-    Raises
-    ------
-    ExperimentError
-        If the file is truncated or damaged.
-    """
+    """Read JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:

@@ -15,40 +15,13 @@ _PAD_MODES = {"periodic": "wrap", "zero": "constant", "reflect": "symmetric"}
 
 
 def check_padding(padding: str) -> None:
-    """Check that a kind of padding is known.
-
-    Parameters
-    ----------
-    padding : str
-        "periodic", "zero" or "reflect".
-
-    Raises
-    ------
-    ValueError
-        If it is none of these.
-    """
+    """Check that a kind of padding is known."""
     if padding not in _PAD_MODES:
         raise ValueError(f"padding must be one of {list(_PAD_MODES)}, got {padding!r}")
 
 
 class Conv(nn.Module):
-    """Convolution that keeps the grid, with a choice of what lies outside it.
-
-    Parameters
-    ----------
-    features : int
-        Number of output channels.
-    kernel : int
-        Width of the kernel along each grid axis. An even one reaches one cell further up than down.
-    padding : str
-        "periodic", "zero" or "reflect".
-    zero_init : bool
-        Start at zero instead of LeCun's normal initialisation.
-    dilation : int
-        Distance, in cells, between the cells that the kernel sees.
-    mirrored : bool
-        Let an even kernel reach further down than up.
-    """
+    """Convolution that keeps the grid, with a choice of what lies outside it."""
 
     features: int
     kernel: int
@@ -80,22 +53,7 @@ class Conv(nn.Module):
 
 
 def by_convolution(dilation: int, h: Array, kernel: Array) -> Array:
-    """Convolve without padding, by XLA's convolution.
-
-    Parameters
-    ----------
-    dilation : int
-        Distance between the cells that the kernel sees.
-    h : array (*grid, c)
-        Field.
-    kernel : array (*width, c, features)
-        Weights.
-
-    Returns
-    -------
-    array (*inner, features)
-        On the cells that the kernel reaches from: sides shorter by (width - 1) dilation.
-    """
+    """Convolve without padding, by XLA's convolution."""
     dims = h.ndim - 1
     spatial = "DHW"[-dims:]
     return jax.lax.conv_general_dilated(
@@ -109,18 +67,7 @@ def by_convolution(dilation: int, h: Array, kernel: Array) -> Array:
 
 
 def by_matmul(dilation: int, h: Array, kernel: Array) -> Array:
-    """Convolve without padding, by one product of shifted copies with the weights.
-
-    Parameters
-    ----------
-    dilation, h, kernel
-        As for `by_convolution`.
-
-    Returns
-    -------
-    array (*inner, features)
-        As from `by_convolution`, up to rounding.
-    """
+    """Convolve without padding, by one product of shifted copies with the weights."""
     *width, _, features = kernel.shape
     grid = [n - (w - 1) * dilation for n, w in zip(h.shape, width, strict=False)]
     shifts = itertools.product(*(range(0, w * dilation, dilation) for w in width))

@@ -15,13 +15,6 @@ class PairBlock(nn.Module):
     """Two convolutions beside a shortcut, h + r(h), leaky ReLU after each.
 
     The second one is mirrored, so that the pair is centred also where the kernel's width is even.
-
-    Parameters
-    ----------
-    kernel : int
-        Width of the kernel along each grid axis.
-    padding : str
-        "periodic", "zero" or "reflect".
     """
 
     kernel: int

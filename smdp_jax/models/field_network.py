@@ -21,20 +21,7 @@ from smdp_jax.models.time_features import TimeFeatures, time_vector
 def as_channels(
     vector: Float[Array, " n"], h: Float[Array, "*grid c"]
 ) -> Float[Array, "*grid channels"]:
-    """Append numbers to a field as constant channels.
-
-    Parameters
-    ----------
-    vector : array (n,)
-        Time features and global conditions.
-    h : array (*grid, c)
-        Field.
-
-    Returns
-    -------
-    array (*grid, c + n)
-        The field with n channels more.
-    """
+    """Append numbers to a field as constant channels."""
     constant = jnp.broadcast_to(
         vector.reshape((1,) * (h.ndim - 1) + (-1,)), (*h.shape[:-1], vector.size)
     )
@@ -47,20 +34,6 @@ class FieldNetwork(nn.Module, kw_only=True):
     Leaves of the state are (*grid,) or (*grid, channels) arrays at the centres of the cells or
     staggered (see `fields`); all become channels of one field, beside the fields among the
     conditions and, where asked for, the coordinates.
-
-    Parameters
-    ----------
-    dims : int
-        Number of grid axes: 1, 2 or 3.
-    coordinates : bool
-        Also show the network where a cell is (channels from -1 to 1); for walls, not for
-        periodic boxes.
-    time_features : str or callable
-        What is seen of time: "log_fourier" (default), "log", "raw", a `Fourier(...)`, or a
-        function of t.
-    conditions : callable
-        Which part of `args` is seen (default: all of it). Leaves on the state's grid become
-        channels (obstacle masks); scalars and vectors are seen beside time (viscosities).
     """
 
     dims: int = 2
@@ -70,28 +43,7 @@ class FieldNetwork(nn.Module, kw_only=True):
 
     @nn.compact
     def __call__(self, t: ArrayLike, x: PyTree, args: Any) -> PyTree:
-        """Score at one time and state.
-
-        Parameters
-        ----------
-        t : float or scalar array
-            Time, in the units of the process.
-        x : pytree
-            State, a pytree of (*grid,) or (*grid, channels) floating-point arrays, unbatched.
-        args : pytree
-            Conditions, a pytree of fields on the same grid, scalars or vectors.
-
-        Returns
-        -------
-        pytree
-            Same structure, shapes and dtypes as x.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If leaves have another rank or different grids, the grid does not suit the network, a
-            condition fits nowhere, or an option of the network is out of range.
-        """
+        """Score at one time and state."""
         dtype = state_dtype(x)
         grid = cell_grid(x, self.dims)
         self.check(grid)
@@ -105,44 +57,11 @@ class FieldNetwork(nn.Module, kw_only=True):
         return from_channels(out, x)
 
     def check(self, grid: tuple[int, ...]) -> None:
-        """Check the options of the network, and that the grid suits it.
-
-        Parameters
-        ----------
-        grid : tuple of int
-            Number of cells along each axis.
-
-        Raises
-        ------
-        ValueError
-            Naming what is wrong.
-        NotImplementedError
-            In this class, which is only a base.
-        """
+        """Check the options of the network, and that the grid suits it."""
         raise NotImplementedError
 
     def transform(
         self, h: Float[Array, "*grid c"], vector: Float[Array, " n"], features: int
     ) -> Float[Array, "*grid features"]:
-        """Transform the field of cells; where the parameters are.
-
-        Parameters
-        ----------
-        h : array (*grid, c)
-            State, fields among the conditions and coordinates, stacked.
-        vector : array (n,)
-            Time features and global conditions.
-        features : int
-            Number of output channels: those of the state.
-
-        Returns
-        -------
-        array (*grid, features)
-            Zero for new parameters, so that an untrained score is 0.
-
-        Raises
-        ------
-        NotImplementedError
-            In this class, which is only a base.
-        """
+        """Transform the field of cells; where the parameters are."""
         raise NotImplementedError

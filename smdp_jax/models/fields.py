@@ -22,24 +22,6 @@ def cell_grid(x: PyTree, dims: int) -> tuple[int, ...]:
 
     Leaves at the centres have its shape. Among the grids that leave every leaf at most one entry
     off per axis, it is the one with the fewest such differences, and then the smallest.
-
-    Parameters
-    ----------
-    x : pytree
-        State with leaves (*grid,) or (*grid, channels), where each leaf's own grid may have one
-        entry more or less along any axis.
-    dims : int
-        Number of grid axes.
-
-    Returns
-    -------
-    tuple of int
-        Number of cells along each axis.
-
-    Raises
-    ------
-    ValueError
-        If a leaf has another rank, or the leaves fit on no common grid.
     """
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
     for shape in shapes:
@@ -103,22 +85,7 @@ def _channels_of(shape: tuple[int, ...], grid: tuple[int, ...]) -> int:
 def to_channels(
     tree: Any, grid: tuple[int, ...], dtype: DTypeLike
 ) -> Float[Array, "*grid channels"]:
-    """Stack the leaves of a pytree of fields along a last channel axis.
-
-    Parameters
-    ----------
-    tree : pytree
-        Leaves (*own,) or (*own, channels), each `own` the grid or staggered on it.
-    grid : tuple of int
-        The cells.
-    dtype : dtype
-        Floating dtype to cast to.
-
-    Returns
-    -------
-    array (*grid, channels)
-        One field; it has no channels if there are no leaves.
-    """
+    """Stack the leaves of a pytree of fields along a last channel axis."""
     fields = [jnp.zeros((*grid, 0), dtype)]
     for leaf in jax.tree.leaves(tree):
         own = as_number(leaf, dtype)
@@ -130,18 +97,6 @@ def from_channels(fields: Float[Array, "*grid channels"], like: PyTree) -> PyTre
     """Cut the channel axis into leaves: the inverse of `to_channels`.
 
     A face between two cells gets the mean of what the two say.
-
-    Parameters
-    ----------
-    fields : array (*grid, channels)
-        One field of cells.
-    like : pytree
-        Gives structure, shapes and dtypes.
-
-    Returns
-    -------
-    pytree
-        A tree like `like`.
     """
     leaves, treedef = jax.tree.flatten(like)
     grid, parts, start = fields.shape[:-1], [], 0
@@ -157,28 +112,7 @@ def from_channels(fields: Float[Array, "*grid channels"], like: PyTree) -> PyTre
 def split_conditions(
     conditions: Any, grid: tuple[int, ...], dtype: DTypeLike
 ) -> tuple[Float[Array, "*grid channels"], Float[Array, " n"]]:
-    """Sort conditions into fields on the state's grid and global numbers.
-
-    Parameters
-    ----------
-    conditions : pytree
-        Fields (*grid,) or (*grid, channels), on two or more axes also staggered ones, which become
-        channels; and scalars or vectors.
-    grid : tuple of int
-        Cells of the state.
-    dtype : dtype
-        Floating dtype to cast to.
-
-    Returns
-    -------
-    (array (*grid, channels), array (n,))
-        The fields stacked, and the numbers concatenated.
-
-    Raises
-    ------
-    ValueError
-        If a leaf is neither.
-    """
+    """Sort conditions into fields on the state's grid and global numbers."""
     dims = len(grid)
     fields, numbers = [], []
     for leaf in jax.tree.leaves(conditions):
@@ -198,19 +132,6 @@ def split_conditions(
 
 
 def cell_centres(grid: tuple[int, ...], dtype: DTypeLike) -> Float[Array, "*grid dims"]:
-    """Coordinates of the cell centres, from -1 to 1 along each axis.
-
-    Parameters
-    ----------
-    grid : tuple of int
-        Number of cells along each axis.
-    dtype : dtype
-        Floating dtype.
-
-    Returns
-    -------
-    array (*grid, dims)
-        One channel per axis.
-    """
+    """Coordinates of the cell centres, from -1 to 1 along each axis."""
     axes = [(2 * np.arange(side) + 1) / side - 1 for side in grid]
     return jnp.asarray(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1), dtype)

@@ -18,16 +18,7 @@ from smdp_jax.models.layers import dense, lecun_normal
 
 
 class SpectralConv(nn.Module):
-    """Convolution with a kernel of few Fourier modes, on a periodic grid.
-
-    Parameters
-    ----------
-    features : int
-        Number of output channels.
-    modes : int
-        Modes kept along each axis: 0 ... modes - 1, and -modes ... -1 on all axes but the last,
-        whose negative half belongs to the same real field.
-    """
+    """Convolution with a kernel of few Fourier modes, on a periodic grid."""
 
     features: int
     modes: int

@@ -46,27 +46,7 @@ class GridScore(nn.Module):
 
     @nn.compact
     def __call__(self, t: ArrayLike, x: PyTree, args: Any) -> PyTree:
-        """Score at one time and state.
-
-        Parameters
-        ----------
-        t : float or scalar array
-            Time, in the units of the process.
-        x : pytree
-            State: one leaf with one number, such as shape () or (1,).
-        args : pytree
-            Not seen.
-
-        Returns
-        -------
-        pytree
-            Same structure, shape and dtype as x.
-
-        Raises
-        ------
-        ValueError
-            If x is not one number, t not a scalar, a range is empty or a side has under 2 nodes.
-        """
+        """Score at one time and state."""
         self._check(x)
         dtype = state_dtype(x)
         table = self.param("table", nn.initializers.zeros, self.shape, dtype).astype(dtype)

@@ -18,41 +18,12 @@ Conditions = Callable[[Any], Any]
 
 
 def everything(args: Any) -> Any:
-    """All of `args`: the default choice of conditions.
-
-    Parameters
-    ----------
-    args : pytree
-        Conditions of the process.
-
-    Returns
-    -------
-    pytree
-        The same.
-    """
+    """All of `args`: the default choice of conditions."""
     return args
 
 
 def state_dtype(x: PyTree) -> jnp.dtype:
-    """Widest floating dtype among the leaves of a state.
-
-    Parameters
-    ----------
-    x : pytree
-        The state.
-
-    Returns
-    -------
-    dtype
-        What the network computes in.
-
-    Raises
-    ------
-    TypeError
-        If a leaf is not a real floating-point array.
-    ValueError
-        If the state has no leaves.
-    """
+    """Widest floating dtype among the leaves of a state."""
     dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(x)]
     if not dtypes:
         raise ValueError("the state has no array leaves; a network needs at least one")
@@ -66,25 +37,7 @@ def state_dtype(x: PyTree) -> jnp.dtype:
 
 
 def as_time(t: ArrayLike, dtype: DTypeLike) -> Float[Array, ""]:
-    """One time as a scalar of the given dtype.
-
-    Parameters
-    ----------
-    t : float or scalar array
-        Time.
-    dtype : dtype
-        Floating dtype.
-
-    Returns
-    -------
-    scalar array
-        The time.
-
-    Raises
-    ------
-    ValueError
-        If `t` is not a scalar: networks are unbatched.
-    """
+    """One time as a scalar of the given dtype."""
     t = jnp.asarray(t, dtype)
     if t.ndim != 0:
         raise ValueError(f"t must be a scalar, got shape {t.shape}; use jax.vmap for batches")
@@ -92,25 +45,7 @@ def as_time(t: ArrayLike, dtype: DTypeLike) -> Float[Array, ""]:
 
 
 def as_number(leaf: Any, dtype: DTypeLike) -> Array:
-    """Real numbers or masks as an array of a floating dtype.
-
-    Parameters
-    ----------
-    leaf : array
-        Numbers, or booleans, which become 0 and 1.
-    dtype : dtype
-        Floating dtype to cast to.
-
-    Returns
-    -------
-    array
-        The same shape.
-
-    Raises
-    ------
-    TypeError
-        If the entries are complex, keys or objects.
-    """
+    """Real numbers or masks as an array of a floating dtype."""
     leaf = jnp.asarray(leaf)
     if not (
         jnp.issubdtype(leaf.dtype, jnp.bool_)
@@ -125,39 +60,13 @@ def as_number(leaf: Any, dtype: DTypeLike) -> Array:
 
 
 def to_vector(tree: Any, dtype: DTypeLike) -> Float[Array, " n"]:
-    """All leaves of a pytree, ravelled and concatenated.
-
-    Parameters
-    ----------
-    tree : pytree
-        Numbers and masks.
-    dtype : dtype
-        Floating dtype to cast to.
-
-    Returns
-    -------
-    array (n,)
-        The entries; n = 0 if there are no leaves.
-    """
+    """All leaves of a pytree, ravelled and concatenated."""
     leaves = [as_number(leaf, dtype).ravel() for leaf in jax.tree.leaves(tree)]
     return jnp.concatenate([jnp.zeros((0,), dtype), *leaves])
 
 
 def from_vector(vector: Float[Array, " n"], like: PyTree) -> PyTree:
-    """Cut a vector into leaves: the inverse of `to_vector`.
-
-    Parameters
-    ----------
-    vector : array (n,)
-        The entries.
-    like : pytree
-        Gives structure, shapes and dtypes.
-
-    Returns
-    -------
-    pytree
-        A tree like `like`.
-    """
+    """Cut a vector into leaves: the inverse of `to_vector`."""
     leaves, treedef = jax.tree.flatten(like)
     parts, start = [], 0
     for leaf in leaves:

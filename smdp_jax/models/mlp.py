@@ -45,27 +45,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, t: ArrayLike, x: PyTree, args: Any) -> PyTree:
-        """Score at one time and state.
-
-        Parameters
-        ----------
-        t : float or scalar array
-            Time, in the units of the process.
-        x : pytree
-            State, any pytree of floating-point arrays, unbatched.
-        args : pytree
-            Conditions, any pytree of numbers or masks; shapes fixed at `init`.
-
-        Returns
-        -------
-        pytree
-            Same structure, shapes and dtypes as x.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If t is not a scalar, x has no leaves, or a leaf is not numeric.
-        """
+        """Score at one time and state."""
         dtype = state_dtype(x)
         state = to_vector(x, dtype)
         seen = to_vector(self.conditions(args), dtype)

@@ -97,27 +97,7 @@ class SpectralPreconditioned(nn.Module):
 
     @nn.compact
     def __call__(self, t: ArrayLike, x: PyTree, args: Any) -> PyTree:
-        """Score at one time and state.
-
-        Parameters
-        ----------
-        t : float or scalar array
-            Time, in the units of the process.
-        x : pytree
-            State, a pytree of real (*grid,) arrays, unbatched.
-        args : pytree
-            Conditions, as `net` takes them.
-
-        Returns
-        -------
-        pytree
-            Same structure, shapes and dtypes as x.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If the variances do not fit the state, t is not a scalar, or x not floating point.
-        """
+        """Score at one time and state."""
         t, x = as_time(t, state_dtype(x)), jax.tree.map(jnp.asarray, x)
         variance = self._variance(t, x)
         inverse_root = jax.tree.map(jax.lax.rsqrt, variance)

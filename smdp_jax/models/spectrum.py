@@ -15,56 +15,23 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from smdp_jax.digest import digest_of
+from smdp_jax.files import digest_of
 
 
 def modes_shape(grid: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the modes of a real field.
-
-    Parameters
-    ----------
-    grid : tuple of int
-        Shape of the real field.
-
-    Returns
-    -------
-    tuple of int
-        (*grid[:-1], grid[-1] // 2 + 1).
-    """
+    """Shape of the modes of a real field."""
     return (*grid[:-1], grid[-1] // 2 + 1)
 
 
 def squared_wavenumbers(grid: tuple[int, ...]) -> np.ndarray:
-    """|k|² per mode, in integer wavenumbers (periods per box).
-
-    Parameters
-    ----------
-    grid : tuple of int
-        Shape of the real field.
-
-    Returns
-    -------
-    array
-        Integers of shape `modes_shape(grid)`.
-    """
+    """|k|² per mode, in integer wavenumbers (periods per box)."""
     axes = [np.fft.fftfreq(side, 1 / side) for side in grid[:-1]]
     axes.append(np.fft.rfftfreq(grid[-1], 1 / grid[-1]))
     return np.rint(sum(k**2 for k in np.meshgrid(*axes, indexing="ij"))).astype(int)
 
 
 def multiplicity(grid: tuple[int, ...]) -> np.ndarray:
-    """How many of the modes of the full transform each stored mode stands for.
-
-    Parameters
-    ----------
-    grid : tuple of int
-        Shape of the real field.
-
-    Returns
-    -------
-    array
-        1 or 2, of shape `modes_shape(grid)`.
-    """
+    """How many of the modes of the full transform each stored mode stands for."""
     last = np.arange(grid[-1] // 2 + 1)
     own_conjugate = (2 * last) % grid[-1] == 0
     return np.broadcast_to(np.where(own_conjugate, 1, 2), modes_shape(grid)).copy()

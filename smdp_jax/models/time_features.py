@@ -20,34 +20,12 @@ TimeFeatures = str | Callable[[Float[Array, ""]], Float[Array, " n"]]
 
 
 def raw(t: Float[Array, ""]) -> Float[Array, " 1"]:
-    """Time as it is.
-
-    Parameters
-    ----------
-    t : scalar array
-        Time.
-
-    Returns
-    -------
-    array (1,)
-        The feature.
-    """
+    """Time as it is."""
     return t[None]
 
 
 def log(t: Float[Array, ""]) -> Float[Array, " 1"]:
-    """log(t + 1e-5); times below 0 count as 0, so that rounding gives no NaN.
-
-    Parameters
-    ----------
-    t : scalar array
-        Time.
-
-    Returns
-    -------
-    array (1,)
-        The feature.
-    """
+    """log(t + 1e-5); times below 0 count as 0, so that rounding gives no NaN."""
     return jnp.log(jnp.maximum(t, 0) + 1e-5)[None]
 
 
@@ -99,27 +77,7 @@ _NAMED = {"raw": raw, "log": log, "log_fourier": Fourier(4, 3.0, 40.0, of=log)}
 
 
 def time_vector(features: TimeFeatures, t: ArrayLike, dtype: DTypeLike) -> Float[Array, " n"]:
-    """Features of the time t, as a vector of the given dtype.
-
-    Parameters
-    ----------
-    features : str or callable
-        "raw", "log", "log_fourier", or a function from a scalar to a vector.
-    t : float or scalar array
-        Scalar time.
-    dtype : dtype
-        Floating dtype to compute in.
-
-    Returns
-    -------
-    array (n,)
-        The features.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, t is not a scalar, or the function returns no vector.
-    """
+    """Features of the time t, as a vector of the given dtype."""
     if isinstance(features, str):
         if features not in _NAMED:
             raise ValueError(

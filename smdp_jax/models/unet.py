@@ -18,15 +18,7 @@ from smdp_jax.models.layers import embed, modulate
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with modulation between, beside a shortcut: (shortcut(h) + r(h)) / √2.
-
-    Parameters
-    ----------
-    features : int
-        Number of output channels.
-    kernel, padding
-        As in `Conv`.
-    """
+    """Two convolutions with modulation between, beside a shortcut: (shortcut(h) + r(h)) / √2."""
 
     features: int
     kernel: int
@@ -47,36 +39,14 @@ class ResidualBlock(nn.Module):
 
 
 def coarsen(h: Float[Array, "*fine c"]) -> Float[Array, "*coarse c"]:
-    """Mean over blocks of 2 cells along each grid axis.
-
-    Parameters
-    ----------
-    h : array (*grid, c)
-        Field with even sides.
-
-    Returns
-    -------
-    array (*grid / 2, c)
-        The means.
-    """
+    """Mean over blocks of 2 cells along each grid axis."""
     *grid, channels = h.shape
     blocks = h.reshape(*(n for side in grid for n in (side // 2, 2)), channels)
     return blocks.mean(axis=tuple(range(1, 2 * len(grid), 2)))
 
 
 def refine(h: Float[Array, "*coarse c"]) -> Float[Array, "*fine c"]:
-    """Repeat each cell twice along each grid axis.
-
-    Parameters
-    ----------
-    h : array (*grid, c)
-        Field.
-
-    Returns
-    -------
-    array (2 *grid, c)
-        Piecewise constant field on the finer grid.
-    """
+    """Repeat each cell twice along each grid axis."""
     for axis in range(h.ndim - 1):
         h = jnp.repeat(h, 2, axis=axis)
     return h

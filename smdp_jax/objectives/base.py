@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from smdp_jax._types import Scalar, State
-from smdp_jax.sde import SDE
+from smdp_jax.sde import SDE, Scalar, State
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["Kind", "Objective", "mean_square"]
@@ -97,22 +96,7 @@ class Objective(Protocol):
 def mean_square(
     tree: State, scale: State | None = None, transform: Callable[[Any], Any] | None = None
 ) -> Scalar:
-    """Mean over all entries of a tree of |entry / scale|^2.
-
-    Parameters
-    ----------
-    tree : pytree
-        Leaves of any shape.
-    scale : pytree, optional
-        Divisors, broadcast against the (transformed) leaves.
-    transform : callable, optional
-        Linear transform applied first.
-
-    Returns
-    -------
-    scalar
-        The mean.
-    """
+    """Mean over all entries of a tree of |entry / scale|^2."""
     tree = tree if transform is None else transform(tree)
     if scale is not None:
         tree = jax.tree.map(lambda x, s: x / s.astype(x.dtype), tree, scale)

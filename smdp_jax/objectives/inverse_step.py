@@ -12,11 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from smdp_jax._types import Scalar
-from smdp_jax.integrate import integrate
-from smdp_jax.learned_step import LearnedStep, StepScale
 from smdp_jax.objectives.base import mean_square
-from smdp_jax.sde import SDE
+from smdp_jax.scores.step import LearnedStep, StepScale
+from smdp_jax.sde import SDE, Scalar
+from smdp_jax.solve.integrate import integrate
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["InverseStep"]

@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from smdp_jax._types import Args, Scalar, ScoreFn, State
-from smdp_jax.integrate import integrate
 from smdp_jax.objectives.base import Kind, mean_square
-from smdp_jax.sde import SDE, reverse_sde
+from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State, reverse_sde
+from smdp_jax.solve.integrate import integrate
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["MultiStep", "OneStep"]

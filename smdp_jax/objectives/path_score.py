@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from smdp_jax._types import Scalar, ScoreFn
 from smdp_jax.objectives.base import Kind, mean_square
-from smdp_jax.sde import SDE
+from smdp_jax.sde import SDE, Scalar, ScoreFn
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["PathScore"]

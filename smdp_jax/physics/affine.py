@@ -12,11 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from smdp_jax._types import Args, Scalar
-from smdp_jax.physics.ornstein_uhlenbeck import decay, noise_variance
-from smdp_jax.physics.periodic import require_grid
+from smdp_jax.physics.exact.ornstein_uhlenbeck import decay, noise_variance
+from smdp_jax.physics.spectral.periodic import require_grid
 from smdp_jax.physics.starts import balanced_signs
-from smdp_jax.sde import SDE
+from smdp_jax.sde import SDE, Args, Scalar
 
 __all__ = ["Affine"]
 

@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax._types import Args, Scalar
 from smdp_jax.physics.conditions import coefficients
 from smdp_jax.physics.courant import warn_step
-from smdp_jax.physics.exponential import etdrk4, phi_functions
-from smdp_jax.physics.periodic import angular_wavenumbers, dealiased, require_grid, waves
+from smdp_jax.physics.spectral.exponential import etdrk4, phi_functions
+from smdp_jax.physics.spectral.periodic import angular_wavenumbers, dealiased, require_grid, waves
 from smdp_jax.physics.starts import require_draws
-from smdp_jax.sde import SDE, negated
+from smdp_jax.sde import SDE, Args, Scalar, negated
 
 __all__ = ["Burgers"]
 

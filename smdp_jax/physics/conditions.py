@@ -7,34 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from smdp_jax._types import Args
+from smdp_jax.sde import Args
 
 __all__ = ["coefficients"]
 
 
 def coefficients(args: Args, owner: str, **defaults: Any) -> dict[str, Any]:
-    """Replace a system's coefficients by those given as conditions.
-
-    Parameters
-    ----------
-    args : dict or None
-        Some of the coefficients, by name; None for none of them.
-    owner : str
-        Name of the system, for the message.
-    **defaults : scalar
-        Its own coefficients.
-
-    Returns
-    -------
-    dict
-        Every coefficient.
-
-    Raises
-    ------
-    ValueError
-        If ``args`` is no dict, names a coefficient that the system does not have, or one is not a
-        scalar, or (where it is not being traced) not finite or negative.
-    """
+    """Replace a system's coefficients by those given as conditions."""
     if args is None:
         return defaults
     if not isinstance(args, Mapping) or not set(args) <= set(defaults):

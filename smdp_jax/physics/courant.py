@@ -11,48 +11,13 @@ class CourantWarning(UserWarning):
 
 
 def require_finite(stable: float, owner: str) -> None:
-    """Refuse states that no step is stable for.
-
-    Parameters
-    ----------
-    stable : float
-        Longest stable step.
-    owner : str
-        Name of the system, for the message.
-
-    Raises
-    ------
-    ValueError
-        If it is 0 or NaN, as it is for states with an infinity or NaN.
-    """
+    """Refuse states that no step is stable for."""
     if not stable > 0:
         raise ValueError(f"{owner}.check_step needs finite states, got NaN or infinity")
 
 
 def warn_step(step: float, stable: float, owner: str, inner_steps: int) -> None:
-    """Warn if the inner steps of a flow map are longer than what is stable.
-
-    Parameters
-    ----------
-    step : float
-        Length of one call of the flow map, in time; its sign does not matter.
-    stable : float
-        Longest stable inner step, in time.
-    owner : str
-        Name of the system, for the message.
-    inner_steps : int
-        Inner steps per call.
-
-    Raises
-    ------
-    ValueError
-        For states that are not finite.
-
-    Warns
-    -----
-    CourantWarning
-        With the longest step that would do, and the number of inner steps that would.
-    """
+    """Warn if the inner steps of a flow map are longer than what is stable."""
     require_finite(stable, owner)
     if abs(step) <= inner_steps * stable:
         return

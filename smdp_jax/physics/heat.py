@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax._types import Args, Scalar
-from smdp_jax.physics.gaussian_field import filter_modes, power_law, squared_wavenumbers
-from smdp_jax.physics.gaussian_modes import GaussianModes
-from smdp_jax.physics.ornstein_uhlenbeck import decay
-from smdp_jax.physics.periodic import require_grid
+from smdp_jax.physics.exact.gaussian_modes import GaussianModes
+from smdp_jax.physics.exact.ornstein_uhlenbeck import decay
+from smdp_jax.physics.spectral.gaussian_field import filter_modes, power_law, squared_wavenumbers
+from smdp_jax.physics.spectral.periodic import require_grid
 from smdp_jax.physics.starts import require_draws
-from smdp_jax.sde import SDE, negated
+from smdp_jax.sde import SDE, Args, Scalar, negated
 
 __all__ = ["Heat"]
 

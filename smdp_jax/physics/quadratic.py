@@ -12,13 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from smdp_jax._types import Args, Scalar
 from smdp_jax.physics.affine import Affine
-from smdp_jax.physics.fokker_planck import transition_density
-from smdp_jax.physics.periodic import require_grid
+from smdp_jax.physics.exact.fokker_planck import transition_density
+from smdp_jax.physics.exact.transition import Transition
+from smdp_jax.physics.spectral.periodic import require_grid
 from smdp_jax.physics.starts import balanced_signs
-from smdp_jax.physics.transition import Transition
-from smdp_jax.sde import SDE
+from smdp_jax.sde import SDE, Args, Scalar
 
 __all__ = ["Quadratic", "Reference", "reference"]
 

@@ -5,7 +5,7 @@ import math
 import jax
 from jaxtyping import PyTree
 
-from smdp_jax._types import Args, FlowMap, State
+from smdp_jax.sde import Args, FlowMap, State
 
 __all__ = ["spin_up"]
 

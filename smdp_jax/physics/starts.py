@@ -8,20 +8,7 @@ __all__ = ["balanced_signs", "require_draws"]
 
 
 def require_draws(n: int, what: str) -> None:
-    """Check that at least one draw is asked for.
-
-    Parameters
-    ----------
-    n : int
-        Number of draws.
-    what : str
-        What is drawn, for the message.
-
-    Raises
-    ------
-    ValueError
-        If ``n`` is smaller than 1.
-    """
+    """Check that at least one draw is asked for."""
     if n < 1:
         raise ValueError(f"the number of {what} must be at least 1, got {n}")
 

@@ -15,15 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax._types import Args, FlowMap, Scalar
+from smdp_jax.physics.adapters.jax_cfd import spectral_navier_stokes
 from smdp_jax.physics.conditions import coefficients
 from smdp_jax.physics.courant import warn_step
-from smdp_jax.physics.gaussian_field import filter_modes, squared_wavenumbers
-from smdp_jax.physics.jax_cfd_adapter import spectral_navier_stokes
-from smdp_jax.physics.periodic import dealiased, require_grid
+from smdp_jax.physics.spectral.gaussian_field import filter_modes, squared_wavenumbers
+from smdp_jax.physics.spectral.periodic import dealiased, require_grid
+from smdp_jax.physics.spectral.vorticity import stream_function, velocity
 from smdp_jax.physics.starts import require_draws
-from smdp_jax.physics.vorticity import stream_function, velocity
-from smdp_jax.sde import SDE, negated
+from smdp_jax.sde import SDE, Args, FlowMap, Scalar, negated
 
 __all__ = ["Turbulence"]
 

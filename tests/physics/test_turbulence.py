@@ -12,9 +12,9 @@ import pytest
 
 from smdp_jax import physics
 from smdp_jax.evaluate.spectra import power_spectrum
-from smdp_jax.physics import vorticity
 from smdp_jax.physics.courant import CourantWarning
-from smdp_jax.physics.periodic import angular_wavenumbers, coarsen, dealiased, refine
+from smdp_jax.physics.spectral import vorticity
+from smdp_jax.physics.spectral.periodic import angular_wavenumbers, coarsen, dealiased, refine
 from smdp_jax.physics.spin_up import spin_up
 from smdp_jax.physics.turbulence import Turbulence
 

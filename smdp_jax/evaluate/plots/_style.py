@@ -151,13 +151,7 @@ def log_y(axes: Axes, values: np.ndarray) -> None:
 
 
 def array(name: str, value: Any, ndim: int | Sequence[int]) -> np.ndarray:
-    """A numpy copy of an array with the expected number of axes.
-
-    Raises
-    ------
-    ValueError
-        If the number of axes is another or the array is empty.
-    """
+    """A numpy copy of an array with the expected number of axes."""
     value = np.asarray(value, dtype=np.float64)
     allowed = (ndim,) if isinstance(ndim, int) else tuple(ndim)
     if value.ndim not in allowed:
@@ -169,13 +163,7 @@ def array(name: str, value: Any, ndim: int | Sequence[int]) -> np.ndarray:
 
 
 def same_shape(name: str, value: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Check a shape.
-
-    Raises
-    ------
-    ValueError
-        If it is another one.
-    """
+    """Check a shape."""
     if value.shape != shape:
         raise ValueError(f"{name} must have shape {shape}; got {value.shape}")
 

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from smdp_jax._types import Scalar
 from smdp_jax.physics.smoke.grid import Field, Mask, Velocity
+from smdp_jax.sde import Scalar
 
 __all__ = ["advect_marker", "advect_velocity", "fill_solid", "sample"]
 
@@ -48,41 +48,13 @@ def _corners(field: Grid, x: Field, y: Field) -> Corners:
 
 
 def sample(field: Grid, x: Field, y: Field) -> Field:
-    """Interpolate a field bilinearly; outside it, take the nearest value on its edge.
-
-    Parameters
-    ----------
-    field : array, shape (rows, columns)
-        Values at whole positions.
-    x, y : array, shape (size, size)
-        Positions, in cells, along the first and the second index.
-
-    Returns
-    -------
-    array, shape (size, size)
-        Interpolated values.
-    """
+    """Interpolate a field bilinearly; outside it, take the nearest value on its edge."""
     (near, above, beside, across), (a, b) = _corners(field, x, y)
     return (1 - a) * ((1 - b) * near + b * above) + a * ((1 - b) * beside + b * across)
 
 
 def advect_marker(marker: Field, velocity: Velocity, courant: Scalar) -> Field:
-    """Carry a field at centres along, by MacCormack.
-
-    Parameters
-    ----------
-    marker : array, shape (size, size)
-        At centres.
-    velocity : tuple of two arrays, shape (size, size)
-        On faces, in length / time.
-    courant : scalar
-        Time step over grid spacing; negative walks back.
-
-    Returns
-    -------
-    array, shape (size, size)
-        The marker after the step.
-    """
+    """Carry a field at centres along, by MacCormack."""
     vx, vy = velocity
     shift_x = courant * (vx + jnp.pad(vx[1:], ((0, 1), (0, 0)))) / 2
     shift_y = courant * (vy + jnp.pad(vy[:, 1:], ((0, 0), (0, 1)))) / 2
@@ -105,20 +77,7 @@ def advect_marker(marker: Field, velocity: Velocity, courant: Scalar) -> Field:
 
 
 def advect_velocity(velocity: Velocity, courant: Scalar) -> Velocity:
-    """Carry the velocity along with itself, semi-Lagrangian.
-
-    Parameters
-    ----------
-    velocity : tuple of two arrays, shape (size, size)
-        On faces, in length / time; zero on closed faces.
-    courant : scalar
-        Time step over grid spacing; negative walks back.
-
-    Returns
-    -------
-    tuple of two arrays, shape (size, size)
-        Velocity after the step, not yet free of divergence.
-    """
+    """Carry the velocity along with itself, semi-Lagrangian."""
     vx, vy = velocity
     walled_x, walled_y = jnp.pad(vx, ((0, 1), (0, 0))), jnp.pad(vy, ((0, 0), (0, 1)))
     # The other component, averaged over the four faces around; rows in the wall do not matter.
@@ -134,20 +93,7 @@ def advect_velocity(velocity: Velocity, courant: Scalar) -> Velocity:
 
 
 def fill_solid(marker: Field, solid: Mask) -> Field:
-    """Give solid cells the mean of their fluid neighbours: zero gradient at obstacles.
-
-    Parameters
-    ----------
-    marker : array, shape (size, size)
-        At centres; values in solid cells are ignored.
-    solid : bool array, shape (size, size)
-        Cells covered by obstacles.
-
-    Returns
-    -------
-    array, shape (size, size)
-        The marker; 0 in solid cells without fluid beside them.
-    """
+    """Give solid cells the mean of their fluid neighbours: zero gradient at obstacles."""
     fluid = (~solid).astype(marker.dtype)
     total, count = _neighbour_sum(fluid * marker), _neighbour_sum(fluid)
     return jnp.where(solid, total / jnp.maximum(count, 1), marker)

@@ -15,7 +15,6 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, PRNGKeyArray
 
-from smdp_jax._types import Args
 from smdp_jax.physics.smoke.grid import Field, Mask
 from smdp_jax.physics.smoke.obstacles import (
     box_mask,
@@ -25,6 +24,7 @@ from smdp_jax.physics.smoke.obstacles import (
     random_obstacles,
 )
 from smdp_jax.physics.starts import require_draws
+from smdp_jax.sde import Args
 
 __all__ = ["ClosedBox"]
 

@@ -37,54 +37,19 @@ Faces = tuple[Mask, Mask]
 
 
 def from_inner(inner_x: Float[Array, "less size"], inner_y: Float[Array, "size less"]) -> Velocity:
-    """Put the walls beside the inner faces.
-
-    Parameters
-    ----------
-    inner_x : array, shape (size - 1, size)
-        Velocity through inner x-faces.
-    inner_y : array, shape (size, size - 1)
-        Velocity through inner y-faces.
-
-    Returns
-    -------
-    tuple of two arrays, shape (size, size)
-        On lower faces.
-    """
+    """Put the walls beside the inner faces."""
     return jnp.pad(inner_x, ((1, 0), (0, 0))), jnp.pad(inner_y, ((0, 0), (1, 0)))
 
 
 def to_inner(
     velocity: Velocity,
 ) -> tuple[Float[Array, "less size"], Float[Array, "size less"]]:
-    """Leave the walls out; the inverse of ``from_inner``.
-
-    Parameters
-    ----------
-    velocity : tuple of two arrays, shape (size, size)
-        On lower faces.
-
-    Returns
-    -------
-    tuple of arrays, shapes (size - 1, size) and (size, size - 1)
-        On inner faces.
-    """
+    """Leave the walls out; the inverse of ``from_inner``."""
     return velocity[0][1:], velocity[1][:, 1:]
 
 
 def open_faces(solid: Mask) -> Faces:
-    """Find the faces with fluid on both sides.
-
-    Parameters
-    ----------
-    solid : bool array, shape (size, size)
-        Cells covered by obstacles.
-
-    Returns
-    -------
-    tuple of two bool arrays, shape (size, size)
-        Open x-faces and y-faces; faces of walls and of obstacles are closed.
-    """
+    """Find the faces with fluid on both sides."""
     fluid = ~solid
     open_x = fluid & jnp.pad(fluid[:-1], ((1, 0), (0, 0)))
     open_y = fluid & jnp.pad(fluid[:, :-1], ((0, 0), (1, 0)))
@@ -92,35 +57,13 @@ def open_faces(solid: Mask) -> Faces:
 
 
 def divergence(velocity: Velocity) -> Field:
-    """Net flow out of each cell.
-
-    Parameters
-    ----------
-    velocity : tuple of two arrays, shape (size, size)
-        On lower faces.
-
-    Returns
-    -------
-    array, shape (size, size)
-        Sum over the four faces, in units of velocity.
-    """
+    """Net flow out of each cell."""
     vx, vy = velocity
     return jnp.pad(vx[1:], ((0, 1), (0, 0))) - vx + (jnp.pad(vy[:, 1:], ((0, 0), (0, 1))) - vy)
 
 
 def gradient(pressure: Field) -> Velocity:
-    """Difference across each face; the negative transpose of ``divergence`` on open faces.
-
-    Parameters
-    ----------
-    pressure : array, shape (size, size)
-        At centres.
-
-    Returns
-    -------
-    tuple of two arrays, shape (size, size)
-        On lower faces, 0 at the walls.
-    """
+    """Difference across each face; the negative transpose of ``divergence`` on open faces."""
     return (
         jnp.pad(pressure[1:] - pressure[:-1], ((1, 0), (0, 0))),
         jnp.pad(pressure[:, 1:] - pressure[:, :-1], ((0, 0), (1, 0))),
@@ -128,19 +71,6 @@ def gradient(pressure: Field) -> Velocity:
 
 
 def closed_to(velocity: Velocity, faces: Faces) -> Velocity:
-    """Stop the flow through closed faces.
-
-    Parameters
-    ----------
-    velocity : tuple of two arrays, shape (size, size)
-        On lower faces.
-    faces : tuple of two bool arrays, shape (size, size)
-        Open faces.
-
-    Returns
-    -------
-    tuple of two arrays, shape (size, size)
-        The velocity, zero on closed faces.
-    """
+    """Stop the flow through closed faces."""
     (vx, vy), (open_x, open_y) = velocity, faces
     return jnp.where(open_x, vx, 0), jnp.where(open_y, vy, 0)

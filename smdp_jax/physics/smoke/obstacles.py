@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax._types import Scalar
 from smdp_jax.physics.smoke.grid import Field, Mask
+from smdp_jax.sde import Scalar
 
 __all__ = ["box_mask", "centres", "disc_mask", "fill_enclosed", "random_obstacles"]
 
@@ -16,59 +16,20 @@ Point = Float[Array, "2"]
 
 
 def centres(size: int) -> tuple[Field, Field]:
-    """Coordinates of the cells' centres.
-
-    Parameters
-    ----------
-    size : int
-        Cells per side.
-
-    Returns
-    -------
-    tuple of two arrays, shape (size, size)
-        x and y, between 0 and 1.
-    """
+    """Coordinates of the cells' centres."""
     along = (jnp.arange(size, dtype=float) + 0.5) / size
     x, y = jnp.meshgrid(along, along, indexing="ij")
     return x, y
 
 
 def box_mask(size: int, lower: Point, upper: Point) -> Mask:
-    """Cells covered by a box.
-
-    Parameters
-    ----------
-    size : int
-        Cells per side.
-    lower, upper : array, shape (2,)
-        Corners (x, y), as shares of the side.
-
-    Returns
-    -------
-    bool array, shape (size, size)
-        True where covered.
-    """
+    """Cells covered by a box."""
     x, y = centres(size)
     return (x >= lower[0]) & (x <= upper[0]) & (y >= lower[1]) & (y <= upper[1])
 
 
 def disc_mask(size: int, centre: Point, radius: Scalar) -> Mask:
-    """Cells covered by a disc.
-
-    Parameters
-    ----------
-    size : int
-        Cells per side.
-    centre : array, shape (2,)
-        Its centre (x, y), as shares of the side.
-    radius : scalar
-        As a share of the side.
-
-    Returns
-    -------
-    bool array, shape (size, size)
-        True where covered.
-    """
+    """Cells covered by a disc."""
     x, y = centres(size)
     return (x - centre[0]) ** 2 + (y - centre[1]) ** 2 <= radius**2
 

@@ -16,7 +16,6 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from smdp_jax._types import Scalar
 from smdp_jax.physics.smoke.grid import (
     Faces,
     Field,
@@ -25,6 +24,7 @@ from smdp_jax.physics.smoke.grid import (
     divergence,
     gradient,
 )
+from smdp_jax.sde import Scalar
 
 __all__ = ["project"]
 

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax._types import Args, Scalar
 from smdp_jax.physics.courant import CourantWarning, require_finite
 from smdp_jax.physics.smoke.advection import advect_marker, advect_velocity, fill_solid
 from smdp_jax.physics.smoke.geometry import ClosedBox
@@ -26,7 +25,7 @@ from smdp_jax.physics.smoke.grid import (
 )
 from smdp_jax.physics.smoke.projection import project
 from smdp_jax.physics.starts import require_draws
-from smdp_jax.sde import SDE, integrated_backward
+from smdp_jax.sde import SDE, Args, Scalar, integrated_backward
 
 __all__ = ["Smoke"]
 

@@ -1,0 +1,1 @@
+"""Foreign simulators, one module each."""

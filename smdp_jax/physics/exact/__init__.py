@@ -1,0 +1,1 @@
+"""Closed forms and fine reference solutions that tests and reports compare with."""

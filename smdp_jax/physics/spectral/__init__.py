@@ -1,0 +1,1 @@
+"""Periodic grids in Fourier space."""

@@ -1,0 +1,117 @@
+"""Spectral helpers on the unit torus: wavenumbers, the 2/3 rule, coarser and finer grids.
+
+A field holds its values at the points ``j / size`` along every axis, ``size`` even. Half spectra
+have the layout of ``numpy.fft.rfftn``.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+__all__ = ["angular_wavenumbers", "coarsen", "dealiased", "refine", "require_grid", "waves"]
+
+
+def _wavenumbers(shape: tuple[int, ...]) -> Sequence[np.ndarray]:
+    """Integer wavenumbers along each axis, as a mesh over the half spectrum."""
+    axes = [np.fft.fftfreq(n, 1 / n) for n in shape[:-1]]
+    return np.meshgrid(*axes, np.fft.rfftfreq(shape[-1], 1 / shape[-1]), indexing="ij")
+
+
+def angular_wavenumbers(shape: tuple[int, ...]) -> tuple[Float[np.ndarray, "*_half"], ...]:
+    """Angular wavenumbers ``2 pi k`` along each axis."""
+    return tuple(2 * math.pi * k for k in _wavenumbers(shape))
+
+
+def dealiased(shape: tuple[int, ...]) -> Bool[np.ndarray, "*_half"]:
+    """Modes that a product of two of them does not alias into: ``3 |k| < size`` on every axis."""
+    axes = zip(_wavenumbers(shape), shape, strict=True)
+    return np.all([3 * np.abs(k) < n for k, n in axes], axis=0)
+
+
+def coarsen(x: Float[Array, "*_fine"], size: int) -> Float[Array, "*_coarse"]:
+    """Truncate the spectrum of a field to that of a coarser grid.
+
+    White noise of variance v per point of the fine grid has the variance
+    ``v (size / fine size)^axes`` per point after it.
+
+    Parameters
+    ----------
+    x : array
+        One field, the same number of points along every axis.
+    size : int
+        Points per side of the coarse grid, even, at most those of ``x``.
+
+    Returns
+    -------
+    array
+        ``size`` points per side, in units of the field; without the coarse grid's Nyquist modes.
+
+    Raises
+    ------
+    ValueError
+        If ``size`` is odd, below 2, or larger than that of ``x``.
+    """
+    if not 2 <= size <= x.shape[0] or size % 2:
+        raise ValueError(f"coarsen needs an even size from 2 to {x.shape[0]}, got {size}")
+    return _resample(x, size)
+
+
+def refine(x: Float[Array, "*_coarse"], size: int) -> Float[Array, "*_fine"]:
+    """Evaluate the trigonometric interpolant of a field on a finer grid.
+
+    Parameters
+    ----------
+    x : array
+        One field, the same number of points along every axis.
+    size : int
+        Points per side of the fine grid, even, at least those of ``x``.
+
+    Returns
+    -------
+    array
+        ``size`` points per side, in units of the field; without the Nyquist modes of ``x``.
+
+    Raises
+    ------
+    ValueError
+        If ``size`` is odd or smaller than that of ``x``.
+    """
+    if size < x.shape[0] or size % 2:
+        raise ValueError(f"refine needs an even size of at least {x.shape[0]}, got {size}")
+    return _resample(x, size)
+
+
+def waves(size: int, modes: int) -> Float[np.ndarray, "coefficients size"]:
+    """Cosines, then sines, of wavenumbers 1 ... modes on the unit interval."""
+    phase = 2 * math.pi * np.outer(np.arange(1, modes + 1), np.arange(size) / size)
+    return np.concatenate([np.cos(phase), np.sin(phase)])
+
+
+def require_grid(x: Any, shape: tuple[int, ...], owner: str) -> None:
+    """Check that a state lives on the grid of its system."""
+    given = getattr(x, "shape", type(x).__name__)
+    if given != shape:
+        raise ValueError(
+            f"{owner} takes one unbatched state of shape {shape}, got {given}; "
+            "use jax.vmap over batches"
+        )
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{owner} takes floating-point states, got {x.dtype}")
+
+
+def _resample(x: Array, size: int) -> Array:
+    """Copy the modes below the Nyquist mode of the coarser grid; the others are 0."""
+    old, axes = x.shape[0], tuple(range(x.ndim))
+    kept = min(old, size) // 2
+    spectrum = jnp.fft.rfftn(x)
+    new_shape = (*[size] * (x.ndim - 1), size // 2 + 1)
+    # Wavenumbers 0 ... kept - 1 on the last axis, and their negatives too on the others.
+    low = np.r_[0:kept, -kept + 1 : 0]
+    source = np.ix_(*[low % old] * (x.ndim - 1), np.arange(kept))
+    target = np.ix_(*[low % size] * (x.ndim - 1), np.arange(kept))
+    moved = jnp.zeros(new_shape, spectrum.dtype).at[target].set(spectrum[source])
+    return jnp.fft.irfftn(moved, s=[size] * x.ndim, axes=axes) * (size / old) ** x.ndim

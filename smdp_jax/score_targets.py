@@ -1,0 +1,302 @@
+r"""Unbiased score targets along simulated paths.
+
+The simulated chain ``x_{j+1} = F_j(x_j) + r_{j+1}``, r ~ N(0, g^2 dt), is Gaussian given its past.
+With any linear operators rho_j that do not depend on the states in between, and rho_0 = 0,
+
+    q_{j+1} = r_{j+1} / (g^2 dt),    M_0 = 0,
+    M_{j+1} = q_{j+1} + rho_j (M_j - J_j^T q_{j+1}),    J_j = dF_j/dx at x_j,
+
+the target ``T_j = -M_j`` satisfies ``E[T_j | x_j] = grad log p_{t_j}(x_j)`` exactly for the chain.
+In the continuum this is the Malliavin-Bismut form of Tweedie's formula (Mirafzali et al. 2025,
+arXiv 2503.16917; Pidstrigach et al. 2025, arXiv 2504.03461).
+
+A translation of the state at time t by eps moves every earlier state by ``phi(t') / phi(t) eps``,
+phi = 0 at the start of the path. Any phi gives an unbiased target; the best has the least mean
+square. A ramp is a linear operator ``rho(t0, t1, m)`` that multiplies a tree by
+``phi(t0) / phi(t1)``; ``t0 < t1`` count from the start of the path.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from smdp_jax.checks import concrete
+from smdp_jax.sde import SDE, Args, Scalar, State
+from smdp_jax.solve.integrate import integrate
+from smdp_jax.solve.solvers import flow_map_of
+from smdp_jax.solve.terms import Splitting
+
+__all__ = ["PowerRamp", "Ramp", "SinhRamp", "TableRamp", "Transform", "least_variance_ramp"]
+
+Ramp = Callable[[Any, Any, Any], Any]
+Transform = tuple[Callable[[Any], Any], Callable[[Any], Any]]
+
+
+class PowerRamp(eqx.Module):
+    """Ramp ``phi = t^power`` over the whole history.
+
+    Parameters
+    ----------
+    power : float
+        Positive; 2 or 3 suit scalar problems. The larger, the less of the past is used.
+
+    Raises
+    ------
+    ValueError
+        If ``power`` is not positive.
+    """
+
+    power: float = eqx.field(static=True, default=2.0)
+
+    def __check_init__(self) -> None:
+        if not self.power > 0:
+            raise ValueError(f"PowerRamp needs a positive power, got {self.power}")
+
+    def __call__(self, t0: Scalar, t1: Scalar, m: State) -> State:
+        """Multiply ``m`` by phi(t0) / phi(t1)."""
+        ratio = (t0 / t1) ** self.power
+        return jax.tree.map(lambda m: jnp.asarray(ratio, m.dtype) * m, m)
+
+
+class SinhRamp(eqx.Module):
+    """Ramp ``phi = sinh(rate t)``: the exact transition kernel of linear decay with that rate.
+
+    Parameters
+    ----------
+    rate : pytree
+        Decay rates in 1 / time, at least 0: scalars, or arrays of the (transformed) state's shape,
+        in a tree like the state.
+    transform : tuple of callables, optional
+        ``(forward, backward)`` of a linear transform of the state in which ``rate`` is diagonal,
+        for example ``(jnp.fft.rfft2, jnp.fft.irfft2)``.
+
+    Raises
+    ------
+    ValueError
+        If a rate is negative.
+    """
+
+    rate: Any
+    transform: Transform | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self) -> None:
+        for leaf in jax.tree.leaves(self.rate):
+            if concrete(leaf) and jnp.any(jnp.asarray(leaf) < 0):
+                raise ValueError(f"SinhRamp needs rates of at least 0, got {jnp.min(leaf)}")
+
+    def __call__(self, t0: Scalar, t1: Scalar, m: State) -> State:
+        """Multiply ``m`` by phi(t0) / phi(t1)."""
+
+        def scale(rate: Any, y: Any) -> Any:
+            # sinh(rate t0) / sinh(rate t1) without overflow; t0 / t1 where the rate vanishes.
+            rate = jnp.asarray(rate, jnp.result_type(t1))
+            safe = jnp.maximum(rate, 1e-3 / t1)
+            exact = jnp.expm1(-2 * safe * t0) / jnp.expm1(-2 * safe * t1)
+            ratio = jnp.where(rate * t1 > 1e-3, jnp.exp(-safe * (t1 - t0)) * exact, t0 / t1)
+            return ratio.astype(y.dtype) * y
+
+        return _in_transform(self.transform, lambda y: jax.tree.map(scale, self.rate, y), m)
+
+
+class TableRamp(eqx.Module):
+    """Ramp from values of ``log phi`` on a grid, interpolated linearly in ``log t``.
+
+    Before the first time phi is the power of t that joins the first two values.
+
+    Parameters
+    ----------
+    ts : array (times,)
+        Positive, increasing times, counted from the start of the path; at least 2.
+    log_phi : pytree
+        Leaves (times,) or (times, *transformed state), in a tree like the state.
+    transform : tuple of callables, optional
+        ``(forward, backward)`` of the linear transform in which phi is diagonal.
+    """
+
+    ts: Any
+    log_phi: State
+    transform: Transform | None = eqx.field(static=True, default=None)
+
+    def __call__(self, t0: Scalar, t1: Scalar, m: State) -> State:
+        """Multiply ``m`` by phi(t0) / phi(t1)."""
+        log_ts = jnp.log(self.ts)
+
+        def log_phi_at(table: Any, t: Scalar) -> Any:
+            log_t = jnp.log(t)
+            i = jnp.clip(jnp.searchsorted(log_ts, log_t) - 1, 0, log_ts.shape[0] - 2)
+            slope = (table[i + 1] - table[i]) / (log_ts[i + 1] - log_ts[i]).astype(table.dtype)
+            return table[i] + slope * (log_t - log_ts[i]).astype(table.dtype)
+
+        def scale(table: Any, y: Any) -> Any:
+            ratio = jnp.exp(log_phi_at(table, t0) - log_phi_at(table, t1))
+            return jnp.where(t0 > 0, ratio, 0.0).astype(y.dtype) * y
+
+        return _in_transform(self.transform, lambda y: jax.tree.map(scale, self.log_phi, y), m)
+
+
+def _in_transform(transform: Transform | None, operator: Callable, m: State) -> State:
+    if transform is None:
+        return operator(m)
+    forward, backward = transform
+    return backward(operator(forward(m)))
+
+
+def _kick(terms: Any, t0: Any, t1: Any, x: State, args: Args) -> tuple[State, State, State]:
+    """Take one step of the chain; return the new state, q and J^T q."""
+    flow, noise = terms.terms
+    increment = noise.contr(t0, t1)[0]
+    g, dt = noise.vf(t0, x, args), jnp.asarray(t1 - t0)
+    moved, pull_back = jax.vjp(lambda x: flow.step(t0, t1, x, args), x)
+    q = jax.tree.map(lambda g, w: w / (g * dt.astype(w.dtype)), g, increment)
+    x1 = jax.tree.map(lambda y, g, w: y + g * w, moved, g, increment)
+    return x1, q, pull_back(q)[0]
+
+
+class ScoreTargetSplitting(Splitting):
+    """``Splitting`` on the pair (state, M), accumulating the score target of the path."""
+
+    rho: Ramp
+    start: Scalar
+
+    def step(
+        self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
+    ) -> tuple:
+        """Advance (state, M) from t0 to t1."""
+        x, m = y0
+        x1, q, pulled = _kick(terms, t0, t1, x, args)
+        past = self.rho(t0 - self.start, t1 - self.start, jax.tree.map(jnp.subtract, m, pulled))
+        m1 = jax.tree.map(jnp.add, q, past)
+        return (x1, m1), None, {}, None, diffrax.RESULTS.successful
+
+
+def _scaled_difference(ratio: Array, m: Array, pulled: Array) -> Array:
+    return jnp.broadcast_to(ratio, m.shape).astype(m.dtype) * (m - pulled)
+
+
+class _PilotSplitting(Splitting):
+    """Advance a batch of (state, M) together with log phi, whose ratio is chosen step by step.
+
+    E|M_{j+1}|^2 is quadratic in rho and least at E<q, J^T q> / (E|M_j|^2 + E|J^T q|^2), since q is
+    independent of the past.
+    """
+
+    forward: Callable = eqx.field(static=True)
+    backward: Callable = eqx.field(static=True)
+    elementwise: bool = eqx.field(static=True)
+    start: Scalar
+
+    def step(
+        self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
+    ) -> tuple:
+        """Advance the pilot batch from t0 to t1."""
+        x, (m, log_phi) = y0
+        x1, q, pulled = _kick(terms, t0, t1, x, args)
+        m_hat, q_hat, pulled_hat = (jax.vmap(self.forward)(v) for v in (m, q, pulled))
+
+        def mean(values: Array) -> Array:
+            return values.mean(axis=0 if self.elementwise else None)
+
+        def best(m: Array, q: Array, p: Array) -> Array:
+            overlap = mean((jnp.conj(q) * p).real)
+            power = mean(jnp.abs(m) ** 2) + mean(jnp.abs(p) ** 2)
+            ratio = jnp.clip(overlap / power, 1e-6, 1.0)
+            return jnp.where(t0 > self.start, ratio, 0.0)
+
+        rho = jax.tree.map(best, m_hat, q_hat, pulled_hat)
+        past = jax.tree.map(_scaled_difference, rho, m_hat, pulled_hat)
+        m1 = jax.tree.map(jnp.add, q, jax.vmap(self.backward)(past))
+        log_phi1 = jax.tree.map(
+            lambda f, r: jnp.where(t0 > self.start, f - jnp.log(jnp.maximum(r, 1e-6)), f),
+            log_phi,
+            rho,
+        )
+        return (x1, (m1, log_phi1)), None, {}, None, diffrax.RESULTS.successful
+
+
+def least_variance_ramp(
+    sde: SDE,
+    x0: State,
+    ts: Float[Array, "times"],
+    *,
+    key: PRNGKeyArray,
+    args: Args = None,
+    args_axes: int | None = None,
+    solver: diffrax.AbstractSolver | None = None,
+    substeps: int = 1,
+    transform: Transform | None = None,
+) -> Ramp:
+    """Find the ramp of least mean square target from a pilot batch of paths.
+
+    Every ramp that is independent of the paths it is used on gives unbiased targets, so a pilot
+    with its own key decides how much of the past to use: at every step, per leaf of the state or,
+    with ``transform``, per mode, the ratio that makes E|T|^2 least.
+
+    Parameters
+    ----------
+    sde : SDE
+        The process.
+    x0 : pytree
+        Initial states of the pilot; leaves (paths, *state); 64 to 256 paths suffice.
+    ts : array (times,)
+        Increasing times at which the ramp is tabulated; at least 3.
+    key : PRNG key
+        Noise of the pilot; not that of the paths to be used later.
+    args, args_axes
+        Conditions, as for ``simulate``.
+    solver : diffrax.AbstractSolver, optional
+        ODE solver of the physics step, as for ``simulate``.
+    substeps : int
+        Simulator steps per interval of ``ts``.
+    transform : tuple of callables, optional
+        ``(forward, backward)`` of a linear transform of one state; the ramp is then found per
+        transformed entry, for example per Fourier mode.
+
+    Returns
+    -------
+    callable
+        ``rho(t0, t1, m)`` for ``simulate(..., score_targets=rho)``.
+
+    Raises
+    ------
+    ValueError
+        If ``ts`` has fewer than 3 times.
+    """
+    if ts.shape[0] < 3:
+        raise ValueError(f"least_variance_ramp needs at least 3 times, got {ts.shape[0]}")
+    log_phi = _pilot(sde, x0, ts, key, args, args_axes, solver, substeps, transform)
+    return TableRamp(ts[1:] - ts[0], log_phi, transform)
+
+
+@eqx.filter_jit
+def _pilot(
+    sde: SDE,
+    x0: State,
+    ts: Array,
+    key: PRNGKeyArray,
+    args: Args,
+    args_axes: int | None,
+    solver: diffrax.AbstractSolver | None,
+    substeps: int,
+    transform: Transform | None,
+) -> State:
+    """Return log phi at ts[1:]."""
+    forward, backward = transform if transform is not None else ((lambda x: x),) * 2
+    flow = flow_map_of(sde, solver)
+    assert flow.step is not None
+    batched_step = jax.vmap(flow.step, in_axes=(None, None, 0, args_axes))
+    batch = SDE(step=batched_step, diffusion=sde.diffusion, interval=sde.interval)
+    modes = jax.eval_shape(forward, jax.tree.map(lambda x: x[0], x0))
+    log_phi = jax.tree.map(
+        lambda m: jnp.zeros(() if transform is None else m.shape, jnp.finfo(m.dtype).dtype), modes
+    )
+    stepper = _PilotSplitting(forward, backward, transform is not None, ts[0])
+    y0 = (x0, (jax.tree.map(jnp.zeros_like, x0), log_phi))
+    (_, (_, table)), _ = integrate(
+        batch, y0, ts, key=key, args=args, solver=stepper, substeps=substeps
+    )
+    return jax.tree.map(lambda f: f[1:], table)

@@ -1,0 +1,93 @@
+"""The Gaussian that a learned score starts from: the moments of the training paths."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
+from smdp_jax.trajectories import Trajectories
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Preconditioner:
+    """Score of a Gaussian with the data's mean and variance, plus a scaled network.
+
+    ``s(t, x) = -(x - m) / C + N(t, (x - m) / c) / sigma`` with the mean m(t) of the data, C(t)
+    their variance plus ``sigma^2 = int_0^t g^2`` (one number per leaf of the state), and c^2 the
+    mean of C over the nodes. Without sigma^2 the sampling error of the variance, a share
+    sqrt(2 / n) of n paths, would be that of the Gaussian's score; the network adds what is missing
+    more easily than it mends what is noise. The network's output need not span the decades of the
+    score, and far outside the data the score still grows linearly (Karras et al. 2022, section 5,
+    do this for white noise on images). c does not depend on time: dividing by sqrt(C(t)) lets the
+    network resolve, and so fit, the noise of late times.
+
+    Parameters
+    ----------
+    ts : array (nodes,)
+        Increasing times.
+    mean, variance, noise : pytree
+        m in units of the state, C and sigma^2 in squared units; leaves (nodes,).
+    """
+
+    ts: Any
+    mean: Any
+    variance: Any
+    noise: Any
+
+    @classmethod
+    def of(cls, sde: SDE, data: Trajectories) -> "Preconditioner":
+        """Take the moments of trajectories at up to 97 of their times, dense near the first.
+
+        Parameters
+        ----------
+        sde : SDE
+            The forward process.
+        data : Trajectories
+            Training paths.
+
+        Returns
+        -------
+        Preconditioner
+            Its tables.
+        """
+        last = data.num_times - 1
+        geometric = np.geomspace(1, last + 1, 64) - 1
+        nodes = np.concatenate([geometric, np.linspace(0, last, 32), [min(1, last)]])
+        nodes = np.unique(np.round(nodes).astype(int))
+        ts = data.ts[nodes]
+        g = jax.vmap(lambda t: sde.g(t, data.at(0, 0)))(data.ts)
+
+        def integral(g: Array) -> Array:
+            pieces = 0.5 * (g[1:] ** 2 + g[:-1] ** 2) * jnp.diff(data.ts).astype(g.dtype)
+            total = jnp.concatenate([pieces[:1], jnp.cumsum(pieces)])
+            return total[nodes]
+
+        def moments(x: Array) -> tuple[Array, Array]:
+            x = jnp.moveaxis(x[:, nodes], 1, 0).reshape(len(nodes), -1)
+            return x.mean(axis=1), x.var(axis=1)
+
+        noise = jax.tree.map(integral, g)
+        mean = jax.tree.map(lambda x: moments(x)[0], data.xs)
+        variance = jax.tree.map(lambda x, n: moments(x)[1] + n, data.xs, noise)
+        return cls(ts, mean, variance, noise)
+
+    def __call__(self, network: ScoreFn, t: Scalar, x: State, args: Args) -> State:
+        """Evaluate the preconditioned score."""
+        i = jnp.clip(jnp.searchsorted(self.ts, t, method="compare_all"), 1, self.ts.shape[0] - 1)
+        weight = jnp.clip((t - self.ts[i - 1]) / (self.ts[i] - self.ts[i - 1]), 0, 1)
+
+        def at(table: Array) -> Array:
+            return table[i - 1] + weight.astype(table.dtype) * (table[i] - table[i - 1])
+
+        mean, variance, noise = jax.tree.map(at, (self.mean, self.variance, self.noise))
+        centred = jax.tree.map(jnp.subtract, x, mean)
+        y = jax.tree.map(lambda z, c: z / jnp.sqrt(c.mean()), centred, self.variance)
+        out = network(t, y, args)
+        return jax.tree.map(
+            lambda z, c, o, n: o / jnp.sqrt(n) - z / c, centred, variance, out, noise
+        )

@@ -1,0 +1,86 @@
+r"""A learned step of the physics, for systems whose inverse no simulator can walk.
+
+``x(t') = x(t) + (t' - t) / dt * increment * N((x - mean) / size)``, with a network N that does not
+see the time and a signed step dt, negative for a step back: the surrogate of the inverse physics of
+Holzschuh, Vegetti, Thuerey (2023), section 4.4.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from smdp_jax.checks import concrete
+from smdp_jax.scores.learned import apply_network
+from smdp_jax.sde import Args, Scalar, State
+from smdp_jax.trajectories import Trajectories
+
+__all__ = ["LearnedStep", "StepScale"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class StepScale:
+    """Sizes of states and of their change over one step back, one number per leaf."""
+
+    dt: Any
+    mean: Any
+    size: Any
+    increment: Any
+
+    @classmethod
+    def of(cls, data: Trajectories) -> "StepScale":
+        """Measure them on trajectories."""
+        if concrete(data.ts):
+            steps = np.diff(np.asarray(data.ts))
+            if steps.max() > 1.001 * steps.min():
+                raise ValueError(
+                    "a step that does not see the time needs evenly spaced ts, got steps of "
+                    f"{steps.min():g} to {steps.max():g}"
+                )
+        dt = (data.ts[0] - data.ts[-1]) / (data.num_times - 1)
+        increment = jax.tree.map(lambda x: jnp.sqrt(jnp.mean(jnp.diff(x, axis=1) ** 2)), data.xs)
+        for path, change in jax.tree_util.tree_leaves_with_path(increment):
+            if concrete(change) and not change > 0:
+                raise ValueError(
+                    f"Trajectories.xs{jax.tree_util.keystr(path)} never changes: there is no step "
+                    "to learn"
+                )
+        mean, size = (jax.tree.map(f, data.xs) for f in (jnp.mean, jnp.std))
+        return cls(dt, mean, size, increment)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LearnedStep:
+    """A learned flow map, to be used as ``inverse`` (or ``step``) of an ``SDE``.
+
+    Right for the step that it was trained with. A shorter one takes that share of the increment,
+    and one in the other direction its negative, as ``negated`` does.
+
+    Parameters
+    ----------
+    model : flax.linen.Module
+        Network, called as ``model.apply(variables, 0, y, args)``.
+    variables : pytree
+        Its parameters.
+    preconditioner : StepScale
+        Scales of its input and output.
+    """
+
+    model: Any = field(metadata={"static": True})
+    variables: Any
+    preconditioner: StepScale
+
+    def __call__(self, start: Scalar, stop: Scalar, x: State, args: Args) -> State:
+        """Walk one unbatched state from one time to another."""
+        scale = self.preconditioner
+        y = jax.tree.map(lambda x, m, s: (x - m) / s, x, scale.mean, scale.size)
+        change = apply_network(self.model, self.variables, jnp.zeros_like(scale.dt), y, args)
+        start, stop = (jnp.asarray(t, scale.dt.dtype) for t in (start, stop))
+        share = (stop - start) / scale.dt
+        return jax.tree.map(
+            lambda x, i, n: x + share.astype(x.dtype) * i * n, x, scale.increment, change
+        )

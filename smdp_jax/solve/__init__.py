@@ -1,0 +1,1 @@
+"""How a process is solved: fixed and adaptive steps, solvers, noise, time grids, the way back."""

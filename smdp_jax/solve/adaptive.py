@@ -1,0 +1,91 @@
+"""Solve an ``SDE`` with the step sizes that a controller chooses."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+
+from smdp_jax.sde import SDE, Args, State
+from smdp_jax.solve.solvers import check_is_solver, default_adaptive_solver
+from smdp_jax.solve.terms import levy_area_of, terms_of
+
+__all__ = ["solve_adaptive"]
+
+
+def solve_adaptive(
+    sde: SDE,
+    x0: State,
+    ts: Float[Array, "times"],
+    *,
+    controller: diffrax.AbstractAdaptiveStepSizeController,
+    key: PRNGKeyArray | None = None,
+    args: Args = None,
+    solver: diffrax.AbstractSolver | None = None,
+    max_steps: int = 16**4,
+) -> tuple[State, Shaped[Array, ""]]:
+    """Solve with the step sizes that a controller chooses; states are saved at all of ``ts``.
+
+    Parameters
+    ----------
+    sde : SDE
+        The process, with a drift.
+    x0 : pytree
+        State at ``ts[0]``, unbatched.
+    ts : array (times,)
+        Increasing times to save at.
+    controller : diffrax.AbstractAdaptiveStepSizeController
+        For example ``diffrax.PIDController(rtol=1e-4, atol=1e-6)``.
+    key : PRNG key, optional
+        Seed of the virtual Brownian tree; None for a process without noise.
+    args : pytree, optional
+        Conditions handed to the drift.
+    solver : diffrax.AbstractSolver, optional
+        A solver with an error estimate; default ``diffrax.Tsit5()`` without noise and
+        ``diffrax.SPaRK()`` with noise.
+    max_steps : int
+        Bound on the number of steps; a path that needs more ends as NaN.
+
+    Returns
+    -------
+    xs : pytree
+        Leaves (times, *state).
+    steps : int
+        Number of solver steps taken.
+
+    Raises
+    ------
+    ValueError
+        If noise is needed and no key is given, or if ``sde`` is a flow map.
+    TypeError
+        If the solver is no solver.
+    """
+    if sde.drift is None:
+        raise ValueError("solve_adaptive needs a drift, got a flow map")
+    if not sde.deterministic and key is None:
+        raise ValueError("solve_adaptive needs a key for a process with noise, got key=None")
+    solver = default_adaptive_solver(sde) if solver is None else solver
+    check_is_solver(solver)
+    noise = None
+    if key is not None:
+        tree = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), x0)
+        tolerance = (ts[-1] - ts[0]) * 2.0**-14
+        noise = diffrax.VirtualBrownianTree(
+            ts[0], ts[-1], tolerance, tree, key, levy_area=levy_area_of(solver)
+        )
+    solution = diffrax.diffeqsolve(
+        terms_of(sde, noise),
+        solver,
+        ts[0],
+        ts[-1],
+        None,
+        x0,
+        args,
+        saveat=diffrax.SaveAt(ts=ts),
+        # States between steps would be interpolated, without the noise in between.
+        stepsize_controller=diffrax.ClipStepSizeController(controller, step_ts=ts),
+        max_steps=max_steps,
+        throw=False,
+    )
+    solved = solution.result == diffrax.RESULTS.successful
+    xs = jax.tree.map(lambda x: jnp.where(solved, x, jnp.nan), solution.ys)
+    return xs, solution.stats["num_steps"]

@@ -1,0 +1,119 @@
+"""Which diffrax solver solves what: defaults, costs, and the solvers that do not fit."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+
+from smdp_jax.checks import check_kind
+from smdp_jax.sde import SDE, Args, Scalar, State
+from smdp_jax.solve.terms import Splitting
+
+__all__ = [
+    "check_is_solver",
+    "check_solver",
+    "default_adaptive_solver",
+    "default_solver",
+    "evaluations_per_step",
+    "flow_map_of",
+    "with_root_finder",
+]
+
+
+def default_solver(sde: SDE) -> diffrax.AbstractSolver:
+    """Choose the solver used where the caller names none.
+
+    Euler for drifts and ``Splitting`` for flow maps: both evaluate a score at the times of the
+    grid only, which are the times that a learned one was trained at. With a score known in closed
+    form, or a stiff process, ``diffrax.Heun()`` or ``diffrax.ShARK()`` reach more.
+    """
+    return diffrax.Euler() if sde.step is None else Splitting()
+
+
+def default_adaptive_solver(sde: SDE) -> diffrax.AbstractSolver:
+    """Choose the adaptive solver used where the caller names none."""
+    return diffrax.Tsit5() if sde.deterministic else diffrax.SPaRK()
+
+
+def evaluations_per_step(solver: diffrax.AbstractSolver) -> int:
+    """Count the drift evaluations of one step."""
+    tableau = getattr(solver, "tableau", None)
+    if tableau is None:
+        return 1
+    if isinstance(tableau, diffrax.MultiButcherTableau):
+        tableau = tableau.tableaus[0]
+    return len(tableau.b_sol) - int(getattr(tableau, "fsal", False))
+
+
+def flow_map_of(sde: SDE, solver: diffrax.AbstractSolver | None = None) -> SDE:
+    """Transform a continuous drift into the flow map of one solver step per call.
+
+    Parameters
+    ----------
+    sde : SDE
+        Process with a drift; one with a flow map is returned as it is.
+    solver : diffrax.AbstractSolver, optional
+        ODE solver for dx = P dt; the default is ``diffrax.Euler()``.
+
+    Returns
+    -------
+    SDE
+        The process whose ``step`` is that solver's; it is walked back by the same solver.
+
+    Raises
+    ------
+    ValueError
+        If a solver other than ``Splitting()`` is given for a flow map.
+    """
+    if sde.drift is None:
+        if solver is not None:
+            check_solver(sde, solver)
+        return sde
+    stepper = diffrax.Euler() if solver is None else solver
+    check_is_solver(stepper)
+    term = diffrax.ODETerm(sde.drift)
+
+    def step(t0: Scalar, t1: Scalar, x: State, args: Args) -> State:
+        t0, t1 = jnp.asarray(t0), jnp.asarray(t1)
+        state = stepper.init(term, t0, t1, x, args)
+        return stepper.step(term, t0, t1, x, args, state, made_jump=False)[0]
+
+    def inverse(t1: Scalar, t0: Scalar, x: State, args: Args) -> State:
+        return step(t1, t0, x, args)
+
+    return SDE(step=step, inverse=inverse, diffusion=sde.diffusion, interval=sde.interval)
+
+
+def check_is_solver(solver: Any) -> None:
+    """Refuse what is no solver, such as a solver's class."""
+    check_kind("solver", solver, "a diffrax solver, such as diffrax.Heun()", "init", "step")
+
+
+def check_solver(sde: SDE, solver: diffrax.AbstractSolver) -> None:
+    """Refuse a solver that cannot solve this process with fixed steps."""
+    check_is_solver(solver)
+    name = type(solver).__name__
+    if sde.step is not None and not isinstance(solver, Splitting):
+        raise ValueError(
+            f"a flow map is solved by Splitting(), got {name}; give a drift for {name}"
+        )
+    if sde.step is None and isinstance(solver, Splitting):
+        raise ValueError("Splitting() solves flow maps, got a drift: see flow_map_of")
+    if isinstance(solver, diffrax.HalfSolver):
+        raise ValueError("HalfSolver estimates errors for adaptive steps: see solve_adaptive")
+    if isinstance(solver, diffrax.AbstractSRK) and sde.deterministic:
+        raise ValueError(f"{name} needs noise, got an ODE: use an ODE solver such as Heun()")
+
+
+def with_root_finder(solver: diffrax.AbstractSolver, x: State) -> diffrax.AbstractSolver:
+    """Give an implicit solver tolerances, where it expects those of a step size controller."""
+    finder = getattr(solver, "root_finder", None)
+    if finder is None or isinstance(getattr(finder, "rtol", 0.0), (int, float)):
+        return solver
+    # Half the digits: a stiff drift's own rounding error is far above the last one.
+    tolerance = float(jnp.finfo(jnp.result_type(*jax.tree.leaves(x))).eps) ** 0.5
+    finder = optx.Newton(rtol=tolerance, atol=tolerance)
+    return eqx.tree_at(lambda s: s.root_finder, solver, finder)

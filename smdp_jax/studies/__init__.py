@@ -1,0 +1,1 @@
+"""What only the shipped experiments share."""

@@ -1,0 +1,71 @@
+"""Paths of a flow map without noise, forward and back: the physics alone."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from smdp_jax.evaluate import ensemble_mse
+from smdp_jax.sde import Args, FlowMap, State
+
+__all__ = ["best_negated_starts", "negated_walk", "walk"]
+
+
+def walk(
+    step: FlowMap,
+    x: State,
+    ts: Float[Array, "times"],
+    args: Args = None,
+    *,
+    save: Literal["last", "all"] = "last",
+) -> State:
+    """Follow a flow map over a grid, without noise."""
+
+    def body(x: State, t: tuple[Array, Array]) -> tuple[State, State | None]:
+        x = step(t[0], t[1], x, args)
+        return x, x if save == "all" else None
+
+    last, path = jax.lax.scan(body, x, (ts[:-1], ts[1:]))
+    return last if save == "last" else _with_first(x, path)
+
+
+def negated_walk(
+    step: FlowMap, x: State, ts: Float[Array, "times"], args: Args = None, *, stride: int
+) -> State:
+    """Walk the physics back by negated increments, each over several steps of a grid."""
+    steps = ts.shape[0] - 1
+    if steps % stride:
+        raise ValueError(f"stride={stride} must divide the {steps} steps of the grid")
+    legs = ts[np.arange(0, steps, stride)[:, None] + np.arange(stride + 1)[None]]
+
+    def body(x: State, leg: Array) -> tuple[State, State]:
+        x = jax.tree.map(lambda x, later: 2 * x - later, x, walk(step, x, leg, args))
+        return x, x
+
+    path = _with_first(x, jax.lax.scan(body, x, legs[::-1])[1])
+    return jax.tree.map(lambda x: x[::-1], path)
+
+
+def best_negated_starts(
+    step: FlowMap, x_end: Float[Array, "cases *state"], ts: Float[Array, "times"]
+) -> tuple[Float[Array, "cases *state"], int]:
+    """Walk the physics back by negated increments of the length that does best.
+
+    All numbers of steps that divide the grid are tried; the one whose forward simulations end
+    nearest to where they came from is kept.
+    """
+    steps = ts.shape[0] - 1
+    forward = jax.jit(jax.vmap(lambda x: walk(step, x, ts)))
+    starts, misses = {}, {}
+    for stride in (n for n in range(1, steps + 1) if steps % n == 0):
+        back = jax.vmap(lambda x, n=stride: negated_walk(step, x, ts, stride=n)[0])
+        starts[stride] = jax.jit(back)(x_end)
+        misses[stride] = ensemble_mse(forward(starts[stride]), x_end)
+    best = min(misses, key=lambda n: misses[n])
+    return starts[best], best
+
+
+def _with_first(x: State, later: PyTree) -> PyTree:
+    return jax.tree.map(lambda x, later: jnp.concatenate([x[None], later]), x, later)

@@ -1,0 +1,1 @@
+"""How a network is trained: updates, epochs, checkpoints, and whose run it is."""

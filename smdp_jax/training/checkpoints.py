@@ -1,0 +1,123 @@
+"""Training state on disk: orbax checkpoints, metrics as JSON lines, and whose run it is."""
+
+import contextlib
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from smdp_jax.files import write_atomically
+
+__all__ = ["RunDirectory"]
+
+
+@contextlib.contextmanager
+def _interrupts_deferred() -> Iterator[None]:
+    """Hold Ctrl-C back until the block ends: cut in the middle, orbax's threads deadlock."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if previous is None else previous)
+        if held:
+            signal.raise_signal(signal.SIGINT)
+
+
+class RunDirectory:
+    """Checkpoints and metrics of one training run."""
+
+    def __init__(self, path: str | Path, identity: dict[str, Any]) -> None:
+        self.path = Path(path).absolute()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._check_identity(identity)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2, create=True, enable_async_checkpointing=False
+        )
+        with _interrupts_deferred():
+            self._manager = ocp.CheckpointManager(self.path / "checkpoints", options=options)
+
+    def _check_identity(self, identity: dict[str, Any]) -> None:
+        file = self.path / "training.json"
+        identity = json.loads(json.dumps(identity))
+        if file.exists():
+            try:
+                found = dict(json.loads(file.read_text(encoding="utf-8")))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{file} is damaged ({error}); remove {self.path}") from error
+            for name in sorted(found.keys() | identity.keys()):
+                if found.get(name) != identity.get(name):
+                    raise ValueError(
+                        f"{self.path} holds another training run: {name} was {found.get(name)!r}, "
+                        f"now {identity.get(name)!r}; use another directory or remove this one"
+                    )
+        else:
+            write_atomically(file, json.dumps(identity, indent=2))
+
+    @property
+    def metrics_file(self) -> Path:
+        """JSON lines, one per epoch."""
+        return self.path / "metrics.jsonl"
+
+    def save(self, step: int, state: Any) -> None:
+        """Write a checkpoint, whole or not at all; Ctrl-C waits until it is there."""
+        with _interrupts_deferred():
+            if step not in self._manager.all_steps():
+                self._manager.save(step, args=ocp.args.StandardSave(state))
+                self._manager.wait_until_finished()
+
+    def restore(self, like: Any) -> tuple[int, Any] | None:
+        """Read the newest whole checkpoint."""
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        failures = []
+        for step in steps:
+            try:
+                with _interrupts_deferred():
+                    state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            except Exception as error:  # orbax raises many kinds for damaged files
+                failures.append(f"step {step}: {type(error).__name__}: {str(error)[:200]}")
+                continue
+            for bad in steps[: steps.index(step)]:
+                self._manager.delete(bad)
+            return step, state
+        if failures:
+            raise ValueError(
+                f"no checkpoint in {self.path / 'checkpoints'} can be read "
+                f"({'; '.join(failures)}); remove the folder to train from the start"
+            )
+        return None
+
+    def read_metrics(self, until: int) -> list[dict[str, Any]]:
+        """Read the metrics up to a step, and drop the later or damaged lines from disk."""
+        records = []
+        if self.metrics_file.exists():
+            for line in self.metrics_file.read_text("utf-8", errors="replace").splitlines():
+                try:
+                    record = json.loads(line)
+                    later = record["step"] > until
+                except (ValueError, TypeError, KeyError):
+                    break
+                if later:
+                    break
+                records.append(record)
+        write_atomically(self.metrics_file, "".join(json.dumps(r) + "\n" for r in records))
+        return records
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Append one record."""
+        with open(self.metrics_file, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def close(self) -> None:
+        """Release the checkpoint manager."""
+        with _interrupts_deferred():
+            self._manager.close()

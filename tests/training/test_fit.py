@@ -1,0 +1,296 @@
+"""Training: averages, history, one compilation per window, and the kind of what was learned."""
+
+import math
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import smdp_jax as smdp
+from smdp_jax.checks import check_kinds
+from tests.linear_fit import DATA, HELD_OUT, K_PATH, K_START, KEY, RATE, SDE, TS, Linear, fit
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    return fit()
+
+
+# Parameters, history, compilation ----------------------------------------------------------------
+
+
+def counting(rate=1.0):
+    """An optimiser that adds ``rate`` to every parameter, whatever the gradient."""
+    return optax.GradientTransformation(
+        lambda params: optax.EmptyState(),
+        lambda grads, state, params: (jax.tree.map(lambda g: 0 * g + rate, grads), state),
+    )
+
+
+@pytest.mark.usefixtures("no_step_miss")
+@pytest.mark.parametrize("decay", [0.5, 0.999])
+def test_moving_average(decay):
+    """e <- e + (1 - min(decay, (1 + k) / (10 + k))) (p - e), by hand over 30 updates."""
+    result = fit(smdp.OneStep(), counting(), steps=30, ema=decay)
+    p = e = 0.1
+    for k in range(30):
+        p += 1.0
+        e += (1 - min(decay, (1 + k) / (10 + k))) * (p - e)
+    np.testing.assert_allclose(result.learned.variables["params"]["a"], e, rtol=1e-5)
+
+
+def test_history_and_phases():
+    result = fit(smdp.MultiStep((1, 3)), steps=33, validation=HELD_OUT)
+    np.testing.assert_array_equal(result.history["step"], [10, 16, 26, 33])
+    np.testing.assert_array_equal(result.history["window"], [1, 1, 3, 3])
+    assert np.isfinite(result.history["loss"]).all()
+    assert np.isfinite(result.history["validation_loss"]).all()
+    assert result.step_miss.shape == (10,)
+
+
+def test_no_validation_is_nan(uninterrupted):
+    assert np.isnan(uninterrupted.history["validation_loss"]).all()
+    np.testing.assert_array_equal(uninterrupted.history["step"], np.arange(10, 61, 10))
+
+
+def test_validation_loss_is_that_of_the_average_on_the_other_paths():
+    """Resting paths: with the score a x and one step from x, (dt g^2 a x)^2 / (g^2 dt) exactly."""
+    resting = smdp.Trajectories(TS, jnp.full((4, 11, 1), 2.0))
+    still = smdp.SDE(lambda t, x, args: jnp.zeros_like(x), diffusion=0.5)
+    result = fit(
+        smdp.OneStep(),
+        counting(0.01),
+        sde=still,
+        data=resting,
+        steps=10,
+        ema=0.0,
+        validation=resting,
+    )
+    a = 0.1 + 0.01 * 10
+    b = 0.01 * 10
+    expected = [0.1 * 0.25 * ((a + b * t) * 2.0) ** 2 for t in np.asarray(TS[1:])]
+    assert min(expected) < result.history["validation_loss"][0] < max(expected)
+
+
+@pytest.mark.usefixtures("no_step_miss")
+def test_key_decides_and_epochs_do_not(uninterrupted):
+    other_epochs = fit(epoch_steps=7)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        other_epochs.learned.variables,
+        uninterrupted.learned.variables,
+    )
+    other_key = fit(key=jax.random.key(32))
+    assert other_key.history["loss"][0] != uninterrupted.history["loss"][0]
+
+
+@pytest.mark.usefixtures("no_step_miss")
+def test_initial_parameters():
+    first = fit(precondition=True)
+    again = fit(initial=first.learned, optimizer=optax.sgd(0.0), steps=10)
+    jax.tree.map(np.testing.assert_array_equal, again.learned.variables, first.learned.variables)
+    x = jnp.array([0.3])
+    np.testing.assert_array_equal(again.score(0.5, x, None), first.score(0.5, x, None))
+
+
+@pytest.mark.usefixtures("no_step_miss")
+def test_one_compilation_per_window_length():
+    traces = []
+
+    class Counted(Linear):
+        @nn.compact
+        def __call__(self, t, x, args):
+            traces.append(1)
+            return super().__call__(t, x, args)
+
+    counts = []
+    for epochs in (1, 4):
+        traces.clear()
+        fit(smdp.MultiStep((1, 2)), model=Counted(), steps=20 * epochs, validation=HELD_OUT)
+        counts.append(len(traces))
+    assert counts[0] == counts[1] > 0
+
+
+# The step it misses by --------------------------------------------------------------------------
+
+
+def euler_chain(count, steps, dt):
+    """Paths of the Euler chain of SDE from N(0, 1), and its variance at every time."""
+    ts = smdp.linear_grid(0.0, dt * steps, steps)
+    flow = smdp.flow_map_of(SDE)
+    data = smdp.simulate(flow, jax.random.normal(K_START, (count, 1)), ts, key=K_PATH)
+    v = [1.0]
+    for _ in range(steps):
+        v.append((1 - RATE * dt) ** 2 * v[-1] + 0.25 * dt)
+    return data, np.array(v)
+
+
+@pytest.mark.parametrize("multiple", [1.0, 3.0])
+def test_step_miss(multiple):
+    """V_{i-1} / V_i for the conditional mean; m times its score adds g^2 dt (m - 1)^2 a^2 V.
+
+    5000 paths, squares of normal numbers: relative error 2 %, 5 numbers at 4.5 of these.
+    """
+    dt = 0.1
+    data, v = euler_chain(5000, 5, dt)
+    a = ((1 - RATE * dt) * v[:-1] / v[1:] - 1 - RATE * dt) / (dt * 0.25)
+
+    def score(t, x, args):
+        return multiple * jnp.interp(t, data.ts[1:], jnp.asarray(a, jnp.float32)) * x
+
+    miss = smdp.step_miss(SDE, score, data, key=KEY, samples=5000)
+    expected = v[:-1] / v[1:] + 0.25 * dt * (multiple - 1) ** 2 * a**2 * v[1:]
+    np.testing.assert_allclose(miss, expected, rtol=4.5 * math.sqrt(2 / 5000))
+
+
+def test_a_bad_step_is_reported():
+    sharp = smdp.Trajectories(TS, DATA.xs * 30)
+    with pytest.warns(UserWarning, match=r"misses the data by more than 3 times.*1 is the optimum"):
+        fit(smdp.OneStep(), optax.sgd(0.0), data=sharp, steps=1)
+
+
+# Scores and corrections -------------------------------------------------------------------------
+
+
+def test_windows_on_a_drift_learn_a_score(uninterrupted):
+    assert isinstance(uninterrupted.score, smdp.LearnedScore)
+    with pytest.raises(TypeError, match=r"learned a score: use fit\.score"):
+        _ = uninterrupted.correction
+
+
+def test_windows_on_a_flow_map_learn_a_correction():
+    flow = smdp.flow_map_of(SDE)
+    result = fit(sde=flow)
+    assert isinstance(result.correction, smdp.StepCorrection)
+    np.testing.assert_array_equal(result.correction.ts, TS)
+    with pytest.raises(TypeError, match=r"learned a step correction .* train with PathScore"):
+        _ = result.score
+    path = smdp.sample_posterior(
+        flow, result.correction, jnp.array([0.2]), TS, num_samples=2, key=KEY
+    )
+    assert path.info.finite.all()
+    with pytest.raises(ValueError, match="StepCorrection"):
+        smdp.probability_flow(flow, result.correction, jnp.array([0.2]), TS)
+
+
+def test_path_targets_on_a_flow_map_learn_a_score():
+    flow = smdp.flow_map_of(SDE)
+    data = smdp.simulate(
+        flow, jax.random.normal(K_START, (64, 1)), TS, key=K_PATH, score_targets=smdp.PowerRamp()
+    )
+    assert isinstance(fit(smdp.PathScore(), sde=flow, data=data).score, smdp.LearnedScore)
+
+
+# Bad input -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"epoch_steps": 0}, "epoch_steps must be at least 1, got 0"),
+        ({"ema": 1.0}, "ema must be in [0, 1), got 1.0"),
+        ({"ema": -0.1}, "ema must be in [0, 1), got -0.1"),
+        ({"objective": smdp.MultiStep((1, 11))}, "a window of 11 steps needs 12 stored times"),
+        ({"objective": smdp.PathScore()}, "PathScore needs score targets"),
+        (
+            {"data": smdp.Trajectories(TS, DATA.xs.at[3, 4].set(jnp.nan))},
+            "first in sample 3 at t=0.4 (time index 4)",
+        ),
+        ({"data": smdp.Trajectories(TS[::-1], DATA.xs)}, "ts must increase"),
+        ({"data": smdp.Trajectories(TS, DATA.xs[:0])}, "=(1, 11), got shape (0, 11, 1)"),
+        ({"data": smdp.Trajectories(TS, DATA.xs[0])}, "=(11, 11), got shape (11, 1)"),
+        (
+            {"data": smdp.Trajectories(TS, np.ones((2, 11, 1), int))},
+            "Trajectories.xs must be floating point, got int32",
+        ),
+        (
+            {"validation": smdp.Trajectories(TS, DATA.xs[..., 0])},
+            (
+                "validation needs states and args like the data's ('float32[1]', None), "
+                "got ('float32[]', None)"
+            ),
+        ),
+        (
+            {"validation": smdp.Trajectories(TS, DATA.xs, jnp.ones(64), args_axes=0)},
+            "got ('float32[1]', 'float32[]')",
+        ),
+        ({"data": smdp.Trajectories(TS - 1, DATA.xs)}, "inside SDE.interval=[0.0, 5.0]"),
+        (
+            {"validation": smdp.Trajectories(TS, DATA.xs.at[0, 0].set(jnp.inf))},
+            "first in sample 0 at t=0 ",
+        ),
+        (
+            {
+                "objective": smdp.MultiStep((1, 2)),
+                "validation": smdp.Trajectories(TS[:2], DATA.xs[:, :2]),
+            },
+            "a window of 2 steps needs 3 stored times",
+        ),
+    ],
+)
+def test_errors(settings, message):
+    sde = smdp.SDE(SDE.drift, diffusion=0.5, interval=(0.0, 5.0))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fit(sde=sde, **settings)
+
+
+def test_network_that_returns_another_shape():
+    class Wrong(nn.Module):
+        @nn.compact
+        def __call__(self, t, x, args):
+            return self.param("a", nn.initializers.ones, ()) * x[0]
+
+    with pytest.raises(ValueError, match=re.escape("(1,)")):
+        fit(model=Wrong())
+
+
+@pytest.mark.usefixtures("no_step_miss")
+def test_progress_bar_goes_to_stderr(capfd):
+    fit(steps=10, progress=True)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "loss=" in err
+    assert "10/10" in err
+
+
+@pytest.mark.usefixtures("no_step_miss")
+def test_paths_in_arrays_of_numpy():
+    """What is read from a file gives what the same paths on the device give."""
+    paths = smdp.Trajectories(np.asarray(TS), np.asarray(DATA.xs))
+    results = [fit(data=data, validation=data, steps=10) for data in (paths, DATA)]
+    for name in ("loss", "validation_loss"):
+        np.testing.assert_array_equal(*(result.history[name] for result in results))
+
+
+def test_parameters_of_another_network():
+    model = smdp.models.MLP((4,))
+    variables = model.init(KEY, TS[0], DATA.at(0, 0), None)
+    with pytest.raises(ValueError, match="the parameters of MLP are those of another network"):
+        fit(model=smdp.models.MLP((5,)), initial=smdp.LearnedScore(model, variables))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("data", DATA.xs, "data must be Trajectories(ts, xs) or what datasets.open_stream"),
+        ("validation", DATA.xs, "validation must be Trajectories(ts, xs), got Array"),
+        ("model", nn.Dense, "a flax.linen.Module, such as models.MLP(), got the class Dense: call"),
+        ("objective", smdp.OneStep, "an objective, such as MultiStep(), got the class OneStep"),
+        ("objective", "one_step", "got 'one_step'"),
+        ("optimizer", 1e-3, "optimizer must be of optax, such as optax.adam(1e-3), got 0.001"),
+        ("optimizer", optax.adam, "got <function "),
+        ("initial", abs, "initial must be fit.learned of another fit, got <built-in function abs>"),
+    ],
+)
+def test_arguments_of_another_kind(name, value, message):
+    given = {"model": Linear(), "data": DATA, "objective": smdp.OneStep()}
+    given |= {"optimizer": optax.adam(1e-3), "validation": None, "initial": None}
+    check_kinds(**given)
+    with pytest.raises(TypeError, match=re.escape(message)):
+        check_kinds(**given | {name: value})
