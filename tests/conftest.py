@@ -1,5 +1,6 @@
 """The strict session: what JAX would broadcast over ranks or cast between types is an error."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 
@@ -16,18 +17,24 @@ _WHOLE_RUNS = ("_experiment.py", "_example.py", "_resume.py", "_benchmarks.py")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile the same program once in each worker.
+    """Compile the same program once for all workers, and for the processes that tests start.
 
-    Not shared: JAX writes entries in place, where another process could read half of one.
+    With a bound on its size JAX locks the cache, so that nobody reads half an entry.
     """
-    config.stash[_CACHE] = cache = tempfile.TemporaryDirectory(prefix="smdp_jax_compiled_")
-    jax.config.update("jax_compilation_cache_dir", cache.name)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers, and whoever keeps one for longer
+        config.stash[_CACHE] = cache = tempfile.TemporaryDirectory(prefix="smdp_jax_compiled_")
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.name
+    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(8 * 2**30)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_compilation_cache_max_size", 8 * 2**30)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Drop what was compiled."""
-    config.stash[_CACHE].cleanup()
+    if _CACHE in config.stash:
+        config.stash[_CACHE].cleanup()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,7 +65,7 @@ def untyped(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_step_miss(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what ``fit`` measures at the end, which compiles as long as the training itself."""
-    from smdp_jax import train  # above, it would come before the checks of its annotations
+    from smdp_jax.training import fit  # above, it would come before the checks of its annotations
 
     for diagnostic in ("step_miss", "learned_step_miss"):
-        monkeypatch.setattr(train, diagnostic, lambda *inputs, **options: np.ones(1))
+        monkeypatch.setattr(fit, diagnostic, lambda *inputs, **options: np.ones(1))

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import pytest
 
 import smdp_jax as smdp
-from smdp_jax import epochs, physics
+from smdp_jax import physics
 from smdp_jax.experiment import load_config_file
+from smdp_jax.training import epochs
 from tests.lowering import PLATFORMS, lowered, rounding_products
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -19,10 +19,10 @@ from smdp_jax.experiment import (
     load_config_file,
     noise_free,
     read_arrays,
-    reversed_flow,
     run_experiment,
 )
 from smdp_jax.physics.spectral import vorticity
+from smdp_jax.studies import reversed_flow
 
 CONFIG = Path(__file__).parents[1] / "configs" / "turbulence.py"
 TINY = {
