@@ -17,12 +17,11 @@ import smdp_jax as smdp
 from smdp_jax.experiment import (
     load,
     load_config_file,
-    noise_free,
     read_arrays,
     run_experiment,
 )
 from smdp_jax.physics.spectral import vorticity
-from smdp_jax.studies import reversed_flow
+from smdp_jax.studies import noise_free, reversed_flow
 
 CONFIG = Path(__file__).parents[1] / "configs" / "turbulence.py"
 TINY = {
