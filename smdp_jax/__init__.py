@@ -8,6 +8,7 @@ arXiv 2301.10250).
 from smdp_jax import datasets, models
 from smdp_jax.experiment import load
 from smdp_jax.objectives import InverseStep, MultiStep, OneStep, PathScore
+from smdp_jax.objectives.step_miss import step_miss
 from smdp_jax.posterior import Path, Posterior, probability_flow, sample_posterior
 from smdp_jax.score_targets import PowerRamp, SinhRamp, TableRamp, least_variance_ramp
 from smdp_jax.scores.learned import LearnedScore, StepCorrection
@@ -22,7 +23,6 @@ from smdp_jax.solve.solvers import flow_map_of
 from smdp_jax.solve.terms import Splitting
 from smdp_jax.solve.time_grids import linear_grid, log_grid
 from smdp_jax.training.fit import Fit, TrainingDiverged, fit
-from smdp_jax.training.step_miss import step_miss
 from smdp_jax.trajectories import Trajectories, TrajectoryStream
 
 __version__ = "0.1.0"

@@ -5,8 +5,8 @@ Values that are being traced (inside a caller's ``jit`` or ``vmap``) cannot be l
 
 import operator
 import reprlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -210,39 +210,120 @@ def check_save(save: Any, times: int) -> Any:
     return chosen
 
 
+# Training ----------------------------------------------------------------------------------------
+
+
+class Training(NamedTuple):
+    """What was asked of ``fit``, as it is wanted."""
+
+    steps: int
+    batch_size: int
+    epoch_steps: int
+    ema: float
+    checkpoint_seconds: float
+    check_block: Callable[[Any], None]
+
+
+def check_fit(
+    sde: Any,
+    model: Any,
+    data: Any,
+    objective: Any,
+    optimizer: Any,
+    key: Any,
+    validation: Any,
+    initial: Any,
+    callback: Any,
+    counts: dict[str, Any],
+    numbers: dict[str, Any],
+    flags: dict[str, Any],
+) -> Training:
+    """Check ``fit``; blocks of a stream are checked as they come, by ``check_block``."""
+    check_kinds(model, data, objective, optimizer, validation, initial, callback)
+    check_key(key)
+    sizes = check_positive(**counts)
+    ema, seconds = (check_number(name, value) for name, value in numbers.items())
+    if not 0 <= ema < 1:
+        raise ValueError(f"ema must be in [0, 1), got {ema}")
+    if not seconds >= 0:
+        raise ValueError(f"checkpoint_seconds must be at least 0, got {seconds}")
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name} must be True or False, got {reprlib.repr(value)}")
+    stream = hasattr(data, "blocks")
+    if not stream:
+        check_paths(sde, objective, data)
+        if validation is not None:
+            check_validation(sde, objective, data, validation)
+    seen: list[Any] = []
+
+    def check_block(block: Any) -> None:
+        check_kind("a block of data", block, "Trajectories(ts, xs)", "ts", "xs")
+        check_paths(sde, objective, block)
+        if not seen:
+            seen.append(_kinds_of(block))
+            if validation is not None:
+                check_validation(sde, objective, block, validation)
+        elif seen[0] != _kinds_of(block):
+            raise ValueError(
+                f"blocks of data must be alike, got {_kinds_of(block)} after {seen[0]}"
+            )
+
+    return Training(*sizes, ema, seconds, check_block)
+
+
+def _kinds_of(data: Any) -> Any:
+    """Shapes and dtypes of paths."""
+    return jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", data)
+
+
+def check_number(name: str, value: Any) -> float:
+    """Check that a setting is one real number; infinity is one."""
+    kinds = (int, float, np.number, np.ndarray, jax.Array)
+    if isinstance(value, bool) or not isinstance(value, kinds) or np.shape(value) != ():
+        raise ValueError(f"{name} must be a number, got {reprlib.repr(value)}")
+    return float(value)
+
+
+def check_paths(sde: SDE, objective: Any, data: Any) -> None:
+    """Check paths against the process that they are said to come from, and for the objective."""
+    check_time_grid(data.ts, sde)
+    data.check()
+    maps = ("drift", "step", "inverse")
+    check_process(sde, data.ts, data.at(0, -1), data.args_of(0), maps=maps)
+    objective.check(sde, data)
+
+
 def check_kinds(
-    model: Any, data: Any, objective: Any, optimizer: Any, validation: Any, initial: Any
+    model: Any,
+    data: Any,
+    objective: Any,
+    optimizer: Any,
+    validation: Any,
+    initial: Any,
+    callback: Any = None,
 ) -> None:
     """Refuse arguments of another kind than ``fit`` takes."""
     paths = "Trajectories(ts, xs)"
     check_kind("model", model, "a flax.linen.Module, such as models.MLP()", "init", "apply")
     if not hasattr(data, "blocks"):
         check_kind("data", data, f"{paths} or what datasets.open_stream returns", "ts", "xs")
-    check_kind("objective", objective, "an objective, such as MultiStep()", "prepare", "loss")
+    check_kind("objective", objective, "an objective, such as MultiStep()", "learned", "loss")
     check_kind("optimizer", optimizer, "of optax, such as optax.adam(1e-3)", "init", "update")
     if validation is not None:
         check_kind("validation", validation, paths, "ts", "xs")
     if initial is not None:
         check_kind("initial", initial, "fit.learned of another fit", "variables", "preconditioner")
-
-
-def check_data(sde: SDE, data: Any, ema: float) -> None:
-    """Check paths against the process that they are said to come from."""
-    check_time_grid(data.ts, sde)
-    data.check()
-    maps = ("drift", "step", "inverse")
-    check_process(sde, data.ts, data.at(0, -1), data.args_of(0), maps=maps)
-    if not 0 <= ema < 1:
-        raise ValueError(f"ema must be in [0, 1), got {ema}")
+    if callback is not None:
+        check_kind("callback", callback, "a function callback(metrics, params)", "__call__")
 
 
 def check_validation(sde: SDE, objective: Any, data: Any, validation: Any) -> None:
     """Check that held-out paths are like those to learn from."""
-    validation.check()
-    objective.prepare(sde, validation)
+    check_paths(sde, objective, validation)
     if validation.ts.shape != data.ts.shape or not bool(jnp.array_equal(validation.ts, data.ts)):
         raise ValueError(
-            "validation needs the times of the data: "
+            "validation must have the times of the data: "
             f"{data.num_times} in [{float(data.ts[0]):g}, {float(data.ts[-1]):g}], got "
             f"{validation.num_times} in [{float(validation.ts[0]):g}, {float(validation.ts[-1]):g}]"
         )
@@ -251,4 +332,4 @@ def check_validation(sde: SDE, objective: Any, data: Any, validation: Any) -> No
         for d in (data, validation)
     )
     if want != got:
-        raise ValueError(f"validation needs states and args like the data's {want}, got {got}")
+        raise ValueError(f"validation must have states and args like the data's {want}, got {got}")

@@ -21,7 +21,6 @@ from smdp_jax.checks import (
     check_save,
     check_time_grid,
 )
-from smdp_jax.scores.learned import LearnedScore, StepCorrection, check_score
 from smdp_jax.sde import SDE, Args, ScoreFn, State
 from smdp_jax.solve.backward import BackwardSolve, Langevin, SolveInfo
 from smdp_jax.solve.integrate import Save
@@ -254,15 +253,12 @@ def _check(
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(f"x_end must be floating point, got {leaf.dtype}")
     check_process(sde, ts, x, args, maps=("drift", "inverse"))
-    if not isinstance(score, (LearnedScore, StepCorrection)):
+    if hasattr(score, "check_use"):
+        learned: Any = score
+        learned.check_use(sde, ts, noise_level, whole_steps=whole_steps, use=use)
+    else:
         t = jax.ShapeDtypeStruct((), jnp.result_type(ts))
         check_like(x, jax.eval_shape(score, t, x, args), "score")
-    check_score(score, sde, ts, noise_level, use)
-    if isinstance(score, StepCorrection) and not whole_steps:
-        raise ValueError(
-            "substeps and corrector need a score, got a StepCorrection: it is right for its own "
-            "whole steps only. PathScore() learns a score"
-        )
 
 
 @eqx.filter_jit

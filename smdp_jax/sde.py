@@ -231,7 +231,7 @@ def reverse_sde(sde: SDE, score: ScoreFn, *, noise_level: float = 1.0) -> SDE:
     if sde.deterministic:
         raise ValueError("reverse_sde needs a process with noise, got SDE.diffusion=None")
     weight = (1 + noise_level**2) / 2
-    reversed_diffusion = _reversed(sde.diffusion, noise_level) if noise_level > 0 else None
+    reversed_diffusion = scaled_noise(sde.diffusion, noise_level, -1)
     interval = (-sde.interval[1], -sde.interval[0])
 
     def score_term(t: Scalar, x: State, args: Args) -> State:
@@ -277,11 +277,35 @@ def probability_flow_sde(sde: SDE, score: ScoreFn) -> SDE:
     return reverse_sde(sde, score, noise_level=0.0)
 
 
-def _reversed(diffusion: Diffusion, level: float) -> Diffusion:
-    def reverse(g: Any) -> Any:
+def forward_flow(sde: SDE, score: ScoreFn) -> SDE:
+    """The probability flow in forward time, ``dx = [P - g^2 s / 2] dt``."""
+
+    def half(t: Scalar, x: State, args: Args) -> State:
+        return jax.tree.map(lambda g, s: 0.5 * g * g * s, sde.g(t, x), score(t, x, args))
+
+    if sde.drift is not None:
+        physics = sde.drift
+        return SDE(
+            lambda t, x, args: jax.tree.map(jnp.subtract, physics(t, x, args), half(t, x, args)),
+            diffusion=None,
+        )
+    walk = sde.step
+    assert walk is not None
+
+    def step(t0: Scalar, t1: Scalar, x: State, args: Args) -> State:
+        y, s = walk(t0, t1, x, args), half(t0, x, args)
+        return jax.tree.map(lambda y, s: y - jnp.asarray(t1 - t0, s.dtype) * s, y, s)
+
+    return SDE(step=step, diffusion=None)
+
+
+def scaled_noise(diffusion: Diffusion, level: float, direction: int = 1) -> Diffusion:
+    """``level g(direction t)``, None at level 0."""
+
+    def scaled(g: Any) -> Any:
         if not callable(g):
             return level * g
         function: Callable = g
-        return lambda tau: level * function(-tau)
+        return lambda t: level * function(direction * t)
 
-    return jax.tree.map(reverse, diffusion)
+    return jax.tree.map(scaled, diffusion) if level > 0 else None

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from smdp_jax.checks import check_conditions, concrete
 from smdp_jax.sde import Args, State
@@ -147,11 +147,14 @@ class TrajectoryStream(Protocol):
         ...
 
 
-def _check_finite(name: str, tree: Any, ts: Float[Array, "times"]) -> None:
+_all_finite = jax.jit(lambda x: jnp.isfinite(x).all())  # without a mask as large as the data
+
+
+def _check_finite(name: str, tree: Any, ts: Any) -> None:
     if not concrete(tree):
         return
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if jax.device_get(jnp.isfinite(leaf).all()):
+        if jax.device_get(_all_finite(leaf)):
             continue
         finite = np.isfinite(np.asarray(leaf))
         bad = ~finite.reshape(*leaf.shape[:2], -1).all(axis=-1)

@@ -1,57 +1,50 @@
-"""What an objective is: a loss on one window of one path."""
+"""What an objective is: a loss on one window of one path, and what its minimiser is."""
 
-import math
-from collections.abc import Callable
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.sde import SDE, Scalar, State
+from smdp_jax.objectives.step_miss import step_miss
+from smdp_jax.scores.learned import LearnedScore
+from smdp_jax.scores.preconditioner import Preconditioner
+from smdp_jax.sde import SDE, Scalar
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["Kind", "Objective", "mean_square"]
+__all__ = ["Kind", "Objective"]
 
-Kind = Literal["score", "correction", "step"]
+Kind = Literal["score", "correction"]
 
 
-@runtime_checkable
-class Objective(Protocol):
-    """A loss that training minimises over random windows of stored paths."""
+class Objective:
+    """A loss that training minimises over random windows of stored paths.
 
-    @property
-    def windows(self) -> tuple[int, ...]:
-        """Steps per window, in the order of training; 0 is a single state."""
-        ...
+    A subclass has ``windows`` (steps per window, in the order of training; 0 is a single state) and
+    ``loss``; the defaults of the rest learn a score. Nothing else in the package asks what kind of
+    objective it has.
+    """
 
-    @property
-    def first_time(self) -> int:
-        """Least time index at which a window may start."""
-        ...
+    windows: tuple[int, ...]
+    first_time: int = 0
 
     @property
     def noise_level(self) -> float:
         """The alpha of the backward step that it trains."""
-        ...
+        return 1.0
 
-    def kind(self, sde: SDE) -> Kind:
-        """Tell what the minimiser is on this process.
+    def check(self, sde: SDE, data: Trajectories) -> None:
+        """Refuse paths that do not suit; ``fit`` does so for all that it is given.
 
         Parameters
         ----------
         sde : SDE
             The process.
-
-        Returns
-        -------
-        "score", "correction" or "step"
-            What is learned.
+        data : Trajectories
+            Paths to learn from, or held-out ones.
         """
-        ...
 
     def prepare(self, sde: SDE, data: Trajectories) -> Any:
-        """Check that the data suit, and compute constants of the loss.
+        """Compute constants of the loss.
 
         Parameters
         ----------
@@ -65,17 +58,59 @@ class Objective(Protocol):
         pytree
             Handed to ``loss``.
         """
-        ...
+        return None
+
+    def scales(self, sde: SDE, data: Trajectories, precondition: bool) -> Any:
+        """Measure what the learned term keeps beside its network.
+
+        Parameters
+        ----------
+        sde : SDE
+            The process.
+        data : Trajectories
+            Stored paths.
+        precondition : bool
+            As for ``fit``.
+
+        Returns
+        -------
+        pytree or None
+            Handed to ``learned``; by default a ``Preconditioner``, or None without.
+        """
+        return Preconditioner.of(sde, data) if precondition else None
+
+    def learned(self, sde: SDE, model: Any, variables: Any, scales: Any, ts: Any) -> Any:
+        """Build what is learned.
+
+        Parameters
+        ----------
+        sde : SDE
+            The process.
+        model : flax.linen.Module
+            The network.
+        variables : pytree
+            Its parameters.
+        scales : pytree
+            From ``scales``, or of the term that training goes on from.
+        ts : array (times,)
+            Times of the paths.
+
+        Returns
+        -------
+        LearnedScore, StepCorrection, LearnedStep, ...
+            Called by ``loss``, and returned by ``fit`` with averaged parameters.
+        """
+        return LearnedScore(model, variables, scales, ts=ts[jnp.array([0, -1])])
 
     def loss(
-        self, score: Any, sde: SDE, window: Trajectories, constants: Any, key: PRNGKeyArray
+        self, learned: Any, sde: SDE, window: Trajectories, constants: Any, key: PRNGKeyArray
     ) -> Scalar:
         """Compute the loss of one window.
 
         Parameters
         ----------
-        score : callable
-            ``score(t, x, args)``; for an objective that learns a step, ``step(t1, t0, x, args)``.
+        learned : callable
+            From ``learned``.
         sde : SDE
             The process.
         window : Trajectories
@@ -89,20 +124,31 @@ class Objective(Protocol):
         -------
         scalar
             The loss.
+
+        Raises
+        ------
+        NotImplementedError
+            If a subclass has none.
         """
-        ...
+        raise NotImplementedError(f"{type(self).__name__} must have a loss")
 
+    def miss(self, sde: SDE, learned: Any, data: Trajectories, key: PRNGKeyArray) -> Array:
+        """Measure by how much one step back misses the data, by time.
 
-def mean_square(
-    tree: State, scale: State | None = None, transform: Callable[[Any], Any] | None = None
-) -> Scalar:
-    """Mean over all entries of a tree of |entry / scale|^2."""
-    tree = tree if transform is None else transform(tree)
-    if scale is not None:
-        tree = jax.tree.map(lambda x, s: x / s.astype(x.dtype), tree, scale)
-    sizes = [jnp.abs(x) for x in jax.tree.leaves(tree)]
-    # Squares and sums of half precision overflow; leaves may differ in dtype.
-    with jax.numpy_dtype_promotion("standard"):
-        dtype = jnp.result_type(jnp.float32, *sizes)
-    total = sum(jnp.sum(size.astype(dtype) ** 2) for size in sizes)
-    return total / sum(math.prod(size.shape) for size in sizes)
+        Parameters
+        ----------
+        sde : SDE
+            The process.
+        learned : callable
+            What was learned.
+        data : Trajectories
+            Held-out paths, or those learned from.
+        key : PRNG key
+            Chooses paths.
+
+        Returns
+        -------
+        array (times - 1,)
+            By default ``step_miss``.
+        """
+        return step_miss(sde, learned, data, key=key, noise_level=self.noise_level)

@@ -6,14 +6,15 @@ score's term ``g^2 dt s`` is the same at all times.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.objectives.base import mean_square
-from smdp_jax.scores.step import LearnedStep, StepScale
+from smdp_jax.objectives.base import Objective
+from smdp_jax.objectives.step_miss import learned_step_miss, mean_square
+from smdp_jax.scores.step import LearnedStep, StepScale, check_steps
 from smdp_jax.sde import SDE, Scalar
 from smdp_jax.solve.integrate import integrate
 from smdp_jax.trajectories import Trajectories
@@ -22,7 +23,7 @@ __all__ = ["InverseStep"]
 
 
 @dataclass(frozen=True)
-class InverseStep:
+class InverseStep(Objective):
     """Squared miss of one learned step back over the mean square of the true one.
 
     The loss is 1 for a network that changes nothing and 0 for the exact inverse. ``fit`` returns
@@ -43,89 +44,37 @@ class InverseStep:
 
     noise_free: bool = False
 
-    @property
-    def windows(self) -> tuple[int, ...]:
-        """Pairs of neighbours."""
-        return (1,)
+    windows = (1,)
 
-    @property
-    def first_time(self) -> int:
-        """Pairs reach the first stored time."""
-        return 0
-
-    @property
-    def noise_level(self) -> float:
-        """Any: the step knows no noise."""
-        return 1.0
-
-    def kind(self, sde: SDE) -> Literal["step"]:
-        """Tell what the minimiser is: always a step.
-
-        Parameters
-        ----------
-        sde : SDE
-            The process.
-
-        Returns
-        -------
-        "step"
-            Whatever the process.
-        """
-        return "step"
-
-    def prepare(self, sde: SDE, data: Trajectories) -> StepScale:
-        """Measure states and increments.
-
-        Parameters
-        ----------
-        sde : SDE
-            The process.
-        data : Trajectories
-            Paths at evenly spaced times.
-
-        Returns
-        -------
-        StepScale
-            Scales of the network and of the loss.
-
-        Raises
-        ------
-        ValueError
-            If the times are not evenly spaced, or if a leaf of the state never changes.
-        """
+    def scales(self, sde: SDE, data: Trajectories, precondition: bool) -> StepScale:
+        """Sizes of states and increments, whether asked for or not."""
         return StepScale.of(data)
 
+    def prepare(self, sde: SDE, data: Trajectories) -> Any:
+        """Mean square of the increments, which the loss is divided by."""
+        return StepScale.of(data).increment
+
+    def check(self, sde: SDE, data: Trajectories) -> None:
+        """The times are evenly spaced, and no leaf of the state rests."""
+        check_steps(data)
+
+    def learned(
+        self, sde: SDE, model: Any, variables: Any, scales: StepScale, ts: Any
+    ) -> LearnedStep:
+        """A step back, whatever the process."""
+        return LearnedStep(model, variables, scales)
+
+    def miss(self, sde: SDE, learned: Any, data: Trajectories, key: PRNGKeyArray) -> Array:
+        """Over the mean squared increment."""
+        return learned_step_miss(learned, data, key=key)
+
     def loss(
-        self,
-        step: LearnedStep,
-        sde: SDE,
-        window: Trajectories,
-        constants: StepScale,
-        key: PRNGKeyArray,
+        self, learned: LearnedStep, sde: SDE, window: Trajectories, constants: Any, key: Any
     ) -> Scalar:
-        """Compute the loss of one pair.
-
-        Parameters
-        ----------
-        step : callable
-            ``step(t1, t0, x, args)``, back from t1 to t0.
-        sde : SDE
-            The process; its simulator is called where ``noise_free``.
-        window : Trajectories
-            Two states, leaves (2, *state).
-        constants : StepScale
-            From ``prepare``.
-        key : PRNG key
-            Unused.
-
-        Returns
-        -------
-        scalar
-            Mean over entries of squared distance over mean squared increment.
-        """
+        """Mean over entries of squared distance over mean squared increment, of one pair."""
         earlier, later = (jax.tree.map(lambda x, i=i: x[i], window.xs) for i in range(2))
         if self.noise_free:
             physics = replace(sde, diffusion=None)
             later, _ = integrate(physics, earlier, window.ts, args=window.args, save="last")
-        reached = step(window.ts[1], window.ts[0], later, window.args)
-        return mean_square(jax.tree.map(jnp.subtract, reached, earlier), constants.increment)
+        reached = learned(window.ts[1], window.ts[0], later, window.args)
+        return mean_square(jax.tree.map(jnp.subtract, reached, earlier), constants)

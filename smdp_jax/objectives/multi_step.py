@@ -6,17 +6,28 @@ re-reading the path, and the squared distances to the path, each divided by ``g^
 are averaged (Holzschuh et al. 2023, eqs. 4 and 5).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.objectives.base import Kind, mean_square
-from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State, reverse_sde
+from smdp_jax.objectives.base import Kind, Objective
+from smdp_jax.objectives.step_miss import mean_square, step_miss
+from smdp_jax.scores.learned import StepCorrection
+from smdp_jax.sde import (
+    SDE,
+    Args,
+    Scalar,
+    ScoreFn,
+    State,
+    forward_flow,
+    reverse_sde,
+    scaled_noise,
+)
 from smdp_jax.solve.integrate import integrate
 from smdp_jax.trajectories import Trajectories
 
@@ -26,7 +37,7 @@ Form = Literal["backward", "bidirectional", "penalised"]
 
 
 @dataclass(frozen=True)
-class MultiStep:
+class MultiStep(Objective):
     r"""Sliding-window loss over growing windows.
 
     All three forms have the score as their minimiser for S = 1 and dt -> 0, at its true scale:
@@ -35,11 +46,13 @@ class MultiStep:
       of one step is 1 at the optimum.
     - ``"bidirectional"``: c = 1/2 (the probability flow of the paper); backward windows alone
       would learn 2 s, forward windows from their first state restore s.
-    - ``"penalised"``: c = 1/2, with the forward term replaced by its expectation, the penalty
-      ``dt^2 g^4 |s|^2 / 4``.
+    - ``"penalised"``: c = 1/2, with the forward term replaced by its expectation where s hardly
+      changes within a window, the penalty ``w_i dt^2 g^4 |s|^2 / 4`` of step i of S, with
+      ``w_i = i (2 S - i + 1) / 2``. The simulator is called backward alone.
 
-    For linear physics and Gaussian data, c = 1 has the exact score as its minimiser for every S.
-    In general long windows differ from it: they bound the likelihood of the probability flow.
+    For linear physics and Gaussian data, c = 1 has the exact score as its minimiser for every S,
+    the other forms up to O(S dt). In general long windows differ from it: they bound the likelihood
+    of the probability flow. A loss is comparable within one length of window, not across them.
 
     Parameters
     ----------
@@ -103,39 +116,8 @@ class MultiStep:
         """The alpha with (1 + alpha^2)/2 = c."""
         return 1.0 if self.form == "backward" else 0.0
 
-    def kind(self, sde: SDE) -> Kind:
-        """Tell what the minimiser is on this process.
-
-        Parameters
-        ----------
-        sde : SDE
-            The process.
-
-        Returns
-        -------
-        "score" or "correction"
-            ``learns`` where given.
-        """
-        if self.learns is not None:
-            return self.learns
-        return "score" if sde.step is None else "correction"
-
-    def prepare(self, sde: SDE, data: Trajectories) -> None:
-        """Check that every window fits into the paths, and that what is learned has a use.
-
-        Parameters
-        ----------
-        sde : SDE
-            The process.
-        data : Trajectories
-            Stored paths.
-
-        Raises
-        ------
-        ValueError
-            If a window is longer than the paths, or a correction is to be learned of a drift,
-            whose solvers have no inverse step that it could correct.
-        """
+    def check(self, sde: SDE, data: Trajectories) -> None:
+        """Every window fits into the paths, and what is learned has a use."""
         if self.learns == "correction" and sde.step is None:
             raise ValueError(
                 "learns='correction' needs a process with a flow map, SDE(step=...); a drift has a "
@@ -147,62 +129,60 @@ class MultiStep:
                 f"times, got trajectories of {data.num_times}"
             )
 
+    def learned(self, sde: SDE, model: Any, variables: Any, scales: Any, ts: Any) -> Any:
+        """A score, or a correction of these steps (``learns``)."""
+        if (self.learns or ("score" if sde.step is None else "correction")) == "score":
+            return super().learned(sde, model, variables, scales, ts)
+        level = self.noise_level
+        return StepCorrection(model, variables, scales, ts=ts, noise_level=level)
+
+    def miss(self, sde: SDE, learned: Any, data: Trajectories, key: PRNGKeyArray) -> Array:
+        """The step is that of the windows."""
+        return step_miss(
+            sde, learned, data, key=key, noise_level=self.noise_level, solver=self.solver
+        )
+
     def loss(
-        self, score: ScoreFn, sde: SDE, window: Trajectories, constants: None, key: PRNGKeyArray
+        self, learned: ScoreFn, sde: SDE, window: Trajectories, constants: None, key: PRNGKeyArray
     ) -> Scalar:
-        """Compute the loss of one window.
-
-        Parameters
-        ----------
-        score : callable
-            ``score(t, x, args)``.
-        sde : SDE
-            The process.
-        window : Trajectories
-            One window, without sample axis.
-        constants : None
-            Unused.
-        key : PRNG key
-            Training noise.
-
-        Returns
-        -------
-        scalar
-            Mean over steps and entries of squared distance over noise variance.
-        """
+        """Mean over steps and entries of squared distance over noise variance, of one window."""
         ts, xs, args = window.ts, window.xs, window.args
         scale = _noise_scale(sde, ts, xs)
-        back = reverse_sde(sde, score, noise_level=self.noise_level)
-        back = replace(back, diffusion=self._noise(sde, -1))
+        back = reverse_sde(sde, learned, noise_level=self.noise_level)
+        back = replace(back, diffusion=scaled_noise(sde.diffusion, self.training_noise, -1))
         last = jax.tree.map(lambda x: x[-1], xs)
         backward_key, forward_key = jax.random.split(key)
         reached = self._unroll(back, last, -ts[::-1], args, backward_key)
         distance = jax.tree.map(lambda y, x: y[::-1] - x[:-1], reached, xs)
         total = mean_square(distance, scale)
         if self.form == "penalised":
-            later = jax.tree.map(lambda x: x[1:], xs)
-            s = jax.vmap(lambda t, x: score(t, x, args))(ts[1:], later)
-            total += mean_square(jax.tree.map(lambda s, sigma: 0.5 * sigma * s, s, scale))
+            total += self._penalty(learned, window, scale)
         if self.form == "bidirectional":
-            forth = replace(_probability_flow(sde, score), diffusion=self._noise(sde, 1))
+            forth = forward_flow(sde, learned)
+            forth = replace(forth, diffusion=scaled_noise(sde.diffusion, self.training_noise))
             first = jax.tree.map(lambda x: x[0], xs)
             reached = self._unroll(forth, first, ts, args, forward_key)
             distance = jax.tree.map(lambda y, x: y - x[1:], reached, xs)
             total += mean_square(distance, scale)
         return total
 
-    def _noise(self, sde: SDE, direction: int) -> Any:
-        if self.training_noise == 0:
-            return None
-        level = self.training_noise
+    def _penalty(self, score: ScoreFn, window: Trajectories, scale: State) -> Scalar:
+        """What the forward windows would add, per step: ``w_i g^2 dt |s|^2 / 4``.
 
-        def scaled(g: Any) -> Any:
-            if not callable(g):
-                return level * g
-            function: Callable[[Any], Any] = g
-            return lambda t: level * function(direction * t)
+        Step i of S moves all i states before it, and each of these S - j steps have moved by
+        ``g^2 dt s / 2``: w_i is the sum over j < i of S - j, which is 1 for S = 1.
+        """
+        steps = window.ts.shape[0] - 1
+        later = jax.tree.map(lambda x: x[1:], window.xs)
+        s = jax.vmap(lambda t, x: score(t, x, window.args))(window.ts[1:], later)
+        i = np.arange(1, steps + 1)
+        root = np.sqrt(i * (2 * steps - i + 1) / 2)
 
-        return jax.tree.map(scaled, sde.diffusion)
+        def shift(s: Any, sigma: Any) -> Any:
+            weight = jnp.asarray(0.5 * root, s.dtype).reshape(sigma.shape)
+            return weight * sigma**2 * s
+
+        return mean_square(jax.tree.map(shift, s, scale), scale)
 
     def _unroll(self, process: SDE, x: State, ts: Any, args: Args, key: PRNGKeyArray) -> State:
         """Return the states after each step, gradients cut between segments."""
@@ -253,25 +233,3 @@ def _noise_scale(sde: SDE, ts: Any, xs: State) -> State:
         return sigma.reshape((-1,) + (1,) * (x.ndim - 1))
 
     return jax.tree.map(scale, g, xs)
-
-
-def _probability_flow(sde: SDE, score: ScoreFn) -> SDE:
-    """The probability flow in forward time, ``dx = [P - g^2 s / 2] dt``."""
-
-    def half(t: Scalar, x: State, args: Args) -> State:
-        return jax.tree.map(lambda g, s: 0.5 * g * g * s, sde.g(t, x), score(t, x, args))
-
-    if sde.drift is not None:
-        physics = sde.drift
-        return SDE(
-            lambda t, x, args: jax.tree.map(jnp.subtract, physics(t, x, args), half(t, x, args)),
-            diffusion=None,
-        )
-    walk = sde.step
-    assert walk is not None
-
-    def step(t0: Scalar, t1: Scalar, x: State, args: Args) -> State:
-        y, s = walk(t0, t1, x, args), half(t0, x, args)
-        return jax.tree.map(lambda y, s: y - jnp.asarray(t1 - t0, s.dtype) * s, y, s)
-
-    return SDE(step=step, diffusion=None)

@@ -5,38 +5,68 @@ use it. A *step correction* minimises a loss at one finite step of one inverse s
 absorbed the error of that step and is right only together with it.
 """
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.errors import ScopeParamNotFoundError, ScopeParamShapeError
+from flax.errors import (
+    InvalidRngError,
+    ModifyScopeVariableError,
+    ScopeParamNotFoundError,
+    ScopeParamShapeError,
+)
 
 from smdp_jax.checks import concrete
-from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
+from smdp_jax.sde import SDE, Args, Scalar, State
 
 
 def apply_network(model: Any, variables: Any, t: Scalar, x: State, args: Args) -> State:
-    """Evaluate a network, with a message of our own where its parameters do not fit."""
-    try:
+    """Evaluate a network, with a message of our own where it can't be."""
+    with readable_errors(model, x, args):
         return model.apply(variables, t, x, args)
+
+
+@contextlib.contextmanager
+def readable_errors(model: Any, x: State, args: Args) -> Iterator[None]:
+    """Say what a network needs in place of flax's account of it."""
+    name = type(model).__name__
+    try:
+        yield
     except (ScopeParamShapeError, ScopeParamNotFoundError) as error:
         shapes = jax.tree.map(jnp.shape, (x, args))
         raise ValueError(
-            f"the parameters of {type(model).__name__} are those of another network, or of a state "
+            f"the parameters of {name} are those of another network, or of a state "
             f"and args of other shapes than {shapes[0]} and {shapes[1]}; several states need "
             f"batch_axes or jax.vmap ({error})"
+        ) from error
+    except InvalidRngError as error:
+        raise ValueError(
+            f"the network must be a function of t, x and args, got {name}, which draws random "
+            f"numbers: switch dropout off (deterministic=True) ({error})"
+        ) from error
+    except ModifyScopeVariableError as error:
+        raise ValueError(
+            f"the network must be a function of t, x and args, got {name}, which changes variables "
+            "when called: use LayerNorm or GroupNorm in place of batch statistics "
+            f"({error})"
         ) from error
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Learned:
+    kind: ClassVar[str]
+    what: ClassVar[str]
+
     model: Any = field(metadata={"static": True})
     variables: Any
     preconditioner: Any = None
+    ts: Any = field(default=None, kw_only=True)
 
     def __call__(self, t: Scalar, x: State, args: Args) -> State:
         """Evaluate at one time and one unbatched state."""
@@ -65,7 +95,42 @@ class LearnedScore(_Learned):
         Its parameters.
     preconditioner : Preconditioner, optional
         Scales inputs and output; None: the network is the score.
+    ts : array (2,), optional
+        First and last time that it was trained on.
     """
+
+    kind: ClassVar = "score"
+    what: ClassVar = "a score: use fit.score"
+
+    def check_use(
+        self, sde: SDE, ts: Any, noise_level: float, *, whole_steps: bool, use: str
+    ) -> None:
+        """Warn of times beyond those that it has seen.
+
+        Parameters
+        ----------
+        sde : SDE
+            The process that it is used on.
+        ts : array (times,)
+            Times of the solve.
+        noise_level : float
+            The alpha of the solve.
+        whole_steps : bool
+            Whether every step of ``ts`` is one step of the solver, and nothing else.
+        use : str
+            The verb that asks.
+        """
+        own = self.preconditioner.ts if self.ts is None and self.preconditioner else self.ts
+        if own is None or not concrete(own, ts):
+            return
+        own, asked = np.asarray(own), np.asarray(ts)
+        slack = 1e-3 * (own[-1] - own[0])
+        if asked[0] < own[0] - slack or asked[-1] > own[-1] + slack:
+            warnings.warn(
+                f"{use} in [{asked[0]:g}, {asked[-1]:g}] goes beyond the times [{own[0]:g}, "
+                f"{own[-1]:g}] that the score was trained on: it extrapolates there",
+                stacklevel=4,
+            )
 
 
 @jax.tree_util.register_dataclass
@@ -85,46 +150,50 @@ class StepCorrection(_Learned):
         The alpha it was trained at.
     """
 
+    kind: ClassVar = "correction"
+    what: ClassVar = (
+        "a step correction (windows on a flow map), not a score: use fit.correction on its own "
+        "time grid, or train with PathScore()"
+    )
+
     ts: Any = field(kw_only=True)
     noise_level: float = field(kw_only=True, metadata={"static": True})
 
+    def check_use(
+        self, sde: SDE, ts: Any, noise_level: float, *, whole_steps: bool, use: str
+    ) -> None:
+        """Refuse other steps than its own.
 
-def check_score(score: ScoreFn, sde: SDE, ts: Any, noise_level: float, use: str) -> None:
-    """Refuse a step correction where it is none, and warn of a score at times it has not seen."""
-    if isinstance(score, LearnedScore) and score.preconditioner is not None:
-        _warn_of_times(score.preconditioner.ts, ts, use)
-    if not isinstance(score, StepCorrection):
-        return
-    if sde.step is None:
-        raise ValueError(f"{use} on a drift needs a score, got a StepCorrection of a flow map")
-    if noise_level != score.noise_level:
-        raise ValueError(
-            f"{use} at noise level {noise_level:g} needs a score; this StepCorrection was trained "
-            f"at noise level {score.noise_level:g}. PathScore() learns a score for any level"
-        )
-    if not concrete(ts, score.ts):
-        return
-    own, asked = np.asarray(score.ts), np.asarray(ts)
-    nearest = np.abs(asked[:, None] - own[None]).argmin(axis=1)
-    tolerance = 1e-3 * np.diff(own).min()
-    same = np.abs(own[nearest] - asked).max() <= tolerance and (np.diff(nearest) == 1).all()
-    if not same:
-        raise ValueError(
-            f"{use} needs the steps that this StepCorrection was trained on ({len(own) - 1} steps "
-            f"of {np.diff(own).min():g} to {np.diff(own).max():g} in [{own[0]:g}, {own[-1]:g}]), "
-            f"got {len(asked) - 1} steps in [{asked[0]:g}, {asked[-1]:g}]. PathScore() learns a "
-            "score for any steps"
-        )
+        Parameters
+        ----------
+        sde, ts, noise_level, whole_steps, use
+            As for ``LearnedScore.check_use``.
 
-
-def _warn_of_times(own: Any, ts: Any, use: str) -> None:
-    if not concrete(own, ts):
-        return
-    own, asked = np.asarray(own), np.asarray(ts)
-    slack = 1e-3 * (own[-1] - own[0])
-    if asked[0] < own[0] - slack or asked[-1] > own[-1] + slack:
-        warnings.warn(
-            f"{use} in [{asked[0]:g}, {asked[-1]:g}] goes beyond the times [{own[0]:g}, "
-            f"{own[-1]:g}] that the score was trained on: it extrapolates there",
-            stacklevel=4,
-        )
+        Raises
+        ------
+        ValueError
+            On a drift, at another noise level, or on other steps.
+        """
+        if sde.step is None:
+            raise ValueError(f"{use} on a drift needs a score, got a StepCorrection of a flow map")
+        if not whole_steps:
+            raise ValueError("substeps and corrector need a score, got a StepCorrection")
+        if noise_level != self.noise_level:
+            raise ValueError(
+                f"{use} at noise level {noise_level:g} needs a score; this StepCorrection was "
+                f"trained at noise level {self.noise_level:g}. PathScore() learns a score for any "
+                "level"
+            )
+        if not concrete(ts, self.ts):
+            return
+        own, asked = np.asarray(self.ts), np.asarray(ts)
+        nearest = np.abs(asked[:, None] - own[None]).argmin(axis=1)
+        tolerance = 1e-3 * np.diff(own).min()
+        same = np.abs(own[nearest] - asked).max() <= tolerance and (np.diff(nearest) == 1).all()
+        if not same:
+            raise ValueError(
+                f"{use} needs the steps that this StepCorrection was trained on ({len(own) - 1} "
+                f"steps of {np.diff(own).min():g} to {np.diff(own).max():g} in [{own[0]:g}, "
+                f"{own[-1]:g}]), got {len(asked) - 1} steps in [{asked[0]:g}, {asked[-1]:g}]. "
+                "PathScore() learns a score for any steps"
+            )

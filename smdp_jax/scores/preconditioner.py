@@ -67,14 +67,10 @@ class Preconditioner:
             total = jnp.concatenate([pieces[:1], jnp.cumsum(pieces)])
             return total[nodes]
 
-        def moments(x: Array) -> tuple[Array, Array]:
-            x = jnp.moveaxis(x[:, nodes], 1, 0).reshape(len(nodes), -1)
-            return x.mean(axis=1), x.var(axis=1)
-
         noise = jax.tree.map(integral, g)
-        mean = jax.tree.map(lambda x: moments(x)[0], data.xs)
-        variance = jax.tree.map(lambda x, n: moments(x)[1] + n, data.xs, noise)
-        return cls(ts, mean, variance, noise)
+        moments = _moments(data.xs, jnp.asarray(nodes))
+        mean, variance = (jax.tree.map(lambda x, m, i=i: m[i], data.xs, moments) for i in range(2))
+        return cls(ts, mean, jax.tree.map(jnp.add, variance, noise), noise)
 
     def __call__(self, network: ScoreFn, t: Scalar, x: State, args: Args) -> State:
         """Evaluate the preconditioned score."""
@@ -86,8 +82,26 @@ class Preconditioner:
 
         mean, variance, noise = jax.tree.map(at, (self.mean, self.variance, self.noise))
         centred = jax.tree.map(jnp.subtract, x, mean)
-        y = jax.tree.map(lambda z, c: z / jnp.sqrt(c.mean()), centred, self.variance)
+        sizes = jax.tree.map(jnp.mean, self.variance)
+        y = jax.tree.map(lambda z, c: z / jnp.sqrt(c), centred, _or_one(sizes))
         out = network(t, y, args)
+        # Leaves without noise have no use for a score, and those that rest no variance.
+        noise, variance = (_or_one(tree) for tree in (noise, variance))
         return jax.tree.map(
             lambda z, c, o, n: o / jnp.sqrt(n) - z / c, centred, variance, out, noise
         )
+
+
+def _or_one(tree: Any) -> Any:
+    return jax.tree.map(lambda v: jnp.where(v > 0, v, jnp.ones_like(v)), tree)
+
+
+@jax.jit
+def _moments(xs: State, nodes: Array) -> Any:
+    """Mean and variance at some times, leaf by leaf (nodes,); no copy of more than one time."""
+
+    def at(x: Array, node: Array) -> tuple[Array, Array]:
+        now = x[:, node]
+        return now.mean(), now.var()
+
+    return jax.tree.map(lambda x: jax.lax.map(lambda node: at(x, node), nodes), xs)

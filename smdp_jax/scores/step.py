@@ -6,18 +6,18 @@ Holzschuh, Vegetti, Thuerey (2023), section 4.4.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from smdp_jax.checks import concrete
 from smdp_jax.scores.learned import apply_network
 from smdp_jax.sde import Args, Scalar, State
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["LearnedStep", "StepScale"]
+__all__ = ["LearnedStep", "StepScale", "check_steps"]
 
 
 @jax.tree_util.register_dataclass
@@ -33,23 +33,43 @@ class StepScale:
     @classmethod
     def of(cls, data: Trajectories) -> "StepScale":
         """Measure them on trajectories."""
-        if concrete(data.ts):
-            steps = np.diff(np.asarray(data.ts))
-            if steps.max() > 1.001 * steps.min():
-                raise ValueError(
-                    "a step that does not see the time needs evenly spaced ts, got steps of "
-                    f"{steps.min():g} to {steps.max():g}"
-                )
         dt = (data.ts[0] - data.ts[-1]) / (data.num_times - 1)
-        increment = jax.tree.map(lambda x: jnp.sqrt(jnp.mean(jnp.diff(x, axis=1) ** 2)), data.xs)
-        for path, change in jax.tree_util.tree_leaves_with_path(increment):
-            if concrete(change) and not change > 0:
-                raise ValueError(
-                    f"Trajectories.xs{jax.tree_util.keystr(path)} never changes: there is no step "
-                    "to learn"
-                )
-        mean, size = (jax.tree.map(f, data.xs) for f in (jnp.mean, jnp.std))
+        mean, size, increment = _sizes(data.xs)
         return cls(dt, mean, size, increment)
+
+
+_changes = jax.jit(lambda x: (x[:, 1:] != x[:, :1]).any())
+
+
+@jax.jit
+def _sizes(xs: State) -> tuple[State, State, State]:
+    """Mean, spread and root mean square of the increments; no copy of more than two times."""
+
+    def of(x: Array) -> tuple[Array, Array, Array]:
+        steps = jnp.arange(x.shape[1])
+        mean = jax.lax.map(lambda i: x[:, i].mean(), steps).mean()
+        variance = jax.lax.map(lambda i: ((x[:, i] - mean) ** 2).mean(), steps).mean()
+        square = jax.lax.map(lambda i: ((x[:, i + 1] - x[:, i]) ** 2).mean(), steps[:-1]).mean()
+        return mean, jnp.sqrt(variance), jnp.sqrt(square)
+
+    sizes = jax.tree.map(of, xs)
+    return tuple(jax.tree.map(lambda x, s, i=i: s[i], xs, sizes) for i in range(3))
+
+
+def check_steps(data: Trajectories) -> None:
+    """A step that does not see the time needs evenly spaced times, and states that change."""
+    steps = np.diff(np.asarray(data.ts))
+    if steps.max() > 1.001 * steps.min():
+        raise ValueError(
+            "a step that does not see the time must have evenly spaced ts, got steps of "
+            f"{steps.min():g} to {steps.max():g}"
+        )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(data.xs):
+        if not _changes(leaf):
+            raise ValueError(
+                f"Trajectories.xs{jax.tree_util.keystr(path)} never changes: there is no step to "
+                "learn"
+            )
 
 
 @jax.tree_util.register_dataclass
@@ -69,6 +89,9 @@ class LearnedStep:
     preconditioner : StepScale
         Scales of its input and output.
     """
+
+    kind: ClassVar = "step"
+    what: ClassVar = "a step of the physics: use fit.step"
 
     model: Any = field(metadata={"static": True})
     variables: Any

@@ -13,11 +13,11 @@ import orbax.checkpoint as ocp
 
 from smdp_jax.files import write_atomically
 
-__all__ = ["RunDirectory"]
+__all__ = ["RunDirectory", "interrupts_deferred"]
 
 
 @contextlib.contextmanager
-def _interrupts_deferred() -> Iterator[None]:
+def interrupts_deferred() -> Iterator[None]:
     """Hold Ctrl-C back until the block ends: cut in the middle, orbax's threads deadlock."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -42,7 +42,7 @@ class RunDirectory:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2, create=True, enable_async_checkpointing=False
         )
-        with _interrupts_deferred():
+        with interrupts_deferred():
             self._manager = ocp.CheckpointManager(self.path / "checkpoints", options=options)
 
     def _check_identity(self, identity: dict[str, Any]) -> None:
@@ -69,10 +69,15 @@ class RunDirectory:
 
     def save(self, step: int, state: Any) -> None:
         """Write a checkpoint, whole or not at all; Ctrl-C waits until it is there."""
-        with _interrupts_deferred():
+        with interrupts_deferred():
             if step not in self._manager.all_steps():
                 self._manager.save(step, args=ocp.args.StandardSave(state))
                 self._manager.wait_until_finished()
+
+    @property
+    def last(self) -> int | None:
+        """Number of updates at the newest checkpoint."""
+        return max(self._manager.all_steps(), default=None)
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
         """Read the newest whole checkpoint."""
@@ -81,7 +86,7 @@ class RunDirectory:
         failures = []
         for step in steps:
             try:
-                with _interrupts_deferred():
+                with interrupts_deferred():
                     state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
             except Exception as error:  # orbax raises many kinds for damaged files
                 failures.append(f"step {step}: {type(error).__name__}: {str(error)[:200]}")
@@ -117,7 +122,13 @@ class RunDirectory:
         with open(self.metrics_file, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
+    def __enter__(self) -> "RunDirectory":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Release the checkpoint manager."""
-        with _interrupts_deferred():
+        with interrupts_deferred():
             self._manager.close()

@@ -1,8 +1,8 @@
 """Many updates, epoch by epoch: the curriculum of windows, checkpoints, and what stops training."""
 
-import itertools
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,15 +13,15 @@ from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
 from smdp_jax.objectives import Objective
-from smdp_jax.training.checkpoints import RunDirectory
-from smdp_jax.training.updates import Epoch, Problem, TrainingState, Windows, epoch_of
+from smdp_jax.training.checkpoints import RunDirectory, interrupts_deferred
+from smdp_jax.training.divergence import TrainingDiverged, reason_of
+from smdp_jax.training.programs import Epochs
+from smdp_jax.training.updates import Fixed, Problem, TrainingState, Windows
 from smdp_jax.trajectories import Trajectories, TrajectoryStream
 
-__all__ = ["Blocks", "Pace", "TrainingDiverged", "run_epochs"]
+__all__ = ["Blocks", "Callback", "Pace", "run_epochs"]
 
-
-class TrainingDiverged(FloatingPointError):
-    """The loss became NaN or infinite."""
+Callback = Callable[[dict[str, Any], Any], Any]
 
 
 @dataclass(frozen=True)
@@ -32,26 +32,37 @@ class Pace:
     epoch_steps: int
     checkpoint_seconds: float
     progress: bool
+    callback: Callback | None = None
 
 
 @dataclass(frozen=True)
 class Blocks:
     """What epochs take their data from: always the same paths, or the blocks of a stream."""
 
-    data: Trajectories
-    stream: TrajectoryStream | None
+    data: Trajectories | TrajectoryStream
     key: PRNGKeyArray
+    check: Callable[[Trajectories], None]
 
     def after(self, epochs: int) -> Iterator[Trajectories]:
-        """Return the paths of all epochs to come."""
-        if self.stream is None:
-            return itertools.repeat(self.data)
-        return self.stream.blocks(self.key, epochs)
+        """Return the paths of all epochs to come; every block is checked, and none is missing."""
+        if isinstance(self.data, Trajectories):
+            while True:
+                yield self.data
+        number = epochs
+        for block in self.data.blocks(self.key, epochs):
+            self.check(block)
+            yield jax.tree.map(jnp.asarray, block)
+            number += 1
+        raise ValueError(
+            f"data.blocks(key, first) must go on without end, got a stream of {number} blocks: "
+            "start again after the last, as datasets.open_stream does"
+        )
 
 
 def run_epochs(
     problem: Problem,
     state: TrainingState,
+    fixed: Fixed,
     source: Windows,
     blocks: Blocks,
     held_out: Windows | None,
@@ -66,39 +77,46 @@ def run_epochs(
         if restored is not None:
             done, state = restored
         records = store.read_metrics(done)
-    saved_at = time.monotonic()
-    epochs: dict[int, Epoch] = {}
     coming = blocks.after(_epochs_in(problem.objective, pace, done))
+    epochs, saved_at, enough = Epochs(problem), time.monotonic(), False
     with tqdm(total=pace.steps, initial=done, disable=not pace.progress, unit="update") as bar:
         try:
-            for size, first, last in _phases(problem.objective, pace.steps):
-                epoch = epochs.setdefault(size, epoch_of(problem, size))
-                while done < last:
-                    # Epochs end at multiples of their length, so a resumed run repeats them.
-                    epochs_done = (done - first) // pace.epoch_steps
-                    stop = min(last, first + (epochs_done + 1) * pace.epoch_steps)
-                    source = replace(source, data=next(coming))
-                    new, loss, validation = epoch(state, source, held_out, jnp.asarray(stop))
-                    loss, validation = float(loss), float(validation)
-                    if not (np.isfinite(loss) and _all_finite(new.params)):
-                        raise TrainingDiverged(_divergence_message(loss, done, stop, size, store))
-                    start, state, done = done, new, stop
-                    record = {"step": stop, "window": size, "loss": loss}
-                    record["validation_loss"] = validation if np.isfinite(validation) else None
+            for size, start, stop in _epochs(problem.objective, pace, done):
+                source = replace(source, data=next(coming))
+                # Its inputs are gone once an epoch has begun: Ctrl-C waits until it is noted.
+                with interrupts_deferred():
+                    state, *losses = epochs(size, state, fixed, source, held_out, stop)
+                    done = int(state.step)
+                    if done < stop:
+                        reason = reason_of(problem, state, fixed, source, size)
+                        raise TrainingDiverged(_message(reason, done, size, store))
+                    record = _record(stop, size, *losses)
                     records.append(record)
                     if store is not None:
                         store.append_metrics(record)
-                    bar.update(stop - start)
-                    bar.set_postfix(window=size, loss=f"{loss:.4g}")
-                    waited = time.monotonic() - saved_at >= pace.checkpoint_seconds
-                    if store is not None and (waited or done == pace.steps):
-                        store.save(done, state)
-                        saved_at = time.monotonic()
-        except (KeyboardInterrupt, TrainingDiverged):
-            if store is not None and done > 0:
-                store.save(done, state)
+                bar.update(stop - start)
+                bar.set_postfix(window=size, loss=f"{record['loss']:.4g}")
+                if pace.callback is not None:
+                    averages = jax.tree.map(jnp.array, state.ema)
+                    enough = pace.callback(dict(record), averages) is True
+                waited = time.monotonic() - saved_at >= pace.checkpoint_seconds
+                if store is not None and (waited or enough or done == pace.steps):
+                    store.save(done, state)
+                    saved_at = time.monotonic()
+                if enough:
+                    break
+        except KeyboardInterrupt:
+            if store is not None and int(state.step) > 0:
+                store.save(int(state.step), state)
             raise
+    _warn_of_validation(records)
     return state, records
+
+
+def _record(stop: int, size: int, loss: Any, validation: Any) -> dict[str, Any]:
+    """What is noted of an epoch: no validation is None, and one that failed NaN."""
+    held_out = None if validation is None else float(validation)
+    return {"step": stop, "window": size, "loss": float(loss), "validation_loss": held_out}
 
 
 def _phases(objective: Objective, steps: int) -> list[tuple[int, int, int]]:
@@ -108,22 +126,35 @@ def _phases(objective: Objective, steps: int) -> list[tuple[int, int, int]]:
     return [(w, a, b) for w, a, b in zip(windows, bounds[:-1], bounds[1:], strict=True) if b > a]
 
 
+def _epochs(objective: Objective, pace: Pace, done: int) -> Iterator[tuple[int, int, int]]:
+    """(window, first update, last update) of every epoch that is left.
+
+    Epochs end at multiples of their length within a window, so a resumed run repeats them.
+    """
+    for size, first, last in _phases(objective, pace.steps):
+        for start in range(first, last, pace.epoch_steps):
+            stop = min(start + pace.epoch_steps, last)
+            if stop > done:
+                yield size, max(start, done), stop
+
+
 def _epochs_in(objective: Objective, pace: Pace, done: int) -> int:
-    """Number of epochs that the first updates take; each window length begins a new one."""
-    phases = [p for p in _phases(objective, pace.steps) if p[1] < done]
-    return sum(-((first - min(done, last)) // pace.epoch_steps) for _, first, last in phases)
+    """Number of whole epochs in the first updates."""
+    return sum(stop <= done for _, _, stop in _epochs(objective, pace, 0))
 
 
-def _all_finite(tree: Any) -> bool:
-    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
+def _message(reason: str, done: int, size: int, store: RunDirectory | None) -> str:
+    last = None if store is None else store.last
+    kept = "" if last is None else f"; the state of update {last} is kept in {store.path}"
+    return f"training diverged in update {done + 1} (window {size}): {reason}{kept}"
 
 
-def _divergence_message(
-    loss: float, done: int, stop: int, size: int, store: RunDirectory | None
-) -> str:
-    kept = f"; the last good state is kept in {store.path}" if store and done > 0 else ""
-    what = f"the loss became {loss}" if not np.isfinite(loss) else "a parameter became NaN"
-    return (
-        f"{what} between updates {done} and {stop} (window {size}){kept}. Try a "
-        "smaller learning rate, optax.clip_by_global_norm, shorter windows first, or smaller steps"
-    )
+def _warn_of_validation(records: list[dict[str, Any]]) -> None:
+    values = [(r["step"], r["validation_loss"]) for r in records]
+    lost = [step for step, value in values if value is not None and not np.isfinite(value)]
+    if lost:
+        warnings.warn(
+            f"the validation loss is not finite after {len(lost)} of {len(values)} epochs, first "
+            f"after update {lost[0]}: one step back from held-out paths leaves the finite numbers",
+            stacklevel=4,
+        )

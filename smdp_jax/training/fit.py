@@ -1,7 +1,6 @@
 """Learn a score from trajectories: ``fit``."""
 
 import contextlib
-import warnings
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,31 +10,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from smdp_jax.checks import (
-    check_data,
-    check_key,
-    check_kinds,
-    check_like,
-    check_positive,
-    check_validation,
-)
+from smdp_jax.checks import check_fit, check_like
 from smdp_jax.objectives import Objective
-from smdp_jax.scores.learned import LearnedScore, StepCorrection, apply_network
-from smdp_jax.scores.preconditioner import Preconditioner
+from smdp_jax.objectives.step_miss import warn_of_miss
+from smdp_jax.scores.learned import (
+    LearnedScore,
+    StepCorrection,
+    apply_network,
+    readable_errors,
+)
 from smdp_jax.scores.step import LearnedStep
 from smdp_jax.sde import SDE
 from smdp_jax.training.checkpoints import RunDirectory
-from smdp_jax.training.epochs import Blocks, Pace, TrainingDiverged, run_epochs
+from smdp_jax.training.divergence import TrainingDiverged
+from smdp_jax.training.epochs import Blocks, Callback, Pace, run_epochs
 from smdp_jax.training.identity import identity_of
-from smdp_jax.training.step_miss import learned_step_miss, step_miss
-from smdp_jax.training.updates import Problem, TrainingState, Windows
+from smdp_jax.training.updates import Fixed, Problem, TrainingState, Windows, averages
 from smdp_jax.trajectories import Trajectories, TrajectoryStream
 
 __all__ = ["Fit", "TrainingDiverged", "fit"]
-
-_MISS_WARNING = 3.0
 
 
 @dataclass(frozen=True)
@@ -48,10 +43,10 @@ class Fit:
         The EMA parameters, callable as ``(t, x, args)``; a step as ``(start, stop, x, args)``.
     history : dict of arrays
         Per epoch: ``step`` (updates done), ``window`` (steps per window), ``loss``,
-        ``validation_loss`` (NaN without validation data).
+        ``validation_loss`` (NaN without validation data). Losses compare within a window length.
     step_miss : array (times - 1,)
         Squared miss of one backward step over its noise variance by time; see
-        ``diagnostics.step_miss``. For a learned step over the mean squared increment.
+        ``smdp.step_miss``. For a learned step over the mean squared increment.
     """
 
     learned: LearnedScore | StepCorrection | LearnedStep
@@ -65,16 +60,9 @@ class Fit:
         Raises
         ------
         TypeError
-            If training learned a step correction, or a step.
+            If training learned something else.
         """
-        if isinstance(self.learned, StepCorrection):
-            raise TypeError(
-                "this fit learned a step correction (windows on a flow map), not a score: use "
-                "fit.correction on its own time grid, or train with PathScore()"
-            )
-        if isinstance(self.learned, LearnedStep):
-            raise TypeError("this fit learned a step of the physics: use fit.step")
-        return self.learned
+        return self._as("score")
 
     @property
     def correction(self) -> StepCorrection:
@@ -83,13 +71,9 @@ class Fit:
         Raises
         ------
         TypeError
-            If training learned a score, or a step.
+            If training learned something else.
         """
-        if isinstance(self.learned, LearnedScore):
-            raise TypeError("this fit learned a score: use fit.score")
-        if isinstance(self.learned, LearnedStep):
-            raise TypeError("this fit learned a step of the physics: use fit.step")
-        return self.learned
+        return self._as("correction")
 
     @property
     def score_or_correction(self) -> LearnedScore | StepCorrection:
@@ -100,7 +84,7 @@ class Fit:
         TypeError
             If training learned a step.
         """
-        return self.correction if isinstance(self.learned, StepCorrection) else self.score
+        return self._as("correction" if self.learned.kind == "correction" else "score")
 
     @property
     def step(self) -> LearnedStep:
@@ -109,10 +93,13 @@ class Fit:
         Raises
         ------
         TypeError
-            If training learned a score or a step correction.
+            If training learned something else.
         """
-        if not isinstance(self.learned, LearnedStep):
-            raise TypeError("this fit learned no step: train with InverseStep()")
+        return self._as("step")
+
+    def _as(self, kind: str) -> Any:
+        if self.learned.kind != kind:
+            raise TypeError(f"this fit learned {self.learned.what}")
         return self.learned
 
 
@@ -134,10 +121,12 @@ def fit(
     directory: str | Path | None = None,
     checkpoint_seconds: float = 10.0,
     progress: bool = True,
+    callback: Callback | None = None,
 ) -> Fit:
     """Train a score network on trajectories.
 
-    Epochs run on the device without returning to Python; one compilation per window length.
+    Epochs run on the device without returning to Python; one compilation per window length, shared
+    by all trainings that compute the same on arrays of the same shapes.
 
     Parameters
     ----------
@@ -152,7 +141,8 @@ def fit(
         ``OneStep()``, ``MultiStep(...)`` or ``PathScore()``, which learn a score or a step
         correction; ``InverseStep()``, which learns a step.
     optimizer : optax.GradientTransformation
-        Any optax optimiser; schedules count updates.
+        Any optax optimiser, also with extra arguments (``optax.lbfgs``, ``reduce_on_plateau``);
+        schedules count updates.
     steps : int
         Updates in all; several window lengths share them equally.
     key : PRNG key
@@ -175,11 +165,15 @@ def fit(
         Updates per dispatch.
     directory : path, optional
         Keep checkpoints and ``metrics.jsonl`` there. The same call on the same directory goes on
-        where it was stopped, to the same result bit for bit on CPU.
+        where it was stopped, to the same result bit for bit on CPU; another call is refused, told
+        by what it computes (process, network, loss, optimiser, data, versions).
     checkpoint_seconds : float
         Least time between checkpoints.
     progress : bool
         Show a progress bar.
+    callback : callable, optional
+        ``callback(metrics, params)`` after every epoch, with its line of ``metrics.jsonl`` and the
+        averaged parameters; True stops training.
 
     Returns
     -------
@@ -193,48 +187,51 @@ def fit(
     TypeError
         If an argument is of another kind, as a number in place of an optimiser.
     TrainingDiverged
-        If the loss is not finite; the last good checkpoint is kept.
+        If an update leaves the finite numbers, with the reason; the last checkpoint is kept.
     """
-    check_kinds(model, data, objective, optimizer, validation, initial)
-    check_key(key)
-    init_key, batch_key, end_key, val_key = jax.random.split(key, 4)
-    miss_key, order_key = jax.random.split(end_key)
-    stream = None if isinstance(data, Trajectories) else data
-    data = _on_device(data if isinstance(data, Trajectories) else next(data.blocks(order_key)))
-    validation = _on_device(validation) if validation is not None else None
-    steps, batch_size, epoch_steps = check_positive(
-        steps=steps, batch_size=batch_size, epoch_steps=epoch_steps
+    asked = check_fit(
+        sde,
+        model,
+        data,
+        objective,
+        optimizer,
+        key,
+        validation,
+        initial,
+        callback,
+        {"steps": steps, "batch_size": batch_size, "epoch_steps": epoch_steps},
+        {"ema": ema, "checkpoint_seconds": checkpoint_seconds},
+        {"precondition": precondition, "progress": progress},
     )
-    check_data(sde, data, ema)
-    constants = objective.prepare(sde, data)
-    preconditioner = None
-    if initial is not None:
-        preconditioner = initial.preconditioner
-    elif objective.kind(sde) == "step":
-        preconditioner = constants
-    elif precondition:
-        preconditioner = Preconditioner.of(sde, data)
-    params, others = _start(model, initial, data, init_key)
-    problem = Problem(sde, model, objective, optimizer, batch_size, ema, others, preconditioner)
-    state = TrainingState(params, params, optimizer.init(params), jnp.zeros((), jnp.int32))
-    source = Windows(data, constants, batch_key)
-    held_out = None
+    init_key, batch_key, val_key, miss_key, order_key = jax.random.split(key, 5)
+    data = _on_device(data) if isinstance(data, Trajectories) else data
+    blocks, held_out = Blocks(data, order_key, asked.check_block), None
+    paths = next(blocks.after(0))
+    constants = objective.prepare(sde, paths)
+    scales = initial.preconditioner if initial else objective.scales(sde, paths, precondition)
+    params, others = _start(model, initial, paths, init_key)
+    fixed = Fixed(others, scales, paths.ts)
+    optimizer = optax.with_extra_args_support(optimizer)
+    problem = Problem(sde, model, objective, optimizer, asked.batch_size, asked.ema)
+    state = TrainingState(params, averages(params), _initial(optimizer, params), jnp.array(0))
     if validation is not None:
-        check_validation(sde, objective, data, validation)
+        validation = _on_device(validation)
         held_out = Windows(validation, constants, val_key)
-    pace = Pace(steps, epoch_steps, checkpoint_seconds, progress)
+    pace = Pace(asked.steps, asked.epoch_steps, asked.checkpoint_seconds, progress, callback)
     with contextlib.ExitStack() as stack:
         store = None
         if directory is not None:
-            identity = identity_of(problem, params, data, steps, key, initial)
-            if stream is not None:
-                identity |= {"data": stream.fingerprint, "epoch_steps": epoch_steps}
-            store = RunDirectory(directory, identity)
-            stack.callback(store.close)
-        blocks = Blocks(data, stream, order_key)
-        state, records = run_epochs(problem, state, source, blocks, held_out, pace, store)
-    learned = _learned(problem, state, data)
-    miss = _miss(problem, learned, validation or data, miss_key)
+            identity = identity_of(
+                problem, state, fixed, paths, validation, constants, key, asked.steps, initial
+            )
+            if isinstance(data, TrajectoryStream):
+                identity |= {"data": data.fingerprint, "epoch_steps": asked.epoch_steps}
+            store = stack.enter_context(RunDirectory(directory, identity))
+        source = Windows(paths, constants, batch_key)
+        state, records = run_epochs(problem, state, fixed, source, blocks, held_out, pace, store)
+    learned = problem.averaged(state, fixed)
+    miss = np.asarray(objective.miss(sde, learned, validation or paths, miss_key))
+    warn_of_miss(miss, paths.ts)
     names = ("step", "window", "loss", "validation_loss")
     history = {n: np.array([r[n] if r[n] is not None else np.nan for r in records]) for n in names}
     return Fit(learned, history, miss)
@@ -248,63 +245,23 @@ def _start(
 ) -> tuple[Any, dict[str, Any]]:
     """Parameters to start from, and the network's other variables."""
     t, x, args = data.ts[-1], data.at(0, -1), data.args_of(0)
-    variables = jax.jit(model.init)(key, t, x, args) if initial is None else initial.variables
+    if initial is None:
+        with readable_errors(model, x, args):
+            variables = jax.jit(model.init)(key, t, x, args)
+    else:
+        variables = jax.tree.map(jnp.array, initial.variables)
     result = jax.eval_shape(partial(apply_network, model), variables, t, x, args)
     check_like(x, result, "the network")
     others = {name: value for name, value in variables.items() if name != "params"}
     return variables.get("params", {}), others
 
 
+def _initial(optimizer: optax.GradientTransformation, params: Any) -> Any:
+    """State of the optimiser, its own from the start: it is used up by the first epoch."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.tree.map(jnp.array, optimizer.init(params))
+
+
 def _on_device(data: Trajectories) -> Trajectories:
     """Numpy's arrays, as read from files, take no traced index and would be moved every epoch."""
     return jax.tree.map(jnp.asarray, data)
-
-
-def _learned(
-    problem: Problem, state: TrainingState, data: Trajectories
-) -> LearnedScore | StepCorrection | LearnedStep:
-    learned = problem.learned(state.ema)
-    if isinstance(learned, LearnedStep) or problem.objective.kind(problem.sde) == "score":
-        return learned
-    return StepCorrection(
-        learned.model,
-        learned.variables,
-        learned.preconditioner,
-        ts=data.ts,
-        noise_level=problem.objective.noise_level,
-    )
-
-
-def _miss(
-    problem: Problem,
-    learned: LearnedScore | StepCorrection | LearnedStep,
-    data: Trajectories,
-    key: PRNGKeyArray,
-) -> np.ndarray:
-    if isinstance(learned, LearnedStep):
-        return np.asarray(learned_step_miss(learned, data, key=key))
-    objective = problem.objective
-    miss = np.asarray(
-        step_miss(
-            problem.sde,
-            learned,
-            data,
-            key=key,
-            noise_level=objective.noise_level,
-            solver=getattr(objective, "solver", None),
-        )
-    )
-    _warn_of_miss(miss, data.ts)
-    return miss
-
-
-def _warn_of_miss(miss: np.ndarray, ts: Float[Array, "times"]) -> None:
-    worst = int(np.nanargmax(miss)) if np.isfinite(miss).any() else 0
-    share = float(np.mean(~(miss <= _MISS_WARNING)))
-    if share > 0.1:
-        warnings.warn(
-            f"one backward step misses the data by more than {_MISS_WARNING:g} times its noise "
-            f"variance at {share:.0%} of the times (worst {miss[worst]:.3g} times at "
-            f"t={float(ts[worst + 1]):g}; 1 is the optimum): train longer, or use smaller steps",
-            stacklevel=4,
-        )

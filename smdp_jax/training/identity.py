@@ -1,74 +1,124 @@
 """What tells one training run from another, so that only the same one is resumed."""
 
 import re
+from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import PRNGKeyArray
 
+import smdp_jax
 from smdp_jax.files import digest_of
 from smdp_jax.sde import SDE
-from smdp_jax.training.updates import Problem
-from smdp_jax.trajectories import Trajectories
+from smdp_jax.training.programs import computes
+from smdp_jax.training.updates import Fixed, Problem, TrainingState
+from smdp_jax.trajectories import Trajectories, window
 
 __all__ = ["identity_of"]
 
 
 def identity_of(
     problem: Problem,
-    params: Any,
+    state: TrainingState,
+    fixed: Fixed,
     data: Trajectories,
-    steps: int,
+    validation: Trajectories | None,
+    constants: Any,
     key: PRNGKeyArray,
+    steps: int,
     initial: Any = None,
 ) -> dict[str, Any]:
-    """Describe a training run by values that survive a restart of the process."""
-
-    def describe(part: Any) -> str:
-        # Functions print their address, which is another one after a restart.
-        return re.sub(r" at 0x[0-9a-f]+", "", repr(part))
-
+    """Describe a run by what it computes and from what, in values that survive a restart."""
+    packages = {name: version(name) for name in ("jax", "flax", "optax")}
     return {
-        "model": describe(problem.model),
-        "precondition": problem.preconditioner is not None,
-        "objective": describe(problem.objective),
-        "optimizer": _optimizer_fingerprint(problem.optimizer, params),
-        "process": f"moves {_first_move(problem.sde, data):.3g}",
+        "versions": packages | {"smdp_jax": smdp_jax.__version__},
+        "process": _process(problem.sde, data),
+        "model": _described(problem.model),
+        "network": _network(problem, fixed, state, data),
+        "objective": _described(problem.objective),
+        "loss": _loss(problem, fixed, data, constants),
+        "optimizer": _optimizer(problem, state),
+        "scales": digest_of(fixed.scales),
         "steps": steps,
         "batch_size": problem.batch_size,
         "ema": problem.ema,
         "samples": data.num_samples,
         "times": data.num_times,
-        "data": digest_of(jax.tree.leaves(data)),
+        "data": digest_of(data),
+        "validation": None if validation is None else digest_of(validation),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "initial": None if initial is None else digest_of(jax.tree.leaves(initial)),
     }
 
 
-def _optimizer_fingerprint(optimizer: optax.GradientTransformation, params: Any) -> str:
-    """Norm of the update from gradients of 1, and kinds of state: closures show nothing else."""
+def _described(part: Any) -> str:
+    # Functions print their address, which is another one after a restart.
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(part))
 
-    def first_update(params: Any) -> jax.Array:
-        ones = jax.tree.map(jnp.ones_like, params)
-        return optax.tree.norm(optimizer.update(ones, optimizer.init(params), params)[0])
 
+def _process(sde: SDE, data: Trajectories) -> str:
+    def process(t0: Any, t1: Any, x: Any, args: Any) -> Any:
+        walks = [f(t0, t1, x, args) for f in (sde.step, sde.inverse) if f is not None]
+        drift = None if sde.drift is None else sde.drift(t1, x, args)
+        return drift, walks, sde.g(t1, x)
+
+    t0, t1 = data.ts[0], data.ts[-1]
+    return computes(process, t0, t1, data.at(0, -1), data.args_of(0))
+
+
+def _network(problem: Problem, fixed: Fixed, state: TrainingState, data: Trajectories) -> str:
+    model, variables = problem.model, {**fixed.variables, "params": state.params}
+
+    def network(variables: Any, key: Any, t: Any, x: Any, args: Any) -> Any:
+        return model.init(key, t, x, args), model.apply(variables, t, x, args)
+
+    t, x, args = data.ts[-1], data.at(0, -1), data.args_of(0)
+    return computes(network, variables, jax.random.key(0), t, x, args)
+
+
+class _Echo:
+    """Stands for the network, so that the loss tells of itself alone."""
+
+    @staticmethod
+    def apply(variables: Any, t: Any, x: Any, args: Any) -> Any:
+        return x
+
+
+def _loss(problem: Problem, fixed: Fixed, data: Trajectories, constants: Any) -> str:
+    def drift(t: Any, x: Any, args: Any) -> Any:
+        return x
+
+    def step(t0: Any, t1: Any, x: Any, args: Any) -> Any:
+        return x
+
+    sde, objective = problem.sde, problem.objective
+    maps = {"drift": drift} if sde.drift is not None else {"step": step, "inverse": step}
+    plain = replace(sde, **maps, diffusion=jax.tree.map(lambda _: 1.0, data.at(0, 0)))
+
+    def losses(data: Trajectories, fixed: Fixed, constants: Any, key: Any) -> list[Any]:
+        learned = objective.learned(plain, _Echo(), fixed.variables, fixed.scales, fixed.ts)
+        return [
+            objective.loss(
+                learned, plain, window(data, jnp.array(0), jnp.array(0), n), constants, key
+            )
+            for n in objective.windows
+        ]
+
+    return computes(losses, data, fixed, constants, jax.random.key(0))
+
+
+def _optimizer(problem: Problem, state: TrainingState) -> str:
+    def loss(params: Any) -> Any:
+        return sum((jnp.sum(jnp.abs(p)) for p in jax.tree.leaves(params)), jnp.zeros(()))
+
+    def update(grads: Any, opt_state: Any, params: Any) -> Any:
+        extra = {"value": loss(params), "grad": grads, "value_fn": loss}
+        first = problem.optimizer.init(params)
+        return first, problem.optimizer.update(grads, opt_state, params, **extra)
+
+    # optax mixes integer counts and floats, and parameters may differ in dtype.
     with jax.numpy_dtype_promotion("standard"):
-        size = float(jax.jit(first_update)(params))
-        state = jax.eval_shape(optimizer.init, params)
-    parts = jax.tree.leaves(state, is_leaf=lambda part: hasattr(part, "_fields"))
-    return f"first update {size:.3g}, {', '.join(type(part).__name__ for part in parts)}"
-
-
-def _first_move(sde: SDE, data: Trajectories) -> float:
-    """Norm of drift, or of a step, and noise amplitude at the end of the first path."""
-
-    def move(t0: jax.Array, t1: jax.Array, x: Any, args: Any) -> jax.Array:
-        moved = sde.step(t0, t1, x, args) if sde.step else sde.drift(t1, x, args)  # pyright: ignore[reportOptionalCall]
-        return optax.tree.norm((moved, sde.g(t1, x)))
-
-    # Leaves of a state may differ in dtype.
-    with jax.numpy_dtype_promotion("standard"):
-        return float(jax.jit(move)(data.ts[-2], data.ts[-1], data.at(0, -1), data.args_of(0)))
+        return computes(update, state.params, state.opt_state, state.params)

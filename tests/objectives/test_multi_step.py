@@ -207,7 +207,8 @@ def loss_by_hand(theta, sde, form, cut):
     if form == "penalised":
         for i in range(1, 5):
             s, width = score(TS[i], states[i], args), sigma(i)
-            total += squares({k: 0.5 * width[k] ** 2 * s[k] for k in s}, width)
+            weight = sum(4 - j for j in range(i))  # each step back to j adds up 4 - j scores
+            total += weight * squares({k: 0.5 * width[k] ** 2 * s[k] for k in s}, width)
     if form == "bidirectional":
         x = states[0]
         for i in range(1, 5):
@@ -331,9 +332,13 @@ def test_training_noise_follows_the_key():
 def test_kind_and_noise_level(form):
     objective = smdp.MultiStep((1,), form=form)
     assert isinstance(objective, Objective)
-    assert objective.kind(TREE) == "score"
-    assert objective.kind(FLOW) == "correction"
-    assert smdp.MultiStep((1,), form=form, learns="score").kind(FLOW) == "score"
+    asked = smdp.MultiStep((1,), form=form, learns="score")
+    for chosen, sde, kind in (
+        (objective, TREE, "score"),
+        (objective, FLOW, "correction"),
+        (asked, FLOW, "score"),
+    ):
+        assert chosen.learned(sde, None, {}, None, TS).kind == kind
     assert objective.noise_level == (1.0 if form == "backward" else 0.0)
     assert objective.first_time == 0
 
@@ -374,7 +379,7 @@ def test_unknown_form():
 
 def test_window_longer_than_the_paths():
     data = smdp.Trajectories(TS, jnp.zeros((3, 5, 1)))
-    smdp.MultiStep((4,)).prepare(SDE, data)
+    smdp.MultiStep((4,)).check(SDE, data)
     message = "a window of 5 steps needs 6 stored times, got trajectories of 5"
     with pytest.raises(ValueError, match=message):
-        smdp.MultiStep((1, 5)).prepare(SDE, data)
+        smdp.MultiStep((1, 5)).check(SDE, data)

@@ -9,7 +9,7 @@ import pytest
 
 import smdp_jax as smdp
 from smdp_jax.objectives import Objective
-from smdp_jax.objectives.base import mean_square
+from smdp_jax.objectives.step_miss import mean_square
 from smdp_jax.physics import Heat
 from smdp_jax.trajectories import window
 
@@ -145,7 +145,8 @@ def test_what_it_is():
     flow = SDE
     drift = smdp.SDE(lambda t, x, args: -x, diffusion=1.0)
     assert isinstance(objective, Objective)
-    assert objective.kind(flow) == objective.kind(drift) == "score"
+    for sde in (flow, drift):
+        assert isinstance(objective.learned(sde, None, {}, None, TS), smdp.LearnedScore)
     assert objective.windows == (0,)
     assert objective.first_time == 1  # no target where the prior decides
 
@@ -153,7 +154,7 @@ def test_what_it_is():
 def test_paths_without_targets():
     data = smdp.Trajectories(TS, jnp.ones((3, 4)))
     with pytest.raises(ValueError, match=r"PathScore needs score targets: simulate\(.*got none"):
-        smdp.PathScore().prepare(SDE, data)
+        smdp.PathScore().check(SDE, data)
 
 
 def test_mean_square_of_half_precision_does_not_overflow():

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import flax.linen as nn
 import jax
@@ -10,7 +11,6 @@ import numpy as np
 import pytest
 
 import smdp_jax as smdp
-from smdp_jax.scores.learned import check_score
 
 TS = smdp.linear_grid(0.0, 2.0, 20)
 X = {"a": jnp.ones(3), "b": jnp.ones(())}
@@ -240,10 +240,6 @@ def test_correction_of_a_probability_flow_is_refused_in_substeps():
         smdp.probability_flow(FLOW, correction(0.0), END, TS, substeps=2)
 
 
-def test_check_passes_what_is_not_a_correction():
-    check_score(lambda t, x, args: x, FLOW, TS, 0.3, "test")
-
-
 # States and times that a network was not trained on ----------------------------------------------
 
 
@@ -273,7 +269,11 @@ def test_state_of_another_tree_is_named():
 
 def test_times_beyond_those_of_the_training_are_warned_of():
     """TS ends at 2, the training at 1."""
-    with pytest.warns(UserWarning, match=re.escape("[0, 2] goes beyond the times [0, 1]")):
-        check_score(fitted(), SPREAD, TS, 1.0, "test")
-    check_score(fitted(), SPREAD, TS[:11], 1.0, "test")
-    check_score(fitted(), SPREAD, TS[3:8], 1.0, "test")
+    plain = replace(fitted(), preconditioner=None, ts=jnp.array([0.0, 1.0]))
+    for score in (fitted(), plain):
+        with pytest.warns(UserWarning, match=re.escape("[0, 2] goes beyond the times [0, 1]")):
+            score.check_use(SPREAD, TS, 1.0, whole_steps=True, use="test")
+        score.check_use(SPREAD, TS[:11], 1.0, whole_steps=True, use="test")
+        score.check_use(SPREAD, TS[3:8], 1.0, whole_steps=False, use="test")
+    # A score in closed form, or of another source, knows none.
+    replace(plain, ts=None).check_use(SPREAD, TS, 1.0, whole_steps=True, use="test")

@@ -12,7 +12,7 @@ import pytest
 from scipy.linalg import expm
 
 import smdp_jax as smdp
-from smdp_jax.scores.step import StepScale
+from smdp_jax.scores.step import check_steps
 
 RATES = np.array([[-0.5, 2.0], [-2.0, -0.2]])  # a damped rotation
 TS = smdp.linear_grid(0.0, 1.0, 10)
@@ -148,15 +148,15 @@ def test_fit_tells_what_it_learned(noiseless):
         with pytest.raises(TypeError, match="learned a step of the physics"):
             getattr(noiseless, name)
     score = smdp.LearnedScore(noiseless.step.model, noiseless.step.variables)
-    with pytest.raises(TypeError, match="learned no step"):
+    with pytest.raises(TypeError, match=r"learned a score: use fit\.score"):
         _ = dataclasses.replace(noiseless, learned=score).step
 
 
 def test_data_without_a_step_to_learn():
     sde, data = paths(1e-6)
     uneven = dataclasses.replace(data, ts=data.ts**2)
-    with pytest.raises(ValueError, match=r"needs evenly spaced ts, got steps of 0\.01"):
+    with pytest.raises(ValueError, match=r"must have evenly spaced ts, got steps of 0\.01"):
         fit(sde, uneven)
     still = dataclasses.replace(data, xs=data.xs | {"a": jnp.ones((200, 11))})
     with pytest.raises(ValueError, match=r"xs\['a'\] never changes"):
-        StepScale.of(still)
+        check_steps(still)

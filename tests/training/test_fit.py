@@ -212,7 +212,7 @@ def test_path_targets_on_a_flow_map_learn_a_score():
         (
             {"validation": smdp.Trajectories(TS, DATA.xs[..., 0])},
             (
-                "validation needs states and args like the data's ('float32[1]', None), "
+                "validation must have states and args like the data's ('float32[1]', None), "
                 "got ('float32[]', None)"
             ),
         ),

@@ -1,19 +1,48 @@
 """Is a learned score good enough to believe a run? One backward step against the data."""
 
+import math
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.objectives.base import mean_square
 from smdp_jax.scores.step import LearnedStep
-from smdp_jax.sde import SDE, ScoreFn, reverse_sde
+from smdp_jax.sde import SDE, Scalar, ScoreFn, State, reverse_sde
 from smdp_jax.solve.integrate import integrate
 from smdp_jax.trajectories import Trajectories, window
 
-__all__ = ["learned_step_miss", "step_miss"]
+__all__ = ["learned_step_miss", "mean_square", "step_miss", "warn_of_miss"]
+
+_MISS_WARNING = 3.0
+
+
+def mean_square(
+    tree: State, scale: State | None = None, transform: Callable[[Any], Any] | None = None
+) -> Scalar:
+    """Mean over all entries of a tree of |entry / scale|^2; a leaf of scale 0 does not count."""
+    leaves = jax.tree.leaves(tree if transform is None else transform(tree))
+    count: Any = sum(math.prod(x.shape) for x in leaves)
+    if scale is not None:
+        scales = jax.tree.leaves(scale)
+        leaves = [
+            jnp.where(s > 0, x, jnp.zeros_like(x)) / jnp.where(s > 0, s, 1).astype(x.dtype)
+            for x, s in zip(leaves, scales, strict=True)
+        ]
+        if len(leaves) > 1:
+            shares = [jnp.mean(s > 0) * x.size for x, s in zip(leaves, scales, strict=True)]
+            count = sum(shares)
+    sizes = [jnp.abs(x) for x in leaves]
+    # Squares and sums of half precision overflow; leaves may differ in dtype.
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.result_type(jnp.float32, *sizes)
+    total = sum(jnp.sum(size.astype(dtype) ** 2) for size in sizes)
+    return total / (count if isinstance(count, int) else count.astype(dtype))
 
 
 def step_miss(
@@ -101,3 +130,16 @@ def _some_paths(key: PRNGKeyArray, data: Trajectories, samples: int | None) -> A
         entries = sum(leaf.size for leaf in jax.tree.leaves(data.at(0, 0)))
         samples = max(8, min(256, 4096 // max(entries, 1), data.num_samples))
     return jax.random.randint(key, (samples,), 0, data.num_samples)
+
+
+def warn_of_miss(miss: np.ndarray, ts: Any) -> None:
+    """Say so where one step back misses the data at many times."""
+    worst = int(np.nanargmax(miss)) if np.isfinite(miss).any() else 0
+    share = float(np.mean(~(miss <= _MISS_WARNING)))
+    if share > 0.1:
+        warnings.warn(
+            f"one backward step misses the data by more than {_MISS_WARNING:g} times its noise "
+            f"variance at {share:.0%} of the times (worst {miss[worst]:.3g} times at "
+            f"t={float(ts[worst + 1]):g}; 1 is the optimum): train longer, or use smaller steps",
+            stacklevel=4,
+        )
