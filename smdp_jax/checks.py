@@ -269,7 +269,7 @@ def check_fit(
                 f"blocks of data must be alike, got {_kinds_of(block)} after {seen[0]}"
             )
 
-    return Training(*sizes, ema, seconds, check_block)
+    return Training(sizes[0], sizes[1], sizes[2], ema, seconds, check_block)
 
 
 def _kinds_of(data: Any) -> Any:

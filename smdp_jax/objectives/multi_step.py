@@ -107,11 +107,6 @@ class MultiStep(Objective):
             raise ValueError(f"gradient_cut={cut} must divide every longer window {self.windows}")
 
     @property
-    def first_time(self) -> int:
-        """Windows reach the first stored time."""
-        return 0
-
-    @property
     def noise_level(self) -> float:
         """The alpha with (1 + alpha^2)/2 = c."""
         return 1.0 if self.form == "backward" else 0.0

@@ -144,8 +144,9 @@ def _epochs_in(objective: Objective, pace: Pace, done: int) -> int:
 
 
 def _message(reason: str, done: int, size: int, store: RunDirectory | None) -> str:
-    last = None if store is None else store.last
-    kept = "" if last is None else f"; the state of update {last} is kept in {store.path}"
+    kept = ""
+    if store is not None and store.last is not None:
+        kept = f"; the state of update {store.last} is kept in {store.path}"
     return f"training diverged in update {done + 1} (window {size}): {reason}{kept}"
 
 

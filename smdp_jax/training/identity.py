@@ -1,6 +1,7 @@
 """What tells one training run from another, so that only the same one is resumed."""
 
 import re
+import sys
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -10,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-import smdp_jax
 from smdp_jax.files import digest_of
 from smdp_jax.sde import SDE
 from smdp_jax.training.programs import computes
@@ -34,7 +34,7 @@ def identity_of(
     """Describe a run by what it computes and from what, in values that survive a restart."""
     packages = {name: version(name) for name in ("jax", "flax", "optax")}
     return {
-        "versions": packages | {"smdp_jax": smdp_jax.__version__},
+        "versions": packages | {"smdp_jax": sys.modules["smdp_jax"].__version__},
         "process": _process(problem.sde, data),
         "model": _described(problem.model),
         "network": _network(problem, fixed, state, data),
