@@ -6,6 +6,7 @@ arXiv 2301.10250).
 """
 
 from smdp_jax import datasets, models
+from smdp_jax.evaluate import CalibrationReport, calibration_report
 from smdp_jax.experiment import load
 from smdp_jax.objectives import InverseStep, MultiStep, OneStep, PathScore
 from smdp_jax.objectives.step_miss import step_miss
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SDE",
+    "CalibrationReport",
     "Fit",
     "InverseStep",
     "Langevin",
@@ -49,6 +51,7 @@ __all__ = [
     "TrainingDiverged",
     "Trajectories",
     "TrajectoryStream",
+    "calibration_report",
     "datasets",
     "fit",
     "flow_map_of",

@@ -8,13 +8,16 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from smdp_jax.evaluate.calibration import (
+    RankBand,
     UniformityTest,
     expected_coverage,
     marginal_coverage,
+    rank_band,
     sbc_ranks,
     tarp_ranks,
     uniformity_test,
 )
+from smdp_jax.evaluate.calibration_record import CalibrationReport, Ratio
 from smdp_jax.evaluate.ensembles import (
     SpreadSkill,
     crps_ensemble,
@@ -24,6 +27,7 @@ from smdp_jax.evaluate.ensembles import (
 )
 from smdp_jax.evaluate.environment import describe_environment
 from smdp_jax.evaluate.figures import save_figures
+from smdp_jax.evaluate.held_out import calibration_report
 from smdp_jax.evaluate.metrics import (
     HitShares,
     ensemble_mse,
@@ -35,6 +39,7 @@ from smdp_jax.evaluate.metrics import (
     rmse,
     weighted_score_error,
 )
+from smdp_jax.evaluate.observables import default_observables
 from smdp_jax.evaluate.reach import reached_times
 from smdp_jax.evaluate.report import (
     Metric,
@@ -61,15 +66,20 @@ def __getattr__(name: str) -> ModuleType:
 
 
 __all__ = [
+    "CalibrationReport",
     "HitShares",
     "Metric",
+    "RankBand",
+    "Ratio",
     "ReportFigure",
     "Section",
     "SpreadSkill",
     "UniformityTest",
     "amplitude_spectrum",
+    "calibration_report",
     "crps_ensemble",
     "crps_gaussian",
+    "default_observables",
     "describe_environment",
     "energy_score",
     "ensemble_mse",
@@ -80,6 +90,7 @@ __all__ = [
     "plots",
     "posterior_hit_metric",
     "power_spectrum",
+    "rank_band",
     "reached_times",
     "reconstruction_mse",
     "relative_error",

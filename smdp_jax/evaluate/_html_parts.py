@@ -65,7 +65,7 @@ def metrics_table(rows: Sequence[tuple[str, Any, str, str, str]]) -> str:
 def figure(png: bytes, caption: str, alt: str = "") -> str:
     """A PNG inside the page, at its size in inches, with its caption."""
     if not png.startswith(_PNG_SIGNATURE):
-        raise ValueError(f"a figure must be a PNG; got bytes that start with {png[:8]!r}")
+        raise ValueError(f"a figure must be a PNG, got bytes that start with {png[:8]!r}")
     # CSS counts 96 pixels per inch, the file PNG_DPI.
     width, height = (round(side * 96 / PNG_DPI) for side in struct.unpack(">II", png[16:24]))
     data = base64.b64encode(png).decode()

@@ -7,24 +7,34 @@ order, is uniform on 0 ... L. Two orders are offered:
     SBC     the entry itself (Talts et al. 2018): one test for every entry of the state
     TARP    distance to a random reference point (Lemos et al. 2023): one test of the joint law
 
-and three readings of the ranks: a chi-squared test, coverage of central intervals, and the expected
-coverage curve. A rank that is uniform does not prove the posterior right: the prior itself passes.
+and four readings of the ranks: a chi-squared test, a band for their cumulative shares, coverage of
+central intervals, and the expected coverage curve. A rank that is uniform does not prove the
+posterior right: the prior itself passes. A lost (NaN) draw has no rank: it is refused, and under
+``jit`` the rank of its case is -1, which every reading turns into NaN.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaincc
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Real
 
-from smdp_jax.evaluate.arrays import AnyArray, require_cases, require_same_shape
+from smdp_jax.checks import concrete
+from smdp_jax.evaluate.arrays import (
+    AnyArray,
+    as_float,
+    check_cases,
+    check_levels,
+    check_same_shape,
+    finite_cases,
+)
 
 
 def sbc_ranks(
-    truths: Float[AnyArray, "_cases *_state"],
-    samples: Float[AnyArray, "_cases _draws *_state"],
+    truths: Real[AnyArray, "_cases *_state"],
+    samples: Real[AnyArray, "_cases _draws *_state"],
     *,
     key: Key[Array, ""] | None = None,
 ) -> Int[Array, "_cases *_state"]:
@@ -50,28 +60,27 @@ def sbc_ranks(
     Raises
     ------
     ValueError
-        If the shapes do not belong together.
+        If the shapes do not belong together, or a truth or a draw is not finite (which cases).
     """
-    require_cases(truths, samples)
-    truths = jnp.asarray(truths)
-    return _ranks(truths, jnp.asarray(samples), key)
+    truths, samples = check_cases(truths, samples)
+    return _ranks(truths, samples, key, finite_cases(truths, samples))
 
 
-def _ranks(truths: Array, samples: Array, key: Key[Array, ""] | None) -> Array:
-    """Draws below the truth, plus a random share of those equal to it."""
+def _ranks(truths: Array, samples: Array, key: Key[Array, ""] | None, finite: Array) -> Array:
+    """Draws below the truth, plus a random share of those equal to it; -1 where one is lost."""
     below = jnp.sum(samples < truths[:, None], axis=1)
-    if key is None:
-        return below
-    equal = jnp.sum(samples == truths[:, None], axis=1)
-    return below + jax.random.randint(key, below.shape, 0, equal + 1, dtype=below.dtype)
+    if key is not None:
+        equal = jnp.sum(samples == truths[:, None], axis=1)
+        below += jax.random.randint(key, below.shape, 0, equal + 1, dtype=below.dtype)
+    return jnp.where(finite.reshape(-1, *(1,) * (below.ndim - 1)), below, -1)
 
 
 def tarp_ranks(
-    truths: Float[AnyArray, "_cases *_state"],
-    samples: Float[AnyArray, "_cases _draws *_state"],
+    truths: Real[AnyArray, "_cases *_state"],
+    samples: Real[AnyArray, "_cases _draws *_state"],
     *,
     key: Key[Array, ""],
-    references: Float[AnyArray, "_cases *_state"] | None = None,
+    references: Real[AnyArray, "_cases *_state"] | None = None,
 ) -> Int[Array, " _cases"]:
     """Rank of each truth by distance to a random reference point (Lemos et al. 2023).
 
@@ -100,17 +109,21 @@ def tarp_ranks(
     Raises
     ------
     ValueError
-        If the shapes do not belong together.
+        If the shapes do not belong together, a truth or a draw is not finite (which cases), or all
+        truths are the same.
     """
-    require_cases(truths, samples)
-    truths, samples = jnp.asarray(truths), jnp.asarray(samples)
+    truths, samples = check_cases(truths, samples)
     key_reference, key_ties = jax.random.split(key)
     if references is None:
         low, high = jnp.min(truths, axis=0), jnp.max(truths, axis=0)
         unit = jax.random.uniform(key_reference, truths.shape, truths.dtype)
         references = low[None] + (high - low)[None] * unit
-    require_same_shape(truths=truths, references=references)
-    references = jnp.asarray(references)
+    check_same_shape(truths=truths, references=references)
+    references = as_float("references", references)
+    if concrete(references) and not np.isfinite(np.asarray(references)).all():
+        raise ValueError("references must be finite, got NaN or infinity")
+    if len(truths) > 1 and concrete(truths) and np.all(np.ptp(np.asarray(truths), axis=0) == 0):
+        raise ValueError("truths must differ, got the same state in all cases")
     scale = jnp.std(truths, axis=0)
     scale = jnp.where(scale > 0, scale, 1)
 
@@ -121,7 +134,7 @@ def tarp_ranks(
 
     of_samples = jax.vmap(squared_distances)(samples, references)
     of_truths = jax.vmap(squared_distances)(truths[:, None], references)[:, 0]
-    return _ranks(of_truths, of_samples, key_ties)
+    return _ranks(of_truths, of_samples, key_ties, finite_cases(truths, samples))
 
 
 class UniformityTest(NamedTuple):
@@ -166,26 +179,120 @@ def uniformity_test(
     Raises
     ------
     ValueError
-        If there is no case, no draw, or ``bins`` is out of range.
+        If ranks are not whole numbers in 0 ... num_draws, ``bins`` is out of range, or a bin
+        expects fewer than 5 cases.
     """
-    if ranks.ndim == 0 or ranks.shape[0] == 0 or num_draws < 1:
-        raise ValueError(
-            "ranks must have shape (cases, *entries) with at least one case and num_draws >= 1; "
-            f"got {ranks.shape} and {num_draws}"
-        )
+    ranks = _check_ranks(ranks, num_draws)
     cases = ranks.shape[0]
     if bins is None:
         bins = min(num_draws + 1, 20, max(2, cases // 10))
     if not 2 <= bins <= num_draws + 1:
-        raise ValueError(f"bins must lie between 2 and num_draws + 1 = {num_draws + 1}; got {bins}")
+        raise ValueError(f"bins must lie between 2 and num_draws + 1 = {num_draws + 1}, got {bins}")
     bin_of_rank = np.arange(num_draws + 1) * bins // (num_draws + 1)
     share = np.bincount(bin_of_rank, minlength=bins) / (num_draws + 1)
-    binned = jnp.asarray(bin_of_rank)[jnp.asarray(ranks)]
+    if cases * share.min() < 5:
+        raise ValueError(
+            f"ranks must hold at least {int(np.ceil(5 / share.min()))} cases, so that each of "
+            f"{bins} bins expects 5, got {cases}"
+        )
+    binned = jnp.asarray(bin_of_rank)[ranks]
     counts = jnp.sum(binned[None] == jnp.arange(bins).reshape(-1, *(1,) * ranks.ndim), axis=1)
     dtype = jnp.result_type(float)
     expected = jnp.asarray(cases * share, dtype).reshape(-1, *(1,) * (ranks.ndim - 1))
     statistic = jnp.sum(jnp.square(counts.astype(dtype) - expected) / expected, axis=0)
+    statistic = jnp.where(jnp.all(_in_range(ranks, num_draws), axis=0), statistic, jnp.nan)
     return UniformityTest(statistic, gammaincc(0.5 * (bins - 1), 0.5 * statistic))
+
+
+def _in_range(ranks: Any, num_draws: int) -> Any:
+    return (ranks >= 0) & (ranks <= num_draws)
+
+
+def _check_ranks(ranks: Any, num_draws: int) -> Array:
+    """Ranks (cases, *entries), each one of 0 ... num_draws."""
+    if not jnp.issubdtype(jnp.result_type(ranks), jnp.integer):
+        raise ValueError(f"ranks must be whole numbers, got {jnp.result_type(ranks)}")
+    if ranks.ndim == 0 or ranks.shape[0] == 0 or num_draws < 1:
+        raise ValueError(
+            "ranks must have shape (cases, *entries) with at least one case, and num_draws be at "
+            f"least 1, got {ranks.shape} and {num_draws}"
+        )
+    if concrete(ranks):
+        wrong = np.asarray(ranks)[~_in_range(np.asarray(ranks), num_draws)]
+        if wrong.size:
+            raise ValueError(
+                f"ranks must lie in 0 ... {num_draws} (num_draws), got {wrong[0]}"
+                + (": a case with a lost draw" if wrong[0] == -1 else "")
+            )
+    return jnp.asarray(ranks)
+
+
+class RankBand(NamedTuple):
+    """Band for the cumulative shares of uniform ranks.
+
+    Parameters
+    ----------
+    expected : array
+        P(rank <= r), r = 0 ... L - 1, if ranks are uniform.
+    low, high : array
+        The band: the shares of all r lie within it, ends included, with the chosen probability.
+    """
+
+    expected: Float[np.ndarray, " ranks"]
+    low: Float[np.ndarray, " ranks"]
+    high: Float[np.ndarray, " ranks"]
+
+
+def rank_band(num_cases: int, num_draws: int, *, level: float = 0.95) -> RankBand:
+    """Simultaneous confidence band for the cumulative shares of uniform ranks.
+
+    The number of ranks <= r is binomial. The band holds all counts whose tail probability is at
+    least gamma, the same for all r, with gamma such that a share ``level`` of 4000 simulated sets
+    of uniform ranks lies inside everywhere (Säilynoja, Bürkner & Vehtari 2022, algorithm 1).
+
+    Parameters
+    ----------
+    num_cases : int
+        Cases.
+    num_draws : int
+        Posterior draws per case, L.
+    level : float
+        Probability that uniform ranks stay inside, in (0, 1).
+
+    Returns
+    -------
+    RankBand
+        Shares in [0, 1], each of shape (num_draws,).
+
+    Raises
+    ------
+    ValueError
+        If a number is not positive, or ``level`` not in (0, 1).
+    """
+    if num_cases < 1 or num_draws < 1 or not 0 < level < 1:
+        raise ValueError(
+            "num_cases and num_draws must be at least 1 and level lie in (0, 1), got "
+            f"{num_cases}, {num_draws}, {level}"
+        )
+    expected = np.arange(1, num_draws + 1) / (num_draws + 1)
+    tails = _binomial_tails(num_cases, expected)
+    cells = np.full(num_draws + 1, 1 / (num_draws + 1))
+    counts = np.random.default_rng(0).multinomial(num_cases, cells, size=4000)
+    counts = counts.cumsum(axis=1)[:, :-1]
+    rarest = tails[np.arange(num_draws), counts].min(axis=1)
+    inside = tails >= np.quantile(rarest, 1 - level)
+    high = num_cases - inside[:, ::-1].argmax(axis=1)
+    return RankBand(expected, inside.argmax(axis=1) / num_cases, high / num_cases)
+
+
+def _binomial_tails(number: int, shares: np.ndarray) -> np.ndarray:
+    """min(P(X <= k), P(X >= k)) of binomials, shape (shares, number + 1)."""
+    k = np.arange(number + 1)
+    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, number + 1)))])
+    choices = factorials[-1] - factorials - factorials[::-1]
+    share = shares[:, None]
+    mass = np.exp(choices + k * np.log(share) + k[::-1] * np.log1p(-share))
+    return np.minimum(mass.cumsum(axis=1), mass[:, ::-1].cumsum(axis=1)[:, ::-1])
 
 
 def _uniform_positions(ranks: AnyArray, num_draws: int) -> Float[Array, "cases *entries"]:
@@ -194,7 +301,7 @@ def _uniform_positions(ranks: AnyArray, num_draws: int) -> Float[Array, "cases *
 
 
 def expected_coverage(
-    ranks: Int[AnyArray, " _cases"], num_draws: int, levels: Float[AnyArray, " _levels"]
+    ranks: Int[AnyArray, " _cases"], num_draws: int, levels: Real[AnyArray, " _levels"]
 ) -> Float[Array, " _levels"]:
     """Expected coverage curve of TARP: share of cases whose truth lies in the region of each level.
 
@@ -217,16 +324,22 @@ def expected_coverage(
     Float[Array, " _levels"]
         Coverage in [0, 1], granular to 1 / (L + 1), with standard error
         sqrt(level (1 - level) / cases) if calibrated.
+
+    Raises
+    ------
+    ValueError
+        If a rank lies outside 0 ... num_draws or a level outside [0, 1].
     """
+    ranks, levels = _check_ranks(ranks, num_draws), check_levels(levels)
     positions = _uniform_positions(ranks, num_draws)
-    levels = jnp.asarray(levels)
-    return jnp.mean(positions[None, :] <= levels[:, None], axis=1, dtype=levels.dtype)
+    shares = jnp.mean(positions[None, :] <= levels[:, None], axis=1, dtype=levels.dtype)
+    return jnp.where(jnp.all(_in_range(ranks, num_draws)), shares, jnp.nan)
 
 
 def marginal_coverage(
-    truths: Float[AnyArray, "_cases *_state"],
-    samples: Float[AnyArray, "_cases _draws *_state"],
-    levels: Float[AnyArray, " _levels"],
+    truths: Real[AnyArray, "_cases *_state"],
+    samples: Real[AnyArray, "_cases _draws *_state"],
+    levels: Real[AnyArray, " _levels"],
     *,
     key: Key[Array, ""] | None = None,
 ) -> Float[Array, "_levels *_state"]:
@@ -255,10 +368,11 @@ def marginal_coverage(
     Raises
     ------
     ValueError
-        If the shapes do not belong together.
+        If the shapes do not belong together, a truth or a draw is not finite (which cases), or a
+        level lies outside [0, 1].
     """
-    ranks = sbc_ranks(truths, samples, key=key)
+    levels, ranks = check_levels(levels), sbc_ranks(truths, samples, key=key)
     off_centre = jnp.abs(2 * _uniform_positions(ranks, samples.shape[1]) - 1)
-    levels = jnp.asarray(levels)
     inside = off_centre[None] <= levels.reshape(-1, *(1,) * off_centre.ndim)
-    return jnp.mean(inside, axis=1, dtype=levels.dtype)
+    shares = jnp.mean(inside, axis=1, dtype=levels.dtype)
+    return jnp.where(jnp.all(ranks >= 0, axis=0)[None], shares, jnp.nan)

@@ -10,10 +10,12 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.stats import norm
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
-from smdp_jax.evaluate.arrays import AnyArray, require_cases, require_ensemble
+from smdp_jax.checks import concrete
+from smdp_jax.evaluate.arrays import AnyArray, as_float, check_cases, check_ensemble
 
 Estimator = Literal["fair", "standard"]
 """How E|X - X'| is estimated: over the pairs of different members, or over all pairs."""
@@ -24,17 +26,18 @@ def _pair_factor(members: int, estimator: Estimator) -> float:
     if estimator == "standard":
         return 1.0 / members**2
     if estimator != "fair":
-        raise ValueError(f'estimator must be "fair" or "standard"; got {estimator!r}')
+        raise ValueError(f'estimator must be "fair" or "standard", got {estimator!r}')
     if members < 2:
         raise ValueError(
-            f'the fair estimator needs at least 2 members, got {members}; use estimator="standard"'
+            f"samples must hold at least 2 members for the fair estimator, got {members}; "
+            'estimator="standard" takes one'
         )
     return 1.0 / (members * (members - 1))
 
 
 def crps_ensemble(
-    samples: Float[AnyArray, "_members *_state"],
-    truth: Float[AnyArray, "*_state"],
+    samples: Real[AnyArray, "_members *_state"],
+    truth: Real[AnyArray, "*_state"],
     estimator: Estimator = "fair",
 ) -> Float[Array, "*_state"]:
     """Continuous ranked probability score of an ensemble, for every entry of the state.
@@ -65,8 +68,7 @@ def crps_ensemble(
         If the shapes do not belong together, the estimator is unknown, or "fair" is asked of one
         member.
     """
-    require_ensemble(samples, truth)
-    samples, truth = jnp.asarray(samples), jnp.asarray(truth)
+    samples, truth = check_ensemble(samples, truth)
     members = samples.shape[0]
     factor = _pair_factor(members, estimator)
     # Relative to the truth, so that a large common offset does not cost digits.
@@ -78,9 +80,9 @@ def crps_ensemble(
 
 
 def crps_gaussian(
-    mean: Float[AnyArray, "*_state"],
-    std: Float[AnyArray, "*_state"],
-    truth: Float[AnyArray, "*_state"],
+    mean: Real[AnyArray, "*_state"],
+    std: Real[AnyArray, "*_state"],
+    truth: Real[AnyArray, "*_state"],
 ) -> Float[Array, "*_state"]:
     """Continuous ranked probability score of a normal distribution, in closed form.
 
@@ -97,22 +99,32 @@ def crps_gaussian(
     -------
     Float[Array, "*_state"]
         In units of the state; smaller is better.
+
+    Raises
+    ------
+    ValueError
+        If a standard deviation is not positive (seen outside jit only; under jit the result is
+        nan there).
     """
-    mean, std, truth = jnp.asarray(mean), jnp.asarray(std), jnp.asarray(truth)
+    mean, truth = as_float("mean", mean), as_float("truth", truth)
+    std = as_float("std", std)
+    if concrete(std) and not (np.asarray(std) > 0).all():
+        raise ValueError(f"std must be positive, got {np.asarray(std).min()}")
+    std = jnp.where(std > 0, std, jnp.nan)
     z = (truth - mean) / std
     return std * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - jnp.pi**-0.5)
 
 
 def _norm(x: Float[Array, "points entries"]) -> Float[Array, " points"]:
-    """Euclidean norm of each row, with gradient 0 (not nan) at 0."""
+    """Euclidean norm of each row, with gradient 0 (not nan) at 0; nan stays nan."""
     squared = jnp.sum(jnp.square(x), axis=-1)
-    positive = squared > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
+    zero = squared == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squared)))
 
 
 def energy_score(
-    samples: Float[AnyArray, "_members *_state"],
-    truth: Float[AnyArray, "*_state"],
+    samples: Real[AnyArray, "_members *_state"],
+    truth: Real[AnyArray, "*_state"],
     estimator: Estimator = "fair",
 ) -> Float[Array, ""]:
     """Energy score of an ensemble of whole states, in the Euclidean norm over all entries.
@@ -140,10 +152,10 @@ def energy_score(
         If the shapes do not belong together, the estimator is unknown, or "fair" is asked of one
         member.
     """
-    require_ensemble(samples, truth)
+    samples, truth = check_ensemble(samples, truth)
     members = samples.shape[0]
     factor = _pair_factor(members, estimator)
-    errors = (jnp.asarray(samples) - jnp.asarray(truth)[None]).reshape(members, -1)
+    errors = (samples - truth[None]).reshape(members, -1)
     pairs = jax.lax.map(lambda member: jnp.sum(_norm(errors - member[None])), errors)
     return jnp.mean(_norm(errors)) - 0.5 * factor * jnp.sum(pairs)
 
@@ -167,7 +179,7 @@ class SpreadSkill(NamedTuple):
 
 
 def spread_skill(
-    truths: Float[AnyArray, "_cases *_state"], samples: Float[AnyArray, "_cases _members *_state"]
+    truths: Real[AnyArray, "_cases *_state"], samples: Real[AnyArray, "_cases _members *_state"]
 ) -> SpreadSkill:
     """Spread and skill of ensembles, pooled over cases and entries.
 
@@ -189,13 +201,13 @@ def spread_skill(
     Raises
     ------
     ValueError
-        If the shapes do not belong together or there is one member only.
+        If the shapes do not belong together, there is one member only, or a truth or a member is
+        not finite (which cases).
     """
-    require_cases(truths, samples)
+    truths, samples = check_cases(truths, samples)
     members = samples.shape[1]
     if members < 2:
-        raise ValueError(f"a spread needs at least 2 members; got {members}")
-    truths, samples = jnp.asarray(truths), jnp.asarray(samples)
+        raise ValueError(f"samples must hold at least 2 members for a spread, got {members}")
     spread = jnp.sqrt(jnp.mean(jnp.var(samples, axis=1, ddof=1)))
     skill = jnp.sqrt(jnp.mean(jnp.square(jnp.mean(samples, axis=1) - truths)))
     return SpreadSkill(spread, skill, (1 + 1 / members) ** 0.5 * spread / skill)

@@ -54,7 +54,7 @@ def save_figures(
     for name in figures:
         if not name or name.startswith(".") or "/" in name or "\\" in name:
             raise ValueError(
-                f'a figure name must be a plain file name such as "score"; got {name!r}'
+                f'a figure name must be a plain file name such as "score", got {name!r}'
             )
     folder = Path(directory) / "figures"
     return {

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
-from smdp_jax.evaluate.arrays import AnyArray, require_same_shape
+from smdp_jax.checks import concrete
+from smdp_jax.evaluate.arrays import AnyArray, as_float, check_same_shape
 
 
 class HitShares(NamedTuple):
@@ -30,7 +30,7 @@ class HitShares(NamedTuple):
     minus: Float[Array, ""]
 
 
-def hit_shares(x0: Float[AnyArray, "*_paths"], tolerance: float = 0.1) -> HitShares:
+def hit_shares(x0: Real[AnyArray, "*_paths"], tolerance: float = 0.1) -> HitShares:
     """Shares of paths that end at +1 and at -1.
 
     Parameters
@@ -53,19 +53,17 @@ def hit_shares(x0: Float[AnyArray, "*_paths"], tolerance: float = 0.1) -> HitSha
         If the tolerance is outside (0, 1] (beyond 1 a path could hit both), or there is no path.
     """
     if not 0 < tolerance <= 1:
-        raise ValueError(f"tolerance must lie in (0, 1]; got {tolerance}")
-    x0 = jnp.asarray(x0)
+        raise ValueError(f"tolerance must lie in (0, 1], got {tolerance}")
+    x0 = as_float("x0", x0)
     if x0.size == 0:
-        raise ValueError(f"x0 must hold at least one path; got shape {x0.shape}")
+        raise ValueError(f"x0 must hold at least one path, got shape {x0.shape}")
     return HitShares(
         plus=jnp.mean(jnp.abs(x0 - 1) < tolerance, dtype=x0.dtype),
         minus=jnp.mean(jnp.abs(x0 + 1) < tolerance, dtype=x0.dtype),
     )
 
 
-def posterior_hit_metric(
-    x0: Float[AnyArray, "*_paths"], tolerance: float = 0.1
-) -> Float[Array, ""]:
+def posterior_hit_metric(x0: Real[AnyArray, "*_paths"], tolerance: float = 0.1) -> Float[Array, ""]:
     """Q = 2 min(share hitting +1, share hitting -1) (Holzschuh et al. 2023).
 
     1 means that every path reaches a possible starting point and both are found equally often;
@@ -95,9 +93,9 @@ def posterior_hit_metric(
 
 
 def weighted_score_error(
-    score: Float[AnyArray, "_points *_state"],
-    reference_score: Float[AnyArray, "_points *_state"],
-    weights: Float[AnyArray, " _points"] | None = None,
+    score: Real[AnyArray, "_points *_state"],
+    reference_score: Real[AnyArray, "_points *_state"],
+    weights: Real[AnyArray, " _points"] | None = None,
 ) -> Float[Array, ""]:
     """Relative L2 error of a score under a density: sqrt(E_p |s - s*|^2 / E_p |s*|^2).
 
@@ -123,22 +121,29 @@ def weighted_score_error(
     Raises
     ------
     ValueError
-        If the shapes do not belong together, or a weight is negative (seen outside jit only; under
-        jit the result is nan).
+        If the shapes do not belong together; outside jit also if a weight is negative or not
+        finite, or the reference is 0 wherever there is weight (under jit the result is nan).
     """
-    require_same_shape(reference_score=reference_score, score=score)
-    score, reference_score = jnp.asarray(score), jnp.asarray(reference_score)
+    check_same_shape(reference_score=reference_score, score=score)
+    score = as_float("score", score)
+    reference_score = as_float("reference_score", reference_score)
     if score.ndim == 0:
-        raise ValueError("score must have shape (points, *state); got a scalar")
+        raise ValueError("score must have shape (points, *state), got a scalar")
     if weights is None:
         return relative_error(score, reference_score)
     if weights.shape != score.shape[:1]:
         raise ValueError(
-            f"weights must have shape {score.shape[:1]}, one per point; got {weights.shape}"
+            f"weights must have shape {score.shape[:1]}, one per point, got {weights.shape}"
         )
-    if not isinstance(weights, Tracer) and (weights < 0).any():
-        raise ValueError(f"weights must not be negative; the smallest is {weights.min()}")
-    root = jnp.sqrt(jnp.asarray(weights)).reshape(-1, *(1,) * (score.ndim - 1))
+    weights = as_float("weights", weights)
+    if (
+        concrete(weights)
+        and not ((seen := np.asarray(weights)) >= 0).all() & np.isfinite(seen).all()
+    ):
+        raise ValueError(
+            f"weights must be finite and not negative, got {seen.min()} to {seen.max()}"
+        )
+    root = jnp.sqrt(weights).reshape(-1, *(1,) * (score.ndim - 1))
     # A grid reaches where the density is 0 and the reference overflows: such points do not count.
     counted = root != 0
     return relative_error(
@@ -146,9 +151,7 @@ def weighted_score_error(
     )
 
 
-def mse(
-    estimate: Float[AnyArray, "*_state"], truth: Float[AnyArray, "*_state"]
-) -> Float[Array, ""]:
+def mse(estimate: Real[AnyArray, "*_state"], truth: Real[AnyArray, "*_state"]) -> Float[Array, ""]:
     """Mean squared difference over all entries.
 
     Parameters
@@ -166,12 +169,12 @@ def mse(
     ValueError
         If the shapes differ.
     """
-    require_same_shape(truth=truth, estimate=estimate)
-    return jnp.mean(jnp.square(jnp.asarray(estimate) - jnp.asarray(truth)))
+    check_same_shape(truth=truth, estimate=estimate)
+    return jnp.mean(jnp.square(as_float("estimate", estimate) - as_float("truth", truth)))
 
 
 def reconstruction_mse(
-    simulated_end: Float[AnyArray, "*_state"], true_end: Float[AnyArray, "*_state"]
+    simulated_end: Real[AnyArray, "*_state"], true_end: Real[AnyArray, "*_state"]
 ) -> Float[Array, ""]:
     """Mean squared error of the end state that an estimate of the start leads to.
 
@@ -196,12 +199,12 @@ def reconstruction_mse(
     ValueError
         If the shapes differ.
     """
-    require_same_shape(true_end=true_end, simulated_end=simulated_end)
+    check_same_shape(true_end=true_end, simulated_end=simulated_end)
     return mse(simulated_end, true_end)
 
 
 def ensemble_mse(
-    estimates: Float[AnyArray, "*_estimates"], truth: Float[AnyArray, "cases *_state"]
+    estimates: Real[AnyArray, "*_estimates"], truth: Real[AnyArray, "cases *_state"]
 ) -> float:
     """Mean squared error of one estimate per case, or of several.
 
@@ -221,19 +224,18 @@ def ensemble_mse(
     Raises
     ------
     ValueError
-        If the shapes do not fit.
+        If the shapes do not fit, or there is nothing to average.
     """
     found, true = np.asarray(estimates, np.float64), np.asarray(truth, np.float64)
-    true = true if true.ndim == found.ndim else true[:, None]
-    one_each = found if found.ndim == np.ndim(truth) else found[:, 0]
-    require_same_shape(estimates=one_each, truth=truth)
-    square = np.square(found - true)
+    if found.size == 0:
+        raise ValueError(f"estimates must hold at least one, got shape {found.shape}")
+    one_each = found if found.ndim == true.ndim else found[:, 0]
+    check_same_shape(estimates=one_each, truth=true)
+    square = np.square(found - (true if true.ndim == found.ndim else true[:, None]))
     return float(np.mean(np.where(np.isfinite(square), square, np.inf)))
 
 
-def rmse(
-    estimate: Float[AnyArray, "*_state"], truth: Float[AnyArray, "*_state"]
-) -> Float[Array, ""]:
+def rmse(estimate: Real[AnyArray, "*_state"], truth: Real[AnyArray, "*_state"]) -> Float[Array, ""]:
     """Root of the mean squared difference over all entries.
 
     Parameters
@@ -255,14 +257,14 @@ def rmse(
 
 
 def relative_error(
-    estimate: Float[AnyArray, "*_state"], truth: Float[AnyArray, "*_state"]
+    estimate: Real[AnyArray, "*_state"], truth: Real[AnyArray, "*_state"]
 ) -> Float[Array, ""]:
     """|estimate - truth| / |truth|, in the Euclidean norm over all entries.
 
     Parameters
     ----------
     estimate, truth : array
-        Arrays of one shape and unit; ``truth`` not identically 0 (the result is inf or nan then).
+        Arrays of one shape and unit.
 
     Returns
     -------
@@ -272,10 +274,16 @@ def relative_error(
     Raises
     ------
     ValueError
-        If the shapes differ.
+        If the shapes differ, or ``truth`` is 0 everywhere (seen outside jit only; under jit the
+        result is nan).
     """
-    require_same_shape(truth=truth, estimate=estimate)
-    estimate, truth = jnp.asarray(estimate), jnp.asarray(truth)
+    check_same_shape(truth=truth, estimate=estimate)
+    estimate, truth = as_float("estimate", estimate), as_float("truth", truth)
+    if concrete(truth) and not np.any(np.asarray(truth)):
+        raise ValueError(
+            "truth must not be 0 everywhere: there is nothing to be relative to, "
+            f"got shape {truth.shape} of zeros"
+        )
     # Scaled by the largest entry, so that the squares of large scores do not overflow float32.
     scale = jax.lax.stop_gradient(jnp.max(jnp.abs(truth)))
     error = jnp.sum(jnp.square((estimate - truth) / scale))

@@ -1,17 +1,17 @@
 """How far back a path gets before it leaves the range of the data."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
-from smdp_jax.evaluate.arrays import AnyArray
+from smdp_jax.evaluate.arrays import AnyArray, as_float
 
 __all__ = ["reached_times"]
 
 
 def reached_times(
-    ts: Float[AnyArray, "_times"],
-    paths: Float[AnyArray, "*_batch _times points"],
-    limits: Float[AnyArray, "_times"],
+    ts: Real[AnyArray, "_times"],
+    paths: Real[AnyArray, "*_batch _times points"],
+    limits: Real[AnyArray, "_times"],
 ) -> Float[Array, "*_batch"]:
     """Earliest time that backward paths reach with all entries, from the end on, within limits.
 
@@ -36,11 +36,13 @@ def reached_times(
     ValueError
         If the times of the arguments differ in number.
     """
-    ts, paths, limits = jnp.asarray(ts), jnp.asarray(paths), jnp.asarray(limits)
+    ts, paths, limits = (
+        as_float(name, x) for name, x in (("ts", ts), ("paths", paths), ("limits", limits))
+    )
     if not ts.shape == limits.shape == paths.shape[-2:-1]:
         raise ValueError(
-            f"ts {ts.shape}, limits {limits.shape} and the second last axis of paths "
-            f"{paths.shape} must have the same length"
+            "ts, limits and the second last axis of paths must have the same length, got "
+            f"{ts.shape}, {limits.shape} and {paths.shape}"
         )
     # NaN compares false: outside.
     limits = limits.reshape((1,) * (paths.ndim - 2) + limits.shape)

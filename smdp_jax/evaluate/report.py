@@ -3,6 +3,7 @@
 The page needs no network: styles are inline and figures are PNG data inside it.
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,13 @@ class Metric:
     bound : str, optional
         Which side of the target the value should be on: "at least" or "at most". None: the target
         is what an exact or ideal result would have.
+    tolerance : float, optional
+        The value should be within this of the target. Instead of ``bound``.
+
+    Raises
+    ------
+    ValueError
+        For another bound, a negative tolerance, both, or either without a target.
     """
 
     name: str
@@ -41,6 +49,19 @@ class Metric:
     unit: str = ""
     note: str = ""
     bound: Literal["at least", "at most"] | None = None
+    tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.bound not in ("at least", "at most", None):
+            raise ValueError(f'bound must be "at least", "at most" or None, got {self.bound!r}')
+        judged = self.bound is not None, self.tolerance is not None
+        if all(judged) or (any(judged) and self.target is None):
+            raise ValueError(
+                "Metric must have a target to be judged by, and either a bound or a tolerance, got "
+                f"target={self.target!r}, bound={self.bound!r}, tolerance={self.tolerance!r}"
+            )
+        if self.tolerance is not None and not self.tolerance >= 0:
+            raise ValueError(f"tolerance must be at least 0, got {self.tolerance}")
 
     @property
     def wanted(self) -> str:
@@ -48,7 +69,73 @@ class Metric:
         if self.target is None:
             return ""
         sign = {"at least": "≥ ", "at most": "≤ ", None: ""}[self.bound]
-        return f"{sign}{parts.number(self.target)}"
+        around = "" if self.tolerance is None else f" ± {self.tolerance:.2g}"
+        return f"{sign}{parts.number(self.target)}{around}"
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the value is where it should be.
+
+        Returns
+        -------
+        bool or None
+            None where nothing is asked of it, or it is text. What is not finite is missed.
+        """
+        value, target = _as_number(self.value), _as_number(self.target)
+        if value is not None and not math.isfinite(value):
+            return False
+        if value is None or target is None:
+            return None
+        if self.tolerance is not None:
+            return abs(value - target) <= self.tolerance
+        if self.bound is None:
+            return None
+        return value >= target if self.bound == "at least" else value <= target
+
+
+def _as_number(value: Any) -> float | None:
+    """A figure as a number, nan for "not finite", None for other text."""
+    if isinstance(value, str):
+        return math.nan if value == "not finite" else None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def status_of(metrics: Sequence[Metric], lost_paths: tuple[int, int] | None = None) -> str:
+    """One line: how many targets are met, which rows are missed, and how many paths were lost."""
+    judged = [row for row in metrics if row.met is not None]
+    missed = [row.name for row in judged if not row.met]
+    line = [f"{len(judged) - len(missed)} of {len(judged)} targets met"]
+    if missed:
+        line.append(f"missed: {', '.join(missed)}")
+    if lost_paths is not None:
+        line.append(f"{lost_paths[0]} of {lost_paths[1]} paths lost")
+    return "; ".join(line)
+
+
+def text_table(metrics: Sequence[Metric]) -> str:
+    """Rows for a terminal: mark, name, value, target, note, in columns."""
+    marks = {True: "met", False: "MISSED", None: ""}
+    rows = [("", "", "this run", "target", "")]
+    rows += [
+        (
+            marks[row.met],
+            row.name,
+            f"{parts.number(row.value)} {row.unit}".rstrip(),
+            row.wanted,
+            row.note,
+        )
+        for row in metrics
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = (
+        f"{mark:<{widths[0]}}  {name:<{widths[1]}}  {value:>{widths[2]}}  {target:<{widths[3]}}  "
+        f"{note}".rstrip()
+        for mark, name, value, target, note in rows
+    )
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -158,7 +245,7 @@ def write_report(
         If the title is empty, or a figure given as bytes is not a PNG.
     """
     if not title.strip():
-        raise ValueError(f"a report needs a title; got {title!r}")
+        raise ValueError(f"a report needs a title, got {title!r}")
     body = [
         f"<header><h1>{parts.text(title)}</h1>",
         parts.paragraphs(summary, kind="lead"),

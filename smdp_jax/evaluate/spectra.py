@@ -10,9 +10,9 @@ field is an axis of the grid (one, two or three of them); use ``jax.vmap`` for c
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
-from smdp_jax.evaluate.arrays import AnyArray, require_same_shape
+from smdp_jax.evaluate.arrays import AnyArray, as_float, check_same_shape
 
 
 def shell_indices(shape: tuple[int, ...]) -> np.ndarray:
@@ -37,14 +37,16 @@ def shell_indices(shape: tuple[int, ...]) -> np.ndarray:
 def _shells(field: AnyArray, kmax: int | None) -> tuple[np.ndarray, int]:
     """Shell of every entry, with those beyond kmax in an extra last one; and kmax itself."""
     if field.ndim == 0 or 0 in field.shape:
-        raise ValueError(f"a field needs at least one axis and one point; got shape {field.shape}")
+        raise ValueError(
+            f"field must have at least one axis and one point, got shape {field.shape}"
+        )
     indices = shell_indices(field.shape)
     if kmax is None:
         kmax = min(field.shape) // 2
     if not 0 <= kmax <= indices.max():
         raise ValueError(
             f"kmax must lie between 0 and {indices.max()}, the last shell of a grid of shape "
-            f"{field.shape}; got {kmax}"
+            f"{field.shape}, got {kmax}"
         )
     return np.minimum(indices, kmax + 1).ravel(), kmax
 
@@ -55,7 +57,7 @@ def _shell_sums(values: Float[Array, "*grid"], shells: np.ndarray, kmax: int) ->
 
 
 def amplitude_spectrum(
-    field: Float[AnyArray, "*_grid"], kmax: int | None = None
+    field: Real[AnyArray, "*_grid"], kmax: int | None = None
 ) -> Float[Array, " shells"]:
     """Radial mean of the Fourier amplitude: A(k) = mean over shell k of |FFT u|.
 
@@ -78,13 +80,13 @@ def amplitude_spectrum(
         If the field has no axis or no point, or ``kmax`` is not a shell of its grid.
     """
     shells, kmax = _shells(field, kmax)
-    amplitudes = jnp.abs(jnp.fft.fftn(jnp.asarray(field)))
+    amplitudes = jnp.abs(jnp.fft.fftn(as_float("field", field)))
     counts = np.bincount(shells, minlength=kmax + 2)[: kmax + 1]
     return _shell_sums(amplitudes, shells, kmax) / jnp.asarray(counts, amplitudes.dtype)
 
 
 def power_spectrum(
-    field: Float[AnyArray, "*_grid"], kmax: int | None = None
+    field: Real[AnyArray, "*_grid"], kmax: int | None = None
 ) -> Float[Array, " shells"]:
     """Power in every shell: E(k) = sum over shell k of |FFT u|^2 / N^2.
 
@@ -109,12 +111,12 @@ def power_spectrum(
         If the field has no axis or no point, or ``kmax`` is not a shell of its grid.
     """
     shells, kmax = _shells(field, kmax)
-    modes = jnp.abs(jnp.fft.fftn(jnp.asarray(field), norm="forward"))
+    modes = jnp.abs(jnp.fft.fftn(as_float("field", field), norm="forward"))
     return _shell_sums(jnp.square(modes), shells, kmax)
 
 
 def spectral_error(
-    x: Float[AnyArray, "*_grid"], y: Float[AnyArray, "*_grid"], kmax: int = 10
+    x: Real[AnyArray, "*_grid"], y: Real[AnyArray, "*_grid"], kmax: int = 10
 ) -> Float[Array, ""]:
     """Mean over k = 1 ... kmax of |log A_x(k) - log A_y(k)| (Holzschuh et al. 2023).
 
@@ -143,8 +145,8 @@ def spectral_error(
     ValueError
         If the shapes differ or ``kmax`` is not a shell of the grid.
     """
-    require_same_shape(x=x, y=y)
+    check_same_shape(x=x, y=y)
     if kmax < 1:
-        raise ValueError(f"kmax must be at least 1; got {kmax}")
+        raise ValueError(f"kmax must be at least 1, got {kmax}")
     logs = [jnp.log(amplitude_spectrum(field, kmax)[1:]) for field in (x, y)]
     return jnp.mean(jnp.abs(logs[0] - logs[1]))

@@ -244,6 +244,7 @@ def _as_json(metrics: Sequence[Metric]) -> dict[str, Any]:
             "unit": metric.unit,
             "note": metric.note,
             "bound": metric.bound,
+            "tolerance": metric.tolerance,
         }
     return rows
 

@@ -53,7 +53,7 @@ def test_obstacles_are_outlined():
     [
         ([], {"x": MOVING}, "times must not be empty"),
         (TIMES, {}, "one field"),
-        (TIMES[:3], {"x": MOVING}, r"x must have shape \(3, 8, 6\); got \(5, 8, 6\)"),
+        (TIMES[:3], {"x": MOVING}, r"x must have shape \(3, 8, 6\), got \(5, 8, 6\)"),
         (TIMES, {"x": MOVING, "y": MOVING[:, :4]}, r"y must have shape \(5, 8, 6\)"),
     ],
 )

@@ -4,7 +4,7 @@ Needs matplotlib (``pip install "smdp_jax[plots]"``); nothing else in the packag
 """
 
 from smdp_jax.evaluate.plots.animation import field_animation
-from smdp_jax.evaluate.plots.calibration import coverage_curve, rank_histogram
+from smdp_jax.evaluate.plots.calibration import calibration_panel, coverage_curve, rank_histogram
 from smdp_jax.evaluate.plots.fields import field_panel, power_spectra
 from smdp_jax.evaluate.plots.posteriors import posterior_histogram, posterior_probability
 from smdp_jax.evaluate.plots.profiles import profiles, space_time
@@ -12,6 +12,7 @@ from smdp_jax.evaluate.plots.scalar import score_field, trajectories
 from smdp_jax.evaluate.plots.training import step_miss, training_curve
 
 __all__ = [
+    "calibration_panel",
     "coverage_curve",
     "field_animation",
     "field_panel",

@@ -156,16 +156,16 @@ def array(name: str, value: Any, ndim: int | Sequence[int]) -> np.ndarray:
     allowed = (ndim,) if isinstance(ndim, int) else tuple(ndim)
     if value.ndim not in allowed:
         wanted = " or ".join(str(number) for number in allowed)
-        raise ValueError(f"{name} must have {wanted} axes; got shape {value.shape}")
+        raise ValueError(f"{name} must have {wanted} axes, got shape {value.shape}")
     if value.size == 0:
-        raise ValueError(f"{name} must not be empty; got shape {value.shape}")
+        raise ValueError(f"{name} must not be empty, got shape {value.shape}")
     return value
 
 
 def same_shape(name: str, value: np.ndarray, shape: tuple[int, ...]) -> None:
     """Check a shape."""
     if value.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}; got {value.shape}")
+        raise ValueError(f"{name} must have shape {shape}, got {value.shape}")
 
 
 def robust_limit(*arrays: np.ndarray, percent: float) -> float:

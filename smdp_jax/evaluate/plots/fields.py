@@ -66,7 +66,7 @@ def field_panel(
         If the shapes do not belong together or ``max_samples`` is not positive.
     """
     if max_samples < 1:
-        raise ValueError(f"max_samples must be at least 1; got {max_samples}")
+        raise ValueError(f"max_samples must be at least 1, got {max_samples}")
     truth = style.array("truth", truth, 2)
     samples = style.array("samples", samples, 3)[:max_samples]
     style.same_shape("samples", samples, (len(samples), *truth.shape))

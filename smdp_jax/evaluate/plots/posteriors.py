@@ -48,7 +48,7 @@ def posterior_histogram(
     values = np.ravel(np.asarray(samples, np.float64))
     finite = values[np.isfinite(values)]
     if finite.size == 0:
-        raise ValueError(f"no sample is finite; got {values.size} samples")
+        raise ValueError(f"no sample is finite, got {values.size} samples")
     edges = np.linspace(grid[0], grid[-1], bins + 1)
     heights = np.histogram(finite, edges)[0] / (values.size * np.diff(edges))
     figure = style.new_figure(5.6, 3.4)

@@ -155,7 +155,7 @@ def trajectories(
         If the shapes do not belong together or ``max_paths`` is not positive.
     """
     if max_paths < 1:
-        raise ValueError(f"max_paths must be at least 1; got {max_paths}")
+        raise ValueError(f"max_paths must be at least 1, got {max_paths}")
     ts = style.array("ts", ts, 1)
     named = {"forward": forward, "backward": backward} | ({} if flow is None else {"flow": flow})
     paths = {}

@@ -115,7 +115,7 @@ def training_curve(
         If "loss" is missing or the shapes do not belong together.
     """
     if "loss" not in history:
-        raise ValueError(f'history needs "loss"; got {sorted(history)}')
+        raise ValueError(f'history needs "loss", got {sorted(history)}')
     loss = style.array("loss", history["loss"], 1)
     steps = style.array("step", history.get("step", np.arange(1, loss.size + 1)), 1)
     style.same_shape("step", steps, loss.shape)
@@ -169,7 +169,7 @@ def step_miss(ts: ArrayND, miss: ArrayND | Mapping[str, ArrayND], *, time_unit: 
     ts = style.array("ts", ts, 1)
     series = miss if isinstance(miss, Mapping) else {"": miss}
     if not series:
-        raise ValueError("miss must hold at least one array; got an empty mapping")
+        raise ValueError("miss must hold at least one array, got an empty mapping")
     figure = style.new_figure(6.0, 3.4)
     axes = figure.subplots()
     for index, (name, given) in enumerate(series.items()):
