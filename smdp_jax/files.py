@@ -1,25 +1,44 @@
-"""Files that a reader sees whole or not at all, and digests of what is in them."""
+"""Files that a reader sees whole or not at all, where they lie, and digests of what is in them."""
 
 import contextlib
 import hashlib
 import os
+import re
+import socket
+import struct
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
+PathLike = str | os.PathLike[str]
+
+
+def local_path(path: Any) -> Path:
+    """Path with ``~`` spelled out; an address on a network is refused."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"a path must be a str or a Path, got {type(path).__name__}")
+    text = os.fspath(path)
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", text):
+        raise ValueError(f"a path must be one on this machine, got {text!r}: download it first")
+    return Path(text).expanduser()
+
 
 @contextlib.contextmanager
-def open_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def open_atomically(path: PathLike) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its place when the block ends without an error."""
-    path = Path(path)
+    path = local_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
     # In the same folder: os.replace is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    owner = f"{_machine()}-{os.getpid()}-{uuid.uuid4().hex}"
+    temporary = path.with_name(f".{path.name}.{owner}.tmp")
     try:
         with temporary.open("xb") as file:
             yield file
@@ -30,18 +49,75 @@ def open_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> Path:
+def _machine() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what writers of this file left when they were killed; living ones keep theirs."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.{_machine()}-(\d+)-[0-9a-f]{{32}}\.tmp")
+    for name in os.listdir(path.parent):
+        match = pattern.fullmatch(name)
+        if match and not _runs(int(match[1])):
+            path.with_name(name).unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def write_atomically(path: PathLike, content: bytes | str) -> Path:
     """Write a file so that a reader sees the old content or the new, never a part."""
     with open_atomically(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
-    return Path(path)
+    return local_path(path)
 
 
-def digest_of(tree: PyTree) -> str:
-    """Digest structure, shapes, dtypes and values of a tree of arrays."""
+def read_archive(path: PathLike) -> dict[str, np.ndarray]:
+    """Read all arrays of a numpy archive; what is wrong with it is a ValueError in a sentence."""
+    # Opened here: np.load leaves the file open where it is no archive.
+    with local_path(path).open("rb") as raw:
+        start = raw.read(8)
+        raw.seek(0)
+        if start.startswith(b"\x93NUMPY"):
+            raise ValueError("it holds one array alone, not an archive of several")
+        if not start.startswith(b"PK"):
+            raise ValueError(f"it must begin with b'PK' as archives do, got {start!r}")
+        try:
+            with np.load(raw, allow_pickle=False) as file:
+                return {name: _array_of(file, name) for name in file.files}
+        except _DAMAGE as error:
+            raise ValueError(f"its content is damaged: {error}") from error
+
+
+# RuntimeError with NotImplementedError: what a changed directory of a zip seems to ask for.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError)
+
+
+def _array_of(file: Any, name: str) -> np.ndarray:
+    try:
+        return file[name]
+    except ValueError as error:
+        if "pickle" not in str(error):
+            raise
+        raise ValueError(
+            f"{name!r} holds Python objects, which are not read: store plain arrays"
+        ) from None
+
+
+def digest_of(tree: PyTree[Any]) -> str:
+    """Digest structure, shapes, dtypes and values of a tree of arrays, numbers and strings."""
     leaves, treedef = jax.tree.flatten(tree)
     content = hashlib.sha256(str(treedef).encode())
     for leaf in map(np.asarray, leaves):
+        if leaf.dtype.hasobject:
+            raise TypeError(f"a digest is of arrays, numbers and strings, got {leaf}")
         content.update(f"{leaf.shape}{leaf.dtype}".encode())
-        content.update(leaf.tobytes())
+        content.update(np.ascontiguousarray(leaf).tobytes())
     return content.hexdigest()

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from smdp_jax.files import digest_of
 
@@ -28,3 +29,22 @@ def test_every_difference_is_seen():
         BASE | {"b": jnp.zeros(2, jnp.bfloat16)},
     ]
     assert len({digest_of(tree) for tree in [BASE, *others]}) == len(others) + 1
+
+
+def test_numbers_names_and_nothing_are_content_too():
+    base = {"x": np.arange(2.0), "n": 1, "name": "heat", "none": None}
+    others = [
+        base | {"n": 2},
+        base | {"n": 1.0},
+        base | {"n": True},
+        base | {"name": "Heat"},
+        base | {"none": 0},
+        {key: value for key, value in base.items() if key != "none"},
+    ]
+    assert digest_of(base) == digest_of(dict(reversed(base.items())))
+    assert len({digest_of(tree) for tree in [base, *others]}) == len(others) + 1
+
+
+def test_other_objects_are_refused():
+    with pytest.raises(TypeError, match="arrays, numbers and strings, got <object"):
+        digest_of({"x": object()})

@@ -6,16 +6,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_X64 = 'jax.config.update("jax_enable_x64", True)'
+
 
 def on_device(array: np.ndarray, dtype: Any, what: str) -> jax.Array:
-    """Turn a stored array into one of JAX's."""
-    if dtype is not None and np.issubdtype(array.dtype, np.floating):
+    """Turn a stored array into one of JAX's; whole numbers that fit become int32 without x64."""
+    if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"{what} must be real numbers or masks, got {array.dtype}: store labels as whole "
+            "numbers, such as numpy.unique(labels, return_inverse=True)[1]"
+        )
+    if dtype is not None and jnp.issubdtype(array.dtype, jnp.floating):
         array = array.astype(dtype)
     # Bytes in the other order, as HDF5 files may have them, are the same numbers.
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
+    narrow = jax.dtypes.canonicalize_dtype(array.dtype)
+    if narrow == array.dtype:
+        return jnp.asarray(array)
+    if array.dtype.kind in "iu":
+        if np.array_equal(array.astype(narrow), array):
+            return jnp.asarray(array.astype(narrow))
         raise ValueError(
-            f"{what} is stored as {array.dtype}, which JAX would round: pass dtype='float32', or "
-            'enable float64 with jax.config.update("jax_enable_x64", True)'
+            f"{what} must fit into {narrow}, got {array.dtype} up to {np.abs(array).max()}: enable "
+            f"64-bit numbers with {_X64}"
         )
-    return jnp.asarray(array)
+    raise ValueError(
+        f"{what} is stored as {array.dtype}, which JAX would round: pass dtype='float32', or "
+        f"enable float64 with {_X64}"
+    )

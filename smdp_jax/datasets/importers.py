@@ -1,47 +1,51 @@
-"""Trajectories from files of a user's own: ``.npz``, HDF5 and Zarr."""
+"""Trajectories from files of a user's own: ``.npz``, HDF5, netCDF and Zarr, and public layouts."""
 
-import zipfile
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
-import jax
-import numpy as np
-
-from smdp_jax.datasets._arrays import on_device
-from smdp_jax.datasets._optional import require
+from smdp_jax.checks import check_positive
+from smdp_jax.datasets._files import find_files, kind_of, open_arrays
+from smdp_jax.datasets._layouts import find_layout
+from smdp_jax.datasets._paths import Layout, Paths, check_alike, find_parts
+from smdp_jax.datasets.reading import Stream
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["from_hdf5", "from_npz", "from_zarr"]
+__all__ = ["from_hdf5", "from_netcdf", "from_npz", "from_zarr", "open_foreign"]
 
 
-def from_npz(
-    path: str | Path,
-    *,
-    ts: str = "ts",
-    xs: Any = "xs",
-    args: Any = None,
-    args_axes: int | None = None,
-    dtype: Any = None,
-) -> Trajectories:
-    """Read trajectories from a numpy archive.
+class Options(TypedDict, total=False):
+    """What all importers take by name."""
+
+    ts: Any
+    xs: Any
+    args: Any
+    args_axes: int | None
+    dims: Any
+    dtype: Any
+
+
+def from_npz(path: Any, **options: Unpack[Options]) -> Trajectories:
+    """Read trajectories from numpy archives.
 
     Parameters
     ----------
-    path : path
-        The ``.npz`` file.
-    ts : str
-        Name of the array of times, (times,), increasing.
-    xs : str or pytree of str
-        Names of the arrays of states, (samples, times, *state), in the tree that the state is to
-        have, such as ``{"marker": "smoke", "velocity": "u"}``.
-    args : str or pytree of str, optional
-        Names of the arrays of conditions.
-    args_axes : int or None
-        None: the conditions hold for all samples; 0: their leading axis is the sample.
-    dtype : floating dtype, optional
-        Cast floating-point arrays to it, as float64 files need it where JAX computes in float32.
+    path : path, pattern or list of paths
+        The files, such as ``"runs/*.npz"``; their samples one after the other. ``~`` is the home.
+    **options
+        All importers take the same, by name:
+
+        - ``ts="ts"``: name of the array of times, (times,), increasing, or the times themselves.
+        - ``xs="xs"``: name of the array of states, or a tree of names, such as
+          ``{"marker": "smoke", "velocity": "run/u"}``: the state gets that tree.
+        - ``args=None``: name, or tree of names, of arrays of conditions.
+        - ``args_axes=None``: the conditions hold for all samples; 0: one entry per sample.
+        - ``dims=None``: names of the states' axes, such as ``("time", "sample", "x")``. Without,
+          those of the file; where it has none, states are (samples, times, *state). Axes go by
+          their names where they have names: in whatever order samples and times lie.
+        - ``dtype=None``: floating dtype to cast to, as float64 files need it where JAX computes in
+          float32. Whole numbers that fit into 32 bits are kept as they are.
+
+        The CF attributes ``scale_factor``, ``add_offset``, ``_FillValue``, ``missing_value`` and
+        the valid range are heeded, as xarray does; values marked as missing are refused.
 
     Returns
     -------
@@ -53,37 +57,21 @@ def from_npz(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If an array is missing or has another shape than it should, if times do not increase, if a
-        state is not finite or not floating point, or if the file is damaged.
+        If an array is missing or has another shape than it should, if an axis cannot be told, if
+        times do not increase, if a state is not finite or not floating point, if files differ in
+        their times, or if one is damaged.
     """
-    # Opened here: np.load leaves the file open where it is no archive.
-    with _damage_named(path, "numpy archive"), Path(path).open("rb") as raw:
-        file = np.load(raw, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("it holds one array alone, not an archive of several")
-        arrays = _Arrays(path, file.files, file.__getitem__, dtype)
-        return _assemble(arrays, ts, xs, args, args_axes)
+    return _read(path, "npz", **options)
 
 
-def from_hdf5(
-    path: str | Path,
-    *,
-    ts: str = "ts",
-    xs: Any = "xs",
-    args: Any = None,
-    args_axes: int | None = None,
-    dtype: Any = None,
-) -> Trajectories:
-    """Read trajectories from an HDF5 file.
+def from_hdf5(path: Any, **options: Unpack[Options]) -> Trajectories:
+    """Read trajectories from HDF5 files, behind links of all kinds too.
 
     Parameters
     ----------
-    path : path
-        The file.
-    ts, xs, args : str or pytree of str
-        Names as for ``from_npz``, with groups: ``"run/u"``.
-    args_axes, dtype
-        As for ``from_npz``.
+    path, **options
+        As for ``from_npz``; names with groups, ``"run/u"``. Names of axes are labels of dimensions
+        or attached scales.
 
     Returns
     -------
@@ -94,41 +82,45 @@ def from_hdf5(
     ------
     ImportError
         If h5py is not installed.
-    FileNotFoundError
-        If there is no such file.
-    ValueError
+    FileNotFoundError, ValueError
         As ``from_npz``.
     """
-    h5py = require("h5py")
-    with _damage_named(path, "HDF5 file"), h5py.File(path, "r") as file:
-        names: list[str] = []
-        file.visititems(lambda n, item: names.append(n) if isinstance(item, h5py.Dataset) else None)
-        arrays = _Arrays(path, names, lambda name: file[name][...], dtype)
-        return _assemble(arrays, ts, xs, args, args_axes)
+    return _read(path, "hdf5", **options)
 
 
-def from_zarr(
-    path: str | Path,
-    *,
-    ts: str = "ts",
-    xs: Any = "xs",
-    args: Any = None,
-    args_axes: int | None = None,
-    dtype: Any = None,
-) -> Trajectories:
-    """Read trajectories from a Zarr group of your own, of version 2 or 3.
+def from_netcdf(path: Any, **options: Unpack[Options]) -> Trajectories:
+    """Read trajectories from netCDF files, version 3 or 4.
+
+    Parameters
+    ----------
+    path, **options
+        As for ``from_npz``. Times are numbers, in the file's unit.
+
+    Returns
+    -------
+    Trajectories
+        In memory.
+
+    Raises
+    ------
+    ImportError
+        If h5py (version 4) or xarray (version 3) is not installed.
+    FileNotFoundError, ValueError
+        As ``from_npz``.
+    """
+    return _read(path, "netcdf", **options)
+
+
+def from_zarr(path: Any, **options: Unpack[Options]) -> Trajectories:
+    """Read trajectories from Zarr groups of your own, of version 2 or 3.
 
     For what ``write`` wrote there is ``open_trajectories``, which notices lost chunks; here they
     read as the array's fill value.
 
     Parameters
     ----------
-    path : path
-        Folder of the group.
-    ts, xs, args : str or pytree of str
-        Names as for ``from_npz``, with groups: ``"run/u"``.
-    args_axes, dtype
-        As for ``from_npz``.
+    path, **options
+        As for ``from_npz``; a path is a folder.
 
     Returns
     -------
@@ -139,101 +131,87 @@ def from_zarr(
     ------
     ImportError
         If zarr is not installed.
-    FileNotFoundError
-        If there is no such folder.
-    ValueError
+    FileNotFoundError, ValueError
         As ``from_npz``.
     """
-    zarr = require("zarr")
-    with _damage_named(path, "Zarr group"):
-        group = zarr.open_group(path, mode="r")
-        members = group.members(max_depth=None)
-        names = [name for name, member in members if isinstance(member, zarr.Array)]
-        arrays = _Arrays(path, names, lambda name: group[name][...], dtype)
-        return _assemble(arrays, ts, xs, args, args_axes)
+    return _read(path, "zarr", **options)
 
 
-class _ContentError(ValueError):
-    """What is wrong with the content of a file that can be read."""
+def open_foreign(
+    path: Any,
+    *,
+    ts: Any = None,
+    xs: Any = None,
+    args: Any = None,
+    args_axes: int | None = None,
+    dims: Any = None,
+    paths_per_block: int = 64,
+    dtype: Any = None,
+) -> Stream:
+    """Open other people's files where they lie, for training or to be read into memory.
+
+    Layouts that are recognised: PDEBench (``tensor`` or fields beside ``t-coordinate``, groups per
+    seed), The Well, netCDF, HDF5 and Zarr with named axes, ``ts`` and ``xs``, and one array of
+    (samples, times, channels, x) as exponax and APEBench make them. HDF5, netCDF, Zarr and ``.npy``
+    are read in parts, ``.npz`` whole. Trajectories of unequal lengths have to be cut to their
+    common times first.
+
+    ``open_foreign("1D_Burgers.hdf5", dtype="float32").load()`` gives ``Trajectories``.
+
+    Parameters
+    ----------
+    path : path, pattern or list of paths
+        One or several files, also of different numbers of paths.
+    ts, xs, args, args_axes, dims : optional
+        As for ``from_npz``, before what is recognised. Where conditions are recognised, every path
+        has its own.
+    paths_per_block : int
+        How many paths are in memory for one epoch of ``fit``.
+    dtype : floating dtype, optional
+        As for ``from_npz``.
+
+    Returns
+    -------
+    Stream
+        To be given to ``fit``; ``.load()`` reads all of it.
+
+    Raises
+    ------
+    ImportError
+        If a package that reads such files is missing.
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the layout is unknown, if an axis has two candidates or none, if files differ in times or
+        shapes, if there are fewer paths than make a block, and as ``from_npz``.
+    """
+    (paths_per_block,) = check_positive(paths_per_block=paths_per_block)
+    given = {"ts": ts, "xs": xs, "args": args, "args_axes": args_axes, "dims": dims}
+    parts = []
+    for file in find_files(path):
+        kind = kind_of(file)
+        with open_arrays(file, kind) as arrays:
+            parts += find_parts(file, kind, arrays, find_layout(arrays, given))
+    check_alike(parts)
+    found = Paths(tuple(parts))
+    return Stream(found, min(paths_per_block, found.count), dtype)
 
 
-@contextmanager
-def _damage_named(path: str | Path, kind: str) -> Iterator[None]:
-    if not Path(path).exists():
-        raise FileNotFoundError(f"there is no {kind} {path}")
-    try:
-        yield
-    except _ContentError:
-        raise
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged or no {kind}: {error}") from error
-
-
-class _Arrays:
-    """The arrays of one file by name, with messages that say what is there."""
-
-    def __init__(
-        self,
-        path: str | Path,
-        names: Collection[str],
-        read: Callable[[str], np.ndarray],
-        dtype: Any,
-    ) -> None:
-        self.path, self.names, self._read, self._dtype = path, sorted(names), read, dtype
-
-    def __call__(self, name: str) -> np.ndarray:
-        if name not in self.names:
-            raise _ContentError(f"{self.path} has no array {name!r}; it holds {self.names}")
-        return np.asarray(self._read(name))
-
-    def on_device(self, name: str, array: np.ndarray) -> jax.Array:
-        try:
-            return on_device(array, self._dtype, f"{name!r} of {self.path}")
-        except ValueError as error:
-            raise _ContentError(str(error)) from None
-
-    def times(self, name: str) -> jax.Array:
-        array = self(name)
-        if array.ndim != 1 or len(array) < 2 or not np.issubdtype(array.dtype, np.floating):
-            raise _ContentError(
-                f"{name!r} of {self.path} must be at least two times, floating point, got shape "
-                f"{array.shape} and dtype {array.dtype}"
-            )
-        wrong = np.flatnonzero(~(np.diff(array) > 0))
-        if wrong.size:
-            i = int(wrong[0])
-            raise _ContentError(
-                f"{name!r} of {self.path} must increase, got {array[i]} and then {array[i + 1]} at "
-                f"index {i + 1}"
-            )
-        return self.on_device(name, array)
-
-    def states(self, name: str, times: int) -> jax.Array:
-        array = self(name)
-        if array.ndim < 2 or array.shape[1] != times:
-            first = array.ndim > 0 and array.shape[0] == times
-            hint = "; its first axis has that length: put one of samples before it" if first else ""
-            raise _ContentError(
-                f"{name!r} of {self.path} must be (samples, times, *state) with {times} times, got "
-                f"shape {array.shape}{hint}"
-            )
-        if not np.issubdtype(array.dtype, np.floating):
-            raise _ContentError(
-                f"{name!r} of {self.path} must be floating point, got {array.dtype}"
-            )
-        return self.on_device(name, array)
-
-
-def _assemble(arrays: _Arrays, ts: str, xs: Any, args: Any, args_axes: int | None) -> Trajectories:
-    times = arrays.times(ts)
-    data = Trajectories(
-        times,
-        jax.tree.map(lambda name: arrays.states(name, times.shape[0]), xs),
-        jax.tree.map(lambda name: arrays.on_device(name, arrays(name)), args),
-        args_axes=args_axes,
-    )
-    try:
-        data.check()
-    except ValueError as error:
-        raise _ContentError(f"{arrays.path}: {error}") from error
-    return data
+def _read(
+    path: Any,
+    kind: str,
+    *,
+    ts: Any = "ts",
+    xs: Any = "xs",
+    args: Any = None,
+    args_axes: int | None = None,
+    dims: Any = None,
+    dtype: Any = None,
+) -> Trajectories:
+    layout, parts = Layout(ts, xs, args, args_axes, dims), []
+    for file in find_files(path):
+        with open_arrays(file, kind) as arrays:
+            parts += find_parts(file, kind, arrays, layout)
+    check_alike(parts)
+    found = Paths(tuple(parts))
+    return found.load(range(found.count), dtype)

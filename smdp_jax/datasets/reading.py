@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from smdp_jax.datasets._arrays import on_device
 from smdp_jax.datasets._variables import from_arrays
 from smdp_jax.datasets.store import Store
 from smdp_jax.datasets.writing import as_json, check_settings
+from smdp_jax.files import local_path
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["Stream", "open_stream", "open_trajectories"]
@@ -56,42 +57,85 @@ def open_trajectories(
     return _load(store, _written(store, partial), dtype)
 
 
+@runtime_checkable
+class Source(Protocol):
+    """What a stream reads: pieces by number, chunks of a dataset or paths of files."""
+
+    @property
+    def count(self) -> int: ...
+    @property
+    def num_samples(self) -> int: ...
+    @property
+    def identity(self) -> Any: ...
+    def load(self, chosen: Sequence[int], dtype: Any) -> Trajectories: ...
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Chunks of a dataset, those that are written."""
+
+    store: Store
+    written: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """How many chunks there are."""
+        return len(self.written)
+
+    @property
+    def num_samples(self) -> int:
+        """How many paths there are."""
+        return self.count * self.store.layout["samples_per_chunk"]
+
+    @property
+    def identity(self) -> Any:
+        """Layout and checksums."""
+        return [self.store.layout, [(i, self.store.checksum(i)) for i in self.written]]
+
+    def load(self, chosen: Sequence[int], dtype: Any) -> Trajectories:
+        """Read chunks by number."""
+        return _load(self.store, [self.written[i] for i in chosen], dtype)
+
+
 @dataclass(frozen=True)
 class Stream:
-    """A dataset larger than memory, as blocks of trajectories for ``fit``.
+    """Data larger than memory, as blocks of trajectories for ``fit``.
 
     Parameters
     ----------
-    store : Store
-        The dataset.
-    written : tuple of int
-        Its chunks that are used.
+    source : Source
+        Where pieces are read from: chunks of a dataset, or paths of other files.
     chunks_per_block : int
-        How many of them make one block.
+        How many pieces make one block.
     dtype : floating dtype, optional
         What floating-point arrays are cast to.
     """
 
-    store: Store
-    written: tuple[int, ...]
+    source: Source
     chunks_per_block: int = 1
     dtype: Any = None
 
     @property
     def num_samples(self) -> int:
         """Number of paths in all."""
-        return len(self.written) * self.store.layout["samples_per_chunk"]
+        return self.source.num_samples
 
     @property
     def fingerprint(self) -> str:
         """What tells this stream from one of other data, or in other blocks."""
-        parts = {
-            "layout": self.store.layout,
-            "chunks": [(i, self.store.checksum(i)) for i in self.written],
-            "block": self.chunks_per_block,
-            "dtype": None if self.dtype is None else np.dtype(self.dtype).name,
-        }
+        dtype = None if self.dtype is None else np.dtype(self.dtype).name
+        parts = [self.source.identity, self.chunks_per_block, dtype]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def load(self) -> Trajectories:
+        """Read all of it into memory.
+
+        Returns
+        -------
+        Trajectories
+            All samples, in the order in which they are stored.
+        """
+        return self.source.load(range(self.source.count), self.dtype)
 
     def blocks(self, key: PRNGKeyArray, first: int = 0) -> Iterator[Trajectories]:
         """Go through the data without end, in a new order on every pass.
@@ -110,7 +154,7 @@ class Stream:
         Yields
         ------
         Trajectories
-            ``chunks_per_block`` chunks, always of the same shapes.
+            ``chunks_per_block`` pieces, always of the same shapes, checked.
         """
         with ThreadPoolExecutor(max_workers=1) as reader:
             number = first
@@ -121,12 +165,14 @@ class Stream:
                 yield block
 
     def _block(self, key: PRNGKeyArray, number: int) -> Trajectories:
-        count, size = len(self.written), self.chunks_per_block
-        chosen = []
-        for place in range(number * size, (number + 1) * size):
-            order = jax.random.permutation(jax.random.fold_in(key, place // count), count)
-            chosen.append(self.written[int(order[place % count])])
-        return _load(self.store, chosen, self.dtype)
+        count, size = self.source.count, self.chunks_per_block
+        chosen, place = [], number * size
+        while len(chosen) < size:
+            turn, start = divmod(place, count)
+            order = np.asarray(jax.random.permutation(jax.random.fold_in(key, turn), count))
+            taken = order[start : start + size - len(chosen)].tolist()
+            chosen, place = chosen + taken, place + len(taken)
+        return self.source.load(chosen, self.dtype)
 
 
 def open_stream(
@@ -171,11 +217,11 @@ def open_stream(
     (chunks_per_block,) = check_positive(chunks_per_block=chunks_per_block)
     if chunks_per_block > len(written):
         raise ValueError(f"{path} has {len(written)} chunks, a block needs {chunks_per_block}")
-    return Stream(store, written, chunks_per_block, dtype)
+    return Stream(Chunks(store, written), chunks_per_block, dtype)
 
 
 def _open(path: str | Path, config: Any) -> Store:
-    store = Store.open(Path(path))
+    store = Store.open(local_path(path))
     if config is not None:
         check_settings(store, {"config": as_json(config)})
     return store
@@ -197,10 +243,5 @@ def _load(store: Store, indices: list[int], dtype: Any) -> Trajectories:
         **store.shared(),
         **{name: np.concatenate([c[name] for c in chunks]) for name in chunks[0]},
     }
-    return from_arrays(
-        store.layout["structure"],
-        {
-            name: on_device(array, dtype, f"{name!r} of {store.path}")
-            for name, array in arrays.items()
-        },
-    )
+    on_chip = {n: on_device(a, dtype, f"{n!r} of {store.path}") for n, a in arrays.items()}
+    return from_arrays(store.layout["structure"], on_chip)

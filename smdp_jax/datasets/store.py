@@ -144,6 +144,32 @@ class Store:
             self.group[name][index * count : (index + 1) * count] = array
         self.group[CHECKSUM][index] = _checksum(own)
 
+    def check_same(
+        self,
+        index: int,
+        chunk: Trajectories,
+        dims: Mapping[str, Sequence[str]],
+        units: Mapping[str, str],
+    ) -> None:
+        """Check that a chunk, computed again, is the one that is there, with the same names."""
+        structure, arrays = to_arrays(chunk)
+        there = self.read(index) | self.shared()
+        remedy = "use another path, or remove this one"
+        if structure != self.layout["structure"] or _checksum(arrays) != _checksum(there):
+            raise ValueError(
+                f"{self.path} is another dataset: chunk {index} of generate was "
+                f"{_difference(there, arrays)} (another generate, or another version of JAX or "
+                f"another device); {remedy}"
+            )
+        for name, axes in name_axes(structure, arrays, dims).items():
+            found = self.group[name]
+            was = (found.metadata.dimension_names, found.attrs["units"])
+            if (now := (tuple(axes), _unit(name, units))) != was:
+                raise ValueError(
+                    f"{self.path} is another dataset: axes and unit of {name!r} were {was}, now "
+                    f"{now}; {remedy}"
+                )
+
     def read(self, index: int) -> dict[str, np.ndarray]:
         """Read one chunk."""
         count = self.layout["samples_per_chunk"]
@@ -191,6 +217,19 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
     for name in sorted(arrays):
         crc = zlib.crc32(np.ascontiguousarray(arrays[name]).data, crc)
     return crc + 1
+
+
+def _difference(old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]) -> str:
+    if (names := (sorted(old), sorted(new)))[0] != names[1]:
+        return f"of the arrays {names[0]}, now {names[1]}"
+    for name in old:
+        a, b = old[name], new[name]
+        if (was := (a.shape, a.dtype)) != (now := (b.shape, b.dtype)):
+            return f"{name!r} of shape {was[0]} and dtype {was[1]}, now {now[0]} and {now[1]}"
+        if not np.array_equal(a, b):
+            gap = np.abs(a.astype(float) - b.astype(float)).max()
+            return f"another {name!r}, now off by up to {gap:.3g}"
+    return "of another tree"
 
 
 def _unit(name: str, units: Mapping[str, str]) -> str:

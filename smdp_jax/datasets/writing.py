@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from smdp_jax.checks import check_key, check_positive
 from smdp_jax.datasets.store import Store, create_store
+from smdp_jax.files import local_path
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["write"]
@@ -32,8 +33,9 @@ def write(
     """Generate trajectories and write them as a Zarr store, or go on where that was stopped.
 
     Chunk i is ``generate(fold_in(key, i))``, so a run that was killed, at any moment, and started
-    again with the same arguments ends with the same bits. Chunks that are there and whole are kept;
-    damaged ones are computed anew. ``xarray.open_zarr(path)`` opens the result: arrays ``time``,
+    again with the same arguments ends with the same bits. Chunks that are there and whole are kept,
+    once the first of them, computed again, has come out the same; damaged ones are computed anew.
+    ``xarray.open_zarr(path)`` opens the result: arrays ``time``,
     one per leaf of the state, ``score.*`` and ``args.*``, on the axes sample, time, x, y, z.
 
     Parameters
@@ -69,14 +71,15 @@ def write(
     ImportError
         If zarr is not installed.
     ValueError
-        If the store there was written with other arguments or is none of ours, if chunks differ in
-        shape or times, or if a state is not finite.
+        If the store there was written with other arguments, makes other data than ``generate``, is
+        damaged in its times or is none of ours, if chunks differ in shape or times, or if a state
+        is not finite.
     TypeError
         If the config is not JSON, or ``generate`` returns something else.
     """
     (chunks,) = check_positive(chunks=chunks)
     check_key(key)
-    path = Path(path)
+    path = local_path(path)
     settings = {"chunks": chunks, "key": _key_values(key), "config": as_json(config)}
 
     def chunk(index: int) -> Trajectories:
@@ -90,12 +93,17 @@ def write(
     if path.exists() and any(path.iterdir()):
         store = Store.open(path, mode="r+")
         check_settings(store, settings)
+        store.shared()
+        for left in path.rglob("*.partial"):  # of a write that was killed
+            left.unlink()
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         first = chunk(0)
         create_store(path, first, **settings, dims=dims or {}, units=units or {})
         store = Store.open(path, mode="r+")
     whole = {index for index in store.written() if _is_whole(store, index)}
+    if whole and first is None:
+        store.check_same(min(whole), chunk(min(whole)), dims or {}, units or {})
     with tqdm(total=chunks, initial=len(whole), disable=not progress, unit="chunk") as bar:
         for index in sorted(set(range(chunks)) - whole):
             store.write(index, first if first is not None and index == 0 else chunk(index))

@@ -24,7 +24,8 @@ from smdp_jax.experiment.definition import Dataset, Experiment, Run
 from smdp_jax.experiment.errors import ExperimentError
 from smdp_jax.experiment.report import build_report, read_metrics
 from smdp_jax.experiment.run_directory import RunFiles
-from smdp_jax.experiment.storage import digest, read_arrays, write_arrays, write_json
+from smdp_jax.experiment.storage import read_arrays, write_arrays, write_json
+from smdp_jax.files import digest_of
 
 __all__ = ["load", "run_experiment"]
 
@@ -183,7 +184,7 @@ def _trained(files: RunFiles, config: Experiment, dataset: Dataset) -> tuple[Run
 
 
 def _sample(files: RunFiles, run: Run, key: PRNGKeyArray, say: Say) -> tuple[dict[str, Any], float]:
-    source = digest({"variables": run.learned.variables, "truth": dict(run.truth)})
+    source = digest_of({"variables": run.learned.variables, "truth": dict(run.truth)})
     if not files.samples.exists() or _read_samples(files)["source"] != source:
         say("sample    ...")
         began = time.perf_counter()
@@ -207,7 +208,7 @@ def _evaluate(
     facts: dict[str, Any],
     say: Say,
 ) -> None:
-    source = digest(arrays)
+    source = digest_of(arrays)
     if not files.metrics.exists() or read_metrics(files).record["source"] != source:
         began = time.perf_counter()
         metrics = run.config.evaluate(run, arrays)

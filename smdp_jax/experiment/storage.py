@@ -4,9 +4,7 @@ Every leaf is an array of its own, named after its place in the tree (``train/xs
 program reads it; one more entry, ``structure``, holds the tree and all that is not an array.
 """
 
-import hashlib
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from smdp_jax.experiment.errors import ExperimentError
-from smdp_jax.files import open_atomically, write_atomically
+from smdp_jax.files import open_atomically, read_archive, write_atomically
 
-__all__ = ["digest", "read_arrays", "read_json", "write_arrays", "write_json"]
+__all__ = ["read_arrays", "read_json", "write_arrays", "write_json"]
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic)
 
 
 def write_arrays(path: Path, tree: Any) -> None:
-    """Write a tree of arrays, whole or not at all.
-
-    Parameters
-    ----------
-    path : Path
-        The ``.npz`` file; its folder must exist.
-    tree : tree
-        Dicts with plain names, lists and tuples of arrays, numbers, strings, bools and None.
-
-    Raises
-    ------
-    ExperimentError
-        If the tree holds anything else.
-    """
+    """Write dicts with plain names, lists, tuples of arrays, numbers, strings, bools and None."""
     arrays: dict[str, np.ndarray] = {}
     structure = _pack(tree, "", arrays)
     arrays["structure"] = np.array(json.dumps(structure))
@@ -45,43 +30,12 @@ def write_arrays(path: Path, tree: Any) -> None:
 
 
 def read_arrays(path: Path, remedy: str) -> Any:
-    """Read what ``write_arrays`` wrote.
-
-    Parameters
-    ----------
-    path : Path
-        The ``.npz`` file.
-    remedy : str
-        What to do where it cannot be read, for the message.
-
-    Returns
-    -------
-    tree
-        The same tree, leaves as numpy arrays.
-
-    Raises
-    ------
-    ExperimentError
-        If the file is truncated, damaged, or not one of ours.
-    """
+    """Read what ``write_arrays`` wrote, as numpy arrays; the remedy is for the message."""
     try:
-        # Opened here: np.load leaves the file open where it is no archive.
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = dict(file)
+        arrays = read_archive(path)
         return _unpack(json.loads(str(arrays.pop("structure"))), arrays)
-    except (zipfile.BadZipFile, ValueError, EOFError, KeyError, OSError) as error:
+    except (ValueError, KeyError, AttributeError, OSError) as error:
         raise ExperimentError(f"{path} is truncated or damaged ({error}); {remedy}") from error
-
-
-def digest(tree: Any) -> str:
-    """Digest the content of a tree, to tell what a later result was computed from."""
-    arrays: dict[str, np.ndarray] = {}
-    content = hashlib.sha256(json.dumps(_pack(tree, "", arrays), sort_keys=True).encode())
-    for name in sorted(arrays):
-        array = arrays[name]
-        content.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        content.update(np.ascontiguousarray(array).data)
-    return content.hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -103,8 +57,11 @@ def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, _ARRAYS):
         if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             raise ExperimentError(f"{name} is a PRNG key; store jax.random.key_data of it")
-        arrays[name or "array"] = np.asarray(value)
-        return {"array": name or "array"}
+        name, array = name or "array", np.asarray(value)
+        # numpy writes bfloat16 and its like as raw bytes, and does not know them again.
+        foreign = array.dtype.kind == "V"
+        arrays[name] = array.view(f"u{array.itemsize}") if foreign else array
+        return {"array": name} | ({"dtype": array.dtype.name} if foreign else {})
     if value is None or type(value) in (bool, int, float, str):
         return {"value": value}
     if type(value) is dict and all(isinstance(key, str) for key in value):
@@ -122,6 +79,8 @@ def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def _unpack(structure: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if "dtype" in structure:
+        return arrays[structure["array"]].view(jnp.dtype(structure["dtype"]))
     ((kind, inner),) = structure.items()
     if kind == "array":
         return arrays[inner]

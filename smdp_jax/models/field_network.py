@@ -14,7 +14,7 @@ from smdp_jax.models.fields import (
     split_conditions,
     to_channels,
 )
-from smdp_jax.models.layout import Conditions, everything, state_dtype
+from smdp_jax.models.layout import Conditions, everything, working_dtype
 from smdp_jax.models.time_features import TimeFeatures, time_vector
 
 
@@ -44,7 +44,7 @@ class FieldNetwork(nn.Module, kw_only=True):
     @nn.compact
     def __call__(self, t: ArrayLike, x: PyTree, args: Any) -> PyTree:
         """Score at one time and state."""
-        dtype = state_dtype(x)
+        dtype = working_dtype(x)
         grid = cell_grid(x, self.dims)
         self.check(grid)
         fields, numbers = split_conditions(self.conditions(args), grid, dtype)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from smdp_jax.models.layout import as_time, state_dtype
+from smdp_jax.models.layout import as_time, working_dtype
 
 
 def _locate(
@@ -48,16 +48,18 @@ class GridScore(nn.Module):
     def __call__(self, t: ArrayLike, x: PyTree, args: Any) -> PyTree:
         """Score at one time and state."""
         self._check(x)
-        dtype = state_dtype(x)
+        dtype = working_dtype(x)
         table = self.param("table", nn.initializers.zeros, self.shape, dtype).astype(dtype)
-        leaf = jnp.reshape(jax.tree.leaves(x)[0], ())
+        leaf = jnp.reshape(jax.tree.leaves(x)[0], ()).astype(dtype)
         i, u = _locate(as_time(t, dtype), self.t_range, self.shape[0])
         j, v = _locate(leaf, self.x_range, self.shape[1])
         # The gradient at a node is that of the cell to its right.
         before = (1 - v) * table[i, j] + v * table[i, j + 1]
         after = (1 - v) * table[i + 1, j] + v * table[i + 1, j + 1]
         value = (1 - u) * before + u * after
-        return jax.tree.map(lambda like: value.reshape(jnp.shape(like)), x)
+        return jax.tree.map(
+            lambda like: value.reshape(jnp.shape(like)).astype(jnp.result_type(like)), x
+        )
 
     def _check(self, x: PyTree) -> None:
         shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]

@@ -2,7 +2,8 @@
 
 Networks here are unbatched and take any state, so each of them begins by laying the leaves out
 in one array and ends by cutting that array back into leaves. Everything is computed in the
-state's own floating dtype; conditions and times are cast to it.
+state's own floating dtype, at least float32: in bfloat16 the times 0.5 and 0.5015 are one, and an
+average of parameters stands still. Conditions and times are cast to it, parameters kept in it.
 """
 
 from collections.abc import Callable
@@ -22,8 +23,8 @@ def everything(args: Any) -> Any:
     return args
 
 
-def state_dtype(x: PyTree) -> jnp.dtype:
-    """Widest floating dtype among the leaves of a state."""
+def working_dtype(x: PyTree) -> jnp.dtype:
+    """Widest floating dtype among the leaves of a state, at least float32."""
     dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(x)]
     if not dtypes:
         raise ValueError("the state has no array leaves; a network needs at least one")
@@ -33,7 +34,12 @@ def state_dtype(x: PyTree) -> jnp.dtype:
                 f"state leaves must be floating point, got {dtype}; cast the state, or pass "
                 "labels and masks as conditions in `args`"
             )
-    return max(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)
+    return max(map(at_least_float32, dtypes), key=lambda dtype: jnp.finfo(dtype).bits)
+
+
+def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
+    """Widen the dtypes in which neither times nor averages can be told apart."""
+    return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def as_time(t: ArrayLike, dtype: DTypeLike) -> Float[Array, ""]:

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from smdp_jax.models.layers import dense, elu
-from smdp_jax.models.layout import Conditions, everything, from_vector, state_dtype, to_vector
+from smdp_jax.models.layout import Conditions, everything, from_vector, to_vector, working_dtype
 from smdp_jax.models.time_features import TimeFeatures, time_vector
 
 
@@ -46,7 +46,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, t: ArrayLike, x: PyTree, args: Any) -> PyTree:
         """Score at one time and state."""
-        dtype = state_dtype(x)
+        dtype = working_dtype(x)
         state = to_vector(x, dtype)
         seen = to_vector(self.conditions(args), dtype)
         h = jnp.concatenate([state, time_vector(self.time_features, t, dtype), seen])

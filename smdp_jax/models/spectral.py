@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, PyTree
 
 from smdp_jax.models.layers import dense
-from smdp_jax.models.layout import as_time, state_dtype
+from smdp_jax.models.layout import as_time, at_least_float32, working_dtype
 from smdp_jax.models.spectrum import modes_shape, multiplicity, squared_wavenumbers
 from smdp_jax.models.time_features import TimeFeatures, time_vector
 
@@ -98,7 +98,8 @@ class SpectralPreconditioned(nn.Module):
     @nn.compact
     def __call__(self, t: ArrayLike, x: PyTree, args: Any) -> PyTree:
         """Score at one time and state."""
-        t, x = as_time(t, state_dtype(x)), jax.tree.map(jnp.asarray, x)
+        given, t = jax.tree.map(jnp.asarray, x), as_time(t, working_dtype(x))
+        x = jax.tree.map(lambda field: field.astype(at_least_float32(field.dtype)), given)
         variance = self._variance(t, x)
         inverse_root = jax.tree.map(jax.lax.rsqrt, variance)
         white = jax.tree.map(
@@ -108,13 +109,13 @@ class SpectralPreconditioned(nn.Module):
         seen = (args, jax.tree.map(_over_rms, x, variance)) if self.see_state else args
         correction = self.net(t, y, seen)
 
-        def score(field: Array, modes: Array, n: Array, c: Array) -> Array:
+        def score(field: Array, like: Array, modes: Array, n: Array, c: Array) -> Array:
             c = c.astype(field.dtype)
             if self.spectral_gain:
                 modes = _times(SpectralGain()(t, field.shape).astype(field.dtype), modes)
-            return -_to_field(_times(c, modes + _to_modes(n)), field.shape)
+            return -_to_field(_times(c, modes + _to_modes(n)), field.shape).astype(like.dtype)
 
-        return jax.tree.map(score, x, white, correction, inverse_root)
+        return jax.tree.map(score, x, given, white, correction, inverse_root)
 
     def _variance(self, t: Float[Array, ""], x: PyTree) -> PyTree:
         variance = self.variance(t)

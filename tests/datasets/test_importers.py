@@ -1,3 +1,4 @@
+import itertools
 import sys
 
 import h5py
@@ -5,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray
 import zarr
 
 from smdp_jax import datasets
@@ -114,10 +116,11 @@ def test_arrays_in_groups(tmp_path):
 def test_damaged_files(tmp_path, make):
     path, read = make(tmp_path)
     content = path.read_bytes()
-    for damaged in (content[:-300], content[:40], b"", b"no archive at all"):
+    for damaged in (content[:-300], content[:40], b"", b"no archive at all", b"0.5 1.5\n2.5 3\n"):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="is damaged or no"):
+        with pytest.raises(ValueError, match="is damaged or no") as error:
             read(path, dtype="float32")
+        assert "pickle" not in str(error.value)
     path.unlink()
     with pytest.raises(FileNotFoundError, match="there is no"):
         read(path)
@@ -138,3 +141,235 @@ def test_missing_package_names_the_extra(tmp_path, monkeypatch, package, read):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf'need {package}, .* pip install "smdp_jax\[data\]"'):
         getattr(datasets, read)(tmp_path / "a")
+
+
+# CF attributes: the truth is what xarray decodes.
+
+PACKED = RANDOM.integers(-900, 900, (3, 4, 5)).astype("int16")
+PACKED[1, 2, 3] = -7
+
+
+def packed_hdf5(folder, attributes, packed):
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["ts"] = ARRAYS["ts"]
+        file["u"] = packed
+        for name, value in attributes.items():
+            file["u"].attrs[name] = np.array([value]) if name == "scale_factor" else value
+    return folder / "a.h5", datasets.from_hdf5
+
+
+def packed_zarr(folder, attributes, packed):
+    group = zarr.create_group(folder / "a.zarr", zarr_format=3)
+    group.create_array("ts", data=ARRAYS["ts"])
+    group.create_array("u", data=packed, attributes={n: v.item() for n, v in attributes.items()})
+    return folder / "a.zarr", datasets.from_zarr
+
+
+def packed_netcdf(folder, attributes, packed):
+    variables = {
+        "ts": ("time", ARRAYS["ts"]),
+        "u": (("sample", "time", "x"), packed, attributes),
+    }
+    xarray.Dataset(variables).to_netcdf(folder / "a.nc", engine="scipy")
+    return folder / "a.nc", datasets.from_netcdf
+
+
+@pytest.mark.parametrize("make", [packed_hdf5, packed_zarr, packed_netcdf])
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"scale_factor": np.float64(0.04)},
+        {"add_offset": np.float64(-31.0)},
+        {"scale_factor": np.float32(2.5), "add_offset": np.float32(7.0)},
+        {"scale_factor": np.float64(0.3), "_FillValue": np.int16(-9999)},
+        {"scale_factor": np.float64(0.3), "missing_value": np.int16(9999)},
+    ],
+)
+def test_packed_numbers_are_what_xarray_decodes(tmp_path, make, attributes):
+    path, read = make(tmp_path, attributes, PACKED)
+    variable = xarray.Variable(("sample", "time", "x"), PACKED, attributes)
+    expected = xarray.conventions.decode_cf_variable("u", variable).to_numpy()
+    found = read(path, xs="u", dtype="float32")
+    np.testing.assert_array_equal(found.xs, expected.astype("float32"))
+    assert np.abs(expected - PACKED).max() > 5
+
+
+@pytest.mark.parametrize("make", [packed_hdf5, packed_zarr, packed_netcdf])
+@pytest.mark.parametrize(
+    ("attributes", "count"),
+    [
+        ({"_FillValue": np.int16(-32000)}, 1),
+        ({"missing_value": np.int16(-32000)}, 1),
+        ({"valid_min": np.int16(-5000)}, 1),
+        ({"valid_max": np.int16(0)}, int((PACKED > 0).sum())),
+    ],
+)
+def test_missing_values_are_named(tmp_path, make, attributes, count):
+    packed = PACKED.copy()
+    packed[1, 2, 3] = -32000
+    path, read = make(tmp_path, attributes | {"scale_factor": np.float64(0.5)}, packed)
+    with pytest.raises(ValueError, match=f"no missing values, got {count} of 60 that are its fill"):
+        read(path, xs="u", dtype="float32")
+
+
+def test_conditions_are_decoded_too(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["ts"], file["xs"] = ARRAYS["ts"], ARRAYS["xs"]
+        file["nu"] = np.array([3, 5, 9], "u1")
+        file["nu"].attrs["scale_factor"] = np.float32(0.5)
+    data = datasets.from_hdf5(tmp_path / "a.h5", args="nu", args_axes=0, dtype="float32")
+    np.testing.assert_array_equal(data.args, np.array([1.5, 2.5, 4.5], "float32"))
+
+
+def test_zarr_of_xarray_in_both_versions(tmp_path):
+    values = RANDOM.normal(size=(4, 3, 4)).astype("float32")
+    for version in (2, 3):
+        variables = {"u": (("time", "sample", "x"), values), "ts": ("time", ARRAYS["ts"])}
+        packing = {"dtype": "int16", "scale_factor": 1e-3, "add_offset": 1.0, "_FillValue": -9999}
+        path = tmp_path / f"{version}.zarr"
+        xarray.Dataset(variables).to_zarr(
+            path, zarr_format=version, encoding={"u": packing}, consolidated=False
+        )
+        with xarray.open_zarr(path, consolidated=False) as expected:
+            found = datasets.from_zarr(path, xs="u", dtype="float32")
+            truth = expected["u"].transpose("sample", "time", "x").to_numpy()
+        np.testing.assert_array_equal(found.xs, truth.astype("float32"))
+
+
+# Named axes.
+
+SQUARE = RANDOM.normal(size=(4, 4, 4)).astype("float32")  # as many samples as times as points
+
+
+def named(kind, folder, dims):
+    if kind == "netcdf":
+        data = xarray.Dataset({"u": (dims, SQUARE), "ts": ("time", ARRAYS["ts"])})
+        data.to_netcdf(folder / "a.nc", engine="scipy")
+        return folder / "a.nc", datasets.from_netcdf
+    if kind == "zarr":
+        group = zarr.create_group(folder / "a.zarr")
+        group.create_array("u", data=SQUARE, dimension_names=dims)
+        group.create_array("ts", data=ARRAYS["ts"], dimension_names=["time"])
+        return folder / "a.zarr", datasets.from_zarr
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["u"], file["ts"] = SQUARE, ARRAYS["ts"]
+        for axis, name in enumerate(dims):
+            if kind == "scales" and name == "time":
+                file["ts"].make_scale("time")
+                file["u"].dims[axis].attach_scale(file["ts"])
+            else:
+                file["u"].dims[axis].label = name
+    return folder / "a.h5", datasets.from_hdf5
+
+
+@pytest.mark.parametrize("kind", ["netcdf", "zarr", "labels", "scales"])
+@pytest.mark.parametrize("dims", list(itertools.permutations(("sample", "time", "x"))))
+def test_axes_go_by_their_names(tmp_path, kind, dims):
+    path, read = named(kind, tmp_path, dims)
+    expected = np.transpose(SQUARE, [dims.index(n) for n in ("sample", "time", "x")])
+    np.testing.assert_array_equal(read(path, xs="u", dtype="float32").xs, expected)
+
+
+def test_axes_that_the_user_names(tmp_path):
+    np.savez(tmp_path / "a.npz", ts=ARRAYS["ts"], xs=SQUARE)
+    found = datasets.from_npz(tmp_path / "a.npz", dims=("x", "time", "sample"), dtype="float32")
+    np.testing.assert_array_equal(found.xs, np.transpose(SQUARE, (2, 1, 0)))
+    one = datasets.from_npz(tmp_path / "a.npz", dims=("time", "x", "y"), dtype="float32")
+    np.testing.assert_array_equal(one.xs, SQUARE[None])
+    with pytest.raises(ValueError, match=r"dims must name the 3 axes of 'xs'.*got \('time', 'x'\)"):
+        datasets.from_npz(tmp_path / "a.npz", dims=("time", "x"), dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("dims", "message"),
+    [
+        (("member", "time", "batch"), r"one axis of samples, got \['member', 'batch'\]"),
+        (("sample", "x", "y"), r"must have an axis of times, got \('sample', 'x', 'y'\)"),
+        (("time", "house", "x"), r"must name its axis of samples, such as 'sample', got"),
+    ],
+)
+def test_axes_that_cannot_be_told(tmp_path, dims, message):
+    group = zarr.create_group(tmp_path / "a.zarr")
+    group.create_array("u", data=SQUARE, dimension_names=dims)
+    group.create_array("ts", data=ARRAYS["ts"])
+    with pytest.raises(ValueError, match=message):
+        datasets.from_zarr(tmp_path / "a.zarr", xs="u", dtype="float32")
+
+
+def test_conditions_with_an_axis_of_samples_are_not_shared(tmp_path):
+    variables = {
+        "xs": (("time", "sample", "x"), SQUARE),
+        "ts": ("time", ARRAYS["ts"]),
+        "map": (("x", "sample"), SQUARE[0]),
+    }
+    xarray.Dataset(variables).to_netcdf(tmp_path / "a.nc", engine="scipy")
+    with pytest.raises(ValueError, match="has an axis of samples.*: pass args_axes=0"):
+        datasets.from_netcdf(tmp_path / "a.nc", args="map", dtype="float32")
+    data = datasets.from_netcdf(tmp_path / "a.nc", args="map", args_axes=0, dtype="float32")
+    np.testing.assert_array_equal(data.args, SQUARE[0].T)
+
+
+# Numbers, links, places.
+
+
+def test_whole_numbers_among_conditions(tmp_path):
+    def read(args, **options):
+        np.savez(tmp_path / "a.npz", ts=ARRAYS["ts"], xs=ARRAYS["xs"], label=args)
+        options = {"dtype": "float32", "args": "label", "args_axes": 0} | options
+        return datasets.from_npz(tmp_path / "a.npz", **options)
+
+    found = read(np.array([3, -4, 2**31 - 1]))
+    np.testing.assert_array_equal(found.args, [3, -4, 2**31 - 1])
+    assert found.args.dtype == jnp.int32
+    with pytest.raises(ValueError, match=r"fit into int32, got int64 up to 2147483648: enable 64"):
+        read(np.array([3, -4, 2**31]))
+    with jax.enable_x64(True):  # the remedy that is named works
+        assert read(np.array([3, -4, 2**31])).args[2] == 2**31
+    with pytest.raises(ValueError, match=r"real numbers or masks, got <U4: store labels as whole"):
+        read(np.array(["cold", "warm", "hot"]))
+    labels = np.unique(["cold", "warm", "hot"], return_inverse=True)[1]
+    np.testing.assert_array_equal(read(labels).args, labels)
+
+
+def test_links_in_hdf5(tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["deep/u"] = ARRAYS["xs"]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["run/ts"] = ARRAYS["ts"]
+        file["run/xs"] = ARRAYS["xs"]
+        file["soft"] = h5py.SoftLink("/run/xs")
+        file["hard"] = file["run/xs"]
+        file["external"] = h5py.ExternalLink("other.h5", "/deep/u")
+        file["group"] = h5py.ExternalLink("other.h5", "/deep")
+        file["run/circle"] = h5py.SoftLink("/run")
+        file["gone"] = h5py.SoftLink("/nowhere")
+    for name in ("soft", "hard", "external", "group/u", "run/xs"):
+        found = datasets.from_hdf5(tmp_path / "a.h5", ts="run/ts", xs=name, dtype="float32")
+        np.testing.assert_array_equal(found.xs, ARRAYS["xs"].astype("float32"))
+    with pytest.raises(
+        ValueError, match=r"no array 'gone'; .*'gone \(a link to what is not there\)"
+    ):
+        datasets.from_hdf5(tmp_path / "a.h5", ts="run/ts", xs="gone", dtype="float32")
+
+
+def test_several_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, samples in (("a", slice(0, 1)), ("b", slice(1, 3))):
+        np.savez(tmp_path / f"{name}.npz", ts=ARRAYS["ts"], xs=ARRAYS["xs"][samples], nu=2.5)
+    expected = ARRAYS["xs"].astype("float32")
+    for paths in ("~/*.npz", [tmp_path / "a.npz", tmp_path / "b.npz"]):
+        data = datasets.from_npz(paths, args="nu", dtype="float32")
+        np.testing.assert_array_equal(data.xs, expected)
+        assert data.args == 2.5
+    np.savez(tmp_path / "b.npz", ts=ARRAYS["ts"] * 2, xs=ARRAYS["xs"], nu=2.5)
+    with pytest.raises(ValueError, match=r"b.npz must have the times of .*a.npz, 4 in \[0, 1\]"):
+        datasets.from_npz("~/*.npz", dtype="float32")
+    np.savez(tmp_path / "b.npz", ts=ARRAYS["ts"], xs=ARRAYS["xs"], nu=3.5)
+    with pytest.raises(ValueError, match=r"b.npz must have the conditions of .*a.npz"):
+        datasets.from_npz("~/*.npz", args="nu", dtype="float32")
+    with pytest.raises(FileNotFoundError, match="there is no file like .*none"):
+        datasets.from_npz("~/none*.npz")
+    with pytest.raises(ValueError, match="at least one file, got none"):
+        datasets.from_npz([])
+    with pytest.raises(ValueError, match="got 'https://host/a.npz': download it first"):
+        datasets.from_npz("https://host/a.npz")

@@ -227,6 +227,47 @@ def test_float64_is_computed_in_float64(case: Case) -> None:
 
 
 @every_network
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_short_numbers_are_stored_and_not_computed_in(case: Case, dtype: str) -> None:
+    model, x = network(case)[0], jax.tree.map(lambda a: a.astype(dtype), state(case.shapes))
+    variables = jax.eval_shape(model.init, jax.random.key(0), 0.3, x, None)
+    assert every_leaf(lambda leaf: leaf.dtype == jnp.float32, variables)
+    assert_like(jax.eval_shape(model.apply, variables, 0.3, x, None), x)
+
+
+FINE = models.Fourier(3, 3e-3, 0.1)
+STEEP = [  # in time, so that the short numbers of the output can show it
+    Case("mlp", lambda: models.MLP((8,), time_features=FINE), (2,)),
+    Case("grid", lambda: models.GridScore((400, 5)), (1,)),
+    Case("dilated", lambda: small_resnet(dims=1, time_features=FINE), (16,)),
+    Case("spectral_gain", lambda: spectral(models.MLP((8,), FINE), (9,), spectral_gain=True), (9,)),
+]
+
+
+@pytest.mark.parametrize("case", STEEP, ids=lambda case: case.name)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_close_times_are_told_apart_in_short_numbers(case: Case, dtype: str) -> None:
+    # In bfloat16 the three times are the same one.
+    apply = network(case)[2]
+    x = jax.tree.map(lambda a: a.astype(dtype), state(case.shapes))
+    wide = jax.tree.map(lambda a: a.astype("float32"), x)
+    variables = jax.tree.map(lambda p: 3 * p, trained(case, wide))
+    found = {}
+    for t in (0.5, 0.5005, 0.501):
+        exact = apply(variables, t, wide, None)
+        rounded = apply(variables, t, x, None)
+        jax.tree.map(
+            lambda p, q: np.testing.assert_allclose(
+                np.float32(p), q, rtol=2 * float(jnp.finfo(dtype).eps), atol=1e-3
+            ),
+            rounded,
+            exact,
+        )
+        found[t] = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(rounded)]
+    assert len({tuple(leaves) for leaves in found.values()}) == 3
+
+
+@every_network
 def test_vmap_is_one_by_one(case: Case) -> None:
     model, _, apply = network(case)
     xs, ts = state(case.shapes, batch=(3,)), jnp.array([0.1, 0.4, 0.9])

@@ -1,0 +1,119 @@
+"""Which axes of an array are the samples and the times: by name where axes have names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from smdp_jax.datasets._files import ContentError, Variable
+
+_TIME = {"time", "times", "t", "ts", "timestep", "time_step", "step"}
+_SAMPLE = {
+    "sample", "samples", "trajectory", "trajectories", "path", "paths", "run", "realization",
+    "realisation", "member", "ensemble", "batch", "case", "simulation", "sim", "seed", "number",
+}  # fmt: skip
+_SPACE = {
+    "x", "y", "z", "lat", "lon", "latitude", "longitude", "level", "depth", "height",
+    "channel", "channels", "component", "components", "variable",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Places of the samples' axis (None: the array is one path) and of the times'."""
+
+    sample: int | None
+    time: int
+
+    def count(self, variable: Variable) -> int:
+        """How many paths there are."""
+        return 1 if self.sample is None else variable.shape[self.sample]
+
+    def read(self, variable: Variable, part: slice, times: int) -> np.ndarray:
+        """Read some paths, (samples, times, *state)."""
+        index = [slice(None)] * len(variable.shape)
+        index[self.time] = slice(times)
+        if self.sample is None:
+            return np.moveaxis(variable.read(tuple(index)), self.time, 0)[None][part]
+        index[self.sample] = part
+        return np.moveaxis(variable.read(tuple(index)), (self.sample, self.time), (0, 1))
+
+
+def find_axes(
+    variable: Variable, times: Variable | None, count: int, dims: Sequence[str] | None
+) -> Axes:
+    """Find the axes of states at ``count`` times; ``dims`` are names that the user gave."""
+    names = tuple(dims) if dims is not None else variable.dims
+    if dims is not None and len(dims) != len(variable.shape):
+        raise ContentError(
+            f"dims must name the {len(variable.shape)} axes of {variable}, got {tuple(dims)}"
+        )
+    if names is None:
+        return _by_order(variable, count)
+    own = times.dims[0] if times is not None and times.dims and dims is None else None
+    time = names.index(own) if own in names else _only(variable, names, "time", _TIME)
+    if time is None:
+        if set(names) & (_SAMPLE | _SPACE):
+            raise ContentError(
+                f"{variable} must have an axis of times, got {names}: name its axes with dims, "
+                "such as dims=('sample', 'time', 'x')"
+            )
+        return _by_order(variable, count)
+    if variable.shape[time] != count:
+        raise ContentError(
+            f"{variable} must have {count} times along its axis {names[time]!r}, got shape "
+            f"{variable.shape} of {names}"
+        )
+    others = [name for i, name in enumerate(names) if i != time]
+    sample = _only(
+        variable, ["" if i == time else n for i, n in enumerate(names)], "sample", _SAMPLE
+    )
+    if sample is None and time == 1:
+        sample = 0
+    elif sample is None and not {name.lower() for name in others} <= _SPACE:
+        raise ContentError(
+            f"{variable} must name its axis of samples, such as 'sample', got {names}: name its "
+            "axes with dims"
+        )
+    return Axes(sample, time)
+
+
+def _by_order(variable: Variable, count: int) -> Axes:
+    shape = variable.shape
+    if len(shape) < 2 or shape[1] != count:
+        first = len(shape) > 0 and shape[0] == count
+        hint = "; its first axis has that length: put one of samples before it" if first else ""
+        raise ContentError(
+            f"{variable} must be (samples, times, *state) with {count} times, got shape "
+            f"{shape}{hint}"
+        )
+    return Axes(0, 1)
+
+
+def sample_axis(variable: Variable) -> int | None:
+    """Place of the samples' axis of conditions by name, if it has one."""
+    if variable.attrs.get("sample_varying", False):
+        return 0
+    if variable.dims is None:
+        return None
+    return _only(variable, variable.dims, "sample", _SAMPLE)
+
+
+def _only(variable: Variable, names: Sequence[str], role: str, known: set[str]) -> int | None:
+    found = [i for i, name in enumerate(names) if name.lower() in known]
+    if len(found) > 1:
+        raise ContentError(
+            f"{variable} must have one axis of {role}s, got {[names[i] for i in found]}: name its "
+            f"axes with dims, such as dims=('sample', 'time', 'x')"
+        )
+    return found[0] if found else None
+
+
+def is_time(name: str) -> bool:
+    """Whether an axis is one of times by its name."""
+    return name.lower() in _TIME
+
+
+def is_sample(name: str) -> bool:
+    """Whether an axis is one of samples by its name."""
+    return name.lower() in _SAMPLE
