@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from smdp_jax.experiment import read_arrays, write_arrays
 from smdp_jax.files import local_path, open_atomically, read_archive, write_atomically
 
 
@@ -44,6 +46,7 @@ def test_a_failing_writer_leaves_nothing(tmp_path):
 
 KILLED = """
 import os, signal, sys
+from smdp_jax.experiment import read_arrays, write_arrays
 from smdp_jax.files import open_atomically
 with open_atomically(sys.argv[1]) as file:
     file.write(b"half")
@@ -120,3 +123,13 @@ def test_objects_are_not_unpickled(tmp_path):
     with pytest.raises(ValueError, match="'x' holds Python objects, which are not read") as error:
         read_archive(tmp_path / "a.npz")
     assert "allow_pickle" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "float16"])
+def test_short_numbers_of_a_run_come_back(tmp_path, dtype):
+    tree = {"xs": jnp.arange(6.0).reshape(2, 3).astype(dtype), "n": [jnp.ones((), dtype), 2]}
+    write_arrays(tmp_path / "data.npz", tree)
+    found = read_arrays(tmp_path / "data.npz", "remove it")
+    assert found["xs"].dtype == found["n"][0].dtype == jnp.dtype(dtype)
+    np.testing.assert_array_equal(found["xs"].astype(float), np.arange(6.0).reshape(2, 3))
+    assert found["n"][1] == 2

@@ -1,6 +1,6 @@
 """Trajectories on disk: written by key as Zarr, read back or streamed, imported from other files.
 
-Needs zarr, h5py and xarray (``pip install "smdp_jax[data]"``), each for its files; nothing else in the package does.
+zarr, h5py and xarray are needed, each for its files, here alone: ``pip install "smdp_jax[data]"``.
 """
 
 from smdp_jax.datasets.importers import (

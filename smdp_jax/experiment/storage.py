@@ -21,7 +21,20 @@ _ARRAYS = (jax.Array, np.ndarray, np.generic)
 
 
 def write_arrays(path: Path, tree: Any) -> None:
-    """Write dicts with plain names, lists, tuples of arrays, numbers, strings, bools and None."""
+    """Write a tree of arrays, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The ``.npz`` file; its folder must exist.
+    tree : tree
+        Dicts with plain names, lists and tuples of arrays, numbers, strings, bools and None.
+
+    Raises
+    ------
+    ExperimentError
+        If the tree holds anything else.
+    """
     arrays: dict[str, np.ndarray] = {}
     structure = _pack(tree, "", arrays)
     arrays["structure"] = np.array(json.dumps(structure))
@@ -30,7 +43,25 @@ def write_arrays(path: Path, tree: Any) -> None:
 
 
 def read_arrays(path: Path, remedy: str) -> Any:
-    """Read what ``write_arrays`` wrote, as numpy arrays; the remedy is for the message."""
+    """Read what ``write_arrays`` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        The ``.npz`` file.
+    remedy : str
+        What to do where it cannot be read, for the message.
+
+    Returns
+    -------
+    tree
+        The same tree, leaves as numpy arrays.
+
+    Raises
+    ------
+    ExperimentError
+        If the file is truncated, damaged, or not one of ours.
+    """
     try:
         arrays = read_archive(path)
         return _unpack(json.loads(str(arrays.pop("structure"))), arrays)

@@ -303,7 +303,7 @@ def test_conditions_with_an_axis_of_samples_are_not_shared(tmp_path):
         "map": (("x", "sample"), SQUARE[0]),
     }
     xarray.Dataset(variables).to_netcdf(tmp_path / "a.nc", engine="scipy")
-    with pytest.raises(ValueError, match="has an axis of samples.*: pass args_axes=0"):
+    with pytest.raises(ValueError, match=r"has an axis of samples.*: pass args_axes=0"):
         datasets.from_netcdf(tmp_path / "a.nc", args="map", dtype="float32")
     data = datasets.from_netcdf(tmp_path / "a.nc", args="map", args_axes=0, dtype="float32")
     np.testing.assert_array_equal(data.args, SQUARE[0].T)
@@ -367,9 +367,9 @@ def test_several_files(tmp_path, monkeypatch):
     np.savez(tmp_path / "b.npz", ts=ARRAYS["ts"], xs=ARRAYS["xs"], nu=3.5)
     with pytest.raises(ValueError, match=r"b.npz must have the conditions of .*a.npz"):
         datasets.from_npz("~/*.npz", args="nu", dtype="float32")
-    with pytest.raises(FileNotFoundError, match="there is no file like .*none"):
+    with pytest.raises(FileNotFoundError, match=r"there is no file like .*none"):
         datasets.from_npz("~/none*.npz")
     with pytest.raises(ValueError, match="at least one file, got none"):
         datasets.from_npz([])
-    with pytest.raises(ValueError, match="got 'https://host/a.npz': download it first"):
+    with pytest.raises(ValueError, match=r"got 'https://host/a.npz': download it first"):
         datasets.from_npz("https://host/a.npz")

@@ -261,7 +261,7 @@ def test_another_generator_is_refused(tmp_path, generate, change, message):
 )
 def test_other_names_are_refused(tmp_path, generate, options):
     path = write(tmp_path / "a.zarr", generate)
-    with pytest.raises(ValueError, match="another dataset: axes and unit of '(marker|velocity)'"):
+    with pytest.raises(ValueError, match=r"another dataset: axes and unit of '(marker|velocity)'"):
         write(path, generate, **options)
     write(tmp_path / "b.zarr", generate, **options)
     write(tmp_path / "b.zarr", generate, **options)
@@ -290,7 +290,7 @@ def test_home_is_spelled_out(tmp_path, generate, monkeypatch, in_memory, same):
     same(datasets.open_trajectories("~/a.zarr"), in_memory(KEY, range(1)))
     same(datasets.open_stream("~/a.zarr").load(), in_memory(KEY, range(1)))
     for verb in (datasets.open_trajectories, datasets.open_stream, datasets.from_zarr):
-        with pytest.raises(ValueError, match="on this machine, got 's3://b/a.zarr': download it"):
+        with pytest.raises(ValueError, match=r"on this machine, got 's3://b/a.zarr': download it"):
             verb("s3://b/a.zarr")
 
 
