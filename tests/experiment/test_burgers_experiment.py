@@ -11,7 +11,7 @@ import pytest
 from smdp_jax.experiment import load, load_config_file, read_arrays, run_experiment
 from smdp_jax.studies import noise_free
 
-CONFIG = Path(__file__).parents[1] / "configs" / "burgers.py"
+CONFIG = Path(__file__).parents[2] / "configs" / "burgers.py"
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import pytest
 from smdp_jax import __main__ as command_line
 from smdp_jax.experiment import load_config_file
 
-ROOT = Path(__file__).parents[1]
-TINY = Path(__file__).parent / "configs" / "tiny.py"
+ROOT = Path(__file__).parents[2]
+TINY = Path(__file__).parents[1] / "configs" / "tiny.py"
 
 
 @pytest.fixture(scope="module")

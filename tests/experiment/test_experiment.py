@@ -26,8 +26,8 @@ from smdp_jax.experiment import (
 from smdp_jax.experiment.config_file import as_json, from_json, same_code
 
 hardly_trained = pytest.mark.filterwarnings("ignore:one backward step misses")
-TINY = Path(__file__).parent / "configs" / "tiny.py"
-CONFIGS = Path(__file__).parents[1] / "configs"
+TINY = Path(__file__).parents[1] / "configs" / "tiny.py"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def quiet(line):

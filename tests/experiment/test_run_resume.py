@@ -14,7 +14,7 @@ import pytest
 
 from smdp_jax.experiment import read_arrays
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = Path("tests/configs/tiny.py")
 AFFINE = Path("configs/affine.py")
 SMALL_AFFINE = ["--trajectories", "40", "--time-steps", "20", "--posterior-samples", "1"]

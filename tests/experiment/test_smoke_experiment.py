@@ -11,7 +11,7 @@ import pytest
 
 from smdp_jax.experiment import load, load_config_file, run_experiment
 
-CONFIG = Path(__file__).parents[1] / "configs" / "smoke.py"
+CONFIG = Path(__file__).parents[2] / "configs" / "smoke.py"
 
 
 @pytest.fixture(scope="module")

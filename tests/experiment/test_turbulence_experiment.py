@@ -23,7 +23,7 @@ from smdp_jax.experiment import (
 from smdp_jax.physics.spectral import vorticity
 from smdp_jax.studies import noise_free, reversed_flow
 
-CONFIG = Path(__file__).parents[1] / "configs" / "turbulence.py"
+CONFIG = Path(__file__).parents[2] / "configs" / "turbulence.py"
 TINY = {
     "size": 12,
     "simulated_size": 24,
