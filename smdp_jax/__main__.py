@@ -8,6 +8,7 @@ Commands:
   list [FOLDER]                   show the experiments in a folder (default: configs)
 
 Add --help for the options of a command; run CONFIG.py --help lists every field of the config.
+CONFIG.py is a program, and so is its copy in RUN_DIR: run, report and sample execute it.
 """
 
 import dataclasses
@@ -28,11 +29,11 @@ from smdp_jax.experiment import (
     configs_in,
     load,
     load_config_file,
-    read_arrays,
     run_experiment,
     sample_end_states,
 )
-from smdp_jax.experiment.report import require_matplotlib
+from smdp_jax.experiment.lock import only_process_in
+from smdp_jax.experiment.report import check_matplotlib
 
 __all__ = ["main"]
 
@@ -51,8 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         COMMANDS[given[0]](given[1:])
     except KeyboardInterrupt:
         return _fail("interrupted; the same command goes on from here", INTERRUPTED)
-    except (ExperimentError, ValueError, FloatingPointError) as error:
-        # The library's own checks raise ValueError, training that diverges FloatingPointError.
+    except (ExperimentError, ValueError, TypeError, FloatingPointError, OSError) as error:
+        # The library's own checks raise ValueError and TypeError, training that diverges
+        # FloatingPointError, a full disk or a folder that may not be written OSError.
         if os.environ.get("SMDP_TRACEBACK"):
             raise
         hint = "" if isinstance(error, ExperimentError) else "\n(SMDP_TRACEBACK=1 shows where)"
@@ -67,7 +69,7 @@ def _run(given: list[str]) -> None:
             _out(f"{usage}\nrun CONFIG.py --help lists every field of the config.\n")
             return
         raise ExperimentError(f"{usage}; list shows the experiments")
-    require_matplotlib()
+    check_matplotlib()
     path = Path(given[0])
     file = load_config_file(path)
     options = _run_options(file, given[1:])
@@ -115,14 +117,17 @@ def _run_options(file: ConfigFile, given: list[str]) -> Any:
 
 def _report(given: list[str]) -> None:
     def report(run_dir: tyro.conf.Positional[Path]) -> None:
-        """Draw the figures and write the report of a finished run again; nothing is computed."""
+        """Draw the figures and write the report of a finished run again; nothing is computed.
+
+        Executes config.py of the run directory: only for runs whose code you trust.
+        """
         files = RunFiles(run_dir)
         run = load(run_dir)
         for file in (files.samples, files.metrics):
             if not file.exists():
                 raise ExperimentError(f"{run_dir} is not finished: it has no {file.name}")
-        arrays = read_arrays(files.samples, "remove it to sample again")["arrays"]
-        _out(f"{build_report(files, run, arrays)}\n")
+        with only_process_in(run_dir):
+            _out(f"{build_report(files, run, files.read_samples()[0])}\n")
 
     tyro.cli(report, args=given, prog="python -m smdp_jax report")
 
@@ -136,7 +141,10 @@ def _sample(given: list[str]) -> None:
         num_samples: int = 100,
         seed: int = 0,
     ) -> None:
-        """Sample the past of given end states with a trained run."""
+        """Sample the past of given end states with a trained run.
+
+        Executes config.py of the run directory: only for runs whose code you trust.
+        """
         past = sample_end_states(
             load(run_dir), end_states, output, num_samples=num_samples, seed=seed
         )

@@ -8,6 +8,7 @@ from smdp_jax.experiment.config_file import ConfigFile, configs_in, load_config_
 from smdp_jax.experiment.definition import Dataset, Experiment, Run
 from smdp_jax.experiment.end_states import sample_end_states
 from smdp_jax.experiment.errors import ExperimentError
+from smdp_jax.experiment.fields import Count, NotNegative, Positive, Seed, Share
 from smdp_jax.experiment.report import build_report
 from smdp_jax.experiment.run_directory import RunFiles
 from smdp_jax.experiment.stages import load, run_experiment
@@ -15,11 +16,16 @@ from smdp_jax.experiment.storage import read_arrays, write_arrays
 
 __all__ = [
     "ConfigFile",
+    "Count",
     "Dataset",
     "Experiment",
     "ExperimentError",
+    "NotNegative",
+    "Positive",
     "Run",
     "RunFiles",
+    "Seed",
+    "Share",
     "build_report",
     "configs_in",
     "load",

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from smdp_jax.evaluate import Metric, ReportFigure
+from smdp_jax.experiment.fields import Seed
 from smdp_jax.posterior import Posterior, sample_posterior
 from smdp_jax.scores.learned import LearnedScore, StepCorrection
 from smdp_jax.sde import SDE, State
@@ -54,7 +55,16 @@ class Experiment(abc.ABC):
         Root of all random numbers.
     """
 
-    seed: int = 0
+    seed: Seed = 0
+
+    def check(self) -> None:  # noqa: B027 nothing to check by default
+        """Check what fields mean together, before anything is computed; types are checked already.
+
+        Raises
+        ------
+        ValueError
+            By default never.
+        """
 
     @abc.abstractmethod
     def sde(self) -> SDE:

@@ -1,7 +1,9 @@
 """Figures and ``report.html`` of a finished run, from the files that are there."""
 
+import hashlib
 import importlib.util
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +11,23 @@ from typing import Any
 from smdp_jax import evaluate
 from smdp_jax.evaluate import Metric, ReportFigure, Section, write_report
 from smdp_jax.evaluate.figures import figure_png
-from smdp_jax.experiment.config_file import as_json
-from smdp_jax.experiment.definition import Run
+from smdp_jax.experiment.config_file import PLAIN_NAME
+from smdp_jax.experiment.definition import Experiment, Run
 from smdp_jax.experiment.errors import ExperimentError
-from smdp_jax.experiment.run_directory import RunFiles
-from smdp_jax.experiment.storage import read_json
-from smdp_jax.files import write_atomically
+from smdp_jax.experiment.fields import as_json
+from smdp_jax.experiment.run_directory import REMEDIES, RunFiles
+from smdp_jax.experiment.slices import slice_of_stage
+from smdp_jax.experiment.storage import read_json, write_json
+from smdp_jax.files import digest_of, write_atomically
 
-__all__ = ["MetricsFile", "build_report", "command_of", "read_metrics", "require_matplotlib"]
+__all__ = [
+    "MetricsFile",
+    "build_report",
+    "check_matplotlib",
+    "command_of",
+    "read_metrics",
+    "report_is_current",
+]
 
 
 @dataclass(frozen=True)
@@ -29,9 +40,13 @@ class MetricsFile:
 
 def read_metrics(files: RunFiles) -> MetricsFile:
     """Read ``metrics.json``."""
-    remedy = "remove it to evaluate again"
+    remedy = REMEDIES["metrics.json"]
     record = read_json(files.metrics, remedy)
     try:
+        if record.pop("digest", None) != digest_of(record):
+            raise ExperimentError(
+                f"{files.metrics} must be as it was written, and has changed since; {remedy}"
+            )
         rows = record["metrics"].items()
         metrics = [Metric(name, **(row | _value(row))) for name, row in rows]
     except (AttributeError, KeyError, TypeError) as error:
@@ -61,10 +76,15 @@ def build_report(files: RunFiles, run: Run, arrays: dict[str, Any]) -> Path:
     ExperimentError
         If matplotlib is not installed, or if a file is damaged.
     """
-    require_matplotlib()
+    check_matplotlib()
     content = read_metrics(files)
+    if content.record["origin"]["code"].get("samples") != digest_of(arrays):
+        raise ExperimentError(
+            f"{files.metrics} must belong to {files.samples.name}, got that of other samples; run "
+            "the experiment again"
+        )
     file, _ = files.load_config()
-    results = dict(run.config.figures(run, arrays))
+    results = _figures(run, arrays)
     training = _training_figures(run)
     pngs = {name: _png(item) for name, item in (results | training).items()}
     for name, png in pngs.items():
@@ -86,7 +106,7 @@ def build_report(files: RunFiles, run: Run, arrays: dict[str, Any]) -> Path:
         Section("Time", f"Wall time by stage, {note}.", metrics=seconds),
     ]
     config = files.read_config()
-    return write_report(
+    path = write_report(
         files.report,
         f"{config['experiment']} ({config['preset']}): {file.summary}",
         sections,
@@ -96,6 +116,42 @@ def build_report(files: RunFiles, run: Run, arrays: dict[str, Any]) -> Path:
         environment=record["environment"],
         command=command_of(files),
     )
+    # Last: a report that was not finished is drawn again.
+    write_json(files.drawn, _origin_of_report(files, run.config, file.source))
+    return path
+
+
+def report_is_current(files: RunFiles, config: Experiment, source: str) -> bool:
+    """Tell whether the report shows the metrics that are there, with figures of this code."""
+    if not files.report.exists() or not files.drawn.exists():
+        return False
+    now = _origin_of_report(files, config, source)
+    return read_json(files.drawn, "remove it to draw again") == now
+
+
+def _origin_of_report(files: RunFiles, config: Experiment, source: str) -> dict[str, Any]:
+    found = slice_of_stage(source, config, "report")
+    metrics = hashlib.sha256(files.metrics.read_bytes()).hexdigest()
+    return found.as_json() | {"metrics": metrics, "config": as_json(config)}
+
+
+def _figures(run: Run, arrays: dict[str, Any]) -> dict[str, ReportFigure]:
+    figures = run.config.figures(run, arrays)
+    if not isinstance(figures, Mapping):
+        got = type(figures).__name__
+        raise ExperimentError(f"Config.figures must return a dict of ReportFigure, got {got}")
+    for name, figure in figures.items():
+        if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
+            raise ExperimentError(
+                "Config.figures must name figures by letters, digits, '_', '-' and '.', as files "
+                f"are, got {name!r}"
+            )
+        if not isinstance(figure, ReportFigure):
+            got = type(figure).__name__
+            raise ExperimentError(
+                f"Config.figures must return a ReportFigure as {name!r}, got {got}"
+            )
+    return dict(figures)
 
 
 def command_of(files: RunFiles) -> str:
@@ -115,7 +171,7 @@ def command_of(files: RunFiles) -> str:
     return shlex.join(words)
 
 
-def require_matplotlib() -> None:
+def check_matplotlib() -> None:
     """Check that figures can be drawn."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ExperimentError(
@@ -137,13 +193,14 @@ def _training_figures(run: Run) -> dict[str, ReportFigure]:
         history["validation_loss"] = run.history["validation_loss"]
     if run.history["window"].any():
         history["window"] = run.history["window"]
-    plots = evaluate.plots
-    return {
-        "training": ReportFigure(
+    plots, shown = evaluate.plots, {}
+    if history["loss"].size:  # none where metrics.jsonl was lost
+        shown["training"] = ReportFigure(
             plots.training_curve(history),
             "Loss by update, mean over each epoch. 1 is the optimum of one-step windows; for score "
             "targets the optimum is the share of their mean square that is noise.",
-        ),
+        )
+    return shown | {
         "step_miss": ReportFigure(
             plots.step_miss(run.data.ts[1:], run.step_miss),
             "Squared miss of one backward step over the noise variance of that step, by time. Far "

@@ -1,6 +1,7 @@
 """A run on disk: which file holds what, and whose run it is."""
 
 import dataclasses
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,23 +10,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smdp_jax.experiment.config_file import (
-    ConfigFile,
-    as_json,
-    changed_fields,
-    from_json,
-    load_config_file,
-    same_code,
-)
+from smdp_jax.experiment.config_file import ConfigFile, load_config_file
 from smdp_jax.experiment.definition import Dataset, Experiment
 from smdp_jax.experiment.errors import ExperimentError
-from smdp_jax.experiment.storage import read_arrays, read_json, write_arrays, write_json
+from smdp_jax.experiment.fields import as_json, from_json
+from smdp_jax.experiment.slices import Slice, slice_of_stage
+from smdp_jax.experiment.storage import (
+    json_text,
+    read_arrays,
+    read_json,
+    read_part,
+    write_arrays,
+)
+from smdp_jax.files import digest_of, write_atomically
 from smdp_jax.scores.learned import LearnedScore, StepCorrection
 from smdp_jax.scores.preconditioner import Preconditioner
 from smdp_jax.training.fit import Fit
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["RunFiles"]
+__all__ = ["REMEDIES", "RunFiles"]
+
+REMEDIES = {
+    "data.npz": "remove it to simulate again",
+    "fit.npz": "remove it to take the result from the last checkpoint",
+    "samples.npz": "remove it to sample again",
+    "metrics.json": "remove it to evaluate again",
+}
+"""What to do where a file cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +91,22 @@ class RunFiles:
         """The report."""
         return self.directory / "report.html"
 
+    @property
+    def drawn(self) -> Path:
+        """What the report was drawn from."""
+        return self.directory / "figures" / "origin.json"
+
+    @property
+    def has_checkpoints(self) -> bool:
+        """Whether training can go on from somewhere: an empty folder is no checkpoint."""
+        folders = self.training.glob("**/checkpoints/*")
+        return any(f.name.isdecimal() and any(f.iterdir()) for f in folders if f.is_dir())
+
     def open(self, file: ConfigFile, preset: str, config: Experiment, shown: str) -> None:
-        """Begin a run here, or check that the one that lies here is the same.
+        """Begin a run here, or check that finished stages belong to this configuration.
+
+        What a stage does not depend on may change: data are kept when training is set up anew, and
+        both are when evaluation is.
 
         Parameters
         ----------
@@ -97,9 +122,14 @@ class RunFiles:
         Raises
         ------
         ExperimentError
-            If another run lies here; nothing is changed then.
+            If data or training of another configuration lie here; nothing is changed then.
         """
-        way_out = "choose another --runs-dir, or remove that directory to run anew"
+        source = file.source
+        self._check_origin("simulate", self.data, source, config)
+        self._check_origin("train", self.fit, source, config)
+        # Training that has not ended is recognised by ``smdp_jax.fit``, from what it computes.
+        if self.training.exists() and not (self.fit.exists() or self.has_checkpoints):
+            shutil.rmtree(self.training)
         record = {
             "experiment": file.name,
             "preset": preset,
@@ -107,28 +137,38 @@ class RunFiles:
             "precision": str(jnp.result_type(float)),
             "config": as_json(config),
         }
-        if not self.config.exists():
-            if self.data.exists() or self.training.exists():
-                raise ExperimentError(f"{self.directory} has results but no config.json; {way_out}")
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self.source.write_text(file.source, encoding="utf-8")
-            write_json(self.config, record)
+        if not self.source.exists() or self.source.read_bytes() != source.encode():
+            write_atomically(self.source, source)
+        text = json_text(record)
+        if not self.config.exists() or self.config.read_bytes() != text.encode():
+            write_atomically(self.config, text)
+
+    def _check_origin(self, stage: str, file: Path, source: str, config: Experiment) -> None:
+        if not file.exists():
             return
-        old = self.read_config()
-        changes = changed_fields(old["config"], record["config"])
-        changes += changed_fields(
-            {"precision": old["precision"]}, {"precision": record["precision"]}
-        )
+        now = slice_of_stage(source, config, stage)
+        changes = self.origin(file).changes(now)
         if changes:
             raise ExperimentError(
                 f"{self.directory} holds a run of another configuration: {'; '.join(changes)}; "
-                f"{way_out}"
+                "choose another --runs-dir, or remove that directory to run anew"
             )
-        if not self.source.exists() or not same_code(self.source.read_text("utf-8"), file.source):
+
+    def origin(self, file: Path) -> Slice:
+        """Read what a result was made from."""
+        remedy = REMEDIES.get(file.name, "remove it")
+        if file.suffix == ".npz":
+            record = read_part(file, "origin", remedy)
+        else:
+            record = read_json(file, remedy)
+            record = record.get("origin") if isinstance(record, dict) else None
+        try:
+            return Slice(record["settings"], record["code"])
+        except (TypeError, KeyError):
             raise ExperimentError(
-                f"{self.directory} holds a run of other code: {shown} has changed since it began "
-                f"(compare with {self.source}); {way_out}"
-            )
+                f"{file} must say what it was made from, as this version of smdp_jax writes it; "
+                f"{remedy}"
+            ) from None
 
     def read_config(self) -> dict[str, Any]:
         """Read ``config.json``.
@@ -145,13 +185,27 @@ class RunFiles:
         """
         if not self.config.exists():
             raise ExperimentError(f"{self.directory} is not a run directory: it has no config.json")
-        record = read_json(self.config, "remove the run directory to run anew")
-        missing = {"preset", "precision", "config"} - set(record)
+        record = read_json(self.config, "run the experiment again: its stages are kept")
+        missing = {"experiment", "preset", "precision", "config"} - set(record)
         if missing:
             raise ExperimentError(
                 f"{self.config} is no configuration of a run: it lacks {', '.join(sorted(missing))}"
             )
         return record
+
+    def check_precision(self) -> None:
+        """Check that this session computes in the precision of the run.
+
+        Raises
+        ------
+        ExperimentError
+            If the run is in double precision, and double precision is off.
+        """
+        if self.read_config()["precision"] == "float64" and jnp.result_type(float) != "float64":
+            raise ExperimentError(
+                f"{self.directory} holds a run in double precision, which would be lost here: set "
+                "JAX_ENABLE_X64=1, or call jax.config.update('jax_enable_x64', True)"
+            )
 
     def load_config(self) -> tuple[ConfigFile, Experiment]:
         """Load the copy of the config file and the resolved configuration.
@@ -172,22 +226,22 @@ class RunFiles:
             raise ExperimentError(f"{self.source} has no preset {record['preset']!r}")
         return file, from_json(type(file.presets[record["preset"]]), record["config"])
 
-    def write_data(self, dataset: Dataset, seconds: float) -> None:
+    def write_data(self, dataset: Dataset, **facts: Any) -> None:
         """Write the data.
 
         Parameters
         ----------
         dataset : Dataset
             What was simulated.
-        seconds : float
-            How long it took.
+        **facts
+            Seconds, origin and the like.
         """
         validation = dataset.validation
         tree = {
             "train": _fields(dataset.train),
             "validation": None if validation is None else _fields(validation),
             "truth": dict(dataset.truth),
-            "seconds": seconds,
+            **facts,
         }
         write_arrays(self.data, tree)
 
@@ -204,7 +258,7 @@ class RunFiles:
         ExperimentError
             If the file is damaged.
         """
-        tree = _on_device(read_arrays(self.data, "remove it to simulate again"))
+        tree = _on_device(read_arrays(self.data, REMEDIES["data.npz"]))
         validation = tree["validation"]
         dataset = Dataset(
             Trajectories(**tree["train"]),
@@ -213,14 +267,14 @@ class RunFiles:
         )
         return dataset, tree["seconds"]
 
-    def write_fit(self, fit: Fit, facts: dict[str, Any]) -> None:
+    def write_fit(self, fit: Fit, **facts: Any) -> None:
         """Write the result of training.
 
         Parameters
         ----------
         fit : Fit
             The result.
-        facts : dict
+        **facts
             Seconds, warnings and the like.
         """
         learned, preconditioner = fit.learned, fit.learned.preconditioner
@@ -254,7 +308,7 @@ class RunFiles:
         ExperimentError
             If the file is damaged.
         """
-        tree = read_arrays(self.fit, "remove it to take the result from the last checkpoint")
+        tree = read_arrays(self.fit, REMEDIES["fit.npz"])
         preconditioner, correction = tree.pop("preconditioner"), tree.pop("correction")
         if preconditioner is not None:
             preconditioner = Preconditioner(**_on_device(preconditioner))
@@ -264,6 +318,27 @@ class RunFiles:
         else:
             learned = StepCorrection(model, variables, preconditioner, **_on_device(correction))
         return Fit(learned, tree.pop("history"), tree.pop("step_miss")), tree
+
+    def read_samples(self) -> tuple[dict[str, Any], float]:
+        """Read what was computed with the learned term.
+
+        Returns
+        -------
+        tuple (dict, float)
+            Arrays by name, and how many seconds they took.
+
+        Raises
+        ------
+        ExperimentError
+            If the file is damaged, or was edited.
+        """
+        remedy = REMEDIES["samples.npz"]
+        tree = read_arrays(self.samples, remedy)
+        if not isinstance(tree, dict) or tree.get("digest") != digest_of(tree.get("arrays")):
+            raise ExperimentError(
+                f"{self.samples} must be as it was written, and has changed since; {remedy}"
+            )
+        return tree["arrays"], tree["seconds"]
 
 
 def _fields(record: Any) -> dict[str, Any]:

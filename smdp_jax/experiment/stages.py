@@ -1,31 +1,39 @@
 """The stages of a run: simulate, train, sample, evaluate, report.
 
 Each stage reads the files of those before it and writes one of its own, whole or not at all; a
-file that is there, computed from the files that are there, is a stage that is done. Randomness
-comes from ``config.seed`` by ``fold_in`` with the number of the stage, so a stage that is computed
-again, alone or not, gives the same result.
+file that is there, made from the files, settings and code that are there, is a stage that is done.
+Randomness comes from ``config.seed`` by ``fold_in`` with the number of the stage, so a stage that
+is computed again, alone or not, gives the same result.
 """
 
+import inspect
 import math
 import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from smdp_jax.evaluate import Metric, describe_environment
-from smdp_jax.experiment.config_file import ConfigFile
+from smdp_jax.experiment.config_file import PLAIN_NAME, ConfigFile
 from smdp_jax.experiment.definition import Dataset, Experiment, Run
 from smdp_jax.experiment.errors import ExperimentError
-from smdp_jax.experiment.report import build_report, read_metrics
+from smdp_jax.experiment.fields import check_fields
+from smdp_jax.experiment.lock import only_process_in
+from smdp_jax.experiment.report import build_report, read_metrics, report_is_current
 from smdp_jax.experiment.run_directory import RunFiles
-from smdp_jax.experiment.storage import read_arrays, write_arrays, write_json
+from smdp_jax.experiment.slices import Slice, slice_of_stage
+from smdp_jax.experiment.storage import write_arrays, write_json
 from smdp_jax.files import digest_of
+from smdp_jax.sde import SDE
+from smdp_jax.training.fit import Fit
 
 __all__ = ["load", "run_experiment"]
 
@@ -34,6 +42,9 @@ Say = Callable[[str], None]
 
 def load(run_dir: str | Path) -> Run:
     """Load a trained run: its process, learned term, data and configuration.
+
+    This executes ``config.py`` in the run directory: load only runs whose code you trust. To get a
+    learned score alone without executing anything, use ``smdp_jax.load_score``.
 
     Parameters
     ----------
@@ -48,9 +59,11 @@ def load(run_dir: str | Path) -> Run:
     Raises
     ------
     ExperimentError
-        If it is no run directory, if training has not ended, or if a file is damaged.
+        If it is no run directory, if training has not ended, if a file is damaged, or if the run is
+        in double precision and this session is not.
     """
     files = RunFiles(Path(run_dir))
+    files.check_precision()
     _, config = files.load_config()
     for file, stage in ((files.data, "simulated"), (files.fit, "trained")):
         if not file.exists():
@@ -70,6 +83,10 @@ def run_experiment(
     say: Say | None = None,
 ) -> Path:
     """Run an experiment, or go on with it where it was stopped.
+
+    Everything is checked before a folder is made. Data and training are kept as long as what they
+    depend on stays the same; what comes after them is made again where its code, settings or input
+    have changed.
 
     Parameters
     ----------
@@ -98,146 +115,196 @@ def run_experiment(
     Raises
     ------
     ExperimentError
-        If another run lies there, or if a file of this one is damaged.
+        If a field or a method of the configuration does not fit, if data or training of another
+        configuration lie there, if another process works there, or if a file is damaged.
+    ValueError
+        If the process or another part of the library refuses what the configuration asks for.
     """
     say = _to_stderr if say is None else say
+    _check(config, preset, checkpoint_seconds)
     files = RunFiles(runs_dir / file.name / preset)
-    files.open(file, preset, config, shown or file.path.name)
-    say(f"{file.name} ({preset}) in {files.directory}")
-    root = jax.random.key(config.seed)
-    keys = [jax.random.fold_in(root, stage) for stage in range(3)]
-    seconds: dict[str, float] = {}
-
-    dataset, seconds["simulate"] = _simulate(files, config, keys[0], say)
-    resume = {"directory": files.training, "checkpoint_seconds": checkpoint_seconds}
-    _train(files, config, dataset, keys[1], resume | {"progress": progress}, say)
-    run, facts = _trained(files, config, dataset)
-    seconds["train"] = facts["seconds"]
-    arrays, seconds["sample"] = _sample(files, run, keys[2], say)
-    _evaluate(files, run, arrays, seconds, facts, say)
-    _report(files, run, arrays, say)
+    with only_process_in(files.directory):
+        files.open(file, preset, config, shown or file.path.name)
+        say(f"{file.name} ({preset}) in {files.directory}")
+        resume = {"checkpoint_seconds": checkpoint_seconds, "progress": progress}
+        _Stages(files, file.source, config, say).run(resume)
     return files.directory
 
 
-def _simulate(
-    files: RunFiles, config: Experiment, key: PRNGKeyArray, say: Say
-) -> tuple[Dataset, float]:
-    if not files.data.exists():
-        say("simulate  ...")
-        began = time.perf_counter()
-        dataset = config.simulate(key)
-        jax.block_until_ready(dataset.train)
-        files.write_data(dataset, time.perf_counter() - began)
-    # Read back even so: what follows sees the same bits whether or not it was stopped here.
-    dataset, seconds = files.read_data()
-    say(
-        f"simulate  {seconds:.1f} s: {dataset.train.num_samples} paths at "
-        f"{dataset.train.num_times} times"
-    )
-    return dataset, seconds
+def _check(config: Experiment, preset: str, checkpoint_seconds: float) -> None:
+    """Check all that can be known before anything is computed or written."""
+    if not PLAIN_NAME.fullmatch(preset):
+        raise ExperimentError(f"preset must be a plain name, got {preset!r}")
+    if not 0 <= checkpoint_seconds < math.inf:
+        raise ExperimentError(
+            f"checkpoint_seconds must be at least 0 and finite, got {checkpoint_seconds}"
+        )
+    check_fields(config)
+    config.check()
+    _check_returned("sde", config.sde(), SDE, "an SDE")
+    parameters = inspect.signature(config.fit).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        raise ExperimentError(
+            "Config.fit must take **resume, and hand it on to smdp_jax.fit: it says where "
+            f"checkpoints are kept, got fit{inspect.signature(config.fit)}"
+        )
 
 
-def _train(
-    files: RunFiles,
-    config: Experiment,
-    dataset: Dataset,
-    key: PRNGKeyArray,
-    resume: Mapping[str, Any],
-    say: Say,
-) -> None:
-    if not files.fit.exists():
-        resumed = (files.training / "checkpoints").exists()
-        say("train     going on from the last checkpoint ..." if resumed else "train     ...")
-        began = time.perf_counter()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
-            fit = config.fit(dataset, key, **resume)
-        if fit.learned.model != config.model(dataset.train):
-            raise ExperimentError(
-                "Config.fit must train Config.model(dataset.train), so that a run can be loaded"
+@dataclass(frozen=True)
+class _Stages:
+    """One run, stage by stage."""
+
+    files: RunFiles
+    source: str
+    config: Experiment
+    say: Say
+
+    def run(self, resume: Mapping[str, Any]) -> None:
+        root = jax.random.key(self.config.seed)
+        keys = [jax.random.fold_in(root, stage) for stage in range(3)]
+        seconds: dict[str, float] = {}
+        dataset, seconds["simulate"] = self.simulate(keys[0])
+        run, facts = self.train(dataset, keys[1], resume)
+        seconds["train"] = facts["seconds"]
+        arrays, seconds["sample"] = self.sample(run, keys[2])
+        self.evaluate(run, arrays, seconds, facts)
+        self.report(run, arrays)
+
+    def origin(self, stage: str, **inputs: str) -> Slice:
+        """What a stage is made from now: settings, code, and digests of its input."""
+        found = slice_of_stage(self.source, self.config, stage)
+        return Slice(found.settings, {**found.code, **inputs})
+
+    def simulate(self, key: PRNGKeyArray) -> tuple[Dataset, float]:
+        files = self.files
+        if not files.data.exists():
+            self.say("simulate  ...")
+            began = time.perf_counter()
+            dataset = self.config.simulate(key)
+            _check_returned("simulate", dataset, Dataset, "a Dataset")
+            jax.block_until_ready(dataset.train)
+            seconds, origin = time.perf_counter() - began, self.origin("simulate")
+            files.write_data(dataset, seconds=seconds, origin=origin.as_json())
+        # Read back even so: what follows sees the same bits whether or not it was stopped here.
+        dataset, seconds = files.read_data()
+        self.say(
+            f"simulate  {seconds:.1f} s: {dataset.train.num_samples} paths at "
+            f"{dataset.train.num_times} times"
+        )
+        return dataset, seconds
+
+    def train(
+        self, dataset: Dataset, key: PRNGKeyArray, resume: Mapping[str, Any]
+    ) -> tuple[Run, dict[str, Any]]:
+        files, config = self.files, self.config
+        if not files.fit.exists():
+            model = config.model(dataset.train)
+            _check_returned("model", model, nn.Module, "a flax.linen.Module")
+            resumed = files.has_checkpoints
+            self.say(
+                "train     going on from the last checkpoint ..." if resumed else "train     ..."
             )
-        facts = {
-            "seconds": time.perf_counter() - began,
-            "resumed": resumed,
-            "warnings": [str(warning.message) for warning in caught],
-        }
-        files.write_fit(fit, facts)
-    fit, facts = files.read_fit(config.model(dataset.train))
-    loss, step = fit.history["loss"][-1], fit.history["step"][-1]
-    say(f"train     {facts['seconds']:.1f} s: loss {loss:.4g} after {step} updates")
-    for warning in facts["warnings"]:
-        say(f"          warning: {warning}")
+            origin = self.origin("train").as_json()
+            began = time.perf_counter()
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", UserWarning)
+                fit = config.fit(dataset, key, directory=files.training, **resume)
+            said = [str(warning.message) for warning in caught]
+            _check_returned("fit", fit, Fit, "a Fit")
+            if fit.learned.model != model:
+                raise ExperimentError(
+                    "Config.fit must train Config.model(dataset.train), so that a run can be loaded"
+                )
+            if not files.has_checkpoints:
+                said.append(
+                    "training kept no checkpoints, so that it can't go on where it is stopped: "
+                    "Config.fit must hand **resume on to smdp_jax.fit"
+                )
+            facts = {"seconds": time.perf_counter() - began, "resumed": resumed, "warnings": said}
+            files.write_fit(fit, origin=origin, **facts)
+        run, facts = _trained(files, config, dataset)
+        losses, steps = run.history["loss"], run.history["step"]
+        reached = f"loss {losses[-1]:.4g} after {steps[-1]} updates" if losses.size else "no record"
+        self.say(f"train     {facts['seconds']:.1f} s: {reached}")
+        for warning in facts["warnings"]:
+            self.say(f"          warning: {warning}")
+        return run, facts
+
+    def sample(self, run: Run, key: PRNGKeyArray) -> tuple[dict[str, Any], float]:
+        files = self.files
+        learned = digest_of({"variables": run.learned.variables, "truth": dict(run.truth)})
+        origin = self.origin("sample", **{"learned parameters": learned})
+        if self._to_be_made("sample", files.samples, origin):
+            began = time.perf_counter()
+            arrays = run.config.sample(run, key)
+            _check_returned("sample", arrays, Mapping, "a dict of arrays")
+            arrays = jax.tree.map(np.asarray, dict(arrays))
+            tree = {"arrays": arrays, "digest": digest_of(arrays), "origin": origin.as_json()}
+            write_arrays(files.samples, tree | {"seconds": time.perf_counter() - began})
+        arrays, seconds = files.read_samples()
+        self.say(f"sample    {seconds:.1f} s")
+        return arrays, seconds
+
+    def evaluate(
+        self,
+        run: Run,
+        arrays: dict[str, Any],
+        seconds: dict[str, float],
+        facts: dict[str, Any],
+    ) -> None:
+        files = self.files
+        origin = self.origin("evaluate", samples=digest_of(arrays))
+        if self._to_be_made("evaluate", files.metrics, origin):
+            began = time.perf_counter()
+            metrics = run.config.evaluate(run, arrays)
+            seconds = seconds | {"evaluate": time.perf_counter() - began}
+            record = {
+                "metrics": _as_json(metrics),
+                "seconds": {stage: round(taken, 3) for stage, taken in seconds.items()},
+                "training_resumed": facts["resumed"],
+                "warnings": facts["warnings"],
+                "environment": describe_environment(),
+                "origin": origin.as_json(),
+            }
+            write_json(files.metrics, record | {"digest": digest_of(record)})
+        for metric in read_metrics(files).metrics:
+            value = f"{_shown(metric.value)} {metric.unit}".rstrip()
+            target = f"  (target {metric.wanted})" if metric.wanted else ""
+            self.say(f"          {metric.name}: {value}{target}")
+
+    def report(self, run: Run, arrays: dict[str, Any]) -> None:
+        if not report_is_current(self.files, run.config, self.source):
+            build_report(self.files, run, arrays)
+        self.say(f"report    {self.files.report}")
+
+    def _to_be_made(self, stage: str, file: Path, origin: Slice) -> bool:
+        """Whether a result is missing or made from something else, which is said."""
+        if not file.exists():
+            self.say(f"{stage:<9} ...")
+            return True
+        changes = self.files.origin(file).changes(origin)
+        if changes:
+            self.say(f"{stage:<9} again: {'; '.join(changes)} ...")
+        return bool(changes)
 
 
 def _trained(files: RunFiles, config: Experiment, dataset: Dataset) -> tuple[Run, dict[str, Any]]:
     fit, facts = files.read_fit(config.model(dataset.train))
-    run = Run(
-        config,
-        config.sde(),
-        dataset,
-        fit.score_or_correction,
-        fit.history,
-        fit.step_miss,
-        files.directory,
-    )
+    sde, learned = config.sde(), fit.score_or_correction
+    run = Run(config, sde, dataset, learned, fit.history, fit.step_miss, files.directory)
     return run, facts
 
 
-def _sample(files: RunFiles, run: Run, key: PRNGKeyArray, say: Say) -> tuple[dict[str, Any], float]:
-    source = digest_of({"variables": run.learned.variables, "truth": dict(run.truth)})
-    if not files.samples.exists() or _read_samples(files)["source"] != source:
-        say("sample    ...")
-        began = time.perf_counter()
-        arrays = jax.tree.map(np.asarray, run.config.sample(run, key))
-        taken = time.perf_counter() - began
-        write_arrays(files.samples, {"arrays": arrays, "source": source, "seconds": taken})
-    tree = _read_samples(files)
-    say(f"sample    {tree['seconds']:.1f} s")
-    return tree["arrays"], tree["seconds"]
+def _check_returned(method: str, value: Any, kind: Any, said: str) -> None:
+    if not isinstance(value, kind):
+        raise ExperimentError(f"Config.{method} must return {said}, got {type(value).__name__}")
 
 
-def _read_samples(files: RunFiles) -> dict[str, Any]:
-    return read_arrays(files.samples, "remove it to sample again")
-
-
-def _evaluate(
-    files: RunFiles,
-    run: Run,
-    arrays: dict[str, Any],
-    seconds: dict[str, float],
-    facts: dict[str, Any],
-    say: Say,
-) -> None:
-    source = digest_of(arrays)
-    if not files.metrics.exists() or read_metrics(files).record["source"] != source:
-        began = time.perf_counter()
-        metrics = run.config.evaluate(run, arrays)
-        seconds = seconds | {"evaluate": time.perf_counter() - began}
-        record = {
-            "metrics": _as_json(metrics),
-            "seconds": {stage: round(taken, 3) for stage, taken in seconds.items()},
-            "training_resumed": facts["resumed"],
-            "warnings": facts["warnings"],
-            "environment": describe_environment(),
-            "source": source,
-        }
-        write_json(files.metrics, record)
-    for metric in read_metrics(files).metrics:
-        value = f"{_shown(metric.value)} {metric.unit}".rstrip()
-        target = f"  (target {metric.wanted})" if metric.wanted else ""
-        say(f"          {metric.name}: {value}{target}")
-
-
-def _report(files: RunFiles, run: Run, arrays: dict[str, Any], say: Say) -> None:
-    age = files.report.stat().st_mtime_ns if files.report.exists() else -1
-    if age < files.metrics.stat().st_mtime_ns:
-        build_report(files, run, arrays)
-    say(f"report    {files.report}")
-
-
-def _as_json(metrics: Sequence[Metric]) -> dict[str, Any]:
+def _as_json(metrics: Any) -> dict[str, Any]:
+    _check_returned("evaluate", metrics, Sequence, "a sequence of Metric")
     rows = {}
     for metric in metrics:
+        _check_returned("evaluate", metric, Metric, "a sequence of Metric")
         if metric.name in rows:
             raise ExperimentError(f"Config.evaluate returned two metrics named {metric.name!r}")
         value, target = (_plain(number) for number in (metric.value, metric.target))

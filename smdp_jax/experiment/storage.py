@@ -5,6 +5,7 @@ program reads it; one more entry, ``structure``, holds the tree and all that is 
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,18 @@ import numpy as np
 from smdp_jax.experiment.errors import ExperimentError
 from smdp_jax.files import open_atomically, read_archive, write_atomically
 
-__all__ = ["read_arrays", "read_json", "write_arrays", "write_json"]
+__all__ = [
+    "json_text",
+    "read_arrays",
+    "read_json",
+    "read_part",
+    "write_arrays",
+    "write_json",
+]
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic)
+_DAMAGES = (ValueError, KeyError, AttributeError, TypeError, OSError)
+"""What reading a damaged archive, or one of somebody else, raises."""
 
 
 def write_arrays(path: Path, tree: Any) -> None:
@@ -65,14 +75,28 @@ def read_arrays(path: Path, remedy: str) -> Any:
     try:
         arrays = read_archive(path)
         return _unpack(json.loads(str(arrays.pop("structure"))), arrays)
-    except (ValueError, KeyError, AttributeError, OSError) as error:
+    except _DAMAGES as error:
         raise ExperimentError(f"{path} is truncated or damaged ({error}); {remedy}") from error
+
+
+def read_part(path: Path, name: str, remedy: str) -> Any:
+    """Read one entry of a tree that is a dict, and no other array of the file."""
+    try:
+        structure = json.loads(str(read_archive(path, ["structure"])["structure"]))["dict"].get(name)
+        names = _names(structure)
+        return None if structure is None else _unpack(structure, read_archive(path, names))
+    except _DAMAGES as error:
+        raise ExperimentError(f"{path} is truncated or damaged ({error}); {remedy}") from error
+
+
+def json_text(value: Any) -> str:
+    """Write values as JSON for people and programs."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, whole or not at all."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, text)
+    write_atomically(path, json_text(value))
 
 
 def read_json(path: Path, remedy: str) -> Any:
@@ -88,10 +112,10 @@ def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, _ARRAYS):
         if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             raise ExperimentError(f"{name} is a PRNG key; store jax.random.key_data of it")
-        name, array = name or "array", np.asarray(value)
-        # numpy writes bfloat16 and its like as raw bytes, and does not know them again.
+        array, name = np.asarray(value), name or "array"
+        # numpy's files know no bfloat16 and the like: their bytes are kept, and what they are.
         foreign = array.dtype.kind == "V"
-        arrays[name] = array.view(f"u{array.itemsize}") if foreign else array
+        arrays[name] = array.view(f"u{array.dtype.itemsize}") if foreign else array
         return {"array": name} | ({"dtype": array.dtype.name} if foreign else {})
     if value is None or type(value) in (bool, int, float, str):
         return {"value": value}
@@ -109,7 +133,15 @@ def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
     )
 
 
-def _unpack(structure: Any, arrays: dict[str, np.ndarray]) -> Any:
+def _names(structure: Any) -> list[str]:
+    """Names of the arrays that a structure needs."""
+    if isinstance(structure, dict) and isinstance(structure.get("array"), str):
+        return [structure["array"]]
+    inner = structure.values() if isinstance(structure, dict) else structure
+    return [n for part in inner for n in _names(part)] if isinstance(structure, (dict, list)) else []
+
+
+def _unpack(structure: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if "dtype" in structure:
         return arrays[structure["array"]].view(jnp.dtype(structure["dtype"]))
     ((kind, inner),) = structure.items()
