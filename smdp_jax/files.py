@@ -9,7 +9,7 @@ import struct
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -79,8 +79,10 @@ def write_atomically(path: PathLike, content: bytes | str) -> Path:
     return local_path(path)
 
 
-def read_archive(path: PathLike, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """Read arrays of a numpy archive, or all; what is wrong with it is a ValueError in a sentence."""
+def read_archive(
+    path: PathLike, wanted: Callable[[str], bool] = lambda name: True
+) -> dict[str, np.ndarray]:
+    """Read arrays of a numpy archive; what is wrong with it is a ValueError in a sentence."""
     # Opened here: np.load leaves the file open where it is no archive.
     with local_path(path).open("rb") as raw:
         start = raw.read(8)
@@ -91,7 +93,7 @@ def read_archive(path: PathLike, names: Iterable[str] | None = None) -> dict[str
             raise ValueError(f"it must begin with b'PK' as archives do, got {start!r}")
         try:
             with np.load(raw, allow_pickle=False) as file:
-                return {name: _array_of(file, name) for name in file.files if names is None or name in names}
+                return {name: _array_of(file, name) for name in filter(wanted, file.files)}
         except _DAMAGE as error:
             raise ValueError(f"its content is damaged: {error}") from error
 

@@ -155,13 +155,30 @@ class RunFiles:
             )
 
     def origin(self, file: Path) -> Slice:
-        """Read what a result was made from."""
+        """Read what a result was made from.
+
+        Parameters
+        ----------
+        file : Path
+            ``data``, ``fit``, ``samples`` or ``metrics``.
+
+        Returns
+        -------
+        Slice
+            Settings, and digests of code and input.
+
+        Raises
+        ------
+        ExperimentError
+            If the file is damaged, or does not say.
+        """
         remedy = REMEDIES.get(file.name, "remove it")
         if file.suffix == ".npz":
             record = read_part(file, "origin", remedy)
         else:
             record = read_json(file, remedy)
             record = record.get("origin") if isinstance(record, dict) else None
+        record = record or {}
         try:
             return Slice(record["settings"], record["code"])
         except (TypeError, KeyError):

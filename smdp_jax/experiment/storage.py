@@ -82,9 +82,9 @@ def read_arrays(path: Path, remedy: str) -> Any:
 def read_part(path: Path, name: str, remedy: str) -> Any:
     """Read one entry of a tree that is a dict, and no other array of the file."""
     try:
-        structure = json.loads(str(read_archive(path, ["structure"])["structure"]))["dict"].get(name)
-        names = _names(structure)
-        return None if structure is None else _unpack(structure, read_archive(path, names))
+        of_it = read_archive(path, lambda n: n == "structure" or n.split("/")[0] == name)
+        structure = json.loads(str(of_it["structure"]))["dict"]
+        return _unpack(structure[name], of_it) if name in structure else None
     except _DAMAGES as error:
         raise ExperimentError(f"{path} is truncated or damaged ({error}); {remedy}") from error
 
@@ -131,14 +131,6 @@ def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
         f"{name or 'the tree'} is a {type(value).__name__}; files of a run hold dicts with string "
         "keys, lists and tuples of arrays, numbers, strings and None"
     )
-
-
-def _names(structure: Any) -> list[str]:
-    """Names of the arrays that a structure needs."""
-    if isinstance(structure, dict) and isinstance(structure.get("array"), str):
-        return [structure["array"]]
-    inner = structure.values() if isinstance(structure, dict) else structure
-    return [n for part in inner for n in _names(part)] if isinstance(structure, (dict, list)) else []
 
 
 def _unpack(structure: Any, arrays: Mapping[str, np.ndarray]) -> Any:

@@ -77,7 +77,7 @@ def assert_same_result(one, other):
     same(*samples)
     records = [json.loads((run / "metrics.json").read_text()) for run in (one, other)]
     assert records[0]["metrics"] == records[1]["metrics"]
-    assert records[0]["source"] == records[1]["source"]
+    assert records[0]["origin"] == records[1]["origin"]
 
 
 def same(one, other):
