@@ -184,7 +184,9 @@ def _png(item: ReportFigure) -> bytes:
 
 
 def _value(row: dict[str, Any]) -> dict[str, Any]:
-    return {"value": "not finite" if row["value"] is None else row["value"]}
+    value = {"value": "not finite" if row["value"] is None else row["value"]}
+    # A target that is not finite, itself a figure, is none.
+    return value | ({"bound": None, "tolerance": None} if row["target"] is None else {})
 
 
 def _training_figures(run: Run) -> dict[str, ReportFigure]:
