@@ -1,24 +1,191 @@
 """Checks at the edge: what a caller hands in, looked at once, before anything is computed.
 
-Values that are being traced (inside a caller's ``jit`` or ``vmap``) cannot be looked at and pass.
+Each verb has one doorman, ``check_simulate``, ``check_backward``, ``check_integrate``, that
+returns its arguments as the mathematics below wants them; what they share follows. Values that are
+being traced (inside a caller's ``jit`` or ``vmap``) cannot be looked at and pass, and what was
+found of the shapes that a process returns is kept for the next call.
 """
 
+import math
 import operator
 import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.interpreters import partial_eval
 
+from smdp_jax.compiled import Recent, parts_of, signature_of
 from smdp_jax.sde import SDE, Args, State
+
+_PATHS = 2**31 - 1
+_known = Recent(64)
+
+
+# The doormen -------------------------------------------------------------------------------------
+
+
+def check_simulate(
+    sde: Any,
+    x0: Any,
+    ts: Any,
+    key: Any,
+    args: Any,
+    args_axes: Any,
+    solver: Any,
+    substeps: Any,
+    score_targets: Any,
+    chunk_size: Any,
+    rematerialise: Any,
+) -> tuple[State, int, int, int | None]:
+    """Check ``simulate``; return the states, their number, substeps and chunk size."""
+    check_time_grid(ts, sde)
+    check_no_lists(x0, "x0")
+    samples = check_samples(x0, "x0")
+    substeps, chunk_size = check_positive(substeps=substeps, chunk_size=chunk_size)
+    check_flags(rematerialise=rematerialise)
+    check_key(key)
+    check_conditions(args, args_axes, samples, "x0")
+    x, mapped = jax.tree.map(lambda x: x[0], (x0, args if args_axes == 0 else None))
+    equal = substeps == 1 and even(ts)
+    check_process(sde, ts, x, mapped if args_axes == 0 else args, equal_steps=equal)
+    if score_targets is not False:
+        if score_targets is not True:
+            check_kind(
+                "score_targets", score_targets, "True or a ramp, such as PowerRamp()", "__call__"
+            )
+        check_noise_everywhere(sde, ts, x, "score targets divide by the noise of every leaf")
+        if sde.drift is not None and (isinstance(solver, diffrax.AbstractSRK) or _splits(solver)):
+            raise ValueError(
+                "with score_targets, solver must be the ODE solver of the physics step, such as "
+                f"Euler() or Heun(), got {type(solver).__name__}"
+            )
+    if solver is not None:
+        check_solver(sde, solver)
+    return jax.tree.map(jnp.asarray, x0), samples, substeps, chunk_size
+
+
+class Backward(NamedTuple):
+    """What was asked of a backward solve, as it is wanted."""
+
+    x_end: State
+    batch: tuple[int, ...]
+    num_samples: int
+    substeps: int
+    noise_level: float
+    save: Any
+    chunk_size: int | None
+
+
+def check_backward(
+    verb: str,
+    sde: Any,
+    score: Any,
+    x_end: Any,
+    ts: Any,
+    *,
+    args: Any,
+    args_axes: Any,
+    solver: Any,
+    substeps: Any,
+    noise_level: Any,
+    corrector: Any,
+    controller: Any,
+    save: Any,
+    batch_axes: Any,
+    num_samples: Any,
+    chunk_size: Any,
+    key: Any = None,
+    **flags: Any,
+) -> Backward:
+    """Check ``sample_posterior`` and ``probability_flow``."""
+    check_time_grid(ts, sde)
+    check_kind("score", score, "a function score(t, x, args), such as fit.score", "__call__")
+    num_samples, substeps, chunk_size = check_positive(
+        num_samples=num_samples, substeps=substeps, chunk_size=chunk_size
+    )
+    if verb == "sample_posterior":
+        check_key(key)
+    check_flags(**flags)
+    check_args_axes(args_axes)
+    level = check_level(noise_level)
+    x_end = as_state(x_end, "x_end")
+    mapped = args if args_axes == 0 else None
+    batch, x, own = _check_batch(sde, score, x_end, ts, args, mapped, batch_axes)
+    if math.prod(batch) * num_samples > _PATHS:
+        raise ValueError(
+            f"num_samples must be at most {_PATHS // math.prod(batch)} for {math.prod(batch)} end "
+            f"states (2^31 paths), got {num_samples}"
+        )
+    equal = substeps == 1 and even(ts)
+    check_process(sde, ts, x, own, maps=("drift", "inverse"), equal_steps=equal)
+    if not hasattr(score, "check_use"):
+        _returns_states(score, "score", ts, x, own)
+    else:
+        score.check_use(sde, ts, level, whole_steps=substeps == 1 and corrector is None, use=verb)
+    check_finite(x_end, "x_end")
+    if corrector is not None:
+        check_kind("corrector", corrector, "Langevin(step_size)", "step_size", "steps")
+    if controller is not None:
+        _check_adaptive(
+            sde, controller, substeps != 1 or corrector is not None or flags.get("denoise_last")
+        )
+    if solver is not None:
+        check_solver(sde, solver, deterministic=level == 0, adaptive=controller is not None)
+    return Backward(
+        x_end, batch, num_samples, substeps, level, check_save(save, len(ts)), chunk_size
+    )
+
+
+def check_integrate(
+    sde: Any,
+    x0: Any,
+    ts: Any,
+    key: Any,
+    args: Any,
+    solver: Any,
+    substeps: Any,
+    save: Any,
+    denoise_last: Any,
+) -> tuple[State, int, Any]:
+    """Check ``integrate``; return the state, the substeps and what to save."""
+    check_time_grid(ts, sde)
+    (substeps,) = check_positive(substeps=substeps)
+    check_flags(denoise_last=denoise_last)
+    x0 = as_state(x0, "x0")
+    check_finite(x0, "x0")
+    if key is not None:
+        check_key(key)
+    elif not sde.deterministic:
+        raise ValueError("integrate needs a key for a process with noise, got key=None")
+    equal = substeps == 1 and even(ts)
+    check_process(sde, ts, x0, args, deterministic=True, equal_steps=equal)
+    if solver is not None:
+        check_solver(sde, solver)
+    return x0, substeps, check_save(save, len(ts))
+
+
+# Processes and times -----------------------------------------------------------------------------
 
 
 def concrete(*values: Any) -> bool:
     """Tell whether all leaves hold numbers that can be looked at."""
     return not any(isinstance(v, Tracer) for v in jax.tree.leaves(values))
+
+
+def is_number(value: Any) -> bool:
+    """Tell a real number that can be looked at, also in an array without axes."""
+    kinds = (int, float, np.number, np.ndarray, jax.Array)
+    return (
+        isinstance(value, kinds)
+        and not isinstance(value, (bool, Tracer))
+        and np.shape(value) == ()
+        and np.isrealobj(value)
+    )
 
 
 def check_time_grid(ts: Any, sde: SDE) -> None:
@@ -51,47 +218,121 @@ def check_time_grid(ts: Any, sde: SDE) -> None:
         )
 
 
+def time_dtype(ts: Any) -> Any:
+    """Times are solved in their own dtype, but not in half precision, where steps are lost."""
+    dtype = jnp.result_type(ts)
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
+def even(ts: Any) -> bool:
+    """Tell whether all steps are the same up to rounding; traced ones are believed to be."""
+    if not concrete(ts):
+        return True
+    times = np.asarray(ts, np.float64)
+    steps, rounding = np.diff(times), 4 * float(jnp.finfo(ts.dtype).eps) * np.abs(times).max()
+    return bool(steps.max() - steps.min() <= 1e-3 * steps.min() + rounding)
+
+
 def check_process(
-    sde: SDE, ts: Any, x: State, args: Args, *, maps: Sequence[str] = ("drift", "step")
+    sde: SDE,
+    ts: Any,
+    x: State,
+    args: Args,
+    *,
+    maps: Sequence[str] = ("drift", "step"),
+    deterministic: bool = False,
+    equal_steps: bool = True,
 ) -> None:
-    """Check that the noise is positive on ``ts`` and that the physics returns states like ``x``."""
-    if sde.deterministic:
+    """Check the noise on ``ts``, and that the physics returns states like ``x``."""
+    if not jax.tree.leaves(x):
+        raise ValueError(f"a state must hold at least one array, got {x!r}")
+    if sde.deterministic and not deterministic:
         raise ValueError("SDE.diffusion must be positive, got None (a process without noise)")
-    if concrete(ts):
-        with jax.ensure_compile_time_eval():
-            table = jax.tree.leaves(jax.vmap(lambda t: sde.g(t, x))(jnp.asarray(ts)))
-        for leaf in filter(concrete, table):
-            amplitudes = np.asarray(leaf)
-            wrong = np.flatnonzero(~((amplitudes > 0) & np.isfinite(amplitudes)))
-            if wrong.size:
-                t, g = np.asarray(ts)[wrong[0]], amplitudes[wrong[0]]
-                want = "finite" if g > 0 else "positive"
-                raise ValueError(f"SDE.diffusion must be {want} at t={t:g}, got {g:g}")
-    t = jax.ShapeDtypeStruct((), jnp.result_type(ts))
+    if not sde.deterministic:
+        _check_noise(sde, ts, x)
     for name in maps:
-        function, times = getattr(sde, name), (t,) if name == "drift" else (t, t)
-        if function is not None:
-            check_like(x, jax.eval_shape(function, *times, x, args), f"SDE.{name}")
+        function = getattr(sde, name)
+        if function is None:
+            continue
+        blind = _returns_states(function, f"SDE.{name}", ts, x, args, times=1 + (name != "drift"))
+        if blind and not equal_steps:
+            raise ValueError(
+                f"SDE.{name} must depend on t0 and t1 to be asked for steps of its own choice "
+                "(substeps, or a grid with steps of several lengths), got one that ignores both: "
+                "it walks one fixed time"
+            )
     if sde.drift is not None:
-        _check_dtypes(ts, x)
+        dtypes = sorted({jnp.result_type(leaf) for leaf in jax.tree.leaves(x)}, key=str)
+        if len(dtypes) != 1:
+            raise ValueError(
+                "the state of a drift must have one dtype in all leaves, got "
+                f"{' and '.join(map(str, dtypes))}; a flow map, SDE(step=...), takes any"
+            )
 
 
-def _check_dtypes(ts: Any, x: State) -> None:
-    """Solvers of a drift multiply it by steps of time, and promote."""
-    leaves = sorted({jnp.result_type(leaf) for leaf in jax.tree.leaves(x)}, key=str)
-    if len(leaves) != 1:
+def _check_noise(sde: SDE, ts: Any, x: State) -> None:
+    """Some leaf must have noise; a leaf has it at all times, or never."""
+    table = noise_table(sde, ts, x)
+    for g in table:
+        with np.errstate(under="ignore"):
+            wrong = np.flatnonzero(~((g > 0) & np.isfinite(g) & (g * g > 0)))
+        if wrong.size and (g != 0).any():
+            t, value = np.asarray(ts)[wrong[0]], g[wrong[0]]
+            want = (
+                "positive" if not value > 0 else "finite" if value > 1 else "large enough to square"
+            )
+            raise ValueError(f"SDE.diffusion must be {want} at t={t:g}, got {value:g}")
+    if table and not any(g.any() for g in table):
         raise ValueError(
-            "the state of a drift must have one dtype in all leaves, got "
-            f"{' and '.join(map(str, leaves)) or 'no leaf'}; a flow map, SDE(step=...), takes any"
+            f"SDE.diffusion must be positive at t={np.asarray(ts)[0]:g}, got 0; no noise is None"
         )
-    times = jnp.result_type(ts)
-    with jax.numpy_dtype_promotion("standard"):
-        kept = jnp.promote_types(times, leaves[0]) == leaves[0]
-    if not kept:
-        raise ValueError(
-            f"ts must not be more precise than the state of a drift, got {times} for a state of "
-            f"{leaves[0]}: give ts in that dtype, or the state in a wider one"
-        )
+
+
+def noise_table(sde: SDE, ts: Any, x: State) -> list[np.ndarray]:
+    """g of every leaf at all times, as far as it can be looked at."""
+    if not concrete(ts, *(g for g in jax.tree.leaves(sde.diffusion) if not callable(g))):
+        return []
+
+    def table() -> list[np.ndarray]:
+        with jax.ensure_compile_time_eval():
+            leaves = jax.tree.leaves(jax.vmap(lambda t: sde.g(t, x))(jnp.asarray(ts)))
+        return [np.asarray(leaf) for leaf in leaves if concrete(leaf)]
+
+    times = np.asarray(ts)
+    key = ("noise", parts_of(sde), signature_of(x), times.dtype, times.tobytes())
+    return _known.get(key, table)
+
+
+def check_noise_everywhere(sde: SDE, ts: Any, x: State, why: str) -> None:
+    """Refuse leaves without noise."""
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(x)]
+    for name, g in zip(names, noise_table(sde, ts, x), strict=False):
+        if not g.any():
+            raise ValueError(
+                f"SDE.diffusion must be positive on all leaves, got 0 at {name}: {why}"
+            )
+
+
+def _returns_states(
+    function: Callable, name: str, ts: Any, x: State, args: Args, *, times: int = 1
+) -> bool:
+    """Check that a function returns states; tell whether it is a step of one fixed length."""
+
+    def look() -> bool:
+        t = jax.ShapeDtypeStruct((), time_dtype(ts))
+        if times == 1:
+            check_like(x, jax.eval_shape(function, t, x, args), name)
+            return False
+        traced, result = jax.make_jaxpr(function, return_shape=True)(t, t, x, args)
+        check_like(x, result, name)
+        states = traced.jaxpr.invars[2 : 2 + len(jax.tree.leaves(x))]
+        if all(a is b for a, b in zip(traced.jaxpr.outvars, states, strict=True)):
+            return False  # what rests may rest for any time
+        _, used = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
+        return not any(used[:2])
+
+    key = (name, parts_of(function), jnp.result_type(ts), signature_of((x, args)))
+    return _known.get(key, look)
 
 
 def check_like(x: State, result: Any, name: str) -> None:
@@ -109,6 +350,145 @@ def check_like(x: State, result: Any, name: str) -> None:
                 f"{name} must return shape {expected[0]} and dtype {expected[1]}"
                 f"{f' at {where}' if where else ''}, got {b.shape} and {b.dtype}"
             )
+
+
+# Solvers ----------------------------------------------------------------------------------------
+
+
+def check_is_solver(solver: Any) -> None:
+    """Refuse what is no solver, such as a solver's class."""
+    check_kind("solver", solver, "a diffrax solver, such as diffrax.Heun()", "init", "step")
+
+
+def _splits(solver: Any) -> bool:
+    return getattr(solver, "advances_flow_maps", False)
+
+
+def check_solver(
+    sde: SDE, solver: Any, *, deterministic: bool | None = None, adaptive: bool = False
+) -> None:
+    """Refuse a solver that cannot solve this process, or is wrong for it."""
+    check_is_solver(solver)
+    name = type(solver).__name__
+    if sde.step is not None and not _splits(solver):
+        raise ValueError(
+            f"a flow map is solved by Splitting(), got {name}; give a drift for {name}"
+        )
+    if sde.step is None and _splits(solver):
+        raise ValueError("Splitting() solves flow maps, got a drift: see flow_map_of")
+    if isinstance(solver, diffrax.HalfSolver) and not adaptive:
+        raise ValueError("HalfSolver estimates errors for adaptive steps: see solve_adaptive")
+    if isinstance(solver, (diffrax.AbstractFosterLangevinSRK, diffrax.SemiImplicitEuler)):
+        raise ValueError(
+            f"solver must be one of a single drift, got {name}, whose terms are two: use "
+            "Heun(), or ShARK() with noise"
+        )
+    if isinstance(solver, (diffrax.ItoMilstein, diffrax.StratonovichMilstein)):
+        raise ValueError(
+            f"solver must be one of additive noise, for which {name} is Euler() at the price of a "
+            f"Jacobian, got {name}()"
+        )
+    if sde.deterministic if deterministic is None else deterministic:
+        if isinstance(solver, diffrax.AbstractSRK):
+            raise ValueError(f"{name} needs noise, got an ODE: use an ODE solver such as Heun()")
+    elif not isinstance(solver, _OF_NOISE):
+        raise ValueError(
+            f"solver must be one that converges with noise, got {name}, which is for ODEs: use "
+            "Euler(), Heun() or ShARK()"
+        )
+
+
+_OF_NOISE = (
+    diffrax.AbstractRungeKutta,
+    diffrax.AbstractImplicitSolver,
+    diffrax.AbstractSRK,
+    diffrax.AbstractItoSolver,
+    diffrax.AbstractStratonovichSolver,
+    diffrax.AbstractWrappedSolver,
+)
+
+
+def _check_adaptive(sde: SDE, controller: Any, fixed: Any) -> None:
+    check_kind("controller", controller, "a diffrax step size controller", "adapt_step_size")
+    if sde.drift is None:
+        raise ValueError("controller needs a drift, got a flow map")
+    if fixed:
+        raise ValueError("corrector, denoise_last and substeps need fixed steps, got a controller")
+
+
+# States, conditions, numbers ---------------------------------------------------------------------
+
+
+def _check_batch(
+    sde: SDE, score: Any, x_end: State, ts: Any, args: Args, mapped: Args, batch_axes: Any
+) -> tuple[tuple[int, ...], State, Args]:
+    """Find the shape of the batch; return it with one state and its conditions."""
+    (axes,) = check_positive(least=0, batch_axes=batch_axes)
+    shapes = {jnp.shape(leaf)[: axes or 0] for leaf in jax.tree.leaves((x_end, mapped))}
+    batch = next(iter(shapes), ())
+    if len(shapes) != 1 or len(batch) != (axes or 0):
+        raise ValueError(
+            f"x_end, and args mapped over end states, must share {axes} leading axes "
+            f"(batch_axes), got {shapes}"
+        )
+    if 0 in batch:
+        raise ValueError(f"x_end must hold at least 1 end state, got leading axes {batch}")
+    x, own = jax.tree.map(lambda x: jnp.asarray(x)[(0,) * len(batch)], (x_end, mapped))
+    own = args if mapped is None else own
+    if axes is None and _reads_as_batch(sde, score, x_end, ts, own):
+        shape = jnp.shape(jax.tree.leaves(x_end)[0])
+        raise ValueError(
+            f"batch_axes must be given where x_end may be read in two ways, got shape {shape}: one "
+            f"state (batch_axes=0), or {shape[0]} of shape {shape[1:]} (batch_axes=1)"
+        )
+    return batch, x, own
+
+
+def _reads_as_batch(sde: SDE, score: Any, x: State, ts: Any, args: Args) -> bool:
+    """Tell whether process and score take the parts of a state of several axes as states."""
+    leaves = jax.tree.leaves(x)
+    least = 1 if getattr(score, "shapes", None) is not None else 2
+    if len({leaf.shape[:1] for leaf in leaves}) != 1 or min(leaf.ndim for leaf in leaves) < least:
+        return False
+    part = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), x)
+    known = getattr(score, "shapes", None)
+    if known is not None:
+        return [x.shape for x in jax.tree.leaves(part)] == list(known)
+
+    def look() -> bool:
+        t = jax.ShapeDtypeStruct((), jnp.float32)
+        try:
+            check_like(part, jax.eval_shape(score, t, part, args), "score")
+            physics: Any = sde.drift or sde.inverse
+            times = (t,) if sde.drift else (t, t)
+            check_like(part, jax.eval_shape(physics, *times, part, args), "physics")
+        except Exception:  # whatever they say of another shape, they do not take it
+            return False
+        return True
+
+    key = ("batch", parts_of(sde), parts_of(score), signature_of((score, x, args)))
+    return _known.get(key, look)
+
+
+def as_state(x: Any, owner: str) -> State:
+    """Return a state with arrays in the place of numbers."""
+    check_no_lists(x, owner)
+    for leaf in jax.tree.leaves(x):
+        number = is_number(leaf) or isinstance(leaf, (jax.Array, np.ndarray))
+        if not number or not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            got = jnp.result_type(leaf) if number else reprlib.repr(leaf)
+            raise ValueError(f"{owner} must be floating point, got {got}")
+    if not jax.tree.leaves(x):
+        raise ValueError(f"{owner} must be one state or a batch of them, got {x}")
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), x)
+
+
+def check_no_lists(x: Any, owner: str) -> None:
+    """Refuse numbers in a list, which would be a tree of as many leaves."""
+    if isinstance(x, list) and not all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(x)):
+        raise ValueError(
+            f"{owner} must be an array or a tree of arrays, got the list {reprlib.repr(x)}"
+        )
 
 
 def check_args_axes(args_axes: int | None) -> None:
@@ -161,16 +541,34 @@ def check_finite(x: State, owner: str) -> None:
         raise ValueError(f"{owner} must be finite, got {where}={np.asarray(leaf)[i]}")
 
 
-def check_positive(**numbers: Any) -> list[Any]:
+def check_positive(*, least: int = 1, **numbers: Any) -> list[Any]:
     """Check that counts are whole numbers of at least 1; None stands for a default."""
     for name, value in numbers.items():
         if value is None:
             continue
-        if not isinstance(value, (int, np.integer)):
-            raise ValueError(f"{name} must be an int of at least 1, got {reprlib.repr(value)}")
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
+            raise ValueError(
+                f"{name} must be an int of at least {least}, got {reprlib.repr(value)}"
+            )
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
     return [None if value is None else int(value) for value in numbers.values()]
+
+
+def check_flags(**flags: Any) -> None:
+    """Check that switches are True or False."""
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name} must be True or False, got {reprlib.repr(value)}")
+
+
+def check_level(noise_level: Any) -> float:
+    """Check the alpha of a backward process, and return it as a number."""
+    if not is_number(noise_level) or not 0 <= noise_level < math.inf:
+        raise ValueError(
+            f"noise_level must be finite and not negative, got {reprlib.repr(noise_level)}"
+        )
+    return float(noise_level)
 
 
 def check_key(key: Any) -> None:
@@ -247,9 +645,7 @@ def check_fit(
         raise ValueError(f"ema must be in [0, 1), got {ema}")
     if not seconds >= 0:
         raise ValueError(f"checkpoint_seconds must be at least 0, got {seconds}")
-    for name, value in flags.items():
-        if not isinstance(value, (bool, np.bool_)):
-            raise ValueError(f"{name} must be True or False, got {reprlib.repr(value)}")
+    check_flags(**flags)
     stream = hasattr(data, "blocks")
     if not stream:
         check_paths(sde, objective, data)
@@ -279,8 +675,7 @@ def _kinds_of(data: Any) -> Any:
 
 def check_number(name: str, value: Any) -> float:
     """Check that a setting is one real number; infinity is one."""
-    kinds = (int, float, np.number, np.ndarray, jax.Array)
-    if isinstance(value, bool) or not isinstance(value, kinds) or np.shape(value) != ():
+    if not is_number(value):
         raise ValueError(f"{name} must be a number, got {reprlib.repr(value)}")
     return float(value)
 

@@ -1,28 +1,21 @@
 """From an observed end state back to its past: posterior samples and most likely paths."""
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.checks import (
-    check_args_axes,
-    check_finite,
-    check_key,
-    check_kind,
-    check_like,
-    check_positive,
-    check_process,
-    check_save,
-    check_time_grid,
-)
+from smdp_jax.checks import Backward, check_backward, concrete
+from smdp_jax.compiled import compiled
 from smdp_jax.sde import SDE, Args, ScoreFn, State
 from smdp_jax.solve.backward import BackwardSolve, Langevin, SolveInfo
+from smdp_jax.solve.batches import in_chunks, on_auto_mesh
 from smdp_jax.solve.integrate import Save
 
 __all__ = ["Path", "Posterior", "probability_flow", "sample_posterior"]
@@ -49,16 +42,17 @@ class Posterior:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Path:
-    """A deterministic path.
+    """A deterministic path, or one per end state.
 
     Parameters
     ----------
     ts : array (times,)
         Increasing times.
     xs : pytree
-        Leaves (times, *state), ordered like ``ts``: ``xs[0]`` is the estimate at ``ts[0]``.
+        Leaves (*batch, times, *state), ordered like ``ts``: without a batch, ``xs[0]`` is the
+        estimate at ``ts[0]``.
     info : SolveInfo
-        Diagnostics.
+        Diagnostics, leaves (*batch,).
     """
 
     ts: Any
@@ -83,8 +77,9 @@ def sample_posterior(
     corrector: Langevin | None = None,
     controller: diffrax.AbstractAdaptiveStepSizeController | None = None,
     save: Save = "last",
-    batch_axes: int = 0,
+    batch_axes: int | None = None,
     chunk_size: int | None = None,
+    rematerialise: bool = False,
 ) -> Posterior:
     """Sample what led to an observed end state.
 
@@ -118,7 +113,7 @@ def sample_posterior(
     substeps : int
         Solver steps per interval of ``ts``.
     noise_level : float
-        alpha. Only 1 samples the posterior.
+        alpha, a number that is known when the call is compiled. Only 1 samples the posterior.
     denoise_last : bool
         Add no noise in the last step.
     corrector : Langevin, optional
@@ -127,15 +122,18 @@ def sample_posterior(
         Adaptive steps, for drifts.
     save : "last", "all" or sequence of int
         "last": samples at ``ts[0]``; else the states at those indices of ``ts``.
-    batch_axes : int
-        Number of leading axes of ``x_end`` that index end states.
+    batch_axes : int, optional
+        Number of leading axes of ``x_end`` that index end states. Default 0; refused where process
+        and score would take the parts of ``x_end`` for states as well.
     chunk_size : int, optional
         Paths solved at once, to bound memory; default all.
+    rematerialise : bool
+        Recompute each step where gradients are taken through the paths, instead of storing it.
 
     Returns
     -------
     Posterior
-        Samples and diagnostics.
+        Samples and diagnostics. Outside of ``jit`` a warning tells how many paths were lost.
 
     Raises
     ------
@@ -144,23 +142,41 @@ def sample_posterior(
     TypeError
         If the score is no function, or the solver no solver.
     """
-    check_args_axes(args_axes)
-    mapped = args if args_axes == 0 else None
-    batch = _batch_shape(x_end, mapped, batch_axes)
-    first, own = jax.tree.map(lambda x: jnp.asarray(x)[(0,) * batch_axes], (x_end, mapped))
-    own = own if args_axes == 0 else args
-    num_samples, substeps, chunk_size = check_positive(
-        num_samples=num_samples, substeps=substeps, chunk_size=chunk_size
+    given = check_backward(
+        "sample_posterior",
+        sde,
+        score,
+        x_end,
+        ts,
+        args=args,
+        args_axes=args_axes,
+        solver=solver,
+        substeps=substeps,
+        noise_level=noise_level,
+        corrector=corrector,
+        controller=controller,
+        save=save,
+        batch_axes=batch_axes,
+        num_samples=num_samples,
+        chunk_size=chunk_size,
+        key=key,
+        denoise_last=denoise_last,
+        rematerialise=rematerialise,
     )
-    whole_steps = substeps == 1 and corrector is None
-    _check(sde, score, first, ts, own, noise_level, whole_steps, "sample_posterior")
-    check_finite(x_end, "x_end")
-    check_key(key)
-    save = check_save(save, len(ts))
     solve = BackwardSolve(
-        sde, ts, solver, substeps, noise_level, denoise_last, corrector, controller, save
+        sde,
+        jnp.asarray(ts),
+        solver,
+        given.substeps,
+        given.noise_level,
+        bool(denoise_last),
+        corrector,
+        controller,
+        given.save,
+        bool(rematerialise),
     )
-    return _sample(solve, score, x_end, key, args, args_axes, batch, num_samples, chunk_size)
+    samples, info = _solve(solve, score, given, key, args, args_axes)
+    return Posterior(samples, info)
 
 
 def probability_flow(
@@ -170,14 +186,18 @@ def probability_flow(
     ts: Float[Array, "times"],
     *,
     args: Args = None,
+    args_axes: int | None = None,
     solver: diffrax.AbstractSolver | None = None,
     substeps: int = 1,
     controller: diffrax.AbstractAdaptiveStepSizeController | None = None,
+    batch_axes: int | None = None,
+    chunk_size: int | None = None,
+    rematerialise: bool = False,
 ) -> Path:
     """Follow the probability-flow ODE from an observed end state back.
 
     Solves ``dx = -[P - g^2 s / 2] dtau``, tau = -t (Song et al. 2021, eq. 13): one deterministic
-    path of high likelihood, not a posterior sample. Use ``jax.vmap`` for many end states.
+    path of high likelihood, not a posterior sample.
 
     Parameters
     ----------
@@ -186,17 +206,26 @@ def probability_flow(
     score : callable
         ``score(t, x, args)``.
     x_end : pytree
-        Observed state at ``ts[-1]``, unbatched.
+        Observed state at ``ts[-1]``: unbatched, or with ``batch_axes`` leading axes.
     ts : array (times,)
         Increasing times; the solve walks them from the end.
     args : pytree, optional
         Conditions.
+    args_axes : int or None
+        None: the same ``args`` for all end states; 0: one entry per end state.
     solver : diffrax.AbstractSolver, optional
         Default ``diffrax.Euler()``, or ``Splitting()`` for flow maps.
     substeps : int
         Solver steps per interval of ``ts``.
     controller : diffrax.AbstractAdaptiveStepSizeController, optional
         Adaptive steps, for drifts.
+    batch_axes : int, optional
+        Number of leading axes of ``x_end`` that index end states. Default 0; refused where process
+        and score would take the parts of ``x_end`` for states as well.
+    chunk_size : int, optional
+        Paths solved at once, to bound memory; default all.
+    rematerialise : bool
+        Recompute each step where gradients are taken through the paths, instead of storing it.
 
     Returns
     -------
@@ -210,65 +239,61 @@ def probability_flow(
     TypeError
         If the score is no function, or the solver no solver.
     """
-    (substeps,) = check_positive(substeps=substeps)
-    x = jax.tree.map(jnp.asarray, x_end)
-    _check(sde, score, x, ts, args, 0.0, substeps == 1, "probability_flow")
-    check_finite(x, "x_end")
-    solve = BackwardSolve(sde, ts, solver, substeps, 0.0, False, None, controller, "all")
-    xs, info = _flow(solve, score, x_end, args)
+    given = check_backward(
+        "probability_flow",
+        sde,
+        score,
+        x_end,
+        ts,
+        args=args,
+        args_axes=args_axes,
+        solver=solver,
+        substeps=substeps,
+        noise_level=0.0,
+        corrector=None,
+        controller=controller,
+        save="all",
+        batch_axes=batch_axes,
+        num_samples=1,
+        chunk_size=chunk_size,
+        rematerialise=rematerialise,
+    )
+    ts = jnp.asarray(ts)
+    solve = BackwardSolve(
+        sde, ts, solver, given.substeps, 0.0, False, None, controller, "all", bool(rematerialise)
+    )
+    xs, info = jax.tree.map(
+        lambda x: x.reshape(given.batch + x.shape[len(given.batch) + 1 :]),
+        _solve(solve, score, given, jax.random.key(0), args, args_axes),
+    )
     return Path(ts, xs, info)
 
 
-def _batch_shape(x_end: State, mapped_args: Args, batch_axes: int) -> tuple[int, ...]:
-    if not jax.tree.leaves(x_end):
-        raise ValueError(f"x_end must be one state or a batch of them, got {x_end}")
-    if not isinstance(batch_axes, int) or batch_axes < 0:
-        raise ValueError(f"batch_axes must be an int of at least 0, got {batch_axes}")
-    shapes = {jnp.shape(leaf)[:batch_axes] for leaf in jax.tree.leaves((x_end, mapped_args))}
-    batch = next(iter(shapes))
-    if len(shapes) != 1 or len(batch) != batch_axes:
-        raise ValueError(
-            f"x_end, and args mapped over end states, must share {batch_axes} leading axes "
-            f"(batch_axes), got {shapes}"
-        )
-    if 0 in batch:
-        raise ValueError(f"x_end must hold at least 1 end state, got leading axes {batch}")
-    return batch
-
-
-def _check(
-    sde: SDE,
+def _solve(
+    solve: BackwardSolve,
     score: ScoreFn,
-    x: State,
-    ts: Any,
+    given: Backward,
+    key: PRNGKeyArray,
     args: Args,
-    noise_level: float,
-    whole_steps: bool,
-    use: str,
-) -> None:
-    """Check what the backward solve of one state is given."""
-    check_time_grid(ts, sde)
-    check_kind("score", score, "a function score(t, x, args), such as fit.score", "__call__")
-    for leaf in jax.tree.leaves(x):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(f"x_end must be floating point, got {leaf.dtype}")
-    check_process(sde, ts, x, args, maps=("drift", "inverse"))
-    if hasattr(score, "check_use"):
-        learned: Any = score
-        learned.check_use(sde, ts, noise_level, whole_steps=whole_steps, use=use)
-    else:
-        t = jax.ShapeDtypeStruct((), jnp.result_type(ts))
-        check_like(x, jax.eval_shape(score, t, x, args), "score")
-
-
-@eqx.filter_jit
-def _flow(
-    solve: BackwardSolve, score: ScoreFn, x_end: State, args: Args
+    args_axes: int | None,
 ) -> tuple[State, SolveInfo]:
-    return solve(score, x_end, None, args)
+    """Solve for every end state and sample, and say how many were lost."""
+    solve, score, x_end, args = on_auto_mesh((solve, score, given.x_end, args))
+    work = (args_axes, given.batch, given.num_samples, given.chunk_size)
+    xs, info = _sample(solve, score, x_end, key, args, *work)
+    lost_at: Any = info.lost_at
+    if concrete(lost_at) and lost_at.is_fully_addressable and not info.finite.all():
+        lost = np.asarray(lost_at)[~np.asarray(info.finite)]
+        warnings.warn(
+            f"{lost.size} of {lost_at.size} paths were lost: not finite from t={lost.max():g} on "
+            f"the way back (half of them at t={np.median(lost):g}). Try more steps or substeps "
+            "there, another solver, or a score trained for longer; info.finite tells them apart",
+            stacklevel=3,
+        )
+    return xs, info
 
 
-@eqx.filter_jit
+@compiled
 def _sample(
     solve: BackwardSolve,
     score: ScoreFn,
@@ -279,7 +304,7 @@ def _sample(
     batch: tuple[int, ...],
     num_samples: int,
     chunk_size: int | None,
-) -> Posterior:
+) -> tuple[State, SolveInfo]:
     def flat(tree: Any) -> Any:
         return jax.tree.map(
             lambda x: jnp.reshape(x, (math.prod(batch), *jnp.shape(x)[len(batch) :])), tree
@@ -292,8 +317,6 @@ def _sample(
         own = own if args_axes == 0 else args
         return solve(score, x, jax.random.fold_in(key, i), own)
 
-    total = math.prod(batch) * num_samples
-    paths = jax.lax.map(one, jnp.arange(total), batch_size=min(chunk_size or total, total))
+    paths = in_chunks(one, jnp.arange(math.prod(batch) * num_samples), chunk_size)
     shape = (*batch, num_samples)
-    samples, info = jax.tree.map(lambda x: jnp.reshape(x, shape + x.shape[1:]), paths)
-    return Posterior(samples, info)
+    return jax.tree.map(lambda x: jnp.reshape(x, shape + x.shape[1:]), paths)

@@ -26,8 +26,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.checks import concrete
+from smdp_jax.compiled import compiled
 from smdp_jax.sde import SDE, Args, Scalar, State
-from smdp_jax.solve.integrate import integrate
+from smdp_jax.solve.integrate import advance
 from smdp_jax.solve.solvers import flow_map_of
 from smdp_jax.solve.terms import Splitting
 
@@ -150,7 +151,7 @@ def _kick(terms: Any, t0: Any, t1: Any, x: State, args: Args) -> tuple[State, St
     """Take one step of the chain; return the new state, q and J^T q."""
     flow, noise = terms.terms
     increment = noise.contr(t0, t1)[0]
-    g, dt = noise.vf(t0, x, args), jnp.asarray(t1 - t0)
+    g, dt = noise.of_step(t0, t1, x), jnp.asarray(t1 - t0)
     moved, pull_back = jax.vjp(lambda x: flow.step(t0, t1, x, args), x)
     q = jax.tree.map(lambda g, w: w / (g * dt.astype(w.dtype)), g, increment)
     x1 = jax.tree.map(lambda y, g, w: y + g * w, moved, g, increment)
@@ -272,7 +273,7 @@ def least_variance_ramp(
     return TableRamp(ts[1:] - ts[0], log_phi, transform)
 
 
-@eqx.filter_jit
+@compiled
 def _pilot(
     sde: SDE,
     x0: State,
@@ -296,7 +297,7 @@ def _pilot(
     )
     stepper = _PilotSplitting(forward, backward, transform is not None, ts[0])
     y0 = (x0, (jax.tree.map(jnp.zeros_like, x0), log_phi))
-    (_, (_, table)), _ = integrate(
+    (_, (_, table)), _ = advance(
         batch, y0, ts, key=key, args=args, solver=stepper, substeps=substeps
     )
     return jax.tree.map(lambda f: f[1:], table)

@@ -4,14 +4,23 @@ import math
 import reprlib
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float, PyTree
 
-__all__ = ["SDE", "integrated_backward", "negated", "probability_flow_sde", "reverse_sde"]
+from smdp_jax.compiled import parts_of
+
+__all__ = [
+    "SDE",
+    "integrated_backward",
+    "map_amplitudes",
+    "negated",
+    "probability_flow_sde",
+    "reverse_sde",
+]
 
 if TYPE_CHECKING:
     Scalar = Any
@@ -47,7 +56,7 @@ class SDE:
     diffusion : float, callable, pytree of these, or None
         The noise amplitude g in units of state per square root of time: a positive number, a
         function ``g(t)``, or a pytree of these with the structure of the state (one scalar per
-        leaf). None is a process without noise.
+        leaf; 0 for a leaf without noise, if others have some). None is a process without noise.
     step : callable, optional
         ``step(t0, t1, x, args)`` returns the solution of dx = P dt at ``t1``, started at ``x`` at
         ``t0``. Give either ``drift`` or ``step``.
@@ -56,6 +65,9 @@ class SDE:
         ``step``; the default is ``negated(step)``.
     interval : tuple of float
         Times (first, last) at which the process is defined.
+    noise_at : "start" or "end"
+        Where in a step of a flow map g is taken: the chain is ``x + g(t0) sqrt(t1 - t0) z`` after
+        the step, or with ``g(t1)``. A reversed process takes it where the forward one put it in.
 
     Raises
     ------
@@ -65,6 +77,10 @@ class SDE:
         empty.
     TypeError
         If ``drift``, ``step`` or ``inverse`` is no function.
+
+    Notes
+    -----
+    Processes of the same parts (numbers, functions, methods of equal systems) are equal.
 
     References
     ----------
@@ -78,6 +94,7 @@ class SDE:
     step: FlowMap | None = None
     inverse: FlowMap | None = None
     interval: tuple[float, float] = (-math.inf, math.inf)
+    noise_at: Literal["start", "end"] = "start"
 
     def __post_init__(self) -> None:
         if (self.drift is None) == (self.step is None):
@@ -89,12 +106,26 @@ class SDE:
             function = getattr(self, name)
             if function is not None and not callable(function):
                 raise TypeError(f"SDE.{name} must be a function, got {reprlib.repr(function)}")
-        if not self.interval[0] < self.interval[1]:
+        if len(self.interval) != 2 or not self.interval[0] < self.interval[1]:
             raise ValueError(f"SDE.interval must be (first, last), increasing, got {self.interval}")
+        if self.noise_at not in ("start", "end"):
+            raise ValueError(f"SDE.noise_at must be 'start' or 'end', got {self.noise_at!r}")
         if self.step is not None and self.inverse is None:
             object.__setattr__(self, "inverse", negated(self.step))
-        for value in jax.tree.leaves(self.diffusion):
-            _check_amplitude(value)
+        _check_amplitudes(self.diffusion)
+
+    def _parts(self) -> tuple:
+        amplitudes, tree = jax.tree.flatten(self.diffusion, is_leaf=callable)
+        functions = (self.drift, self.step, self.inverse, *amplitudes)
+        return (tree, *map(parts_of, functions), tuple(self.interval), self.noise_at)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare by what the processes are made of."""
+        return isinstance(other, SDE) and self._parts() == other._parts()
+
+    def __hash__(self) -> int:
+        """Hash of what the process is made of."""
+        return hash(self._parts())
 
     @property
     def deterministic(self) -> bool:
@@ -121,8 +152,8 @@ class SDE:
         ValueError
             If ``diffusion`` is a tree with another structure than ``x``, or not one scalar a leaf.
         """
-        amplitudes = jax.tree.map(lambda g: g(t) if callable(g) else g, self.diffusion)
-        if jax.tree.structure(self.diffusion) == jax.tree.structure(0.0):
+        amplitudes = map_amplitudes(lambda g: g(t) if callable(g) else g, self.diffusion)
+        if jax.tree.structure(self.diffusion, is_leaf=callable) == jax.tree.structure(0.0):
             amplitudes = jax.tree.map(lambda _: amplitudes, x)
         elif jax.tree.structure(amplitudes) != jax.tree.structure(x):
             raise ValueError(
@@ -139,16 +170,44 @@ class SDE:
 
         return jax.tree.map(as_scalar, amplitudes, x)
 
+    def g_of_step(self, t0: Scalar, t1: Scalar, x: State) -> State:
+        """Evaluate the noise amplitude of one step of the chain from ``t0`` to ``t1``.
 
-def _check_amplitude(value: Any) -> None:
+        Parameters
+        ----------
+        t0, t1 : scalar
+            Times of the step, in the direction of the process.
+        x : pytree
+            A state, as for ``g``.
+
+        Returns
+        -------
+        pytree
+            One scalar per leaf: ``g`` at ``noise_at``; of a drift at ``t1``, where the step back
+            starts.
+        """
+        return self.g(t0 if self.step is not None and self.noise_at == "start" else t1, x)
+
+
+def map_amplitudes(function: Callable[[Any], Any], diffusion: Diffusion) -> Any:
+    """Map every number and function of a diffusion; a function may be a pytree of its own."""
+    return jax.tree.map(function, diffusion, is_leaf=callable)
+
+
+def _check_amplitudes(diffusion: Diffusion) -> None:
     # Functions, and arrays on a device or in a trace, are looked at where the times are known.
-    if callable(value) or isinstance(value, jax.Array):
-        return
-    is_number = isinstance(value, (int, float, np.ndarray, np.number)) and np.shape(value) == ()
-    if not (is_number and np.isreal(value) and 0 < float(value) < math.inf):
+    values = jax.tree.leaves(diffusion, is_leaf=callable)
+    unseen = [callable(value) or isinstance(value, jax.Array) for value in values]
+    for value, hidden in zip(values, unseen, strict=True):
+        number = isinstance(value, (int, float, np.ndarray, np.number)) and np.shape(value) == ()
+        if not (hidden or (number and np.isreal(value) and 0 <= float(value) < math.inf)):
+            raise ValueError(
+                "SDE.diffusion must be positive and finite: a number, a function g(t), or a tree "
+                f"of these like the state, got {value!r}"
+            )
+    if values and not any(unseen) and all(value == 0 for value in values):
         raise ValueError(
-            "SDE.diffusion must be positive and finite: a number, a function g(t), or a tree of "
-            f"these like the state, got {value!r}"
+            f"SDE.diffusion must be positive, got {diffusion!r}: a process without noise has None"
         )
 
 
@@ -168,11 +227,7 @@ def negated(step: FlowMap) -> FlowMap:
     callable
         ``inverse(t1, t0, x, args)`` from the later ``t1`` to the earlier ``t0``.
     """
-
-    def inverse(t1: Scalar, t0: Scalar, x: State, args: Args) -> State:
-        return jax.tree.map(lambda x, y: 2 * x - y, x, step(t0, t1, x, args))
-
-    return inverse
+    return _Negated(step)
 
 
 def integrated_backward(step: FlowMap) -> FlowMap:
@@ -188,11 +243,29 @@ def integrated_backward(step: FlowMap) -> FlowMap:
     callable
         ``inverse(t1, t0, x, args)`` from the later ``t1`` to the earlier ``t0``.
     """
+    return _IntegratedBackward(step)
 
-    def inverse(t1: Scalar, t0: Scalar, x: State, args: Args) -> State:
-        return step(t1, t0, x, args)
 
-    return inverse
+@dataclass(frozen=True)
+class _Walk:
+    """A way back along a flow map; two of equal flow maps are equal."""
+
+    step: FlowMap
+
+    def _parts(self) -> tuple:
+        return (parts_of(self.step),)
+
+
+@dataclass(frozen=True)
+class _Negated(_Walk):
+    def __call__(self, t1: Scalar, t0: Scalar, x: State, args: Args) -> State:
+        return jax.tree.map(lambda x, y: 2 * x - y, x, self.step(t0, t1, x, args))
+
+
+@dataclass(frozen=True)
+class _IntegratedBackward(_Walk):
+    def __call__(self, t1: Scalar, t0: Scalar, x: State, args: Args) -> State:
+        return self.step(t1, t0, x, args)
 
 
 def reverse_sde(sde: SDE, score: ScoreFn, *, noise_level: float = 1.0) -> SDE:
@@ -204,8 +277,8 @@ def reverse_sde(sde: SDE, score: ScoreFn, *, noise_level: float = 1.0) -> SDE:
 
     alpha = 1 is the reverse-time SDE (Anderson 1982), whose paths from an observed end state
     sample the posterior of the past; alpha = 0 is the probability-flow ODE (Song et al. 2021,
-    eq. 13). A flow map is walked back by ``sde.inverse``, with the score's correction evaluated
-    at the state the step starts from.
+    eq. 13). A flow map is walked back by ``sde.inverse``, with the score evaluated at the state the
+    step starts from, and g where the forward step put its noise in (``SDE.noise_at``).
 
     Parameters
     ----------
@@ -230,18 +303,18 @@ def reverse_sde(sde: SDE, score: ScoreFn, *, noise_level: float = 1.0) -> SDE:
         raise ValueError(f"noise_level must be finite and not negative, got {noise_level}")
     if sde.deterministic:
         raise ValueError("reverse_sde needs a process with noise, got SDE.diffusion=None")
-    weight = (1 + noise_level**2) / 2
-    reversed_diffusion = scaled_noise(sde.diffusion, noise_level, -1)
+    weight = (1 + float(noise_level) ** 2) / 2
+    reversed_diffusion = scaled_noise(sde.diffusion, float(noise_level), -1)
     interval = (-sde.interval[1], -sde.interval[0])
 
-    def score_term(t: Scalar, x: State, args: Args) -> State:
-        return jax.tree.map(lambda g, s: weight * g * g * s, sde.g(t, x), score(t, x, args))
+    def score_term(g: State, t: Scalar, x: State, args: Args) -> State:
+        return jax.tree.map(lambda g, s: weight * g * g * s, g, score(t, x, args))
 
     if sde.drift is not None:
         forward = sde.drift
 
         def drift(tau: Scalar, x: State, args: Args) -> State:
-            p, s = forward(-tau, x, args), score_term(-tau, x, args)
+            p, s = forward(-tau, x, args), score_term(sde.g(-tau, x), -tau, x, args)
             return jax.tree.map(lambda p, s: s - p, p, s)
 
         return SDE(drift, diffusion=reversed_diffusion, interval=interval)
@@ -250,10 +323,12 @@ def reverse_sde(sde: SDE, score: ScoreFn, *, noise_level: float = 1.0) -> SDE:
     assert walk_back is not None
 
     def step(tau0: Scalar, tau1: Scalar, x: State, args: Args) -> State:
-        y, s = walk_back(-tau0, -tau1, x, args), score_term(-tau0, x, args)
+        g = sde.g_of_step(-tau1, -tau0, x)
+        y, s = walk_back(-tau0, -tau1, x, args), score_term(g, -tau0, x, args)
         return jax.tree.map(lambda y, s: y + jnp.asarray(tau1 - tau0, s.dtype) * s, y, s)
 
-    return SDE(step=step, diffusion=reversed_diffusion, interval=interval)
+    noise_at = "end" if sde.noise_at == "start" else "start"
+    return SDE(step=step, diffusion=reversed_diffusion, interval=interval, noise_at=noise_at)
 
 
 def probability_flow_sde(sde: SDE, score: ScoreFn) -> SDE:
@@ -280,20 +355,21 @@ def probability_flow_sde(sde: SDE, score: ScoreFn) -> SDE:
 def forward_flow(sde: SDE, score: ScoreFn) -> SDE:
     """The probability flow in forward time, ``dx = [P - g^2 s / 2] dt``."""
 
-    def half(t: Scalar, x: State, args: Args) -> State:
-        return jax.tree.map(lambda g, s: 0.5 * g * g * s, sde.g(t, x), score(t, x, args))
+    def half(g: State, t: Scalar, x: State, args: Args) -> State:
+        return jax.tree.map(lambda g, s: 0.5 * g * g * s, g, score(t, x, args))
 
     if sde.drift is not None:
         physics = sde.drift
-        return SDE(
-            lambda t, x, args: jax.tree.map(jnp.subtract, physics(t, x, args), half(t, x, args)),
-            diffusion=None,
-        )
+
+        def drift(t: Scalar, x: State, args: Args) -> State:
+            return jax.tree.map(jnp.subtract, physics(t, x, args), half(sde.g(t, x), t, x, args))
+
+        return SDE(drift, diffusion=None)
     walk = sde.step
     assert walk is not None
 
     def step(t0: Scalar, t1: Scalar, x: State, args: Args) -> State:
-        y, s = walk(t0, t1, x, args), half(t0, x, args)
+        y, s = walk(t0, t1, x, args), half(sde.g_of_step(t0, t1, x), t0, x, args)
         return jax.tree.map(lambda y, s: y - jnp.asarray(t1 - t0, s.dtype) * s, y, s)
 
     return SDE(step=step, diffusion=None)
@@ -308,4 +384,4 @@ def scaled_noise(diffusion: Diffusion, level: float, direction: int = 1) -> Diff
         function: Callable = g
         return lambda t: level * function(direction * t)
 
-    return jax.tree.map(scaled, diffusion) if level > 0 else None
+    return map_amplitudes(scaled, diffusion) if level > 0 else None

@@ -1,30 +1,23 @@
 """Simulate paths of a process, with or without score targets."""
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.checks import (
-    check_conditions,
-    check_key,
-    check_kind,
-    check_positive,
-    check_process,
-    check_samples,
-    check_time_grid,
-)
+from smdp_jax.checks import check_finite, check_simulate
+from smdp_jax.compiled import compiled
 from smdp_jax.score_targets import Ramp, ScoreTargetSplitting, least_variance_ramp
 from smdp_jax.sde import SDE, Args, State
-from smdp_jax.solve.integrate import integrate
+from smdp_jax.solve.batches import in_chunks, on_auto_mesh
+from smdp_jax.solve.integrate import advance
 from smdp_jax.solve.solvers import flow_map_of
 from smdp_jax.solve.terms import Splitting
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["simulate"]
 
-_PILOT_PATHS = 256
+_PILOT_PATHS, _FEWEST_PILOT_PATHS = 256, 16
 
 
 def simulate(
@@ -39,6 +32,7 @@ def simulate(
     substeps: int = 1,
     score_targets: bool | Ramp = False,
     chunk_size: int | None = None,
+    rematerialise: bool = False,
 ) -> Trajectories:
     """Simulate paths of ``dx = P dt + g dW`` from given initial states.
 
@@ -69,6 +63,8 @@ def simulate(
         (``PowerRamp``, ``SinhRamp``, ``least_variance_ramp``).
     chunk_size : int, optional
         Simulate that many paths at once, to bound memory; default all.
+    rematerialise : bool
+        Recompute each step where gradients are taken through the paths, instead of storing it.
 
     Returns
     -------
@@ -78,34 +74,34 @@ def simulate(
     Raises
     ------
     ValueError
-        For a time grid, diffusion, drift, solver or key that does not fit (see the message), and if
-        a simulated state is not finite, naming the sample and the time.
+        For an argument that does not fit (see the message), and if a simulated state is not
+        finite, naming the sample and the time.
     TypeError
         If the solver is no solver, or ``score_targets`` no ramp.
     """
-    check_time_grid(ts, sde)
-    samples = check_samples(x0, "x0")
-    substeps, chunk_size = check_positive(substeps=substeps, chunk_size=chunk_size)
-    check_key(key)
-    check_conditions(args, args_axes, samples, "x0")
-    first = jax.tree.map(lambda x: x[0], (x0, args if args_axes == 0 else None))
-    check_process(sde, ts, first[0], first[1] if args_axes == 0 else args)
-    is_drift, targets = sde.drift is not None, score_targets is not False
-    if is_drift and targets and isinstance(solver, (Splitting, diffrax.AbstractSRK)):
-        raise ValueError(
-            "with score_targets, solver is the ODE solver of the physics step, such as Euler() or "
-            f"Heun(), got {type(solver).__name__}"
-        )
+    x0, samples, substeps, chunk_size = check_simulate(
+        sde,
+        x0,
+        ts,
+        key,
+        args,
+        args_axes,
+        solver,
+        substeps,
+        score_targets,
+        chunk_size,
+        rematerialise,
+    )
+    ts, x0, args = on_auto_mesh((jnp.asarray(ts), x0, args))
     path_key, pilot_key = jax.random.split(key)
     ramp = None if isinstance(score_targets, bool) else score_targets
-    if ramp is not None:
-        check_kind("score_targets", ramp, "True or a ramp, such as PowerRamp()", "__call__")
     if score_targets is True:
-        # Evenly spaced: initial states may be sorted.
-        pilot = jnp.linspace(0, samples - 1, min(samples, _PILOT_PATHS)).astype(int)
+        # Evenly spaced: initial states may be sorted. A pilot of a chunk or so has its memory.
+        size = min(samples, _PILOT_PATHS, max(chunk_size or _PILOT_PATHS, _FEWEST_PILOT_PATHS))
+        pilot = jnp.linspace(0, samples - 1, size).astype(int)
         ramp = least_variance_ramp(
             sde,
-            jax.tree.map(lambda x: jnp.asarray(x)[pilot], x0),
+            jax.tree.map(lambda x: x[pilot], x0),
             ts,
             key=pilot_key,
             args=jax.tree.map(lambda a: jnp.asarray(a)[pilot], args) if args_axes == 0 else args,
@@ -113,12 +109,19 @@ def simulate(
             solver=solver,
             substeps=substeps,
         )
-    data = _simulate(sde, x0, ts, path_key, args, args_axes, solver, substeps, ramp, chunk_size)
-    data.check()
+    xs, targets = _simulate(
+        sde, x0, ts, path_key, args, args_axes, solver, substeps, ramp, chunk_size, rematerialise
+    )
+    data = Trajectories(ts, xs, args, targets, args_axes)
+    try:
+        data.check()
+    except ValueError:
+        check_finite(jax.tree.map(jnp.asarray, args), "args")
+        raise
     return data
 
 
-@eqx.filter_jit
+@compiled
 def _simulate(
     sde: SDE,
     x0: State,
@@ -130,7 +133,9 @@ def _simulate(
     substeps: int,
     ramp: Ramp | None,
     chunk_size: int | None,
-) -> Trajectories:
+    rematerialise: bool,
+) -> tuple[State, State | None]:
+    """Return states, and score targets where there is a ramp."""
     if ramp is None:
         process, start = sde, lambda x: x
         stepper = solver or (Splitting() if sde.step is not None else diffrax.ShARK())
@@ -138,22 +143,21 @@ def _simulate(
         process, start = flow_map_of(sde, solver), lambda x: (x, jax.tree.map(jnp.zeros_like, x))
         stepper = ScoreTargetSplitting(ramp, ts[0])
 
-    def one(i: Array, x: State, own_args: Args) -> State:
-        conditions = own_args if args_axes == 0 else args
-        return integrate(
+    def one(inputs: tuple) -> State:
+        i, x, own_args = inputs
+        return advance(
             process,
             start(x),
             ts,
             key=jax.random.fold_in(key, i),
-            args=conditions,
+            args=own_args if args_axes == 0 else args,
             solver=stepper,
             substeps=substeps,
+            rematerialise=rematerialise,
         )[0]
 
     samples = jax.tree.leaves(x0)[0].shape[0]
-    inputs = (jnp.arange(samples), x0, args if args_axes == 0 else None)
-    paths = jax.lax.map(lambda a: one(*a), inputs, batch_size=chunk_size or samples)
-    xs, targets = (paths, None) if ramp is None else paths
-    if targets is not None:
-        targets = jax.tree.map(jnp.negative, targets)
-    return Trajectories(ts, xs, args, targets, args_axes)
+    paths = in_chunks(one, (jnp.arange(samples), x0, args if args_axes == 0 else None), chunk_size)
+    if ramp is None:
+        return paths, None
+    return paths[0], jax.tree.map(jnp.negative, paths[1])

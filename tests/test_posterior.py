@@ -197,9 +197,9 @@ def test_corrector_forgets_the_end_and_keeps_the_marginal():
         corrector=smdp.Langevin(0.1, 15),
     )
     x, stationary = np.asarray(past.samples), 2 / 1.9
-    assert abs(x.mean()) < 4.5 * math.sqrt(stationary / 5000) + 30 * 0.9**120
+    assert abs(x.mean()) < 4.5 * math.sqrt(stationary / 5000) + 30 * 0.9**105
     assert abs(x.var() / stationary - 1) < 4.5 * math.sqrt(2 / 5000)
-    assert (past.info.evaluations == 8 * (1 + 15)).all()
+    assert (past.info.evaluations == 8 + 7 * 15).all()
 
 
 # Order, keys, chunks, transformations ------------------------------------------------------------
@@ -339,9 +339,10 @@ def test_finite_flags_name_the_paths():
     def score(t, x, args):
         return jnp.where(x < -1.5, jnp.nan, -x)
 
-    past = sample(
-        ends, SHORT, sde=LINEAR, score=score, args=jnp.full(2, 0.7), args_axes=0, batch_axes=1
-    )
+    with pytest.warns(UserWarning, match="3 of 6 paths were lost: not finite from t=0.875 on"):
+        past = sample(
+            ends, SHORT, sde=LINEAR, score=score, args=jnp.full(2, 0.7), args_axes=0, batch_axes=1
+        )
     np.testing.assert_array_equal(past.info.finite, [[True] * 3, [False] * 3])
     assert np.isfinite(past.samples[0]).all()
 
@@ -350,7 +351,7 @@ def test_finite_flags_name_the_paths():
     ("settings", "per_path"),
     [
         ({"solver": diffrax.Heun(), "substeps": 3}, 48),
-        ({"corrector": smdp.Langevin(1e-3, 2)}, 24),
+        ({"corrector": smdp.Langevin(1e-3, 2)}, 22),
     ],
 )
 def test_evaluations(settings, per_path):
@@ -425,7 +426,7 @@ def test_numpy_and_plain_numbers_are_states():
         ({"x_end": jnp.array([jnp.nan])}, "x_end must be finite, got x_end[0]=nan"),
         ({"x_end": None}, "x_end must be one state or a batch of them, got None"),
         ({"x_end": jnp.ones((0, 1)), "batch_axes": 1}, "at least 1 end state, got leading axes (0"),
-        ({"batch_axes": -1}, "batch_axes must be an int of at least 0, got -1"),
+        ({"batch_axes": -1}, "batch_axes must be at least 0, got -1"),
         ({"save": ()}, "save must be 'last', 'all', or indices of the 9 times"),
         ({"save": (0, 9)}, "between -9 and 8, got (0, 9)"),
     ],
@@ -435,9 +436,17 @@ def test_errors(settings, message):
         sample(**{"x_end": jnp.ones(1), "ts": SHORT, "sde": LINEAR, "args": RATE} | settings)
 
 
-@pytest.mark.parametrize("settings", [{"step_size": 0.0}, {"step_size": 0.1, "steps": 0}])
-def test_langevin_errors(settings):
-    with pytest.raises(ValueError, match="Langevin needs a positive step_size and a positive int"):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"step_size": 0.0}, "Langevin.step_size must be positive and finite, got 0.0"),
+        ({"step_size": math.nan}, "Langevin.step_size must be positive and finite, got nan"),
+        ({"step_size": 0.1, "steps": 0}, "steps must be at least 1, got 0"),
+        ({"step_size": 0.1, "steps": 1.5}, "steps must be an int of at least 1, got 1.5"),
+    ],
+)
+def test_langevin_errors(settings, message):
+    with pytest.raises(ValueError, match=message):
         smdp.Langevin(**settings)
 
 

@@ -207,7 +207,7 @@ def test_blow_up_names_sample_and_time():
         ({"x0": jnp.zeros((0,))}, "x0"),
         ({"x0": jnp.arange(5)}, "int32"),
         ({"x0": jnp.ones(())}, "one leading axis of samples, at least 1"),
-        ({"x0": [1.0, 2.0]}, "all leaves, got shapes [()]"),
+        ({"x0": [1.0, 2.0]}, "x0 must be an array or a tree of arrays, got the list [1.0, 2.0]"),
         ({"x0": jnp.ones(5).at[3].set(jnp.nan)}, "x0 must be finite, got x0[3]=nan"),
     ],
 )

@@ -16,7 +16,7 @@ from smdp_jax.objectives.base import Objective
 from smdp_jax.objectives.step_miss import learned_step_miss, mean_square
 from smdp_jax.scores.step import LearnedStep, StepScale, check_steps
 from smdp_jax.sde import SDE, Scalar
-from smdp_jax.solve.integrate import integrate
+from smdp_jax.solve.integrate import advance
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["InverseStep"]
@@ -75,6 +75,6 @@ class InverseStep(Objective):
         earlier, later = (jax.tree.map(lambda x, i=i: x[i], window.xs) for i in range(2))
         if self.noise_free:
             physics = replace(sde, diffusion=None)
-            later, _ = integrate(physics, earlier, window.ts, args=window.args, save="last")
+            later, _ = advance(physics, earlier, window.ts, args=window.args, save="last")
         reached = learned(window.ts[1], window.ts[0], later, window.args)
         return mean_square(jax.tree.map(jnp.subtract, reached, earlier), constants)

@@ -28,7 +28,7 @@ from smdp_jax.sde import (
     reverse_sde,
     scaled_noise,
 )
-from smdp_jax.solve.integrate import integrate
+from smdp_jax.solve.integrate import advance
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["MultiStep", "OneStep"]
@@ -186,7 +186,7 @@ class MultiStep(Objective):
 
         def segment(x: State, inputs: tuple) -> tuple[State, State]:
             n, grid = inputs
-            states, _ = integrate(
+            states, _ = advance(
                 process,
                 jax.lax.stop_gradient(x),
                 grid,
@@ -221,7 +221,7 @@ class OneStep(MultiStep):
 
 def _noise_scale(sde: SDE, ts: Any, xs: State) -> State:
     """``g sqrt(dt)`` of every step, leaves (steps, 1, ...) to divide distances by."""
-    g = jax.vmap(lambda t: sde.g(t, xs))(ts[1:])
+    g = jax.vmap(lambda t0, t1: sde.g_of_step(t0, t1, xs))(ts[:-1], ts[1:])
 
     def scale(g: Any, x: Any) -> Any:
         sigma = g * jnp.sqrt(jnp.diff(ts)).astype(g.dtype)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.scores.step import LearnedStep
 from smdp_jax.sde import SDE, Scalar, ScoreFn, State, reverse_sde
-from smdp_jax.solve.integrate import integrate
+from smdp_jax.solve.integrate import advance
 from smdp_jax.trajectories import Trajectories, window
 
 __all__ = ["learned_step_miss", "mean_square", "step_miss", "warn_of_miss"]
@@ -91,11 +91,13 @@ def step_miss(
         piece = window(data, sample, start, 1)
         earlier = jax.tree.map(lambda x: x[0], piece.xs)
         later = jax.tree.map(lambda x: x[1], piece.xs)
-        reached, _ = integrate(
+        reached, _ = advance(
             back, later, -piece.ts[::-1], args=piece.args, solver=solver, save="last"
         )
-        dt = piece.ts[1] - piece.ts[0]
-        scale = jax.tree.map(lambda g: g * jnp.sqrt(dt).astype(g.dtype), sde.g(piece.ts[1], later))
+        t0, t1 = piece.ts
+        scale = jax.tree.map(
+            lambda g: g * jnp.sqrt(t1 - t0).astype(g.dtype), sde.g_of_step(t0, t1, later)
+        )
         return mean_square(jax.tree.map(jnp.subtract, reached, earlier), scale)
 
     @jax.jit

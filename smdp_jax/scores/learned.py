@@ -67,6 +67,7 @@ class _Learned:
     variables: Any
     preconditioner: Any = None
     ts: Any = field(default=None, kw_only=True)
+    shapes: tuple | None = field(default=None, kw_only=True, metadata={"static": True})
 
     def __call__(self, t: Scalar, x: State, args: Args) -> State:
         """Evaluate at one time and one unbatched state."""
@@ -97,6 +98,8 @@ class LearnedScore(_Learned):
         Scales inputs and output; None: the network is the score.
     ts : array (2,), optional
         First and last time that it was trained on.
+    shapes : tuple of tuples of int, optional
+        Shapes of the leaves of the states it was trained on, which tell a state from a batch.
     """
 
     kind: ClassVar = "score"

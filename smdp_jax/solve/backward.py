@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import diffrax
@@ -10,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from smdp_jax.checks import check_positive, is_number
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State, reverse_sde
 from smdp_jax.solve.adaptive import solve_adaptive
-from smdp_jax.solve.integrate import Save, integrate
+from smdp_jax.solve.integrate import Save, advance, chosen_times
 from smdp_jax.solve.solvers import default_adaptive_solver, default_solver, evaluations_per_step
 
 __all__ = ["BackwardSolve", "Langevin", "SolveInfo"]
@@ -28,20 +30,24 @@ class SolveInfo:
     evaluations : int array
         Score evaluations per path.
     finite : bool array
-        Whether each path ended finite.
+        Whether all states of a path were finite, saved or not.
     max_score : array
         Largest absolute entry of the score, looked at where the last and one
         in 32 or more of the other steps start.
+    lost_at : array
+        Time at which a path that is not finite was first found so; -inf for finite ones.
     """
 
     evaluations: Any
     finite: Any
     max_score: Any
+    lost_at: Any = None
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["step_size"], meta_fields=["steps"])
 @dataclass(frozen=True)
 class Langevin:
-    """Corrector: after each step, ``steps`` moves ``x + eps s + sqrt(2 eps) z``.
+    """Corrector: after each step but the last, ``steps`` moves ``x + eps s + sqrt(2 eps) z``.
 
     Each leaves p_t invariant, and so mends the marginal; but it also forgets the observed end
     state, at the rate of eps. Keep eps far below the variance of the posterior at that time.
@@ -64,28 +70,31 @@ class Langevin:
     Equations", algorithm 1.
     """
 
-    step_size: float
+    step_size: Any
     steps: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.step_size < math.inf or not isinstance(self.steps, int) or self.steps < 1:
+        (steps,) = check_positive(steps=self.steps)
+        object.__setattr__(self, "steps", steps)
+        if is_number(self.step_size) and not 0 < self.step_size < math.inf:
             raise ValueError(
-                f"Langevin needs a positive step_size and a positive int as steps, got {self}"
+                f"Langevin.step_size must be positive and finite, got {self.step_size!r}"
             )
 
 
 class BackwardSolve(eqx.Module):
     """One backward solve of one path, with everything that is decided before it starts."""
 
-    sde: SDE = eqx.field(static=True)
+    sde: SDE
     ts: Array
     solver: diffrax.AbstractSolver | None
     substeps: int = eqx.field(static=True)
     noise_level: float = eqx.field(static=True)
     denoise_last: bool = eqx.field(static=True)
-    corrector: Langevin | None = eqx.field(static=True)
+    corrector: Langevin | None
     controller: diffrax.AbstractAdaptiveStepSizeController | None
-    save: Any = eqx.field(static=True, converter=lambda s: s if isinstance(s, str) else tuple(s))
+    save: Any = eqx.field(static=True)
+    rematerialise: bool = eqx.field(static=True)
 
     def __call__(
         self, score: ScoreFn, x_end: State, key: PRNGKeyArray | None, args: Args
@@ -95,20 +104,19 @@ class BackwardSolve(eqx.Module):
         if self.controller is not None:
             return self._adaptive(process, score, x_end, key, args)
         solver = default_solver(process) if self.solver is None else self.solver
-        grid = -self.ts[::-1]
+        last = self.ts.shape[0] - 1
 
         def correct(key: PRNGKeyArray, tau: Scalar, x: State) -> State:
             assert self.corrector is not None
             return _langevin(self.corrector, score, key, -tau, x, args)
 
-        last = grid.shape[0] - 1
         save: Save = self.save
         if not isinstance(save, str):
-            save = [last - range(last + 1)[i] for i in save]
-        xs, largest = integrate(
+            save = [last - i for i in chosen_times(save, last + 1)]
+        xs, watched = advance(
             process,
             x_end,
-            grid,
+            -self.ts[::-1],
             key=key,
             args=args,
             solver=solver,
@@ -117,19 +125,18 @@ class BackwardSolve(eqx.Module):
             denoise_last=self.denoise_last,
             after_step=None if self.corrector is None else correct,
             monitor=lambda tau, x: _largest(score(-tau, x, args)),
+            rematerialise=self.rematerialise,
         )
         if save != "last":
             xs = jax.tree.map(lambda x: x[::-1], xs)
-        per_step = evaluations_per_step(solver)
+        evaluations = last * self.substeps * evaluations_per_step(solver)
         if self.corrector is not None:
-            per_step += self.corrector.steps
-        return xs, _info(xs, last * self.substeps * per_step, largest)
+            evaluations += (last * self.substeps - 1) * self.corrector.steps
+        return xs, _info(evaluations, watched.largest, -watched.lost_at)
 
     def _adaptive(
         self, process: SDE, score: ScoreFn, x_end: State, key: PRNGKeyArray | None, args: Args
     ) -> tuple[State, SolveInfo]:
-        if self.corrector is not None or self.denoise_last or self.substeps != 1:
-            raise ValueError("corrector, denoise_last and substeps need fixed steps")
         assert self.controller is not None
         solver = default_adaptive_solver(process) if self.solver is None else self.solver
         xs, steps = solve_adaptive(
@@ -143,24 +150,25 @@ class BackwardSolve(eqx.Module):
         )
         xs = jax.tree.map(lambda x: x[::-1], xs)
         sizes = jax.vmap(lambda t, x: _largest(score(t, x, args)))(self.ts, xs)
-        largest = jnp.max(sizes[1:])
-        per_step = evaluations_per_step(solver)
+        finite = jnp.stack(
+            [jnp.isfinite(x).reshape(len(x), -1).all(axis=1) for x in jax.tree.leaves(xs)]
+        ).all(axis=0)
+        lost_at = jnp.max(jnp.where(finite, -jnp.inf, self.ts))
         if self.save == "last":
             xs = jax.tree.map(lambda x: x[0], xs)
         elif self.save != "all":
-            chosen = jnp.array(sorted(range(self.ts.shape[0])[i] for i in self.save))
+            chosen = jnp.array(chosen_times(self.save, self.ts.shape[0]))
             xs = jax.tree.map(lambda x: x[chosen], xs)
-        return xs, _info(xs, steps * per_step, largest)
+        return xs, _info(steps * evaluations_per_step(solver), jnp.max(sizes[1:]), lost_at)
 
 
 def _largest(score: State) -> Scalar:
-    leaves = [jnp.max(jnp.abs(s)) for s in jax.tree.leaves(score)]
+    leaves = [jnp.max(jnp.abs(s), initial=0) for s in jax.tree.leaves(score)]
     return jnp.max(jnp.stack([leaf.astype(leaves[0].dtype) for leaf in leaves]))
 
 
-def _info(xs: State, evaluations: Any, largest: Scalar) -> SolveInfo:
-    finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(xs)]).all()
-    return SolveInfo(jnp.asarray(evaluations), finite, jnp.asarray(largest))
+def _info(evaluations: Any, largest: Scalar, lost_at: Scalar) -> SolveInfo:
+    return SolveInfo(jnp.asarray(evaluations), lost_at == -jnp.inf, largest, lost_at)
 
 
 def _langevin(
@@ -170,10 +178,10 @@ def _langevin(
 
     def move(x: State, i: Array) -> tuple[State, None]:
         keys = jax.random.split(jax.random.fold_in(key, i), len(leaves))
-        size, kick = corrector.step_size, math.sqrt(2 * corrector.step_size)
 
         def one(x: Array, s: Array, key: PRNGKeyArray) -> Array:
-            return x + size * s + kick * jax.random.normal(key, x.shape, x.dtype)
+            size = jnp.asarray(corrector.step_size, x.dtype)
+            return x + size * s + jnp.sqrt(2 * size) * jax.random.normal(key, x.shape, x.dtype)
 
         keys_tree = jax.tree.unflatten(tree, list(keys))
         return jax.tree.map(one, x, score(t, x, args), keys_tree), None

@@ -1,25 +1,36 @@
 """Solve an ``SDE`` on a time grid, by the step functions of diffrax inside one ``lax.scan``.
 
 Every caller (simulation, posterior sampling, training windows) advances states through
-``integrate``; ``solve_adaptive`` is its counterpart for solvers that choose their own steps.
+``advance``; ``integrate`` is the same with its arguments checked, ``solve_adaptive`` the
+counterpart for solvers that choose their own steps.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import diffrax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from smdp_jax.checks import check_integrate, time_dtype
 from smdp_jax.sde import SDE, Args, Scalar, State
-from smdp_jax.solve.solvers import check_solver, default_solver, with_root_finder
+from smdp_jax.solve.solvers import default_solver, with_root_finder
 from smdp_jax.solve.terms import GridNoise, levy_area_of, terms_of
+from smdp_jax.solve.varying import either, like_results
 
-__all__ = ["Save", "integrate"]
+__all__ = ["Save", "Watched", "advance", "chosen_times", "integrate"]
 
 Save = Literal["all", "last"] | Sequence[int]
 Hook = Callable[[PRNGKeyArray, Scalar, State], State]
+
+
+class Watched(NamedTuple):
+    """What was seen on the way: the largest value of a monitor, and when a path was lost."""
+
+    largest: Any
+    lost_at: Any
+    """First time with a state that is not finite; inf where there is none."""
 
 
 def integrate(
@@ -53,7 +64,7 @@ def integrate(
     args : pytree, optional
         Conditions handed to the drift.
     solver : diffrax.AbstractSolver, optional
-        Default: ``default_solver(sde)``.
+        Default: ``diffrax.Euler()``, or ``Splitting()`` for flow maps.
     substeps : int
         Equal solver steps within each interval of the grid.
     save : "all", "last" or sequence of int
@@ -61,10 +72,11 @@ def integrate(
     denoise_last : bool
         Add no noise in the very last step.
     after_step : callable, optional
-        ``after_step(key, t, x)`` maps the state after every step (a corrector).
+        ``after_step(key, t, x)`` maps the state after every step but the last (a corrector: at the
+        end of the grid there may be no score).
     monitor : callable, optional
-        ``monitor(t, x)`` returns a scalar, evaluated at the start of one
-        step in 32 or more, and of the last.
+        ``monitor(t, x)`` returns a scalar, evaluated at the start of one step in 32 or more, and
+        of the last.
     rematerialise : bool
         Recompute each step in the backward pass instead of storing its intermediates.
 
@@ -78,26 +90,72 @@ def integrate(
     Raises
     ------
     ValueError
-        If noise is needed and no key is given, or if the solver cannot solve this process.
+        For a grid, process, state, key, solver or number that does not fit (see the message).
+    TypeError
+        If the solver is no solver.
     """
-    if not sde.deterministic and key is None:
-        raise ValueError("integrate needs a key for a process with noise, got key=None")
-    solver = default_solver(sde) if solver is None else solver
-    check_solver(sde, solver)
-    solver = with_root_finder(solver, x0)
+    x0, substeps, save = check_integrate(
+        sde, x0, ts, key, args, solver, substeps, save, denoise_last
+    )
+    xs, watched = advance(
+        sde,
+        x0,
+        jnp.asarray(ts),
+        key=key,
+        args=args,
+        solver=solver,
+        substeps=substeps,
+        save=save,
+        denoise_last=denoise_last,
+        after_step=after_step,
+        monitor=monitor,
+        rematerialise=rematerialise,
+    )
+    return xs, watched.largest
+
+
+def advance(
+    sde: SDE,
+    x0: State,
+    ts: Array,
+    *,
+    key: PRNGKeyArray | None = None,
+    args: Args = None,
+    solver: diffrax.AbstractSolver | None = None,
+    substeps: int = 1,
+    save: Save = "all",
+    denoise_last: bool = False,
+    after_step: Hook | None = None,
+    monitor: Callable[[Scalar, State], Scalar] | None = None,
+    rematerialise: bool = False,
+) -> tuple[State, Watched]:
+    """``integrate`` for what is known to fit; ``ts`` of a flow map may also decrease.
+
+    Loss is looked for only with a monitor.
+    """
+    solver = with_root_finder(default_solver(sde) if solver is None else solver, x0)
+    # Steps of half precision would be lost in the times that they are added to.
+    ts = ts.astype(time_dtype(ts))
     noise_key = jax.random.key(0) if key is None else key
     levy = levy_area_of(solver)
     steps = (ts.shape[0] - 1) * substeps
     # One look in 32 steps costs little; the last step, nearest to a sharp prior, is always one.
     stride = max(32, -(-steps // 16))
-    probe = (lambda t, x: jnp.zeros(())) if monitor is None else monitor
 
     def terms_at(i: Any) -> diffrax.AbstractTerm:
         amplitude = jnp.where(i == steps - 1, 0.0, 1.0) if denoise_last else None
         return terms_of(sde, GridNoise.like(x0, jax.random.fold_in(noise_key, i), levy, amplitude))
 
+    def watch(watched: Watched, i: Any, before: tuple, after: tuple) -> Watched:
+        assert monitor is not None
+        chosen = (i % stride == 0) | (i == steps - 1)
+        seen = either(chosen, monitor, lambda t, x: jnp.zeros_like(watched.largest), *before)
+        finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(after[1])]).all()
+        lost_at = jnp.where(finite, jnp.inf, after[0]).astype(ts.dtype)
+        return Watched(jnp.maximum(watched.largest, seen), jnp.minimum(watched.lost_at, lost_at))
+
     def substep(carry: tuple, i: Any) -> tuple[tuple, None]:
-        x, solver_state, largest = carry
+        x, solver_state, watched = carry
         n, m = i // substeps, i % substeps
         width = (ts[n + 1] - ts[n]) / substeps
         t0 = ts[n] + jnp.asarray(m, ts.dtype) * width
@@ -109,24 +167,33 @@ def integrate(
             solved = result == diffrax.RESULTS.successful
             y = jax.tree.map(lambda y: jnp.where(solved, y, jnp.nan), y)
         if after_step is not None:
-            y = after_step(jax.random.fold_in(noise_key, steps + i), t1, y)
+            hook_key = jax.random.fold_in(noise_key, steps + i)
+            y = either(i < steps - 1, after_step, lambda key, t, y: y, hook_key, t1, y)
         if monitor is not None:
-            chosen = (i % stride == 0) | (i == steps - 1)
-            observed = jax.lax.cond(chosen, probe, lambda t, x: jnp.zeros_like(largest), t0, x)
-            largest = jnp.maximum(largest, observed)
-        return (y, solver_state, largest), None
+            watched = watch(watched, i, (t0, x), (t1, y))
+        return (y, solver_state, watched), None
 
     body = jax.checkpoint(substep) if rematerialise else substep
     state0 = solver.init(terms_at(0), ts[0], ts[1], x0, args)
-    monitored = jax.eval_shape(probe, ts[0], x0)
-    carry = (x0, state0, jnp.zeros(monitored.shape, monitored.dtype))
-    return _scan_saving(body, carry, ts.shape[0] - 1, substeps, save)
+    size = jnp.zeros(())
+    if monitor is not None:
+        seen = jax.eval_shape(monitor, ts[0], x0)
+        size = jnp.zeros(seen.shape, seen.dtype)
+    carry = (x0, state0, Watched(size, jnp.asarray(jnp.inf, ts.dtype)))
+    return _scan_saving(body, like_results(body, carry, 0), ts.shape[0] - 1, substeps, save)
+
+
+def chosen_times(save: Save, times: int) -> list[int]:
+    """Indices of a grid that are saved, in order."""
+    if isinstance(save, str):
+        return [times - 1] if save == "last" else list(range(times))
+    return sorted({range(times)[i] for i in save})
 
 
 def _scan_saving(
     body: Callable, carry: tuple, intervals: int, substeps: int, save: Save
-) -> tuple[State, Scalar]:
-    """Run ``body`` over all substeps and return the asked-for states and the monitored value."""
+) -> tuple[State, Watched]:
+    """Run ``body`` over all substeps and return the asked-for states and what was seen."""
 
     def interval(carry: tuple, n: Any) -> tuple[tuple, None]:
         if substeps == 1:
@@ -135,18 +202,18 @@ def _scan_saving(
 
     x0 = carry[0]
     if save == "last":
-        (x, _, monitored), _ = jax.lax.scan(interval, carry, jnp.arange(intervals))
-        return x, monitored
+        (x, _, watched), _ = jax.lax.scan(interval, carry, jnp.arange(intervals))
+        return x, watched
     if save == "all":
 
         def record(carry: tuple, n: Any) -> tuple[tuple, State]:
             carry, _ = interval(carry, n)
             return carry, carry[0]
 
-        (_, _, monitored), xs = jax.lax.scan(record, carry, jnp.arange(intervals))
-        return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), x0, xs), monitored
+        (_, _, watched), xs = jax.lax.scan(record, carry, jnp.arange(intervals))
+        return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), x0, xs), watched
 
-    wanted = sorted({range(intervals + 1)[i] for i in save})
+    wanted = chosen_times(save, intervals + 1)
     slots = jnp.full(intervals + 1, len(wanted)).at[jnp.array(wanted)].set(jnp.arange(len(wanted)))
 
     def store(buffer: State, n: Any, x: State) -> State:
@@ -158,8 +225,8 @@ def _scan_saving(
         return (inner, store(buffer, n + 1, inner[0])), None
 
     # The extra slot takes the states that are not wanted.
-    empty = jax.tree.map(lambda x: jnp.zeros((len(wanted) + 1, *x.shape), x.dtype), x0)
-    ((_, _, monitored), buffer), _ = jax.lax.scan(
+    empty = jax.tree.map(lambda x: jnp.zeros_like(x, shape=(len(wanted) + 1, *x.shape)), x0)
+    ((_, _, watched), buffer), _ = jax.lax.scan(
         keep, (carry, store(empty, 0, x0)), jnp.arange(intervals)
     )
-    return jax.tree.map(lambda b: b[:-1], buffer), monitored
+    return jax.tree.map(lambda b: b[:-1], buffer), watched

@@ -1,20 +1,16 @@
 """Which diffrax solver solves what: defaults, costs, and the solvers that do not fit."""
 
-from typing import Any
-
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optimistix as optx
 
-from smdp_jax.checks import check_kind
+from smdp_jax.checks import check_is_solver, check_solver
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.solve.terms import Splitting
 
 __all__ = [
-    "check_is_solver",
-    "check_solver",
     "default_adaptive_solver",
     "default_solver",
     "evaluations_per_step",
@@ -87,31 +83,10 @@ def flow_map_of(sde: SDE, solver: diffrax.AbstractSolver | None = None) -> SDE:
     return SDE(step=step, inverse=inverse, diffusion=sde.diffusion, interval=sde.interval)
 
 
-def check_is_solver(solver: Any) -> None:
-    """Refuse what is no solver, such as a solver's class."""
-    check_kind("solver", solver, "a diffrax solver, such as diffrax.Heun()", "init", "step")
-
-
-def check_solver(sde: SDE, solver: diffrax.AbstractSolver) -> None:
-    """Refuse a solver that cannot solve this process with fixed steps."""
-    check_is_solver(solver)
-    name = type(solver).__name__
-    if sde.step is not None and not isinstance(solver, Splitting):
-        raise ValueError(
-            f"a flow map is solved by Splitting(), got {name}; give a drift for {name}"
-        )
-    if sde.step is None and isinstance(solver, Splitting):
-        raise ValueError("Splitting() solves flow maps, got a drift: see flow_map_of")
-    if isinstance(solver, diffrax.HalfSolver):
-        raise ValueError("HalfSolver estimates errors for adaptive steps: see solve_adaptive")
-    if isinstance(solver, diffrax.AbstractSRK) and sde.deterministic:
-        raise ValueError(f"{name} needs noise, got an ODE: use an ODE solver such as Heun()")
-
-
 def with_root_finder(solver: diffrax.AbstractSolver, x: State) -> diffrax.AbstractSolver:
     """Give an implicit solver tolerances, where it expects those of a step size controller."""
     finder = getattr(solver, "root_finder", None)
-    if finder is None or isinstance(getattr(finder, "rtol", 0.0), (int, float)):
+    if finder is None or eqx.is_array_like(getattr(finder, "rtol", 0.0)):
         return solver
     # Half the digits: a stiff drift's own rounding error is far above the last one.
     tolerance = float(jnp.finfo(jnp.result_type(*jax.tree.leaves(x))).eps) ** 0.5

@@ -82,6 +82,7 @@ class AdditiveNoise(diffrax.AbstractTerm):
     """The term ``g(t) dW`` with one scalar g per leaf of the state."""
 
     amplitude: Callable = eqx.field(static=True)
+    of_step: Callable = eqx.field(static=True)
     control: diffrax.AbstractPath
 
     def vf(self, t: Any, y: Any, args: Any) -> Any:
@@ -95,6 +96,14 @@ class AdditiveNoise(diffrax.AbstractTerm):
     def prod(self, vf: Any, control: Any) -> Any:
         """Multiply leaf by leaf."""
         return jax.tree.map(lambda g, w: g * w, vf, control)
+
+
+class DriftTerm(diffrax.ODETerm):
+    """The drift of a state that may be less precise than the times."""
+
+    def prod(self, vf: Any, control: Any) -> Any:
+        """Multiply by the step, in the dtype of the drift."""
+        return jax.tree.map(lambda v: jnp.asarray(control, v.dtype) * v, vf)
 
 
 class FlowMapTerm(diffrax.AbstractTerm):
@@ -124,6 +133,7 @@ class Splitting(diffrax.AbstractItoSolver):
     process. A probability flow feels that where ``kappa dt`` is not small.
     """
 
+    advances_flow_maps: ClassVar = True
     term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
 
@@ -147,7 +157,7 @@ class Splitting(diffrax.AbstractItoSolver):
         flow, *noises = terms.terms if isinstance(terms, diffrax.MultiTerm) else (terms,)
         y1 = flow.step(t0, t1, y0, args)
         for noise in noises:
-            kick = noise.vf_prod(t0, y0, args, noise.contr(t0, t1))
+            kick = noise.prod(noise.of_step(t0, t1, y0), noise.contr(t0, t1))
             y1 = jax.tree.map(jnp.add, y1, kick)
         return y1, None, {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful
 
@@ -159,10 +169,10 @@ class Splitting(diffrax.AbstractItoSolver):
 def terms_of(sde: SDE, noise: diffrax.AbstractPath | None) -> diffrax.AbstractTerm:
     """Build the diffrax terms of a process."""
     if sde.drift is not None:
-        physics = diffrax.ODETerm(sde.drift)
+        physics = DriftTerm(sde.drift)
     else:
         assert sde.step is not None
         physics = FlowMapTerm(sde.step)
     if sde.deterministic or noise is None:
         return physics
-    return diffrax.MultiTerm(physics, AdditiveNoise(sde.g, noise))
+    return diffrax.MultiTerm(physics, AdditiveNoise(sde.g, sde.g_of_step, noise))

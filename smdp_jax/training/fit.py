@@ -1,7 +1,7 @@
 """Learn a score from trajectories: ``fit``."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -234,6 +234,8 @@ def fit(
     warn_of_miss(miss, paths.ts)
     names = ("step", "window", "loss", "validation_loss")
     history = {n: np.array([r[n] if r[n] is not None else np.nan for r in records]) for n in names}
+    if learned.kind == "score":
+        learned = replace(learned, shapes=tuple(x.shape for x in jax.tree.leaves(paths.at(0, 0))))
     return Fit(learned, history, miss)
 
 
