@@ -23,6 +23,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.checks import concrete
@@ -74,7 +75,8 @@ class SinhRamp(eqx.Module):
         in a tree like the state.
     transform : tuple of callables, optional
         ``(forward, backward)`` of a linear transform of the state in which ``rate`` is diagonal,
-        for example ``(jnp.fft.rfft2, jnp.fft.irfft2)``.
+        for example ``(jnp.fft.rfft2, lambda y: jnp.fft.irfft2(y, (n, n)))`` on n x n points, where
+        the way back must be told an odd n.
 
     Raises
     ------
@@ -117,11 +119,23 @@ class TableRamp(eqx.Module):
         Leaves (times,) or (times, *transformed state), in a tree like the state.
     transform : tuple of callables, optional
         ``(forward, backward)`` of the linear transform in which phi is diagonal.
+
+    Raises
+    ------
+    ValueError
+        If ``ts`` is not positive and increasing.
     """
 
     ts: Any
     log_phi: State
     transform: Transform | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self) -> None:
+        if not isinstance(self.ts, (jax.Array, np.ndarray)) or not concrete(self.ts):
+            return
+        times = np.asarray(self.ts)
+        if times.ndim != 1 or len(times) < 2 or not (times[0] > 0 and (np.diff(times) > 0).all()):
+            raise ValueError(f"TableRamp.ts must be positive and increase, got {times}")
 
     def __call__(self, t0: Scalar, t1: Scalar, m: State) -> State:
         """Multiply ``m`` by phi(t0) / phi(t1)."""

@@ -445,6 +445,7 @@ def test_errors(settings, message):
         ({"step_size": 0.1, "steps": 1.5}, "steps must be an int of at least 1, got 1.5"),
     ],
 )
+@pytest.mark.usefixtures("untyped")
 def test_langevin_errors(settings, message):
     with pytest.raises(ValueError, match=message):
         smdp.Langevin(**settings)

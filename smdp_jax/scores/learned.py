@@ -149,6 +149,8 @@ class StepCorrection(_Learned):
         As for ``LearnedScore``.
     ts : array (times,)
         The time grid whose steps it belongs to.
+    shapes : tuple of tuples of int, optional
+        As for ``LearnedScore``.
     noise_level : float
         The alpha it was trained at.
     """

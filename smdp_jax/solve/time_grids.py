@@ -1,7 +1,11 @@
 """Time grids: uniform, or dense near the start."""
 
+import math
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from smdp_jax.checks import check_positive
 
 __all__ = ["linear_grid", "log_grid"]
 
@@ -62,7 +66,8 @@ def log_grid(start: float, end: float, steps: int, *, offset: float = 0.1) -> Fl
 
 
 def _check_grid_request(start: float, end: float, steps: int) -> None:
-    if steps < 1:
-        raise ValueError(f"a time grid needs at least 1 step, got steps={steps}")
-    if not start < end:
-        raise ValueError(f"a time grid must increase, got start={start}, end={end}")
+    (steps,) = check_positive(steps=steps)
+    if not -math.inf < start < end < math.inf:
+        raise ValueError(
+            f"a time grid must increase between finite times, got start={start}, end={end}"
+        )

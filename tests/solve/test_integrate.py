@@ -383,10 +383,11 @@ def test_log_grid_becomes_linear_for_large_offsets(x64):
 @pytest.mark.parametrize(
     ("start", "end", "steps", "message"),
     [
-        (0.0, 1.0, 0, "needs at least 1 step, got steps=0"),
-        (1.0, 1.0, 5, "must increase, got start=1.0, end=1.0"),
-        (2.0, 1.0, 5, "must increase, got start=2.0, end=1.0"),
-        (0.0, math.nan, 5, "must increase, got start=0.0, end=nan"),
+        (0.0, 1.0, 0, "steps must be at least 1, got 0"),
+        (0.0, math.inf, 3, "must increase between finite times, got start=0.0, end=inf"),
+        (1.0, 1.0, 5, "between finite times, got start=1.0, end=1.0"),
+        (2.0, 1.0, 5, "between finite times, got start=2.0, end=1.0"),
+        (0.0, math.nan, 5, "between finite times, got start=0.0, end=nan"),
     ],
 )
 def test_grid_errors(grid, start, end, steps, message):
