@@ -178,6 +178,11 @@ def amplitude(t):
     return {"a": 0.5 + t, "b": 0.3}
 
 
+def noise_of(sde, i):
+    """g of the step to time i, which a flow map puts in at its start."""
+    return amplitude(TS[i] if sde.step is None else TS[i - 1])
+
+
 def loss_by_hand(theta, sde, form, cut):
     """The definition, step by step in Python."""
     score, args, c = score_of(theta), PIECE.args, 1.0 if form == "backward" else 0.5
@@ -187,18 +192,15 @@ def loss_by_hand(theta, sde, form, cut):
     def squares(distance, sigma):
         return sum(jnp.sum((distance[k] / sigma[k]) ** 2) for k in distance)
 
-    def noise(i):  # a flow map puts it in at the start of the step
-        return amplitude(TS[i] if sde.step is None else TS[i - 1])
-
     def sigma(i):
-        return {k: g * jnp.sqrt(TS[i] - TS[i - 1]) for k, g in noise(i).items()}
+        return {k: g * jnp.sqrt(TS[i] - TS[i - 1]) for k, g in noise_of(sde, i).items()}
 
     x = states[4]
     for n, i in enumerate((4, 3, 2, 1)):
         if cut and n % cut == 0:
             x = jax.lax.stop_gradient(x)
         t0, t1 = TS[i - 1], TS[i]
-        dt, g, s = t1 - t0, noise(i), score(t1, x, args)
+        dt, g, s = t1 - t0, noise_of(sde, i), score(t1, x, args)
         if sde.step is None:
             p = sde.drift(t1, x, args)
             walked = {k: x[k] - dt * p[k] for k in x}
