@@ -67,7 +67,7 @@ def _pdebench_seeds(arrays: Arrays, ts: Any) -> Layout | None:
     if not groups:
         return None
     axes = len(arrays[f"{groups[0]}data"].shape)
-    dims = ("time", *(f"x{i}" for i in range(axes - 2)), "channel")
+    dims = ("time", *"xyz"[: axes - 2], "channel")
     return Layout("grid/t", "data", dims=dims, groups=groups)
 
 
