@@ -110,6 +110,8 @@ def check_backward(
     )
     if verb == "sample_posterior":
         check_key(key)
+    if num_samples is None:
+        raise ValueError("num_samples must be an int of at least 1, got None")
     check_flags(**flags)
     check_args_axes(args_axes)
     level = check_level(noise_level)

@@ -142,6 +142,7 @@ def sample_posterior(
     TypeError
         If the score is no function, or the solver no solver.
     """
+    ts, x_end, score, args = on_auto_mesh((ts, x_end, score, args))
     given = check_backward(
         "sample_posterior",
         sde,
@@ -239,6 +240,7 @@ def probability_flow(
     TypeError
         If the score is no function, or the solver no solver.
     """
+    ts, x_end, score, args = on_auto_mesh((ts, x_end, score, args))
     given = check_backward(
         "probability_flow",
         sde,
@@ -278,9 +280,8 @@ def _solve(
     args_axes: int | None,
 ) -> tuple[State, SolveInfo]:
     """Solve for every end state and sample, and say how many were lost."""
-    solve, score, x_end, args = on_auto_mesh((solve, score, given.x_end, args))
     work = (args_axes, given.batch, given.num_samples, given.chunk_size)
-    xs, info = _sample(solve, score, x_end, key, args, *work)
+    xs, info = _sample(solve, score, given.x_end, key, args, *work)
     lost_at: Any = info.lost_at
     if concrete(lost_at) and lost_at.is_fully_addressable and not info.finite.all():
         lost = np.asarray(lost_at)[~np.asarray(info.finite)]

@@ -79,6 +79,7 @@ def simulate(
     TypeError
         If the solver is no solver, or ``score_targets`` no ramp.
     """
+    ts, x0, args = on_auto_mesh((ts, x0, args))
     x0, samples, substeps, chunk_size = check_simulate(
         sde,
         x0,
@@ -92,7 +93,7 @@ def simulate(
         chunk_size,
         rematerialise,
     )
-    ts, x0, args = on_auto_mesh((jnp.asarray(ts), x0, args))
+    ts = jnp.asarray(ts)
     path_key, pilot_key = jax.random.split(key)
     ramp = None if isinstance(score_targets, bool) else score_targets
     if score_targets is True:
