@@ -8,19 +8,29 @@ arXiv 2301.10250).
 from smdp_jax import datasets, models
 from smdp_jax.evaluate import CalibrationReport, calibration_report
 from smdp_jax.experiment import load
+from smdp_jax.likelihood import Certificate, LogProb, certify, log_prob
 from smdp_jax.objectives import InverseStep, MultiStep, OneStep, PathScore
 from smdp_jax.objectives.step_miss import step_miss
+from smdp_jax.observations import (
+    Conditioned,
+    ConditionInfo,
+    LinearObservation,
+    Observation,
+    condition,
+)
 from smdp_jax.posterior import Path, Posterior, probability_flow, sample_posterior
 from smdp_jax.score_targets import PowerRamp, SinhRamp, TableRamp, least_variance_ramp
 from smdp_jax.scores.learned import LearnedScore, StepCorrection
 from smdp_jax.scores.preconditioner import Preconditioner
 from smdp_jax.scores.step import LearnedStep
+from smdp_jax.scores.twist import LinearTwist
 from smdp_jax.sde import SDE, integrated_backward, negated, probability_flow_sde, reverse_sde
 from smdp_jax.simulate import simulate
 from smdp_jax.solve.adaptive import solve_adaptive
 from smdp_jax.solve.backward import Langevin, SolveInfo
 from smdp_jax.solve.integrate import integrate
 from smdp_jax.solve.solvers import flow_map_of
+from smdp_jax.solve.tempering import Tempering
 from smdp_jax.solve.terms import Splitting
 from smdp_jax.solve.time_grids import linear_grid, log_grid
 from smdp_jax.training.fit import Fit, TrainingDiverged, fit
@@ -31,12 +41,19 @@ __version__ = "0.1.0"
 __all__ = [
     "SDE",
     "CalibrationReport",
+    "Certificate",
+    "ConditionInfo",
+    "Conditioned",
     "Fit",
     "InverseStep",
     "Langevin",
     "LearnedScore",
     "LearnedStep",
+    "LinearObservation",
+    "LinearTwist",
+    "LogProb",
     "MultiStep",
+    "Observation",
     "OneStep",
     "Path",
     "PathScore",
@@ -48,10 +65,13 @@ __all__ = [
     "Splitting",
     "StepCorrection",
     "TableRamp",
+    "Tempering",
     "TrainingDiverged",
     "Trajectories",
     "TrajectoryStream",
     "calibration_report",
+    "certify",
+    "condition",
     "datasets",
     "fit",
     "flow_map_of",
@@ -61,6 +81,7 @@ __all__ = [
     "linear_grid",
     "load",
     "log_grid",
+    "log_prob",
     "models",
     "negated",
     "probability_flow",

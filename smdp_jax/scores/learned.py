@@ -22,7 +22,7 @@ from flax.errors import (
 )
 
 from smdp_jax.checks import concrete
-from smdp_jax.sde import SDE, Args, Scalar, State
+from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 
 
 def apply_network(model: Any, variables: Any, t: Scalar, x: State, args: Args) -> State:
@@ -202,3 +202,12 @@ class StepCorrection(_Learned):
                 f"{own[-1]:g}]), got {len(asked) - 1} steps in [{asked[0]:g}, {asked[-1]:g}]. "
                 "PathScore() learns a score for any steps"
             )
+
+
+def check_is_score(score: ScoreFn, use: str) -> None:
+    """Refuse a step correction where the mathematics asks for grad log p itself."""
+    if isinstance(score, StepCorrection):
+        raise ValueError(
+            f"{use} must have a score, got a StepCorrection: it is right for its own steps of one "
+            "backward solve, and no gradient of a log density. PathScore() learns a score"
+        )

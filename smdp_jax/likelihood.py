@@ -1,0 +1,440 @@
+"""How likely is a state, and how right is a sampler: log densities and certificates, in nats."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from smdp_jax.checks import (
+    check_args_axes,
+    check_finite,
+    check_key,
+    check_kind,
+    check_like,
+    check_positive,
+    check_process,
+    check_time_grid,
+    concrete,
+)
+from smdp_jax.scores.learned import check_is_score
+from smdp_jax.scores.reference import best_kind, reference_of
+from smdp_jax.scores.twist import time_index
+from smdp_jax.sde import SDE, Args, ScoreFn, State
+from smdp_jax.solve.flow_density import FlowDensity, LogDensity
+from smdp_jax.solve.particles import (
+    choose,
+    effective_size,
+    log_mean_exp,
+    relative_variance,
+    systematic,
+    weighted_mean,
+)
+from smdp_jax.solve.path_weights import PathWeights
+from smdp_jax.solve.transitions import transitions_of
+from smdp_jax.trajectories import Trajectories
+
+__all__ = ["Certificate", "LogProb", "certify", "log_prob"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LogProb:
+    """Log density of states, and how it came about.
+
+    Parameters
+    ----------
+    log_prob : array
+        log p at ``ts[-1]`` in nats, shape (*batch,).
+    standard_error : array
+        Of the estimate over probes, in nats, shape (*batch,); 0 for the exact trace.
+    starts : pytree
+        Where the flow takes each state at ``ts[0]``, leaves (*batch, *state).
+    """
+
+    log_prob: Any
+    standard_error: Any
+    starts: Any
+
+
+def log_prob(
+    sde: SDE,
+    score: ScoreFn,
+    x: State,
+    ts: Float[Array, "times"],
+    prior: LogDensity,
+    *,
+    trace: Literal["exact", "hutchinson"] = "exact",
+    probes: int = 16,
+    key: PRNGKeyArray | None = None,
+    args: Args = None,
+    args_axes: int | None = None,
+    solver: diffrax.AbstractSolver | None = None,
+    substeps: int = 1,
+    batch_axes: int = 0,
+    chunk_size: int | None = None,
+) -> LogProb:
+    """Compute log p_t(x) at ``ts[-1]`` along the probability flow.
+
+    With ``f = P - g^2 s / 2``, ``log p_T(x_T) = log p_0(x_0) - int div f dt`` (Chen et al. 2018;
+    Song et al. 2021, eq. 39), x solved back from ``ts[-1]`` to ``ts[0]``. A flow map is taken as
+    the discrete flow that it is: the log-determinants of its steps are summed.
+
+    Parameters
+    ----------
+    sde : SDE
+        The forward process.
+    score : callable
+        ``score(t, x, args)``, a score: a step correction has no flow.
+    x : pytree
+        States at ``ts[-1]``: one, or with ``batch_axes`` leading axes.
+    ts : array (times,)
+        Increasing times. Start them where the prior has a density: point masses have none.
+    prior : callable
+        ``prior(x, args)``, log density at ``ts[0]`` of one state, in nats.
+    trace : {"exact", "hutchinson"}
+        The divergence by one Jacobian-vector product per entry of the state, or estimated by
+        ``probes`` random signs, the same ones along the whole solve.
+    probes : int
+        Hutchinson's, at least 2; the standard error falls with their square root.
+    key : PRNG key, optional
+        Seed of the probes; state i draws from ``fold_in(key, i)``.
+    args : pytree, optional
+        Conditions.
+    args_axes : int or None
+        None: the same ``args`` for all states; 0: on the same leading axes.
+    solver : diffrax.AbstractSolver, optional
+        An ODE solver, default ``diffrax.Heun()``; with a score in closed form
+        ``diffrax.Dopri8()`` reaches rounding.
+    substeps : int
+        Solver steps per interval of ``ts``.
+    batch_axes : int
+        Number of leading axes of ``x`` that index states.
+    chunk_size : int, optional
+        States, and entries of the divergence of each, worked on at once; default all.
+
+    Returns
+    -------
+    LogProb
+        In nats of a density per unit of state, with its standard error.
+
+    Raises
+    ------
+    ValueError
+        For a step correction, a grid, process, state, prior or key that does not fit.
+    TypeError
+        If score or prior is no function.
+    """
+    flat, shape = _flatten(x, args if args_axes == 0 else None, batch_axes)
+    probes, substeps, chunk_size = check_positive(
+        probes=probes, substeps=substeps, chunk_size=chunk_size
+    )
+    first, own = jax.tree.map(lambda x: x[0], flat)
+    check_args_axes(args_axes)
+    check_is_score(score, "log_prob")
+    _check(sde, score, first, ts, own if args_axes == 0 else args, prior)
+    check_finite(x, "x")
+    estimated = _check_trace(trace, probes, key, sde)
+    flow = FlowDensity(sde, ts, prior, solver, substeps, probes if estimated else None, chunk_size)
+    found = _log_prob(flow, score, flat, key, args, args_axes, chunk_size)
+    check_density(found.log_prob, found.starts)
+    return jax.tree.map(lambda x: x.reshape(shape + x.shape[1:]), found)
+
+
+@eqx.filter_jit
+def _log_prob(
+    flow: FlowDensity,
+    score: ScoreFn,
+    states: tuple[State, Args],
+    key: Any,
+    args: Args,
+    args_axes: int | None,
+    chunk_size: int | None,
+) -> LogProb:
+    count = jax.tree.leaves(states)[0].shape[0]
+
+    def one(entry: tuple) -> LogProb:
+        i, x, own = entry
+        seed = None if key is None else jax.random.fold_in(key, i)
+        return LogProb(*flow(score, x, seed, own if args_axes == 0 else args))
+
+    return jax.lax.map(one, (jnp.arange(count), *states), batch_size=chunk_size or count)
+
+
+def _flatten(x: State, mapped: Args, batch_axes: int) -> tuple[tuple, tuple[int, ...]]:
+    """Put all leading axes into one."""
+    if not isinstance(batch_axes, int) or batch_axes < 0:
+        raise ValueError(f"batch_axes must be an int of at least 0, got {batch_axes}")
+    trees = jax.tree.map(jnp.asarray, (x, mapped))
+    shapes = {leaf.shape[:batch_axes] for leaf in jax.tree.leaves(trees)}
+    shape = next(iter(shapes), ())
+    if len(shapes) != 1 or len(shape) != batch_axes or 0 in shape:
+        raise ValueError(
+            f"x, and args mapped over states, must share {batch_axes} leading axes (batch_axes), "
+            f"got {shapes or x}"
+        )
+    return jax.tree.map(
+        lambda leaf: leaf.reshape(math.prod(shape), *leaf.shape[batch_axes:]), trees
+    ), shape
+
+
+def _check(sde: SDE, score: ScoreFn, x: State, ts: Any, args: Args, prior: LogDensity) -> None:
+    check_time_grid(ts, sde)
+    check_kind("score", score, "a function score(t, x, args), such as fit.score", "__call__")
+    check_kind("prior", prior, "a function prior(x, args), the log density at ts[0]", "__call__")
+    check_process(sde, ts, x, args, maps=("drift", "inverse"))
+    t = jax.ShapeDtypeStruct((), jnp.result_type(ts))
+    check_like(x, jax.eval_shape(score, t, x, args), "score")
+
+
+def _check_trace(trace: str, probes: int, key: Any, sde: SDE) -> bool:
+    if trace not in ("exact", "hutchinson"):
+        raise ValueError(f"trace must be 'exact' or 'hutchinson', got {trace!r}")
+    if trace == "exact":
+        return False
+    if sde.drift is None:
+        raise ValueError(
+            "trace must be 'exact' for a flow map, whose steps have determinants, got 'hutchinson'"
+        )
+    if probes < 2:
+        raise ValueError(f"probes must be at least 2, to know their error, got {probes}")
+    check_key(key)
+    return True
+
+
+def check_density(values: Any, starts: State) -> None:
+    """Refuse a prior that gives no density where the paths start."""
+    if not concrete(values, starts):
+        return
+    arrived = jnp.stack(
+        [jnp.isfinite(x).reshape(x.shape[0], -1).all(axis=1) for x in jax.tree.leaves(starts)]
+    ).all(axis=0)
+    bad = arrived & (jnp.isnan(values) | jnp.isposinf(values))
+    if bad.any() or (arrived.any() and jnp.isneginf(values[arrived]).all()):
+        wrong = values[bad][0] if bad.any() else -jnp.inf
+        raise ValueError(
+            f"prior must be a log density at ts[0], got {wrong} at a state that the solve reached: "
+            "point masses and fields without power in some mode have no density; start ts later, "
+            "where the noise has given them one"
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Certificate:
+    """How far a sampler is from the truth, and what its samples are worth.
+
+    Parameters
+    ----------
+    elbo, elbo_error : scalar
+        Mean log weight of the paths, at most log p(x_end), and its standard error, in nats.
+    bound : scalar
+        Log of the mean weight: at least as high on average, still at most log p(x_end).
+    log_evidence, log_evidence_error : scalar
+        The best estimate of log p(x_end) (with resampling where ``reference`` was given), and its
+        standard error from the spread of the weights, in nats.
+    share : scalar
+        Effective size of the weighted paths over their number.
+    ess : array (times - 1,) or None
+        Effective size with resampling, at ``ts[:-1]``.
+    samples : pytree
+        States at ``ts[0]``, leaves (paths, *state), of the run that gave ``log_evidence``.
+    log_weights : array (paths,)
+        Logs of their weights, of sum 1.
+    """
+
+    elbo: Any
+    elbo_error: Any
+    bound: Any
+    log_evidence: Any
+    log_evidence_error: Any
+    share: Any
+    ess: Any
+    samples: Any
+    log_weights: Any
+
+    @property
+    def gap(self) -> Any:
+        """Estimate of the Kullback-Leibler distance of the sampler's paths from the posterior's.
+
+        Returns
+        -------
+        scalar
+            ``log_evidence - elbo``, in nats.
+        """
+        return self.log_evidence - self.elbo
+
+    def mean(self, function: Callable[[Any], Any] = lambda x: x) -> Any:
+        """Expectation over the posterior, corrected by the weights.
+
+        Parameters
+        ----------
+        function : callable
+            ``function(x)`` of one state, a tree of floating point arrays; default the state.
+
+        Returns
+        -------
+        pytree
+            Self-normalised weighted mean.
+        """
+        return weighted_mean(self.log_weights, self.samples, function)
+
+    def resample(self, key: PRNGKeyArray, count: int | None = None) -> Any:
+        """Draw equally weighted samples.
+
+        Parameters
+        ----------
+        key : PRNG key
+            Consumed.
+        count : int, optional
+            How many; default as many as there are paths.
+
+        Returns
+        -------
+        pytree
+            Leaves (count, *state); good ones come several times.
+        """
+        return choose(self.samples, systematic(key, self.log_weights, count))
+
+    def __str__(self) -> str:
+        """One line for a report."""
+        paths = len(self.log_weights)
+        return (
+            f"the sampler is {float(self.gap):.3g} ± "
+            f"{math.hypot(float(self.elbo_error), float(self.log_evidence_error)):.2g} nats from "
+            f"the truth (log p = {float(self.log_evidence):.6g}, ELBO {float(self.elbo):.6g}); "
+            f"{float(self.share):.1%} of {paths} paths count"
+        )
+
+
+def certify(
+    sde: SDE,
+    score: ScoreFn,
+    x_end: State,
+    ts: Float[Array, "times"],
+    prior: LogDensity,
+    *,
+    num_paths: int,
+    key: PRNGKeyArray,
+    solver: Any = None,
+    reference: Trajectories | Callable[[Any, Any], Any] | None = None,
+    threshold: float = 0.5,
+    args: Args = None,
+    chunk_size: int | None = None,
+) -> Certificate:
+    """Weigh the reverse-time SDE's paths from an end state against the simulator's law of them.
+
+    The evidence is that of the simulator's chain on ``ts``, with one Gaussian step an interval.
+    It is without bias whatever the score, differentiable in ``args`` (without ``reference``), and
+    needs noise on every leaf. Use ``jax.vmap`` for many end states.
+
+    Parameters
+    ----------
+    sde : SDE
+        The forward process.
+    score : callable
+        ``score(t, x, args)``, or a step correction on its own steps.
+    x_end : pytree
+        Observed state at ``ts[-1]``, unbatched.
+    ts : array (times,)
+        Increasing times. Start them where the prior has a density.
+    prior : callable
+        ``prior(x, args)``, log density at ``ts[0]`` of one state, in nats.
+    num_paths : int
+        Paths.
+    key : PRNG key
+        Randomness.
+    solver : GaussianStep or Transitions, optional
+        Gaussian laws of one step; default those of ``Euler()``, or ``Splitting()`` for flow maps.
+    reference : Trajectories or callable, optional
+        Resample on the way, for states of many entries: ``reference(t, x)`` is a guess of log p_t,
+        or paths at (at least) the times of ``ts``, whose Gaussians are.
+    threshold : float
+        Resample where the effective size falls below this share of the paths.
+    args : pytree, optional
+        Conditions.
+    chunk_size : int, optional
+        Paths solved at once, to bound memory; default all.
+
+    Returns
+    -------
+    Certificate
+        Bounds, evidence, weighted samples; ``str`` of it is a line for a report.
+
+    Raises
+    ------
+    ValueError
+        For a grid, process, solver, end state or key that does not fit, or a prior without density.
+    TypeError
+        If score or prior is no function.
+
+    References
+    ----------
+    Burda, Grosse, Salakhutdinov (2016), "Importance Weighted Autoencoders", for the bound of many
+    paths; Del Moral, Doucet, Jasra (2006) for resampling.
+    """
+    num_paths, chunk_size = check_positive(num_paths=num_paths, chunk_size=chunk_size)
+    x_end = jax.tree.map(jnp.asarray, x_end)
+    _check(sde, score, x_end, ts, args, prior)
+    if hasattr(score, "check_use"):
+        learned: Any = score
+        learned.check_use(sde, ts, 1.0, whole_steps=True, use="certify")
+    check_finite(x_end, "x_end")
+    check_key(key)
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold must be in (0, 1], got {threshold}")
+    paths = PathWeights(ts, transitions_of(sde, solver), prior, chunk_size)
+    guide = _reference(reference, ts)
+    found = _certify(paths, score, x_end, key, args, num_paths, guide, threshold)
+    if concrete(found):
+        check_density(found.log_weights, found.samples)
+    return found
+
+
+@eqx.filter_jit
+def _certify(
+    paths: PathWeights,
+    score: ScoreFn,
+    x_end: State,
+    key: PRNGKeyArray,
+    args: Args,
+    count: int,
+    guide: Any,
+    threshold: float,
+) -> Certificate:
+    k_paths, k_resampled = jax.random.split(key)
+    x, logs = paths.independent(score, k_paths, x_end, count, args)
+    logs = jnp.where(jnp.isnan(logs), -jnp.inf, logs)
+    bound, variance = log_mean_exp(logs), relative_variance(logs)
+    evidence, share, sizes = bound, effective_size(logs) / count, None
+    elbo, error = logs.mean(), logs.std(ddof=1) / math.sqrt(count)
+    if guide is not None:
+
+        def reference(j: Array, x: State) -> Array:
+            if callable(guide):
+                return jnp.asarray(guide(paths.ts[j], x))
+            return jax.tree.map(lambda a: a[j], guide).log_density(x)
+
+        run = paths.resampled(score, k_resampled, x_end, count, args, reference, threshold)
+        x, logs, evidence, variance, sizes = run
+    log_weights = jax.nn.log_softmax(logs)
+    return Certificate(
+        elbo, error, bound, evidence, jnp.sqrt(variance), share, sizes, x, log_weights
+    )
+
+
+def _reference(reference: Any, ts: Any) -> Any:
+    """A function as it is; paths as one Gaussian per time, in the basis that is best at the end."""
+    if reference is None or callable(reference):
+        return reference
+    check_kind("reference", reference, "Trajectories(ts, xs) or a function (t, x)", "ts", "xs")
+    reference.check()
+    places = [time_index(reference.ts, float(t), "the reference's ts") for t in ts]
+    at = [jax.tree.map(lambda x, i=i: x[:, i], reference.xs) for i in places]
+    kind = best_kind(at[-1])
+    return jax.tree.map(lambda *x: jnp.stack(x), *[reference_of(draws, kind) for draws in at])

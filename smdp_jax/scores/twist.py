@@ -1,0 +1,189 @@
+r"""What is left to be seen, given the state at a later time: ``h_t(x) = N(y; B_t x + c_t, R_t)``.
+
+For observations ``y_k = A_k x(t_k) + noise`` with ``t_k <= t``: the linear regression of every
+``A_k x(t_k)`` on x(t) over simulated paths gives B and c, its residuals and the noise of the
+sensors give R (joint over all k). At ``t = t_k`` it is the observation itself.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from smdp_jax.scores.reference import best_kind, flat_of, modes_of, rows_of
+from smdp_jax.trajectories import Trajectories
+
+_LARGEST = 2**28  # numbers in the tables: a GiB in single precision
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LinearTwist:
+    """Linear regression of what was seen on the states at later times.
+
+    Depends on where and when the sensors look, not on what they saw or how well: one twist
+    serves any values and covariances.
+
+    Parameters
+    ----------
+    ts : array (times,)
+        Times of the tables.
+    gain : array (times, sensors, entries)
+        B_t; rows of all observations in their order, zero at times before theirs.
+    offset : array (times, sensors)
+        c_t.
+    residual : array (times, sensors, sensors)
+        Covariance of the residuals, without the sensors' noise.
+    """
+
+    ts: Any
+    gain: Any
+    offset: Any
+    residual: Any
+
+    @classmethod
+    def of(
+        cls, data: Trajectories, observations: Sequence[Any], *, kind: str | None = None
+    ) -> "LinearTwist":
+        """Learn it from simulated paths.
+
+        Parameters
+        ----------
+        data : Trajectories
+            Paths; their times hold those of the observations.
+        observations : sequence of LinearObservation
+            Others in it are ignored.
+        kind : {"modes", "dense"}, optional
+            Regression per Fourier mode of every leaf, or on the leading principal components of
+            the whole state, one for ten paths at most. Default: "modes" where a Gaussian that is
+            diagonal in them explains held-out end states best.
+
+        Returns
+        -------
+        LinearTwist
+            Tables at the times of the data.
+
+        Raises
+        ------
+        ValueError
+            If an observation is at no time of the data, or if the tables would be too large.
+        """
+        sensors = [o for o in observations if hasattr(o, "matrix")]
+        like = data.at(0, 0)
+        rows = [np.asarray(o.matrix(like), np.float64) for o in sensors]
+        times = [time_index(data.ts, o.time, "the data's ts") for o in sensors]
+        entries = ravel_pytree(like)[0]
+        number = sum(map(len, rows))
+        size = data.num_times * number * (entries.size + number)
+        if size > _LARGEST:
+            raise ValueError(
+                f"LinearTwist must fit into memory, got {data.num_times} times x {number} sensors "
+                f"x {entries.size} entries: fewer stored times, or twist=None"
+            )
+        if kind is None:
+            ends = jax.tree.map(lambda x: x[:, -1], data.xs)
+            kind = "modes" if best_kind(ends) == "modes" else "dense"
+        if kind not in ("modes", "dense"):
+            raise ValueError(f"kind must be 'modes' or 'dense', got {kind!r}")
+        regress = _by_modes if kind == "modes" else _by_components
+        at = lambda i: flat_of(jax.tree.map(lambda x: x[:, i], data.xs))
+        seen = {k: at(k) for k in set(times)}
+        tables = [_table(at(i), i, seen, times, rows, like, regress) for i in range(data.num_times)]
+        arrays = [jnp.asarray(np.stack(t), entries.dtype) for t in zip(*tables, strict=True)]
+        return cls(data.ts, *arrays)
+
+    def at(self, t: Any) -> tuple[Any, Any, Any]:
+        """Gain, offset and residual covariance at one time, interpolated.
+
+        Parameters
+        ----------
+        t : scalar
+            Time.
+
+        Returns
+        -------
+        tuple
+            ``(B, c, covariance)``.
+        """
+        i = jnp.clip(jnp.searchsorted(self.ts, t, method="compare_all"), 1, len(self.ts) - 1)
+        share = jnp.clip((t - self.ts[i - 1]) / (self.ts[i] - self.ts[i - 1]), 0, 1)
+        weight = share.astype(self.gain.dtype)
+        return jax.tree.map(
+            lambda x: (1 - weight) * x[i - 1] + weight * x[i],
+            (self.gain, self.offset, self.residual),
+        )
+
+
+def time_index(ts: Any, time: float, where: str) -> int:
+    """Index of a time in a grid; refuses what lies between or outside."""
+    grid = np.asarray(ts, np.float64)
+    nearest = int(np.abs(grid - time).argmin())
+    if not np.isfinite(time) or abs(grid[nearest] - time) > 1e-4 * np.diff(grid).min():
+        inside = grid[0] <= time <= grid[-1]
+        hint = (
+            f"the nearest is {grid[nearest]:g}; add the time to the grid"
+            if inside
+            else f"the grid goes from {grid[0]:g} to {grid[-1]:g}"
+        )
+        raise ValueError(f"an observation's time must be one of {where}, got {time:g}: {hint}")
+    return nearest
+
+
+def _table(
+    x: np.ndarray, i: int, seen: dict, times: list, rows: list, like: Any, regress: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Regress all sensors that look before or at the time of ``x``."""
+    ends = np.cumsum([0, *map(len, rows)])
+    blocks = [slice(a, b) for a, b in itertools.pairwise(ends)]
+    gain, residual = np.zeros((ends[-1], x.shape[1])), np.zeros((ends[-1], ends[-1]))
+    offset = np.zeros(ends[-1])
+    earlier = [k for k, j in enumerate(times) if j < i]
+    if earlier:
+        pick = np.concatenate([np.arange(ends[-1])[blocks[k]] for k in earlier])
+        mean = x.mean(axis=0)
+        then = [(seen[times[k]], rows[k]) for k in earlier]
+        gain[pick], residual[np.ix_(pick, pick)] = regress(x - mean, then, like)
+        expected = np.concatenate([a @ z.mean(axis=0) for z, a in then])
+        offset[pick] = expected - gain[pick] @ mean
+    for k, j in enumerate(times):
+        if j == i:
+            gain[blocks[k]] = rows[k]
+    return gain, offset, residual
+
+
+def _by_modes(x: np.ndarray, then: list, like: Any) -> tuple[np.ndarray, np.ndarray]:
+    now = modes_of(x, like)
+    power = np.mean(np.abs(now) ** 2, axis=0)
+    power = np.maximum(power, 1e-12 * power.max())
+    past = [modes_of(z - z.mean(axis=0), like) for z, _ in then]
+    ratio = [np.mean(z * now.conj(), axis=0) / power for z in past]
+    looks = [modes_of(a, like) for _, a in then]
+    gain = [rows_of(r.conj() * a, like) for r, a in zip(ratio, looks, strict=True)]
+
+    def between(k: int, m: int) -> np.ndarray:
+        left = np.mean(past[k] * past[m].conj(), axis=0) - ratio[k] * ratio[m].conj() * power
+        return np.real((looks[k].conj() * left) @ looks[m].T)
+
+    number = range(len(then))
+    return np.concatenate(gain), np.block([[between(k, m) for m in number] for k in number])
+
+
+def _by_components(x: np.ndarray, then: list, like: Any) -> tuple[np.ndarray, np.ndarray]:
+    del like
+    paths, entries = x.shape
+    z = np.concatenate([(z - z.mean(axis=0)) @ a.T for z, a in then], axis=1)
+    rank = max(1, min(entries, paths // 10))
+    left, size, right = np.linalg.svd(x, full_matrices=False)
+    kept = size[:rank] > 1e-10 * size[0]
+    left, size, right = left[:, :rank][:, kept], size[:rank][kept], right[:rank][kept]
+    along = left.T @ z
+    miss = z - left @ along
+    covariance = miss.T @ miss / max(paths - len(size) - 1, 1)
+    share = z.shape[1] / (z.shape[1] + paths)
+    shrunk = (1 - share) * covariance + share * np.diag(np.diag(covariance))
+    return (along.T / size) @ right, shrunk

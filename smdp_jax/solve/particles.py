@@ -1,0 +1,79 @@
+"""Weighted particles: effective sizes, systematic resampling, tempering, means of weights."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from smdp_jax.sde import State
+
+
+def effective_size(log_weights: Array) -> Array:
+    """``(sum w)^2 / sum w^2``; 0 where no weight is left."""
+    top = jnp.max(log_weights)
+    w = jnp.exp(log_weights - jnp.where(jnp.isfinite(top), top, 0))
+    total = jnp.sum(w**2)
+    return jnp.where(total > 0, jnp.sum(w) ** 2 / jnp.where(total > 0, total, 1), 0)
+
+
+def log_mean_exp(log_weights: Array) -> Array:
+    """Log of the mean weight."""
+    count = log_weights.shape[0]
+    return jax.nn.logsumexp(log_weights) - math.log(count)
+
+
+def relative_variance(log_weights: Array) -> Array:
+    """Squared standard error of the log of the mean weight: ``(N / ESS - 1) / N``."""
+    count = log_weights.shape[0]
+    return 1 / effective_size(log_weights) - 1 / count
+
+
+def systematic(key: PRNGKeyArray, log_weights: Array, count: int | None = None) -> Array:
+    """Ancestors by one uniform draw and a comb: each particle i gets N w_i, up to rounding."""
+    count = log_weights.shape[0] if count is None else count
+    cumulated = jnp.cumsum(jax.nn.softmax(log_weights))
+    comb = jnp.arange(count, dtype=cumulated.dtype)
+    comb = (comb + jax.random.uniform(key, dtype=cumulated.dtype)) / count
+    ancestors = jnp.searchsorted(cumulated / cumulated[-1], comb)
+    return jnp.clip(ancestors, 0, log_weights.shape[0] - 1)
+
+
+def choose(particles: State, ancestors: Array) -> State:
+    """Copy particles."""
+    return jax.tree.map(lambda x: x[ancestors], particles)
+
+
+def next_temperature(log_likelihoods: Array, beta: Array, target: float) -> Array:
+    """Largest step in beta that keeps the effective size above a share of the particles."""
+    count, left = log_likelihoods.shape[0], 1 - beta
+
+    def enough(step: Array) -> Array:
+        return effective_size(step * log_likelihoods) >= target * count
+
+    def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = jnp.where(low > 0, jnp.sqrt(low * high), 1e-3 * high)
+        fits = enough(middle)
+        return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
+
+    low, _ = jax.lax.fori_loop(0, 40, halve, (jnp.zeros_like(beta), left))
+    # A step below rounding would never end.
+    return jnp.where(enough(left), 1.0, beta + jnp.maximum(low, 1e-7)).clip(max=1.0)
+
+
+def over_particles(function: Any, *batches: Any, chunk_size: int | None = None) -> Any:
+    """Map over particles, all at once or in chunks."""
+    if chunk_size is None:
+        return jax.vmap(function)(*batches)
+    return jax.lax.map(lambda entry: function(*entry), batches, batch_size=chunk_size)
+
+
+def weighted_mean(log_weights: Array, particles: State, function: Callable[[Any], Any]) -> Any:
+    """Mean of a function of one particle, with weights of sum 1."""
+    weights = jnp.exp(log_weights)
+    return jax.tree.map(
+        lambda f: jnp.tensordot(weights.astype(f.dtype), f, 1), jax.vmap(function)(particles)
+    )

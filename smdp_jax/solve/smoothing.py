@@ -1,0 +1,159 @@
+r"""Particles carried back in time past everything that was seen.
+
+In reversed time smoothing is filtering. Between ``t_1`` and ``t_0`` a particle moves by the
+backward law ``N(mu, Sigma)`` times the linear-Gaussian ``h_0(x_0) = N(y; B x_0 + c, R)`` of what is
+left to be seen at ``t_0`` and before. That product is Gaussian, so it is drawn exactly, and the
+weight ``N(y; B mu + c, B Sigma B^T + R) / h_1(x_1)`` is known before the move: particles are
+resampled first. (A mean shifted by ``Sigma grad log h``, Wu et al. 2023, is its limit of small
+steps, and overshoots where a sensor is sharper than a step is wide.)
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from smdp_jax.solve.particles import (
+    effective_size,
+    log_mean_exp,
+    over_particles,
+    relative_variance,
+    systematic,
+)
+
+
+class Sight(NamedTuple):
+    """``N(y; B x + c, R)`` of the sensors that are not yet passed; leaves may have a time axis.
+
+    ``missing`` is y - c; sensors that are out of it have zero rows and a unit of R.
+    """
+
+    gain: Array
+    missing: Array
+    noise: Array
+    active: Array
+
+    @classmethod
+    def of(cls, gain: Array, missing: Array, noise: Array, active: Array) -> "Sight":
+        """Take sensors out: those where ``active`` is false."""
+        on = active.astype(gain.dtype)
+        eye = jnp.eye(len(on), dtype=gain.dtype)
+        both = on[:, None] * on[None, :]
+        return cls(on[:, None] * gain, on * missing, both * noise + (1 - both) * eye, active)
+
+    def widened(self, spread: Callable[[float, Array], Array]) -> "Sight":
+        """Through a state with the covariance ``spread``."""
+        roots = jax.vmap(lambda row: spread(0.5, row))(self.gain)
+        return self._replace(noise=self.noise + roots @ roots.T)
+
+    def factor(self) -> Array:
+        """Cholesky factor of R."""
+        return jnp.linalg.cholesky(self.noise)
+
+    def whitened(self) -> tuple[Array, Array, Array]:
+        """B and y with unit noise, and the log of the normalising constant."""
+        factor = self.factor()
+        solve = lambda a: jax.scipy.linalg.solve_triangular(factor, a, lower=True)
+        count = jnp.sum(self.active).astype(self.gain.dtype)
+        constant = -jnp.sum(jnp.log(jnp.diagonal(factor))) - count * math.log(2 * math.pi) / 2
+        return solve(self.gain), solve(self.missing), constant
+
+    def log_density(self, x: Array) -> Array:
+        """In nats, of rows of states."""
+        gain, seen, constant = self.whitened()
+        return constant - 0.5 * jnp.sum((seen[None] - x @ gain.T) ** 2, axis=1)
+
+
+class Smoothed(NamedTuple):
+    """Particles at the first time, and what happened at every step, from the last to the first."""
+
+    x: Array
+    log_weights: Array
+    log_evidence: Array
+    variance: Array
+    ess: Array
+    resampled: Array
+
+
+Backward = Callable[[Any, Any, Array], tuple[Array, Callable[[float, Array], Array]]]
+"""``(t1, t0, x (entries,))`` to the mean (entries,) and the powers of the covariance."""
+
+
+def smooth(
+    key: PRNGKeyArray,
+    x: Array,
+    ts: Array,
+    backward: Backward,
+    before: Sight,
+    after: Sight,
+    rest: Callable[[Array, Array], Array],
+    *,
+    threshold: float,
+    chunk_size: int | None,
+) -> Smoothed:
+    """Carry particles (count, entries) from ``ts[-1]`` to ``ts[0]``.
+
+    ``before`` and ``after`` hold one sight per time: without and with the sensors at that very
+    time. ``rest(j, x)`` is the log-likelihood of everything else that was seen at ``ts[j]``.
+    """
+    count = len(x)
+
+    def step(carry: tuple, j: Array) -> tuple[tuple, tuple]:
+        x, log_weights, log_evidence, variance = carry
+        k_resample, k_draw, k_sensor = jax.random.split(jax.random.fold_in(key, j), 3)
+        t1, t0 = ts[j + 1], ts[j]
+        old = jax.tree.map(lambda a: a[j + 1], before)
+        new = jax.tree.map(lambda a: a[j], after)
+        means = over_particles(lambda v: backward(t1, t0, v)[0], x, chunk_size=chunk_size)
+        _, spread = backward(t1, t0, x[0])
+        wide = new.widened(spread)
+        log_weights = log_weights + wide.log_density(means) - old.log_density(x)
+        log_weights = jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
+        size = effective_size(log_weights)
+        few = size < threshold * count
+
+        def resample(args: tuple) -> tuple:
+            means, log_weights, log_evidence, variance = args
+            ancestors = systematic(k_resample, log_weights)
+            log_evidence = log_evidence + log_mean_exp(log_weights)
+            variance = variance + relative_variance(log_weights)
+            return means[ancestors], jnp.zeros_like(log_weights), log_evidence, variance
+
+        start = (means, log_weights, log_evidence, variance)
+        means, log_weights, log_evidence, variance = jax.lax.cond(
+            few, resample, lambda args: args, start
+        )
+        moved = _draw(k_draw, k_sensor, means, spread, new, wide)
+        log_weights = log_weights + rest(j, moved)
+        return (moved, log_weights, log_evidence, variance), (size, few)
+
+    zero = jnp.zeros((), x.dtype)
+    start = (x, jnp.zeros(count, x.dtype), zero, zero)
+    end, (sizes, resampled) = jax.lax.scan(step, start, jnp.arange(len(ts) - 1)[::-1])
+    x, log_weights, log_evidence, variance = end
+    log_weights = jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
+    log_evidence = log_evidence + log_mean_exp(log_weights)
+    variance = variance + relative_variance(log_weights)
+    sizes = jnp.concatenate([effective_size(log_weights)[None], sizes[::-1]])
+    return Smoothed(x, log_weights, log_evidence, variance, sizes, resampled[::-1])
+
+
+def _draw(
+    k_state: PRNGKeyArray,
+    k_sensor: PRNGKeyArray,
+    means: Array,
+    spread: Callable[[float, Array], Array],
+    sight: Sight,
+    wide: Sight,
+) -> Array:
+    """Rows of ``N(mu, Sigma) h``: draws without h, corrected by what they would have shown."""
+    white = jax.random.normal(k_state, means.shape, means.dtype)
+    draws = means + jax.vmap(lambda z: spread(0.5, z))(white)
+    noise = jax.random.normal(k_sensor, (len(means), len(sight.missing)), means.dtype)
+    shown = draws @ sight.gain.T + noise @ sight.factor().T
+    missing = jnp.where(sight.active[None], sight.missing[None] - shown, 0)
+    solved = jax.scipy.linalg.cho_solve((wide.factor(), True), missing.T).T
+    return draws + solved @ jax.vmap(lambda row: spread(1.0, row))(sight.gain)

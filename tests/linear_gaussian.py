@@ -1,0 +1,110 @@
+"""Dense answers for linear sensors of the heat equation, and its steps without error."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from smdp_jax import physics
+from smdp_jax.physics.exact.ornstein_uhlenbeck import noise_variance
+from smdp_jax.scores.reference import Fourier
+from smdp_jax.solve.transitions import Spread
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ExactHeatSteps:
+    """Both laws of a step of the continuous process, mode by mode; the score's remainder tilts."""
+
+    system: physics.Heat = field(metadata={"static": True})
+
+    def forward(self, t0: Any, t1: Any, x: Any, args: Any) -> tuple[Any, Spread]:
+        factor = jnp.exp(-self._rates(args) * (t1 - t0)).astype(x.dtype)
+        variance = noise_variance(self._rates(args), self.system.noise, t1 - t0)
+        spread = Spread(variance.astype(x.dtype), Fourier())
+        return Spread(factor, Fourier()).power(1.0, x), spread
+
+    def _rates(self, args: Any) -> Any:
+        """``args``: the diffusivity over the system's, 1 if None."""
+        return self.system.decay_rates() * (1.0 if args is None else args)
+
+    def backward(self, score: Any, t1: Any, t0: Any, x: Any, args: Any) -> tuple[Any, Spread]:
+        before, after = (self.system.marginal_variance(t).astype(x.dtype) for t in (t0, t1))
+        decay = jnp.exp(-self.system.decay_rates() * (t1 - t0)).astype(x.dtype)
+        noise = self.system.noise_variance(t1 - t0).astype(x.dtype)
+        variance = before * noise / (noise + decay**2 * before)
+        remainder = score(t1, x, args) + Spread(1 / after, Fourier()).power(1.0, x)
+        pulled = Spread(decay / noise, Fourier()).power(1.0, x) + remainder
+        spread = Spread(variance, Fourier())
+        return spread.power(1.0, pulled), spread
+
+
+def heat_covariance(system: physics.Heat, s: float, t: float) -> np.ndarray:
+    """Covariance of the fields at two times, (entries, entries)."""
+    with jax.enable_x64(True):
+        early, late = min(s, t), max(s, t)
+        modes = np.asarray(system.marginal_variance(early), np.float64)
+        modes = modes * np.exp(-np.asarray(system.decay_rates(), np.float64) * (late - early))
+    kernel = np.fft.ifft2(modes).real
+    i, j = np.divmod(np.arange(system.size**2), system.size)
+    return kernel[(i[:, None] - i) % system.size, (j[:, None] - j) % system.size]
+
+
+def heat_posterior(
+    system: physics.Heat,
+    matrices: list,
+    times: list,
+    values: list,
+    variance: float,
+    at: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Mean, covariance of the field at a time, and log evidence, given sensors at several times."""
+    looks = [np.asarray(a, np.float64) for a in matrices]
+    seen = np.concatenate([np.asarray(v, np.float64).ravel() for v in values])
+    blocks = [
+        [a @ heat_covariance(system, s, t) @ b.T for b, t in zip(looks, times, strict=True)]
+        for a, s in zip(looks, times, strict=True)
+    ]
+    total = np.block(blocks) + variance * np.eye(len(seen))
+    cross = np.concatenate(
+        [heat_covariance(system, at, t) @ a.T for a, t in zip(looks, times, strict=True)], axis=1
+    )
+    mean = cross @ np.linalg.solve(total, seen)
+    covariance = heat_covariance(system, at, at) - cross @ np.linalg.solve(total, cross.T)
+    sign, logdet = np.linalg.slogdet(2 * np.pi * total)
+    assert sign > 0
+    return mean, covariance, float(-0.5 * (seen @ np.linalg.solve(total, seen) + logdet))
+
+
+def euler_elbo(
+    system: physics.Heat, ts: Any, x_end: Any, scale: float = 1.0, shift: Any = 0.0
+) -> tuple[float, float]:
+    """Mean log weight of Euler's backward chain and log p of its forward chain, in float64.
+
+    The score is ``scale * exact + shift``; closed forms, mode by mode.
+    """
+    ts = np.asarray(ts, np.float64)
+    with jax.enable_x64(True):
+        kappa = np.asarray(system.decay_rates(), np.float64)
+        marginals = [np.asarray(system.marginal_variance(t), np.float64) for t in ts]
+    modes = lambda x: np.fft.fft2(np.asarray(x, np.float64), norm="ortho")
+    push = modes(np.broadcast_to(shift, x_end.shape))
+    mean, variance, first = modes(x_end), np.zeros_like(kappa), marginals[0]
+    total, chain = 0.0, first
+    for j in range(len(ts) - 2, -1, -1):
+        dt = ts[j + 1] - ts[j]
+        noise = system.noise**2 * dt
+        back = 1 + dt * kappa - noise * scale / marginals[j + 1]
+        onward, drive = 1 - dt * kappa, noise * push
+        gap = np.abs((1 - onward * back) * mean - onward * drive) ** 2
+        gap = gap + (1 - onward * back) ** 2 * variance + onward**2 * noise
+        total += 0.5 * np.sum(1 - gap / noise)
+        mean, variance = back * mean + drive, back**2 * variance + noise
+    total -= 0.5 * np.sum((np.abs(mean) ** 2 + variance) / first + np.log(2 * np.pi * first))
+    for j in range(len(ts) - 1):
+        dt = ts[j + 1] - ts[j]
+        chain = (1 - dt * kappa) ** 2 * chain + system.noise**2 * dt
+    evidence = -0.5 * np.sum(np.abs(modes(x_end)) ** 2 / chain + np.log(2 * np.pi * chain))
+    return float(total), float(evidence)

@@ -1,0 +1,285 @@
+"""Sensors, several times, evidence: dense Gaussians and mixtures in closed form."""
+
+import importlib.util
+from pathlib import Path
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import smdp_jax as smdp
+from smdp_jax import physics
+
+_spec = importlib.util.spec_from_file_location(
+    "linear_gaussian", Path(__file__).parent / "linear_gaussian.py"
+)
+exact = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(exact)
+
+HEAT = physics.Heat(size=8, noise=0.3)
+TS = smdp.linear_grid(0.0, 0.2, 8)
+AFFINE = physics.Affine(rate=0.5, noise=0.5)
+FINE = jnp.geomspace(0.02, 2.0, 193)
+
+
+@pytest.fixture(scope="module")
+def heat_paths():
+    """Paths of the continuous heat equation, without error of the steps."""
+    steps = exact.ExactHeatSteps(HEAT)
+
+    def path(x0, key):
+        def step(x, i):
+            mean, spread = steps.forward(TS[i], TS[i + 1], x, None)
+            white = jax.random.normal(jax.random.fold_in(key, i), x.shape)
+            return (mean + spread.power(0.5, white),) * 2
+
+        return jnp.concatenate([x0[None], jax.lax.scan(step, x0, jnp.arange(8))[1]])
+
+    keys = jax.random.split(jax.random.key(0), 513)
+    xs = jax.jit(jax.vmap(path))(HEAT.prior(keys[-1], 512), keys[:-1])
+    return smdp.Trajectories(TS, xs)
+
+
+@pytest.fixture(scope="module")
+def affine_paths():
+    """Paths of the affine process on a fine grid."""
+    k_prior, k_noise = jax.random.split(jax.random.key(1))
+    ts = jnp.concatenate([jnp.zeros(1), FINE])
+    paths = smdp.simulate(AFFINE.sde(), AFFINE.prior(k_prior, 1024), ts, key=k_noise)
+    return smdp.Trajectories(FINE, paths.xs[:, 1:])
+
+
+@pytest.mark.parametrize("indices", [(8,), (2, 5, 8)])
+@pytest.mark.parametrize("kind", ["modes", "dense"])
+def test_heat_sensors_against_the_dense_gaussian(heat_paths, indices, kind):
+    """Mean, spread and evidence; bounds are five Monte Carlo errors of 1500 particles."""
+    truth, sensors = heat_paths.xs[0], np.s_[::2, 1::3]
+    variance = 0.05**2
+    keys = jax.random.split(jax.random.key(2), 3)
+    values = [
+        truth[i][sensors] + 0.05 * jax.random.normal(k, (4, 3))
+        for i, k in zip(indices, keys, strict=False)
+    ]
+    times = [float(TS[i]) for i in indices]
+    seen = [
+        smdp.LinearObservation(t, sensors, v, variance) for t, v in zip(times, values, strict=True)
+    ]
+    found = smdp.condition(
+        HEAT.continuous_sde(),
+        HEAT.score,
+        seen,
+        TS,
+        num_particles=1500,
+        key=jax.random.key(3),
+        data=heat_paths,
+        twist=smdp.LinearTwist.of(heat_paths, seen, kind=kind),
+        solver=exact.ExactHeatSteps(HEAT),
+    )
+    looks = [o.matrix(truth[0]) for o in seen]
+    mean, covariance, evidence = exact.heat_posterior(HEAT, looks, times, values, variance)
+    spread = np.sqrt(np.diag(covariance))
+    miss = np.asarray(found.samples.mean(axis=0)).ravel() - mean
+    assert np.sqrt(np.mean(miss**2) / np.mean(spread**2)) < 0.1
+    ratio = np.asarray(found.samples.std(axis=0)).ravel() / spread
+    assert abs(ratio.mean() - 1) < 0.05
+    assert float(found.log_evidence_error) < 0.3
+    assert abs(found.log_evidence - evidence) < 5 * found.log_evidence_error
+    assert float(found.info.ess.min()) > 300
+    assert np.nanmin(found.info.acceptance) > 0.3
+
+
+def _affine_answer(times, values, variance):
+    """Log evidence, and P(+1), of noisy values of the affine process."""
+    t, y = np.asarray(times), np.asarray(values)
+    early = np.minimum(t[:, None], t[None])
+    own = 0.25 * (1 - np.exp(-early)) * np.exp(-0.5 * np.abs(t[:, None] - t[None]))
+    total = own + variance * np.eye(len(t))
+    logs = []
+    for sign in (1, -1):
+        miss = y - sign * np.exp(-0.5 * t)
+        _, logdet = np.linalg.slogdet(2 * np.pi * total)
+        logs.append(-0.5 * (miss @ np.linalg.solve(total, miss) + logdet) - np.log(2))
+    evidence = np.logaddexp(*logs)
+    return evidence, np.exp(logs[0] - evidence)
+
+
+@pytest.mark.parametrize("places", [(192,), (60, 120, 192)])
+@pytest.mark.parametrize("how", ["twisted", "plain", "any"])
+def test_bimodal_posterior_of_the_start(affine_paths, places, how):
+    """P(+1) and evidence, with a twist, without one, and by log-likelihoods as functions.
+
+    Five standard errors: 0.5 / sqrt(4000) of the probability, with half of the particles alike.
+    """
+    times, values = [float(FINE[i]) for i in places], [0.1, 0.25, 0.05][-len(places) :]
+
+    def any_likelihood(value):
+        return lambda x, args: (
+            -0.5 * ((value - x[0]) ** 2 / args["variance"] + jnp.log(2 * jnp.pi * args["variance"]))
+        )
+
+    if how == "any":
+        seen = [smdp.Observation(t, any_likelihood(v)) for t, v in zip(times, values, strict=True)]
+    else:
+        seen = [
+            smdp.LinearObservation(t, lambda x: x[0], jnp.asarray(v), 0.09)
+            for t, v in zip(times, values, strict=True)
+        ]
+    found = smdp.condition(
+        AFFINE.sde(),
+        AFFINE.score,
+        seen,
+        FINE,
+        num_particles=4000,
+        key=jax.random.key(5),
+        data=affine_paths,
+        twist="learn" if how == "twisted" else None,
+        args={"variance": jnp.asarray(0.09)},
+        resample=False,
+    )
+    evidence, plus = _affine_answer(times, values, 0.09)
+    share = float(found.mean(lambda x: (x[0] > 0).astype(float)))
+    assert share == pytest.approx(plus, abs=0.05)
+    assert float(found.log_evidence) == pytest.approx(evidence, abs=0.15)
+    assert float(jnp.exp(found.log_weights).sum()) == pytest.approx(1, abs=1e-4)
+
+
+def test_stated_error_of_the_evidence_is_the_spread_over_keys():
+    """64 repetitions under vmap: the ratio's own error is 9 %; bounds are five of them."""
+    rate, ts = 1.0, jnp.linspace(0.2, 1.0, 9)
+    sde = smdp.SDE(lambda t, x, args: -rate * x, diffusion=0.5)
+    variance = lambda t: jnp.exp(-2 * t) + 0.125 * (1 - jnp.exp(-2 * t))
+    score = lambda t, x, args: -x / variance(t)
+    ends = jnp.sqrt(variance(1.0)) * jax.random.normal(jax.random.key(0), (8192, 1))
+    seen = [smdp.LinearObservation(float(ts[i]), 0, jnp.asarray(0.7), 0.02) for i in (3, 8)]
+
+    def evidence(key):
+        found = smdp.condition(
+            sde, score, seen, ts, num_particles=256, key=key, ends=ends, twist=None
+        )
+        return found.log_evidence, found.log_evidence_error
+
+    found, stated = jax.vmap(evidence)(jax.random.split(jax.random.key(7), 64))
+    assert 0.55 < float(found.std() / stated.mean()) < 1.5
+
+
+def test_operators_say_the_same_of_a_tree():
+    """A function, a mask and a matrix on a state of two leaves; an index on an array."""
+    x = {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.array([10.0, 20.0])}
+    mask = {"a": np.array([[True, False, False], [False, True, False]]), "b": np.array([0, 1]) > 0}
+    matrix = np.zeros((3, 8))
+    matrix[[0, 1, 2], [0, 4, 7]] = 1
+    look = lambda x: jnp.stack([x["a"][0, 0], x["a"][1, 1], x["b"][1]])
+    value, covariance = jnp.array([1.0, 2.0, jnp.nan]), np.diag([1.0, 2.0, 3.0])
+    kept = np.array([True, True, False])
+    for operator in (look, mask, matrix):
+        seen = smdp.LinearObservation(0.0, operator, value, covariance, seen=kept)
+        np.testing.assert_array_equal(seen.apply(x), [0, 4, 20])
+        np.testing.assert_allclose(seen.matrix(x), matrix[:2], atol=1e-6)
+        np.testing.assert_array_equal(seen.noise(jnp.float32), np.diag([1.0, 2.0]))
+        np.testing.assert_array_equal(seen.read(jnp.float32), [1, 2])
+    strided = smdp.LinearObservation(0.0, np.s_[:, ::2], jnp.zeros((2, 2)), 1.0)
+    rows = np.asarray(strided.matrix(jnp.zeros((2, 3))))
+    np.testing.assert_array_equal(rows @ np.arange(6.0), [0, 2, 3, 5])
+
+
+def test_twist_of_a_tree_with_few_paths_predicts_what_sensors_show():
+    """Regression on components: whitened misses of unseen paths have unit variance (to 15 %)."""
+    ts = jnp.linspace(0.0, 1.0, 5)
+    sde = smdp.SDE(lambda t, x, args: {"u": x["v"], "v": -x["u"] - 0.3 * x["v"]}, diffusion=0.2)
+    keys = jax.random.split(jax.random.key(0), 3)
+    x0 = {n: jax.random.normal(k, (800, 3)) for n, k in zip("uv", keys, strict=False)}
+    paths = smdp.simulate(sde, x0, ts, key=keys[2], substeps=8)
+    seen = [smdp.LinearObservation(0.5, lambda x: x["u"][:2], jnp.zeros(2), 0.01)]
+    half = lambda cut: smdp.Trajectories(ts, jax.tree.map(lambda x: x[cut], paths.xs))
+    twist = smdp.LinearTwist.of(half(slice(0, 400)), seen)
+    gain, offset, residual = twist.at(ts[4])
+    test = half(slice(400, None))
+    flat = jnp.concatenate([test.xs["u"][:, 4], test.xs["v"][:, 4]], axis=1)
+    miss = test.xs["u"][:, 2, :2] - flat @ gain.T - offset[None]
+    white = np.linalg.solve(np.linalg.cholesky(np.asarray(residual)), np.asarray(miss).T)
+    assert abs(np.mean(white**2) - 1) < 0.15
+    assert float(jnp.abs(twist.at(ts[1])[0]).max()) == 0
+    np.testing.assert_array_equal(twist.at(ts[2])[0][:, :3], np.eye(3)[:2])
+
+
+def _condition(**changes):
+    given = {
+        "sde": AFFINE.sde(),
+        "score": AFFINE.score,
+        "observations": [smdp.LinearObservation(1.0, 0, jnp.asarray(0.1), 0.1)],
+        "ts": jnp.linspace(0.1, 1.0, 10),
+        "num_particles": 32,
+        "key": jax.random.key(0),
+        "ends": jnp.linspace(-1, 1, 16)[:, None],
+    }
+    return smdp.condition(**(given | changes))
+
+
+def _seen(time=1.0, operator=0, value=0.1, covariance=0.1, **more):
+    return [smdp.LinearObservation(time, operator, jnp.asarray(value), covariance, **more)]
+
+
+CORRECTION = smdp.StepCorrection(smdp.models.MLP(), {}, ts=jnp.linspace(0, 1, 5), noise_level=1.0)
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: {"score": CORRECTION}, "must have a score, got a StepCorrection"),
+        (lambda: {"observations": []}, "list of at least one"),
+        (lambda: {"observations": _seen(time=0.55)}, "add the time to the grid"),
+        (lambda: {"observations": _seen(time=3.0)}, "the grid goes from 0.1 to 1"),
+        (lambda: {"observations": _seen(operator=lambda x: x, value=0.1)}, "shape of value"),
+        (lambda: {"observations": _seen(operator=np.ones((1, 3)), value=[0.1])}, "1 columns"),
+        (lambda: {"observations": _seen(operator=np.ones((2,), bool), value=[0.1])}, "a mask must"),
+        (lambda: {"observations": _seen(operator=lambda x: x[0] + 1)}, "operator must be linear"),
+        (lambda: {"observations": _seen(covariance=0.0)}, "covariance must be positive"),
+        (
+            lambda: {"observations": _seen(covariance=np.array([1.0, -1.0]), value=[0, 0])},
+            "positive",
+        ),
+        (
+            lambda: {"observations": _seen(value=[0, 0], covariance=np.array([[1.0, 2], [2, 1]]))},
+            "positive definite",
+        ),
+        (
+            lambda: {"observations": _seen(covariance=np.ones((3, 2)))},
+            "must be a number",
+        ),
+        (lambda: {"observations": _seen(value=jnp.nan)}, "leave broken sensors out by seen="),
+        (lambda: {"observations": _seen(value=[1, 2], seen=[True])}, "seen must have the shape"),
+        (
+            lambda: {"observations": [smdp.Observation(1.0, lambda x, args: x)]},
+            "must return one number",
+        ),
+        (
+            lambda: {
+                "observations": [smdp.Observation(1.0, lambda x, args: jnp.log(-(x[0] ** 2)))]
+            },
+            "must reach temperature 1",
+        ),
+        (
+            lambda: {"observations": [smdp.Observation(0.5, lambda x, args: -jnp.inf * x[0] ** 2)]},
+            "more particles, a twist",
+        ),
+        (lambda: {"ends": None}, "got neither"),
+        (lambda: {"ends": jnp.ones((1, 1))}, "at least 2 draws"),
+        (lambda: {"twist": "guess"}, "twist must be"),
+        (lambda: {"threshold": 2.0}, "threshold must be"),
+        (lambda: {"solver": diffrax.Heun()}, "must have Gaussian steps"),
+        (lambda: {"num_particles": 0}, "at least 1"),
+    ],
+)
+def test_bad_input_is_answered_in_a_sentence(make, message):
+    with pytest.raises(ValueError, match=message):
+        _condition(**make())
+
+
+def test_few_particles_that_count_are_warned_of():
+    """Sensors far sharper than a step is wide, after a wide prior, and no way to see them."""
+    sharp = smdp.Observation(0.1, lambda x, args: -0.5 * ((x[0] - 1.3) / 1e-3) ** 2)
+    with pytest.warns(UserWarning, match="particles count at t="):
+        _condition(observations=[sharp], ends=jnp.linspace(-1, 1, 64)[:, None], num_particles=64)
