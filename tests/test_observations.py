@@ -54,7 +54,7 @@ def affine_paths():
 @pytest.mark.parametrize("indices", [(8,), (2, 5, 8)])
 @pytest.mark.parametrize("kind", ["modes", "dense"])
 def test_heat_sensors_against_the_dense_gaussian(heat_paths, indices, kind):
-    """Mean, spread and evidence; bounds are five Monte Carlo errors of 1500 particles."""
+    """Mean, spread and evidence; the mean to twice its Monte Carlo error (an RMS over points)."""
     truth, sensors = heat_paths.xs[0], np.s_[::2, 1::3]
     variance = 0.05**2
     keys = jax.random.split(jax.random.key(2), 3)
@@ -81,12 +81,13 @@ def test_heat_sensors_against_the_dense_gaussian(heat_paths, indices, kind):
     mean, covariance, evidence = exact.heat_posterior(HEAT, looks, times, values, variance)
     spread = np.sqrt(np.diag(covariance))
     miss = np.asarray(found.samples.mean(axis=0)).ravel() - mean
-    assert np.sqrt(np.mean(miss**2) / np.mean(spread**2)) < 0.1
+    least = float(found.info.ess.min())
+    assert least > 300
+    assert np.sqrt(np.mean(miss**2) / np.mean(spread**2)) < 2 / np.sqrt(least)
     ratio = np.asarray(found.samples.std(axis=0)).ravel() / spread
     assert abs(ratio.mean() - 1) < 0.05
     assert float(found.log_evidence_error) < 0.3
     assert abs(found.log_evidence - evidence) < 5 * found.log_evidence_error
-    assert float(found.info.ess.min()) > 300
     assert np.nanmin(found.info.acceptance) > 0.3
 
 
