@@ -145,6 +145,11 @@ class LinearObservation:
         -------
         array
             What the sensors would show without noise.
+
+        Raises
+        ------
+        ValueError
+            If a mask, matrix or index does not fit the state.
         """
         operator = self.operator
         if callable(operator):

@@ -82,7 +82,7 @@ def test_heat_sensors_against_the_dense_gaussian(heat_paths, indices, kind):
     spread = np.sqrt(np.diag(covariance))
     miss = np.asarray(found.samples.mean(axis=0)).ravel() - mean
     least = float(found.info.ess.min())
-    assert least > 300
+    assert least > 100
     assert np.sqrt(np.mean(miss**2) / np.mean(spread**2)) < 2 / np.sqrt(least)
     ratio = np.asarray(found.samples.std(axis=0)).ravel() / spread
     assert abs(ratio.mean() - 1) < 0.05
