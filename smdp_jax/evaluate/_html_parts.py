@@ -37,25 +37,42 @@ def paragraphs(content: str, kind: str = "") -> str:
     return "\n".join(f"<p{attribute}>{text(block)}</p>" for block in blocks)
 
 
-def metrics_table(rows: Sequence[tuple[str, Any, str, str, str]]) -> str:
-    """Rows of (name, value, target or "", unit, note); columns that stay empty are left out."""
+def status(line: str, good: bool) -> str:
+    """The line that says whether all is well."""
+    kind, mark = ("good", "✓") if good else ("bad", "✗")
+    return f'<p class="status {kind}" role="status">{mark} {text(line)}</p>'
+
+
+_MARKS = {
+    True: ('<span class="mark good" title="met" aria-label="met">✓</span> ', ""),
+    False: (
+        '<span class="mark bad" title="missed" aria-label="missed">✗</span> ',
+        ' class="missed"',
+    ),
+    None: ("", ""),
+}
+
+
+def metrics_table(rows: Sequence[tuple[str, Any, str, str, str, bool | None]]) -> str:
+    """Rows of (name, value, target or "", unit, note, met); empty columns are left out."""
     if not rows:
         return ""
-    with_target = any(target for _, _, target, _, _ in rows)
-    with_note = any(note for *_, note in rows)
+    with_target = any(target for _, _, target, _, _, _ in rows)
+    with_note = any(note for *_, note, _ in rows)
     head = ["<th>Metric</th>", '<th class="n">This run</th>']
     head += ['<th class="n">Target</th>'] * with_target + ["<th>Note</th>"] * with_note
     body = []
-    for name, value, target, unit, note in rows:
+    for name, value, target, unit, note, met in rows:
+        mark, kind = _MARKS[met]
         suffix = f' <span class="unit">{text(unit)}</span>' if unit else ""
         cells = [f'<th scope="row">{text(name)}</th>']
-        cells.append(f'<td class="n">{text(number(value))}{suffix}</td>')
+        cells.append(f'<td class="n">{mark}{text(number(value))}{suffix}</td>')
         if with_target:
             shown = f"{text(target)}{suffix}" if target else "–"
             cells.append(f'<td class="n">{shown}</td>')
         if with_note:
             cells.append(f'<td class="note">{text(note)}</td>')
-        body.append(f"<tr>{''.join(cells)}</tr>")
+        body.append(f"<tr{kind}>{''.join(cells)}</tr>")
     return (
         f'<div class="wide"><table class="metrics"><thead><tr>{"".join(head)}</tr></thead>\n'
         f"<tbody>{''.join(body)}</tbody></table></div>"

@@ -185,8 +185,17 @@ def _figure(item: ReportFigure) -> str:
 
 
 def _metrics(metrics: Sequence[Metric]) -> str:
-    rows = [(row.name, row.value, row.wanted, row.unit, row.note) for row in metrics]
+    rows = [(row.name, row.value, row.wanted, row.unit, row.note, row.met) for row in metrics]
     return parts.metrics_table(rows)
+
+
+def _status(metrics: Sequence[Metric], lost_paths: tuple[int, int] | None) -> str:
+    """What a reader should know before the first figure; "" where nothing is judged."""
+    judged = [row.met for row in metrics if row.met is not None]
+    if not judged and lost_paths is None:
+        return ""
+    good = all(judged) and not (lost_paths and lost_paths[0])
+    return parts.status(status_of(metrics, lost_paths), good)
 
 
 def _section(index: int, section: Section) -> str:
@@ -212,6 +221,7 @@ def write_report(
     config: Mapping[str, Any] | None = None,
     environment: Mapping[str, Any] | None = None,
     command: str = "",
+    lost_paths: tuple[int, int] | None = None,
 ) -> Path:
     """Write one offline HTML page, whole or not at all.
 
@@ -233,6 +243,9 @@ def write_report(
         For example `describe_environment()`.
     command : str
         The shell command that makes this report again.
+    lost_paths : (int, int) or None
+        Backward paths that did not stay finite, and how many there were, for the status line. It
+        opens the page: targets met of those that have a bound, rows that miss theirs, lost paths.
 
     Returns
     -------
@@ -249,6 +262,7 @@ def write_report(
     body = [
         f"<header><h1>{parts.text(title)}</h1>",
         parts.paragraphs(summary, kind="lead"),
+        _status([*metrics, *(m for section in sections for m in section.metrics)], lost_paths),
         "</header>",
         _metrics(metrics),
         parts.contents([section.title for section in sections]),

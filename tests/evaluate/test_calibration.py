@@ -192,3 +192,155 @@ def test_bad_inputs() -> None:
         evaluate.uniformity_test(jnp.zeros(4, jnp.int32), 5, bins=7)
     with pytest.raises(ValueError, match="at least one case"):
         evaluate.uniformity_test(jnp.zeros(0, jnp.int32), 5)
+    same = np.ones((40, 3), np.float32)
+    with pytest.raises(ValueError, match="truths must differ"):
+        evaluate.tarp_ranks(same, same[:, None], key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_lost_draws_are_refused_with_their_cases(value: float) -> None:
+    truths, samples = simulated_pairs(11)
+    samples[[4, 17, 17, 31], [0, 3, 3, 38], [1, 0, 1, 0]] = value
+    wrong_truths = np.where(np.arange(CASES)[:, None] == 7, value, truths).astype(np.float32)
+    key = jax.random.key(0)
+    for tool in (
+        evaluate.sbc_ranks,
+        lambda t, s: evaluate.tarp_ranks(t, s, key=key),
+        lambda t, s: evaluate.marginal_coverage(t, s, LEVELS),
+        evaluate.spread_skill,
+    ):
+        with pytest.raises(
+            ValueError, match=r"got 3 lost of 39000 in 3 of 1000 cases \(4, 17, 31\)"
+        ):
+            tool(truths, samples)
+        with pytest.raises(ValueError, match=r"truths must be finite, .* 1 of 1000 cases \(7\)"):
+            tool(wrong_truths, np.zeros_like(samples))
+
+
+def test_lost_draws_under_jit_give_no_figure() -> None:
+    truths, samples = simulated_pairs(12)
+    samples[3, 2] = np.nan
+    ranks = sbc_ranks(truths, samples)
+    tarp = tarp_ranks(truths, samples, key=jax.random.key(0))
+    assert jnp.all(ranks[3] == -1)
+    assert tarp[3] == -1
+    assert ranks.min(axis=0).tolist() == [-1, -1]
+    assert jnp.sum(ranks < 0) == 2
+    assert jnp.isnan(uniformity_test(ranks, DRAWS).p_value).all()
+    for reading in (
+        jax.jit(evaluate.marginal_coverage)(truths, samples, LEVELS),
+        jax.jit(evaluate.expected_coverage, static_argnums=1)(tarp, DRAWS, LEVELS),
+    ):
+        assert jnp.isnan(reading).all()
+    with pytest.raises(ValueError, match="got -1: a case with a lost draw"):
+        evaluate.uniformity_test(ranks, DRAWS)
+
+
+def test_ranks_and_levels_out_of_range_are_refused() -> None:
+    good = np.arange(40) % 11
+    for bad in (11, 250, -2):
+        ranks = np.where(np.arange(40) == 9, bad, good)
+        with pytest.raises(ValueError, match=rf"ranks must lie in 0 ... 10 .*, got {bad}"):
+            evaluate.uniformity_test(ranks, 10)
+        with pytest.raises(ValueError, match=rf"got {bad}"):
+            evaluate.expected_coverage(ranks, 10, LEVELS)
+    with pytest.raises(ValueError, match=r"levels must lie in \[0, 1\]"):
+        evaluate.expected_coverage(good, 10, jnp.array([0.5, 50.0]))
+    truths, samples = simulated_pairs(0)
+    with pytest.raises(ValueError, match=r"levels must lie in \[0, 1\]"):
+        evaluate.marginal_coverage(truths, samples, jnp.array([-0.1]))
+    with pytest.raises(ValueError, match="at least 50 cases, so that each of 10 bins expects 5"):
+        evaluate.uniformity_test(np.arange(40) % 10, 9, bins=10)
+
+
+def test_whole_numbered_levels_and_states_are_not_rounded() -> None:
+    rng = np.random.default_rng(13)
+    truths, samples = rng.integers(0, 9, (60,)), rng.integers(0, 9, (60, 19))
+    key = jax.random.key(1)
+    for tool in (
+        lambda t, s: evaluate.sbc_ranks(t, s, key=key),
+        lambda t, s: evaluate.tarp_ranks(t, s, key=key),
+        lambda t, s: evaluate.marginal_coverage(t, s, LEVELS, key=key),
+    ):
+        as_floats = tool(truths.astype(np.float32), samples.astype(np.float32))
+        np.testing.assert_allclose(tool(truths, samples), as_floats)
+    coverage = evaluate.marginal_coverage(truths, samples, np.array([0, 1]), key=key)
+    assert coverage.dtype == jnp.float32
+    np.testing.assert_allclose(coverage, [0, 1])
+
+
+@pytest.mark.parametrize(("cases", "draws"), [(60, 19), (300, 39)])
+def test_rank_band_holds_uniform_ranks_at_its_level(cases: int, draws: int) -> None:
+    band = evaluate.rank_band(cases, draws, level=0.9)
+    counts = np.random.default_rng(14).multinomial(cases, [1 / (draws + 1)] * (draws + 1), 4000)
+    shares = counts.cumsum(axis=1)[:, :-1] / cases
+    inside = np.all((shares >= band.low - 1e-9) & (shares <= band.high + 1e-9), axis=1).mean()
+    # Two sets of 4000 at 90 %: standard error 0.0067; 4 of them, false-alarm rate 6e-5, and what
+    # whole numbers leave on the safe side.
+    assert 0.9 - 0.027 < inside < 0.9 + 0.04
+    middle = draws // 2
+    tight = stats.binom(cases, band.expected[middle])
+    assert band.low[middle] * cases <= tight.ppf(0.05)
+    assert band.high[middle] * cases >= tight.ppf(0.95)
+    narrow = np.round(draws * (0.5 + 0.25 * (np.arange(cases) / cases - 0.5))).astype(int)
+    found = np.bincount(narrow, minlength=draws + 1).cumsum()[:-1] / cases
+    assert np.any((found < band.low) | (found > band.high))
+    with pytest.raises(ValueError, match="must be at least 1 and level lie in"):
+        evaluate.rank_band(cases, draws, level=1.0)
+
+
+def broken(seed: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Truths (cases, 2) with correlated entries; draws of the posterior, right or made wrong."""
+    rng = np.random.default_rng(seed)
+    cases, draws, mix = 400, 39, np.array([[1.0, 0.0], [0.95, 0.0975**0.5]])
+    centres = 0.3 * rng.standard_normal((cases, 2))
+    truths = centres + rng.standard_normal((cases, 2)) @ mix.T
+    noise = rng.standard_normal((cases, draws, 2)) @ mix.T
+    if kind == "right marginals":
+        noise[..., 1] *= -1
+    shift, width = {"shifted": (1.0, 1), "wide": (0, 1.7), "narrow": (0, 0.6)}.get(kind, (0, 1))
+    samples = centres[:, None] + shift + width * noise
+    return truths.astype(np.float32), samples.astype(np.float32)
+
+
+SEEN_BY = {
+    "shifted": {"sbc", "band", "coverage"},  # TARP is slower to
+    "wide": {"sbc", "band", "coverage", "tarp"},
+    "narrow": {"sbc", "band", "coverage", "tarp"},
+    "right marginals": {"tarp"},
+}
+
+
+def alarms(seed: int, kind: str) -> set[str]:
+    """Which diagnostics call a posterior wrong, each at a false-alarm rate of 1 %."""
+    truths, samples = broken(seed, kind)
+    draws, cases = samples.shape[1], len(truths)
+    ranks = sbc_ranks(truths, samples)
+    key = jax.random.key(seed)
+    tarp = tarp_ranks(truths, samples, key=key)
+    band = evaluate.rank_band(cases, draws, level=0.995)
+    counts = [np.bincount(column, minlength=draws + 1) for column in np.asarray(ranks).T]
+    shares = np.cumsum(counts, axis=1)[:, :-1] / cases
+    half = evaluate.marginal_coverage(truths, samples, jnp.array([0.5]))[0]
+    found = {
+        "sbc": (uniformity_test(ranks, draws).p_value < 0.005).any(),
+        "tarp": uniformity_test(tarp, draws).p_value < 0.01,
+        "band": ((shares < band.low - 1e-9) | (shares > band.high + 1e-9)).any(),
+        "coverage": (abs(half - 0.5) > 2.81 * 0.5 / cases**0.5).any(),
+    }
+    return {name for name, alarm in found.items() if alarm}
+
+
+@pytest.mark.parametrize("kind", SEEN_BY)
+def test_each_diagnostic_sees_what_it_is_for(kind: str) -> None:
+    found = alarms(20, kind)
+    assert SEEN_BY[kind] <= found
+    if kind == "right marginals":
+        assert found == {"tarp"}  # three diagnostics at 1 %: false-alarm rate 3 %, seed fixed
+
+
+def test_diagnostics_keep_their_false_alarm_rate() -> None:
+    counted = [alarms(seed, "right") for seed in range(100, 180)]
+    for name in ("sbc", "tarp", "band", "coverage"):
+        # 80 posteriors at 1 %: five alarms or more at a rate of 1.4e-3.
+        assert sum(name in found for found in counted) < 5

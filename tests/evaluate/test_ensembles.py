@@ -151,3 +151,29 @@ def test_bad_inputs() -> None:
         evaluate.spread_skill(jnp.ones((4, 3)), jnp.ones((4, 1, 3)))
     with pytest.raises(ValueError, match="truths"):
         evaluate.spread_skill(jnp.ones((4, 3)), jnp.ones((4, 5, 2)))
+
+
+def test_a_lost_member_leaves_no_score() -> None:
+    samples, truth = np.random.default_rng(5).standard_normal((6, 4), np.float32), jnp.zeros(4)
+    samples[2, 1] = np.nan
+    assert np.isnan(evaluate.crps_ensemble(samples, truth)).tolist() == [False, True, False, False]
+    assert jnp.isnan(evaluate.energy_score(samples, truth))
+    assert jnp.isnan(evaluate.energy_score(samples, truth, "standard"))
+
+
+def test_integers_are_numbers() -> None:
+    rng = np.random.default_rng(6)
+    for dtype in (np.uint8, np.int32, np.int16):
+        samples, truth = rng.integers(0, 200, (7, 3)).astype(dtype), np.array([5, 190, 0], dtype)
+        for score in (evaluate.crps_ensemble, evaluate.energy_score):
+            floats = score(samples.astype(np.float32), truth.astype(np.float32))
+            np.testing.assert_allclose(score(samples, truth), floats, rtol=1e-6)
+
+
+@pytest.mark.parametrize("std", [-0.3, 0.0, np.nan])
+def test_crps_of_no_normal_distribution_is_refused(std: float) -> None:
+    ones = jnp.ones(3)
+    with pytest.raises(ValueError, match="std must be positive, got"):
+        evaluate.crps_gaussian(0 * ones, ones.at[1].set(std), ones)
+    under_jit = jax.jit(evaluate.crps_gaussian)(0 * ones, ones.at[1].set(std), ones)
+    assert np.isnan(under_jit).tolist() == [False, True, False]

@@ -123,3 +123,38 @@ def test_double_precision_is_kept() -> None:
         error = evaluate.rmse(truth + 1e-12, truth)
         assert error.dtype == jnp.float64
         np.testing.assert_allclose(error, 1e-12, rtol=1e-3)
+
+
+def test_whole_numbers_give_shares_and_errors(untyped: None) -> None:
+    shares = evaluate.hit_shares(np.array([1, -1, 1, 0, 1]))
+    np.testing.assert_allclose([shares.plus, shares.minus], [0.6, 0.2], rtol=1e-6)
+    estimate, truth = np.array([3, 250, 7], np.uint8), np.array([5, 20, 7], np.uint8)
+    np.testing.assert_allclose(evaluate.mse(estimate, truth), (4 + 230**2) / 3, rtol=1e-6)
+    large = np.array([60_000, 1]), np.array([-60_000, 1])
+    np.testing.assert_allclose(evaluate.mse(*large), 120_000**2 / 2, rtol=1e-6)
+    np.testing.assert_allclose(
+        evaluate.relative_error(estimate, truth), (4 + 230**2) ** 0.5 / 474**0.5, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        evaluate.weighted_score_error(estimate, truth, np.array([1, 0, 2])),
+        (4 / 123) ** 0.5,
+        rtol=1e-5,
+    )
+    with pytest.raises(ValueError, match="estimate must be real, got complex64"):
+        evaluate.mse(jnp.ones(3, jnp.complex64), jnp.ones(3))
+
+
+def test_nothing_to_be_relative_to() -> None:
+    zeros = jnp.zeros((4, 2))
+    for call in (
+        lambda: evaluate.relative_error(zeros + 1, zeros),
+        lambda: evaluate.weighted_score_error(zeros + 1, zeros),
+        lambda: evaluate.weighted_score_error(zeros + 1, zeros + 1, jnp.zeros(4)),
+    ):
+        with pytest.raises(ValueError, match="truth must not be 0 everywhere"):
+            call()
+    for weight in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="weights must be finite and not negative"):
+            evaluate.weighted_score_error(zeros + 1, zeros + 1, jnp.array([1.0, weight, 1.0, 1.0]))
+    with pytest.raises(ValueError, match="estimates must hold at least one"):
+        evaluate.ensemble_mse(np.ones((3, 0, 2)), np.ones((3, 2)))

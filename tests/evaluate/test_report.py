@@ -178,3 +178,60 @@ def test_environment_names_versions_and_no_paths() -> None:
     assert "cpu" in environment["devices"] or jax.default_backend() != "cpu"
     assert environment["precision"] in {"float32", "float64"}
     assert not any("/" in value or "\\" in value for value in environment.values())
+
+
+def judged() -> list[evaluate.Metric]:
+    return [
+        evaluate.Metric("low enough", 0.1, 0.2, bound="at most"),
+        evaluate.Metric("too low", 0.1, 0.2, bound="at least"),
+        evaluate.Metric("near enough", 0.45, 0.5, tolerance=0.06),
+        evaluate.Metric("too far", 0.4, 0.5, tolerance=0.06),
+        evaluate.Metric("ran off", float("nan")),
+        evaluate.Metric("ran off too", "not finite", 1.0),
+        evaluate.Metric("only beside its ideal", 0.4, 0.5),
+        evaluate.Metric("text", "0.97 ± 0.01", 1.0, bound="at most"),
+    ]
+
+
+def test_rows_are_judged() -> None:
+    met = [row.met for row in judged()]
+    assert met == [True, False, True, False, False, False, None, None]
+    assert judged()[2].wanted == "0.5 ± 0.06"
+
+
+def test_status_opens_the_page_and_misses_are_marked(tmp_path: Path) -> None:
+    path, section = tmp_path / "report.html", evaluate.Section("More", metrics=judged()[3:])
+    evaluate.write_report(path, "Heat", [section], metrics=judged()[:3], lost_paths=(3, 40))
+    html = path.read_text(encoding="utf-8")
+    line = "2 of 6 targets met; missed: too low, too far, ran off, ran off too; 3 of 40 paths lost"
+    assert line in "".join(Page(html).text)
+    assert html.index(line) < html.index("<table")
+    assert html.count('<tr class="missed">') == 4
+    assert [a["aria-label"] for a in Page(html).all("span") if "aria-label" in a] == [
+        "met",
+        "missed",
+        "met",
+        "missed",
+        "missed",
+        "missed",
+    ]
+    evaluate.write_report(path, "Heat", [], metrics=judged()[:1], lost_paths=(0, 40))
+    assert 'class="status good"' in path.read_text(encoding="utf-8")
+    evaluate.write_report(path, "Heat", [], metrics=[evaluate.Metric("plain", 1.0)])
+    assert 'class="status' not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"bound": "foo", "target": 1.0}, 'bound must be "at least", "at most" or None, got'),
+        ({"bound": "at most"}, "must have a target to be judged by"),
+        ({"tolerance": 0.1}, "must have a target to be judged by"),
+        ({"target": 1.0, "bound": "at most", "tolerance": 0.1}, "either a bound or a tolerance"),
+        ({"target": 1.0, "tolerance": -0.1}, "tolerance must be at least 0, got -0.1"),
+        ({"target": 1.0, "tolerance": float("nan")}, "tolerance must be at least 0, got nan"),
+    ],
+)
+def test_rows_that_cannot_be_judged(row: dict, message: str, untyped: None) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate.Metric("error", 0.5, **row)
