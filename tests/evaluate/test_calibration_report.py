@@ -136,6 +136,7 @@ def test_wrong_scores_are_caught(wrong, rows):
     assert f"missed: {', '.join(r.name for r in found.metrics if r.met is False)}" in found.status
 
 
+@pytest.mark.filterwarnings("ignore:.*paths were lost")  # sample_posterior says so as well
 def test_lost_paths_are_said_and_never_ranked():
     found = report(paths(wall=0.8))
     assert 0.02 < found.lost < 0.4
