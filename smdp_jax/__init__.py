@@ -22,6 +22,7 @@ from smdp_jax.posterior import Path, Posterior, probability_flow, sample_posteri
 from smdp_jax.score_targets import PowerRamp, SinhRamp, TableRamp, least_variance_ramp
 from smdp_jax.scores.learned import LearnedScore, StepCorrection
 from smdp_jax.scores.preconditioner import Preconditioner
+from smdp_jax.scores.sharing import load_score, save
 from smdp_jax.scores.step import LearnedStep
 from smdp_jax.scores.twist import LinearTwist
 from smdp_jax.sde import SDE, integrated_backward, negated, probability_flow_sde, reverse_sde
@@ -80,6 +81,7 @@ __all__ = [
     "least_variance_ramp",
     "linear_grid",
     "load",
+    "load_score",
     "log_grid",
     "log_prob",
     "models",
@@ -88,6 +90,7 @@ __all__ = [
     "probability_flow_sde",
     "reverse_sde",
     "sample_posterior",
+    "save",
     "simulate",
     "solve_adaptive",
     "step_miss",

@@ -641,6 +641,10 @@ def check_fit(
     """Check ``fit``; blocks of a stream are checked as they come, by ``check_block``."""
     check_kinds(model, data, objective, optimizer, validation, initial, callback)
     check_key(key)
+    alike = {"correction": "score"}
+    own, start = objective.kind(sde), getattr(initial, "kind", objective.kind(sde))
+    if alike.get(own, own) != alike.get(start, start):
+        raise TypeError(f"initial must be a {own}, as {objective!r} learns, got a {start}")
     sizes = check_positive(**counts)
     ema, seconds = (check_number(name, value) for name, value in numbers.items())
     if not 0 <= ema < 1:

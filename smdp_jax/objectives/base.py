@@ -32,6 +32,21 @@ class Objective:
         """The alpha of the backward step that it trains."""
         return 1.0
 
+    def kind(self, sde: SDE) -> str:
+        """Name what is learned.
+
+        Parameters
+        ----------
+        sde : SDE
+            The process.
+
+        Returns
+        -------
+        str
+            "score", "correction", "step" or another ``kind`` of what ``learned`` builds.
+        """
+        return "score"
+
     def check(self, sde: SDE, data: Trajectories) -> None:
         """Refuse paths that do not suit; ``fit`` does so for all that it is given.
 

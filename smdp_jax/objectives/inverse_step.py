@@ -46,6 +46,10 @@ class InverseStep(Objective):
 
     windows = (1,)
 
+    def kind(self, sde: SDE) -> str:
+        """A step, whatever the process."""
+        return "step"
+
     def scales(self, sde: SDE, data: Trajectories, precondition: bool) -> StepScale:
         """Sizes of states and increments, whether asked for or not."""
         return StepScale.of(data)

@@ -6,6 +6,7 @@ re-reading the path, and the squared distances to the path, each divided by ``g^
 are averaged (Holzschuh et al. 2023, eqs. 4 and 5).
 """
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -91,19 +92,28 @@ class MultiStep(Objective):
 
     def __post_init__(self) -> None:
         windows = self.windows if isinstance(self.windows, (tuple, list)) else ()
-        if not windows or not all(isinstance(w, int) and w >= 1 for w in windows):
+        if not windows or not all(_is_count(w) for w in windows):
             raise ValueError(
                 "windows must be a tuple of positive numbers of steps, such as (1, 2, 4), got "
                 f"{self.windows}"
             )
+        object.__setattr__(self, "windows", tuple(map(int, windows)))
+        if self.learns not in (None, "score", "correction"):
+            raise ValueError(f"learns must be 'score' or 'correction', got {self.learns!r}")
+        if not isinstance(self.rematerialise, bool):
+            raise ValueError(f"rematerialise must be True or False, got {self.rematerialise!r}")
         if self.form not in ("backward", "bidirectional", "penalised"):
             raise ValueError(
                 f"form must be 'backward', 'bidirectional' or 'penalised', got {self.form!r}"
             )
-        if not self.training_noise >= 0:
-            raise ValueError(f"training_noise must be at least 0, got {self.training_noise}")
+        if not 0 <= self.training_noise < math.inf:
+            raise ValueError(
+                f"training_noise must be at least 0 and finite, got {self.training_noise}"
+            )
         cut = self.gradient_cut
-        if cut is not None and (cut < 1 or any(s > cut and s % cut for s in self.windows)):
+        if cut is not None and not (
+            _is_count(cut) and all(s <= cut or s % cut == 0 for s in self.windows)
+        ):
             raise ValueError(f"gradient_cut={cut} must divide every longer window {self.windows}")
 
     @property
@@ -124,9 +134,13 @@ class MultiStep(Objective):
                 f"times, got trajectories of {data.num_times}"
             )
 
-    def learned(self, sde: SDE, model: Any, variables: Any, scales: Any, ts: Any) -> Any:
+    def kind(self, sde: SDE) -> str:
         """A score, or a correction of these steps (``learns``)."""
-        if (self.learns or ("score" if sde.step is None else "correction")) == "score":
+        return self.learns or ("score" if sde.step is None else "correction")
+
+    def learned(self, sde: SDE, model: Any, variables: Any, scales: Any, ts: Any) -> Any:
+        """A score, which knows the first and last time, or a correction, which knows all."""
+        if self.kind(sde) == "score":
             return super().learned(sde, model, variables, scales, ts)
         level = self.noise_level
         return StepCorrection(model, variables, scales, ts=ts, noise_level=level)
@@ -217,6 +231,11 @@ class OneStep(MultiStep):
     """
 
     windows: tuple[int, ...] = field(default=(1,), init=False)
+
+
+def _is_count(value: Any) -> bool:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return whole and value >= 1
 
 
 def _noise_scale(sde: SDE, ts: Any, xs: State) -> State:

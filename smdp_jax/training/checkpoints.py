@@ -1,7 +1,10 @@
 """Training state on disk: orbax checkpoints, metrics as JSON lines, and whose run it is."""
 
 import contextlib
+import errno
 import json
+import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -32,13 +35,44 @@ def interrupts_deferred() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
+def _locked(folder: Path) -> int:
+    """Hold a folder until its file is closed, or this process ends: two would undo each other."""
+    held = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        import fcntl
+
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # Windows has no such lock
+        pass
+    except OSError as error:
+        os.close(held)
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            return -1  # a file system without locks
+        raise ValueError(
+            f"another process trains in {folder}: wait for it, or use another directory"
+        ) from None
+    return held
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    digests = [re.fullmatch(r"(computes )?[0-9a-f]{16,}", str(v)) for v in (before, now)]
+    if all(digests):
+        return f"{name} is another one"
+    return f"{name} was {before!r}, now {now!r}"
+
+
 class RunDirectory:
     """Checkpoints and metrics of one training run."""
 
     def __init__(self, path: str | Path, identity: dict[str, Any]) -> None:
         self.path = Path(path).absolute()
         self.path.mkdir(parents=True, exist_ok=True)
-        self._check_identity(identity)
+        self._lock = _locked(self.path)
+        try:
+            self._check_identity(identity)
+        except BaseException:
+            os.close(self._lock)
+            raise
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2, create=True, enable_async_checkpointing=False
         )
@@ -53,12 +87,14 @@ class RunDirectory:
                 found = dict(json.loads(file.read_text(encoding="utf-8")))
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{file} is damaged ({error}); remove {self.path}") from error
-            for name in sorted(found.keys() | identity.keys()):
-                if found.get(name) != identity.get(name):
-                    raise ValueError(
-                        f"{self.path} holds another training run: {name} was {found.get(name)!r}, "
-                        f"now {identity.get(name)!r}; use another directory or remove this one"
-                    )
+            names = [*identity, *sorted(found.keys() - identity.keys())]
+            other = [n for n in names if found.get(n) != identity.get(n)]
+            if other:
+                changes = (_change(n, found.get(n), identity.get(n)) for n in other)
+                raise ValueError(
+                    f"{self.path} holds another training run: {', '.join(changes)}; use another "
+                    "directory or remove this one"
+                )
         else:
             write_atomically(file, json.dumps(identity, indent=2))
 
@@ -77,11 +113,21 @@ class RunDirectory:
     @property
     def last(self) -> int | None:
         """Number of updates at the newest checkpoint."""
-        return max(self._manager.all_steps(), default=None)
+        return max(self._written(), default=None)
+
+    def _written(self) -> list[int]:
+        """Checkpoints with something in them, the newest first; empty folders are removed."""
+        for step in self._manager.all_steps():
+            folder = self.path / "checkpoints" / str(step)
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        with interrupts_deferred():
+            self._manager.reload()
+        return sorted(self._manager.all_steps(), reverse=True)
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
         """Read the newest whole checkpoint."""
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        steps = self._written()
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         failures = []
         for step in steps:
@@ -103,7 +149,7 @@ class RunDirectory:
 
     def read_metrics(self, until: int) -> list[dict[str, Any]]:
         """Read the metrics up to a step, and drop the later or damaged lines from disk."""
-        records = []
+        records: list[dict[str, Any]] = []
         if self.metrics_file.exists():
             for line in self.metrics_file.read_text("utf-8", errors="replace").splitlines():
                 try:
@@ -132,3 +178,6 @@ class RunDirectory:
         """Release the checkpoint manager."""
         with interrupts_deferred():
             self._manager.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = -1

@@ -77,6 +77,13 @@ def run_epochs(
         if restored is not None:
             done, state = restored
         records = store.read_metrics(done)
+        noted = records[-1]["step"] if records else 0
+        if noted < done:
+            warnings.warn(
+                f"{store.metrics_file} ends at update {noted} of the {done} that were done: the "
+                "history between is lost",
+                stacklevel=4,
+            )
     coming = blocks.after(_epochs_in(problem.objective, pace, done))
     epochs, saved_at, enough = Epochs(problem), time.monotonic(), False
     with tqdm(total=pace.steps, initial=done, disable=not pace.progress, unit="update") as bar:

@@ -1,6 +1,5 @@
 """What tells one training run from another, so that only the same one is resumed."""
 
-import re
 import sys
 from dataclasses import replace
 from importlib.metadata import version
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from smdp_jax.files import digest_of
+from smdp_jax.scores.sharing import described
 from smdp_jax.sde import SDE
 from smdp_jax.training.programs import computes
 from smdp_jax.training.updates import Fixed, Problem, TrainingState
@@ -36,9 +36,9 @@ def identity_of(
     return {
         "versions": packages | {"smdp_jax": sys.modules["smdp_jax"].__version__},
         "process": _process(problem.sde, data),
-        "model": _described(problem.model),
+        "model": described(problem.model),
         "network": _network(problem, fixed, state, data),
-        "objective": _described(problem.objective),
+        "objective": described(problem.objective),
         "loss": _loss(problem, fixed, data, constants),
         "optimizer": _optimizer(problem, state),
         "scales": digest_of(fixed.scales),
@@ -52,11 +52,6 @@ def identity_of(
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "initial": None if initial is None else digest_of(jax.tree.leaves(initial)),
     }
-
-
-def _described(part: Any) -> str:
-    # Functions print their address, which is another one after a restart.
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(part))
 
 
 def _process(sde: SDE, data: Trajectories) -> str:

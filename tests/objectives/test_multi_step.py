@@ -126,6 +126,27 @@ def test_half_weight_without_its_penalty_learns_twice_the_score(x64):
     assert 1.8 < errors[0] / errors[1] < 2.2
 
 
+@pytest.mark.parametrize("form", ["bidirectional", "penalised"])
+@pytest.mark.parametrize("steps", [2, 5, 10])
+def test_half_weight_windows_learn_the_score_once(form, steps, x64):
+    """Windows of any length: the multiple of the exact score tends to 1 with the window's time.
+
+    Without the weights of the penalty it would be 1.4 to 1.9 for these lengths.
+    """
+    errors = []
+    for dt in (0.01, 0.005):
+        v = jnp.asarray(chain_variance(dt, steps))
+        ts = dt * jnp.arange(steps + 1.0)
+        loss = expected_loss(smdp.MultiStep((steps,), form=form), ts, windows_of(dt, steps))
+        slope = jax.jit(jax.grad(lambda a, loss=loss, v=v: loss(-a / v)))
+        a = 1.0
+        for _ in range(8):  # a polynomial: secant steps
+            a -= float(slope(a)) * 1e-4 / float(slope(a + 1e-4) - slope(a))
+        errors.append(abs(a - 1))
+    assert errors[0] < 0.05
+    assert 1.7 < errors[0] / errors[1] < 2.5
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_least_loss_of_one_step(form, x64):
     """1 for the backward form; 1 for each direction of the other; as dt -> 0."""
@@ -364,13 +385,40 @@ def test_one_step_is_a_window_of_one():
             "windows must be a tuple of positive numbers of steps, such as (1, 2, 4), got ()",
         ),
         ({"windows": (1, 0)}, "positive numbers of steps, such as (1, 2, 4), got (1, 0)"),
-        ({"training_noise": -0.1}, "training_noise must be at least 0, got -0.1"),
-        ({"training_noise": math.nan}, "training_noise must be at least 0, got nan"),
+        ({"training_noise": -0.1}, "training_noise must be at least 0 and finite, got -0.1"),
+        ({"training_noise": math.nan}, "training_noise must be at least 0 and finite, got nan"),
+        ({"training_noise": math.inf}, "training_noise must be at least 0 and finite, got inf"),
+        ({"windows": (True, 2)}, "such as (1, 2, 4), got (True, 2)"),
         ({"gradient_cut": 0}, "gradient_cut=0 must divide every longer window"),
         ({"gradient_cut": 3}, "gradient_cut=3 must divide every longer window (1, 2, 4, 10)"),
     ],
 )
 def test_errors(settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        smdp.MultiStep(**settings)
+
+
+@pytest.mark.usefixtures("untyped")
+def test_windows_of_numpy():
+    given: Any = (np.int64(2), np.int32(3))
+    windows = smdp.MultiStep(given).windows
+    assert windows == (2, 3)
+    assert all(type(w) is int for w in windows)
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learns": "foo"}, "learns must be 'score' or 'correction', got 'foo'"),
+        ({"rematerialise": "no"}, "rematerialise must be True or False, got 'no'"),
+        ({"gradient_cut": 2.0, "windows": (4,)}, "gradient_cut=2.0 must divide"),
+        ({"windows": (1.5,)}, "windows must be a tuple of positive numbers of steps"),
+        ({"windows": 4}, "windows must be a tuple of positive numbers of steps"),
+    ],
+)
+def test_settings_of_another_kind(settings, message):
+    settings: Any
     with pytest.raises(ValueError, match=re.escape(message)):
         smdp.MultiStep(**settings)
 

@@ -30,10 +30,12 @@ def interruptible():
 
 @pytest.fixture
 def opened(tmp_path):
-    """Open run directories; all are closed after the test."""
+    """Open run directories, each as after the end of the process that had it before."""
     directories = []
 
     def open_one(identity=IDENTITY, name="run"):
+        while directories:
+            directories.pop().close()
         directories.append(RunDirectory(tmp_path / name, identity))
         return directories[-1]
 
@@ -193,3 +195,37 @@ def test_saves_from_another_thread(opened):
     thread.start()
     thread.join()
     assert opened().restore(state(0))[0] == 10
+
+
+# Two processes, and what others left ------------------------------------------------------------
+
+
+def test_two_processes_in_one_folder(tmp_path):
+    """Another open file is another process to the lock."""
+    first = RunDirectory(tmp_path, IDENTITY)
+    with pytest.raises(ValueError, match=r"another process trains in .*: wait for it, or use"):
+        RunDirectory(tmp_path, IDENTITY)
+    first.close()
+    RunDirectory(tmp_path, IDENTITY).close()
+
+
+@pytest.mark.parametrize("stray", ["999", "25"])
+def test_stray_empty_checkpoint_hides_no_good_one(opened, stray):
+    directory = opened()
+    for step in (10, 20):
+        directory.save(step, state(step))
+    (directory.path / "checkpoints" / stray).mkdir()
+    again = opened()
+    assert again.last == 20
+    assert again.restore(state(0))[0] == 20
+    again.save(30, state(30))
+    assert opened().restore(state(0))[0] == 30
+
+
+def test_all_that_differs_is_named(opened):
+    digest = "computes " + "0a" * 8
+    opened(IDENTITY | {"loss": digest, "data": "1b" * 32})
+    with pytest.raises(
+        ValueError, match=r"run: steps was 100, now 7, loss is another one, data is another one; us"
+    ):
+        opened(IDENTITY | {"steps": 7, "loss": digest.replace("a", "c"), "data": "2c" * 32})

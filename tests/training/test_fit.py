@@ -12,6 +12,8 @@ import pytest
 
 import smdp_jax as smdp
 from smdp_jax.checks import check_kinds
+from smdp_jax.scores.step import StepScale
+from smdp_jax.training import programs
 from tests.linear_fit import DATA, HELD_OUT, K_PATH, K_START, KEY, RATE, SDE, TS, Linear, fit
 
 
@@ -285,12 +287,190 @@ def test_parameters_of_another_network():
         ("objective", "one_step", "got 'one_step'"),
         ("optimizer", 1e-3, "optimizer must be of optax, such as optax.adam(1e-3), got 0.001"),
         ("optimizer", optax.adam, "got <function "),
+        ("callback", 3, "callback must be a function callback(metrics, params), got 3"),
         ("initial", abs, "initial must be fit.learned of another fit, got <built-in function abs>"),
     ],
 )
 def test_arguments_of_another_kind(name, value, message):
     given = {"model": Linear(), "data": DATA, "objective": smdp.OneStep()}
-    given |= {"optimizer": optax.adam(1e-3), "validation": None, "initial": None}
+    given |= {"optimizer": optax.adam(1e-3), "validation": None, "initial": None, "callback": None}
     check_kinds(**given)
     with pytest.raises(TypeError, match=re.escape(message)):
         check_kinds(**given | {name: value})
+
+
+# Settings, networks and optimisers of all kinds --------------------------------------------------
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ema": None}, "ema must be a number, got None"),
+        ({"ema": "0.9"}, "ema must be a number, got '0.9'"),
+        ({"ema": math.nan}, "ema must be in [0, 1), got nan"),
+        ({"checkpoint_seconds": math.nan}, "checkpoint_seconds must be at least 0, got nan"),
+        ({"checkpoint_seconds": -1}, "checkpoint_seconds must be at least 0, got -1.0"),
+        ({"steps": 2.5}, "steps must be an int of at least 1, got 2.5"),
+        ({"batch_size": "8"}, "batch_size must be an int of at least 1, got '8'"),
+        ({"precondition": "no"}, "precondition must be True or False, got 'no'"),
+        ({"progress": 1}, "progress must be True or False, got 1"),
+    ],
+)
+def test_settings_of_another_kind(settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fit(**settings)
+
+
+def test_initial_of_another_kind():
+    step = smdp.LearnedStep(Linear(), {}, StepScale.of(DATA))
+    with pytest.raises(TypeError, match=r"initial must be a score, as OneStep.* got a step"):
+        fit(initial=step)
+    score = smdp.LearnedScore(Linear(), {})
+    with pytest.raises(TypeError, match=r"initial must be a step, as InverseStep.* got a score"):
+        fit(smdp.InverseStep(), initial=score)
+
+
+class Dropping(Linear):
+    @nn.compact
+    def __call__(self, t, x, args):
+        return nn.Dropout(0.3, deterministic=False)(super().__call__(t, x, args))
+
+
+class Remembering(Linear):
+    @nn.compact
+    def __call__(self, t, x, args):
+        return nn.BatchNorm(use_running_average=False)(super().__call__(t, x, args))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [(Dropping(), "Dropping, which draws random"), (Remembering(), "Remembering, which changes")],
+)
+def test_networks_that_are_no_functions(model, message):
+    with pytest.raises(ValueError, match="must be a function of t, x and args, got " + message):
+        fit(model=model)
+
+
+@pytest.mark.usefixtures("no_step_miss")
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.lbfgs(),
+        optax.chain(optax.adam(0.1), optax.contrib.reduce_on_plateau(0.5, patience=2)),
+        optax.polyak_sgd(0.1),
+    ],
+    ids=["lbfgs", "plateau", "polyak"],
+)
+def test_optimisers_with_extra_arguments(optimizer):
+    result = fit(None, optimizer, steps=20)
+    assert np.isfinite(result.history["loss"]).all()
+    assert result.history["loss"][-1] < 2
+
+
+@pytest.mark.usefixtures("no_step_miss")
+def test_callback_sees_every_epoch_and_stops(tmp_path):
+    seen = []
+
+    def callback(metrics, params):
+        seen.append((metrics, params["a"]))
+        return len(seen) == 3
+
+    result = fit(callback=callback, validation=HELD_OUT, directory=tmp_path)
+    assert [m["step"] for m, _ in seen] == [10, 20, 30]
+    assert [m["loss"] for m, _ in seen] == list(result.history["loss"].astype(float))
+    np.testing.assert_array_equal(result.score.variables["params"]["a"], seen[-1][1])
+    # It goes on from there.
+    assert fit(validation=HELD_OUT, directory=tmp_path).history["step"].tolist()[3:] == [40, 50, 60]
+
+
+def test_nan_are_debugged_without_false_alarm():
+    """Without validation nothing is NaN; jax_debug_nans stops at the first that is."""
+    with jax.debug_nans(True):
+        assert np.isfinite(fit(steps=20).history["loss"]).all()
+
+
+@pytest.mark.usefixtures("no_step_miss")
+def test_average_of_half_precision():
+    """60 constant steps of 1/128 from 1: bfloat16 averages of decay .999 would not move at all."""
+
+    class Half(nn.Module):
+        @nn.compact
+        def __call__(self, t, x, args):
+            a = self.param("a", nn.initializers.ones, (), jnp.bfloat16)
+            return a.astype(x.dtype) * x
+
+    averages = []
+    result = fit(
+        None, counting(1 / 128), model=Half(), ema=0.99, callback=lambda m, p: averages.append(p)
+    )
+    p, e = np.float32(1), np.float32(1)
+    for k in range(60):
+        p += np.float32(1 / 128)
+        e += np.float32(1 - min(0.99, (1 + k) / (10 + k))) * (p - e)
+    assert averages[-1]["a"].dtype == jnp.float32
+    np.testing.assert_allclose(averages[-1]["a"], e, rtol=1e-5)
+    assert result.score.variables["params"]["a"].dtype == jnp.bfloat16
+
+
+@pytest.mark.usefixtures("no_step_miss")
+def test_validation_that_is_not_finite_is_said():
+    far = smdp.Trajectories(TS, HELD_OUT.xs * 1e30)
+    with pytest.warns(UserWarning, match="loss is not finite after 2 of 2 epochs, first"):
+        result = fit(steps=20, validation=far)
+    assert not np.isfinite(result.history["validation_loss"]).any()
+
+
+# What lies behind a loss that is not finite ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"sde": smdp.SDE(lambda t, x, args: -x * jnp.where(x > 2, jnp.nan, 1), diffusion=0.5)},
+            r"SDE\.drift is not finite on the training paths, first in sample .* not to blame",
+        ),
+        (
+            {"data": smdp.Trajectories(TS, DATA.xs, jnp.full(64, jnp.nan), args_axes=0)},
+            r"the conditions \(args\) are not finite, first in sample",
+        ),
+        ({"optimizer": optax.sgd(1e30)}, "the loss is not finite, first in .* learning rate"),
+        ({"optimizer": optax.sgd(math.nan)}, "a parameter became NaN or infinite"),
+    ],
+)
+def test_reasons_of_divergence(change, message):
+    class Seeing(Linear):
+        @nn.compact
+        def __call__(self, t, x, args):
+            return super().__call__(t, x, None) * (1 if args is None else args)
+
+    with pytest.raises(smdp.TrainingDiverged, match=message):
+        fit(model=Seeing(), **change)
+
+
+# Compiled once for all that compute the same -----------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_step_miss")
+def test_equal_trainings_share_their_epochs():
+    """New objects that compute the same find the program, those with another number do not."""
+
+    def run(rate=0.03, g=0.5, key=1, scale=1.0):
+        sde = smdp.SDE(lambda t, x, args: -0.7 * x, diffusion=lambda t: g + 0.1 * t)
+        data = smdp.Trajectories(TS, scale * DATA.xs)
+        return fit(None, optax.adam(rate), sde=sde, data=data, key=jax.random.key(key))
+
+    programs._programs.clear()
+    first = run()
+    assert len(programs._programs) == 1
+    again, other = run(), run(key=2, scale=1.5)
+    assert len(programs._programs) == 1
+    np.testing.assert_array_equal(first.history["loss"], again.history["loss"])
+    assert other.history["loss"][0] != first.history["loss"][0]
+    for number, change in enumerate(({"rate": 0.04}, {"g": 0.6}), 2):
+        run(**change)
+        assert len(programs._programs) == number
+    for n in range(programs._KEPT + 2):
+        run(rate=1e-3 * (n + 1))
+    assert len(programs._programs) == programs._KEPT

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,7 +20,7 @@ import pytest
 import smdp_jax as smdp
 from smdp_jax.training import epochs
 from smdp_jax.training.checkpoints import RunDirectory
-from tests.linear_fit import DATA, K_PATH, K_START, SDE, TS, Linear, fit
+from tests.linear_fit import DATA, HELD_OUT, K_PATH, K_START, SDE, TS, Linear, fit
 
 pytestmark = pytest.mark.usefixtures("no_step_miss")
 
@@ -66,7 +67,9 @@ def test_interrupted_run_ends_bit_identical(tmp_path, monkeypatch):
         patch.setattr(RunDirectory, "append_metrics", interrupt)
         with pytest.raises(KeyboardInterrupt):
             fit(objective, directory=tmp_path, checkpoint_seconds=1e9)
-    resumed, whole = fit(objective, directory=tmp_path), fit(objective)
+    with pytest.warns(UserWarning, match="ends at update 30 of the 40 that were done"):
+        resumed = fit(objective, directory=tmp_path)
+    whole = fit(objective)
     jax.tree.map(np.testing.assert_array_equal, resumed.learned.variables, whole.learned.variables)
 
 
@@ -212,12 +215,85 @@ def test_another_run_is_refused(tmp_path, subtests, uninterrupted):
             fit(directory=tmp_path, **change)
 
 
+def lion(**settings):
+    return optax.chain(optax.clip_by_global_norm(settings.pop("clip", 1.0)), optax.lion(**settings))
+
+
+class Bent(nn.Module):
+    """A network whose functions do not show in its name."""
+
+    bend: Any = nn.tanh
+
+    @nn.compact
+    def __call__(self, t, x, args):
+        return self.bend(self.param("a", nn.initializers.ones, ()) * x)
+
+
+def alike(**changed):
+    """Settings in which nothing that computes has a name or a number of its own to tell."""
+    given = {"rate": 1.0, "jump": 0.0, "late": 0.3, "length": 300, "b1": 0.9, "decay": 1e-3}
+    given |= {"clip": 1.0, "bend": jnp.tanh, "held": 1.0} | changed
+
+    def drift(t, x, args):
+        return -given["rate"] * x + jnp.where(jnp.abs(x) > 50, given["jump"], 0.0)
+
+    sde = smdp.SDE(
+        drift, diffusion=lambda t: 0.3 + jnp.where(abs(t - 0.5) < 0.1, given["late"], 0.0)
+    )
+    rate = optax.cosine_decay_schedule(0.01, given["length"])
+    optimizer = lion(learning_rate=rate, **{k: given[k] for k in ("b1", "clip")})
+    if given["decay"] != 1e-3:
+        optimizer = lion(learning_rate=rate, weight_decay=given["decay"])
+    held_out = smdp.Trajectories(TS, given["held"] * HELD_OUT.xs)
+    settings = {"sde": sde, "model": Bent(given["bend"]), "validation": held_out, "steps": 10}
+    return None, optimizer, settings
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"jump": 9.0}, "process is another one"),
+        ({"late": 0.4}, "process is another one"),
+        ({"length": 10**6}, "optimizer is another one"),
+        ({"b1": 0.95}, "optimizer is another one"),
+        ({"decay": 0.1}, "optimizer is another one"),
+        ({"clip": 0.01}, "optimizer is another one"),
+        ({"bend": jnp.sin}, "network is another one"),
+        ({"held": 1.01}, "validation is another one"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_run_is_told_by_what_it_computes(tmp_path_factory, change, named):
+    """Only ever one thing is another, where no first update and no name shows it."""
+    folder = tmp_path_factory.getbasetemp() / "alike"
+    objective, optimizer, settings = alike()
+    fit(objective, optimizer, directory=folder, **settings)  # the same call goes on
+    objective, optimizer, settings = alike(**change)
+    with pytest.raises(ValueError, match="holds another training run: " + named + "; use"):
+        fit(objective, optimizer, directory=folder, **settings)
+
+
+def test_other_versions_are_refused(tmp_path, monkeypatch):
+    fit(directory=tmp_path, steps=10)
+    monkeypatch.setattr(smdp, "__version__", "0.0.9")
+    with pytest.raises(ValueError, match=r"run: versions was .*'0\.1\.0'.* now .*0\.0\.9"):
+        fit(directory=tmp_path, steps=10)
+
+
+@pytest.mark.parametrize("text", ["", '{"step": 10, "loss": 1.0, "wind'])
+def test_history_cut_short_is_said(tmp_path, text):
+    fit(directory=tmp_path, steps=20)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    with pytest.warns(UserWarning, match="ends at update 0 of the 20 that were done"):
+        fit(directory=tmp_path, steps=20)
+
+
 def test_another_start_is_refused(tmp_path, uninterrupted):
     learned = uninterrupted.learned
     first = fit(directory=tmp_path, initial=learned)
     assert_same_run(fit(directory=tmp_path, initial=learned), first)
     other = replace(learned, variables=jax.tree.map(lambda v: 1.001 * v, learned.variables))
-    with pytest.raises(ValueError, match="holds another training run: initial was"):
+    with pytest.raises(ValueError, match="holds another training run: initial is another"):
         fit(directory=tmp_path, initial=other)
 
 

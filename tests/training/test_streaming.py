@@ -94,7 +94,39 @@ def test_resumed_run_ends_bit_identical(tmp_path, monkeypatch, written, epochs):
 
 def test_directory_of_another_stream_is_refused(tmp_path, written):
     fit(datasets.open_stream(written), directory=tmp_path)
-    with pytest.raises(ValueError, match="another training run: data was"):
+    with pytest.raises(ValueError, match="another training run: .*data is another one"):
         fit(datasets.open_stream(written, chunks_per_block=2), directory=tmp_path)
     with pytest.raises(ValueError, match="another training run: epoch_steps was 10, now 5"):
         fit(datasets.open_stream(written), directory=tmp_path, epoch_steps=5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """A stream of given blocks, that ends."""
+
+    parts: list
+    fingerprint: str = "blocks"
+
+    def blocks(self, key, first=0):
+        yield from self.parts[first:]
+
+
+def test_stream_that_ends():
+    with pytest.raises(ValueError, match=r"must go on without end, got a stream of 3 blocks"):
+        fit(Blocks([paths(KEY, 8)] * 3))
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        (paths(KEY, 8).xs.at[2, 3].set(np.nan), "first in sample 2 at t=0.5"),
+        (
+            paths(KEY, 7).xs,
+            r"blocks of data must be alike, got .*\[7, 7, 1\]",
+        ),
+    ],
+)
+def test_every_block_is_checked(block, message):
+    bad = smdp.Trajectories(TS, block)
+    with pytest.raises(ValueError, match=message):
+        fit(Blocks([paths(KEY, 8), paths(KEY, 8), bad, bad]))

@@ -1,0 +1,145 @@
+"""A learned term in one file: parameters, scales and times as msgpack, no code and no pickle.
+
+The file is a line that names format and version, the digest of what follows, and that.
+"""
+
+import dataclasses
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.serialization import msgpack_restore, msgpack_serialize
+
+from smdp_jax.files import write_atomically
+from smdp_jax.scores.learned import LearnedScore, StepCorrection
+from smdp_jax.scores.preconditioner import Preconditioner
+from smdp_jax.scores.step import LearnedStep, StepScale
+
+__all__ = ["described", "load_score", "save", "shareable"]
+
+_MAGIC, _VERSION = b"smdp_jax learned term ", 1
+_records: dict[str, Callable] = {}
+
+
+def shareable(record: type) -> type:
+    """Let files hold a dataclass; its field ``model`` stays outside."""
+    _records[record.__name__] = record
+    return record
+
+
+for _record in (LearnedScore, StepCorrection, LearnedStep, Preconditioner, StepScale):
+    shareable(_record)
+
+
+def save(score: Any, path: str | os.PathLike[str]) -> None:
+    """Write a learned score, correction or step to one file, whole or not at all.
+
+    Parameters
+    ----------
+    score : LearnedScore, StepCorrection or LearnedStep
+        ``fit.score``, ``fit.correction``, ``fit.step``, ``run.score``.
+    path : path
+        The file; one that exists is replaced.
+
+    Raises
+    ------
+    TypeError
+        If it is a function of another kind.
+    """
+    if type(score).__name__ not in _records or not hasattr(score, "model"):
+        raise TypeError(f"score must be learned, such as fit.score, got {type(score).__name__}")
+    content = {"network": described(score.model), "learned": _encoded(score)}
+    body = msgpack_serialize(content)
+    head = _MAGIC + f"{_VERSION} {hashlib.sha256(body).hexdigest()}\n".encode()
+    write_atomically(path, head + body)
+
+
+def load_score(path: str | os.PathLike[str], model: Any) -> Any:
+    """Read what ``save`` wrote; no code of the file is run.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    model : flax.linen.Module
+        The network that was trained, built anew: the file holds its parameters alone.
+
+    Returns
+    -------
+    LearnedScore, StepCorrection or LearnedStep
+        As it was saved.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no file.
+    ValueError
+        If the file is damaged, of another kind or a later version, or of another network.
+    """
+    try:
+        with open(os.path.expanduser(path), "rb") as file:
+            content = file.read()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"path must be a file that save wrote, got {path}") from None
+    head, _, body = content.partition(b"\n")
+    if not head.startswith(_MAGIC):
+        raise ValueError(f"{path} must begin as what save writes does, got {content[:24]!r}")
+    version, _, digest = head.removeprefix(_MAGIC).partition(b" ")
+    if version != str(_VERSION).encode():
+        raise ValueError(
+            f"{path} must be of version {_VERSION}, got version {version.decode(errors='replace')}:"
+            " it was written by another smdp_jax"
+        )
+    if hashlib.sha256(body).hexdigest().encode() != digest:
+        raise ValueError(f"{path} is damaged: its content has another digest than it had")
+    tree = msgpack_restore(body)
+    if tree["network"] != (asked := described(model)):
+        raise ValueError(f"model must be the network of {path}, {tree['network']}, got {asked}")
+    return _decoded(tree["learned"], model)
+
+
+def described(part: Any) -> str:
+    """Print a part in one line, without addresses: another process has others."""
+    return re.sub(r"\s+", " ", re.sub(r" at 0x[0-9a-f]+|# attributes", "", repr(part)))
+
+
+def _encoded(value: Any) -> Any:
+    """Records, dicts and sequences as dicts; numbers, strings, None and arrays as they are."""
+    if type(value).__name__ in _records and dataclasses.is_dataclass(value):
+        names = [f.name for f in dataclasses.fields(value) if f.name != "model"]
+        fields = {name: _encoded(getattr(value, name)) for name in names}
+        return {"record": type(value).__name__, "fields": fields}
+    if hasattr(value, "items"):
+        return {"dict": {str(name): _encoded(part) for name, part in value.items()}}
+    if isinstance(value, (tuple, list)):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: {str(i): _encoded(part) for i, part in enumerate(value)}}
+    if isinstance(value, (jax.Array, np.ndarray, np.generic)):
+        return {"array": np.asarray(value)}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {"value": value}
+    raise TypeError(f"a learned term must hold arrays and numbers, got {type(value).__name__}")
+
+
+def _decoded(tree: Any, model: Any) -> Any:
+    if "record" in tree:
+        if tree["record"] not in _records:
+            raise ValueError(f"the file holds a {tree['record']}, which this smdp_jax has not")
+        record = _records[tree["record"]]
+        fields = {name: _decoded(part, model) for name, part in tree["fields"].items()}
+        own = {f.name for f in dataclasses.fields(record)}  # type: ignore[arg-type]
+        return record(**({"model": model} if "model" in own else {}), **fields)
+    ((kind, value),) = tree.items()
+    if kind == "array":
+        return jnp.asarray(value)
+    if kind == "dict":
+        return {name: _decoded(part, model) for name, part in value.items()}
+    if kind in ("tuple", "list"):
+        parts = [_decoded(value[str(i)], model) for i in range(len(value))]
+        return tuple(parts) if kind == "tuple" else parts
+    return value
