@@ -235,7 +235,7 @@ class OneStep(MultiStep):
 
 def _is_count(value: Any) -> bool:
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return whole and value >= 1
+    return bool(whole and value >= 1)
 
 
 def _noise_scale(sde: SDE, ts: Any, xs: State) -> State:

@@ -94,7 +94,7 @@ def test_resumed_run_ends_bit_identical(tmp_path, monkeypatch, written, epochs):
 
 def test_directory_of_another_stream_is_refused(tmp_path, written):
     fit(datasets.open_stream(written), directory=tmp_path)
-    with pytest.raises(ValueError, match="another training run: .*data is another one"):
+    with pytest.raises(ValueError, match=r"another training run: .*data is another one"):
         fit(datasets.open_stream(written, chunks_per_block=2), directory=tmp_path)
     with pytest.raises(ValueError, match="another training run: epoch_steps was 10, now 5"):
         fit(datasets.open_stream(written), directory=tmp_path, epoch_steps=5)
