@@ -9,7 +9,7 @@ from smdp_jax import datasets, models
 from smdp_jax.evaluate import CalibrationReport, calibration_report
 from smdp_jax.experiment import load
 from smdp_jax.likelihood import Certificate, LogProb, certify, log_prob
-from smdp_jax.objectives import InverseStep, MultiStep, OneStep, PathScore
+from smdp_jax.objectives import BackwardKernel, InverseStep, MultiStep, OneStep, PathScore
 from smdp_jax.objectives.step_miss import step_miss
 from smdp_jax.observations import (
     Conditioned,
@@ -20,6 +20,8 @@ from smdp_jax.observations import (
 )
 from smdp_jax.posterior import Path, Posterior, probability_flow, sample_posterior
 from smdp_jax.score_targets import PowerRamp, SinhRamp, TableRamp, least_variance_ramp
+from smdp_jax.scores.estimate import estimate_kernel
+from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.learned import LearnedScore, StepCorrection
 from smdp_jax.scores.preconditioner import Preconditioner
 from smdp_jax.scores.sharing import load_score, save
@@ -41,6 +43,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SDE",
+    "BackwardKernel",
     "CalibrationReport",
     "Certificate",
     "ConditionInfo",
@@ -48,6 +51,7 @@ __all__ = [
     "Fit",
     "InverseStep",
     "Langevin",
+    "LearnedKernel",
     "LearnedScore",
     "LearnedStep",
     "LinearObservation",
@@ -74,6 +78,7 @@ __all__ = [
     "certify",
     "condition",
     "datasets",
+    "estimate_kernel",
     "fit",
     "flow_map_of",
     "integrate",

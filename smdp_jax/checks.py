@@ -104,7 +104,8 @@ def check_backward(
 ) -> Backward:
     """Check ``sample_posterior`` and ``probability_flow``."""
     check_time_grid(ts, sde)
-    check_kind("score", score, "a function score(t, x, args), such as fit.score", "__call__")
+    if not hasattr(score, "check_use"):
+        check_kind("score", score, "a function score(t, x, args), such as fit.score", "__call__")
     num_samples, substeps, chunk_size = check_positive(
         num_samples=num_samples, substeps=substeps, chunk_size=chunk_size
     )

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.checks import Backward, check_backward, concrete
 from smdp_jax.compiled import compiled
+from smdp_jax.scores.chain import kernel_walk
+from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.sde import SDE, Args, ScoreFn, State
 from smdp_jax.solve.backward import BackwardSolve, Langevin, SolveInfo
 from smdp_jax.solve.batches import in_chunks, on_auto_mesh
@@ -62,7 +65,7 @@ class Path:
 
 def sample_posterior(
     sde: SDE,
-    score: ScoreFn,
+    score: ScoreFn | LearnedKernel,
     x_end: State,
     ts: Float[Array, "times"],
     *,
@@ -75,6 +78,7 @@ def sample_posterior(
     noise_level: float = 1.0,
     denoise_last: bool = False,
     corrector: Langevin | None = None,
+    input_noise: float = 0.0,
     controller: diffrax.AbstractAdaptiveStepSizeController | None = None,
     save: Save = "last",
     batch_axes: int | None = None,
@@ -118,6 +122,9 @@ def sample_posterior(
         Add no noise in the last step.
     corrector : Langevin, optional
         Predictor-corrector sampling.
+    input_noise : float
+        For a kernel: noise added to the state before each of its steps, in units of g sqrt(dt).
+        Good values: 0 to 0.5 for one that was trained with more.
     controller : diffrax.AbstractAdaptiveStepSizeController, optional
         Adaptive steps, for drifts.
     save : "last", "all" or sequence of int
@@ -164,18 +171,24 @@ def sample_posterior(
         denoise_last=denoise_last,
         rematerialise=rematerialise,
     )
-    solve = BackwardSolve(
-        sde,
-        jnp.asarray(ts),
-        solver,
-        given.substeps,
-        given.noise_level,
-        bool(denoise_last),
-        corrector,
-        controller,
-        given.save,
-        bool(rematerialise),
-    )
+    if isinstance(score, LearnedKernel):
+        options = {"solver": solver, "controller": controller}
+        solve = kernel_walk(score, given, ts, input_noise, bool(denoise_last), options)
+    elif input_noise != 0:
+        raise ValueError(f"input_noise needs a LearnedKernel, got a score and {input_noise}")
+    else:
+        solve = BackwardSolve(
+            sde,
+            jnp.asarray(ts),
+            solver,
+            given.substeps,
+            given.noise_level,
+            bool(denoise_last),
+            corrector,
+            controller,
+            given.save,
+            bool(rematerialise),
+        )
     samples, info = _solve(solve, score, given, key, args, args_axes)
     return Posterior(samples, info)
 
@@ -272,8 +285,8 @@ def probability_flow(
 
 
 def _solve(
-    solve: BackwardSolve,
-    score: ScoreFn,
+    solve: Callable[..., tuple[State, SolveInfo]],
+    score: ScoreFn | LearnedKernel,
     given: Backward,
     key: PRNGKeyArray,
     args: Args,
@@ -296,8 +309,8 @@ def _solve(
 
 @compiled
 def _sample(
-    solve: BackwardSolve,
-    score: ScoreFn,
+    solve: Callable[..., tuple[State, SolveInfo]],
+    score: ScoreFn | LearnedKernel,
     x_end: State,
     key: PRNGKeyArray,
     args: Args,

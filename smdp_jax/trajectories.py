@@ -83,6 +83,23 @@ class Trajectories:
             return self.args
         return jax.tree.map(lambda a: a[sample], self.args)
 
+    def some(self, first: int | None, last: int | None) -> "Trajectories":
+        """Return some of the paths.
+
+        Parameters
+        ----------
+        first, last : int or None
+            As in a slice.
+
+        Returns
+        -------
+        Trajectories
+            Paths ``first`` to ``last - 1``, with their conditions and targets.
+        """
+        cut = lambda tree: jax.tree.map(lambda leaf: leaf[first:last], tree)
+        args = self.args if self.args_axes is None else cut(self.args)
+        return Trajectories(self.ts, cut(self.xs), args, cut(self.score_targets), self.args_axes)
+
     def check(self) -> None:
         """Check shapes, and that every state is finite.
 
@@ -166,6 +183,17 @@ def _check_finite(name: str, tree: Any, ts: Any) -> None:
             f"at t={float(ts[time]):g} (time index {time}): use smaller steps, or check the "
             "simulator there"
         )
+
+
+def grid_axes(x: State) -> int:
+    """Guess how many leading axes of the leaves are their grid.
+
+    A trailing axis that is far shorter than the others holds channels.
+    """
+    leaves = jax.tree.leaves(x)
+    axes = min(leaf.ndim for leaf in leaves)
+    channels = axes > 1 and all(leaf.shape[-1] <= 4 < min(leaf.shape[:-1]) for leaf in leaves)
+    return axes - 1 if channels else axes
 
 
 def window(

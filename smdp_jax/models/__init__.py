@@ -7,6 +7,7 @@ returns a tree like the state. All start at score 0, or at the score of a Gaussi
 from smdp_jax.models.dilated_resnet import DilatedResNet as DilatedResNet
 from smdp_jax.models.encoder_decoder import EncoderDecoder as EncoderDecoder
 from smdp_jax.models.fno import FNO as FNO
+from smdp_jax.models.for_fields import for_fields as for_fields
 from smdp_jax.models.grid import GridScore as GridScore
 from smdp_jax.models.mlp import MLP as MLP
 from smdp_jax.models.published import baseline_fno as baseline_fno

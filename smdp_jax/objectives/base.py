@@ -117,6 +117,57 @@ class Objective:
         """
         return LearnedScore(model, variables, scales, ts=ts[jnp.array([0, -1])])
 
+    def split(self, data: Trajectories) -> tuple[Trajectories, Trajectories | None]:
+        """Set paths aside that training must not see, for ``finish``.
+
+        Parameters
+        ----------
+        data : Trajectories
+            All paths.
+
+        Returns
+        -------
+        tuple (Trajectories, Trajectories or None)
+            The paths to learn from, and the others; by default all, and none.
+        """
+        return data, None
+
+    def seen(self, scales: Any, data: Trajectories) -> tuple[Any, Any, Any]:
+        """Return what the network is shown, for its initial parameters.
+
+        Parameters
+        ----------
+        scales : pytree
+            From ``scales``.
+        data : Trajectories
+            Stored paths.
+
+        Returns
+        -------
+        tuple
+            Time, state and conditions as ``learned`` passes them on.
+        """
+        return data.ts[-1], data.at(0, -1), data.args_of(0)
+
+    def finish(self, learned: Any, held_out: Trajectories, key: PRNGKeyArray) -> Any:
+        """Complete what is learned after training.
+
+        Parameters
+        ----------
+        learned : Any
+            With averaged parameters.
+        held_out : Trajectories
+            From ``split``, or the validation paths.
+        key : PRNG key
+            Randomness.
+
+        Returns
+        -------
+        Any
+            What ``fit`` returns; by default the same.
+        """
+        return learned
+
     def loss(
         self, learned: Any, sde: SDE, window: Trajectories, constants: Any, key: PRNGKeyArray
     ) -> Scalar:

@@ -180,7 +180,7 @@ def advance(
         seen = jax.eval_shape(monitor, ts[0], x0)
         size = jnp.zeros(seen.shape, seen.dtype)
     carry = (x0, state0, Watched(size, jnp.asarray(jnp.inf, ts.dtype)))
-    return _scan_saving(body, like_results(body, carry, 0), ts.shape[0] - 1, substeps, save)
+    return scan_saving(body, like_results(body, carry, 0), ts.shape[0] - 1, substeps, save)
 
 
 def chosen_times(save: Save, times: int) -> list[int]:
@@ -190,7 +190,7 @@ def chosen_times(save: Save, times: int) -> list[int]:
     return sorted({range(times)[i] for i in save})
 
 
-def _scan_saving(
+def scan_saving(
     body: Callable, carry: tuple, intervals: int, substeps: int, save: Save
 ) -> tuple[State, Watched]:
     """Run ``body`` over all substeps and return the asked-for states and what was seen."""

@@ -15,6 +15,7 @@ from jaxtyping import PRNGKeyArray
 from smdp_jax.checks import check_fit, check_like
 from smdp_jax.objectives import Objective
 from smdp_jax.objectives.step_miss import warn_of_miss
+from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.learned import (
     LearnedScore,
     StepCorrection,
@@ -24,6 +25,7 @@ from smdp_jax.scores.learned import (
 from smdp_jax.scores.step import LearnedStep
 from smdp_jax.sde import SDE
 from smdp_jax.training.checkpoints import RunDirectory
+from smdp_jax.training.defaults import batch_of, objective_of, optimizer_of
 from smdp_jax.training.divergence import TrainingDiverged
 from smdp_jax.training.epochs import Blocks, Callback, Pace, run_epochs
 from smdp_jax.training.identity import identity_of
@@ -39,7 +41,7 @@ class Fit:
 
     Parameters
     ----------
-    learned : LearnedScore, StepCorrection or LearnedStep
+    learned : LearnedScore, StepCorrection, LearnedStep or LearnedKernel
         The EMA parameters, callable as ``(t, x, args)``; a step as ``(start, stop, x, args)``.
     history : dict of arrays
         Per epoch: ``step`` (updates done), ``window`` (steps per window), ``loss``,
@@ -49,7 +51,7 @@ class Fit:
         ``smdp.step_miss``. For a learned step over the mean squared increment.
     """
 
-    learned: LearnedScore | StepCorrection | LearnedStep
+    learned: LearnedScore | StepCorrection | LearnedStep | LearnedKernel
     history: dict[str, np.ndarray]
     step_miss: np.ndarray
 
@@ -74,6 +76,17 @@ class Fit:
             If training learned something else.
         """
         return self._as("correction")
+
+    @property
+    def kernel(self) -> LearnedKernel:
+        """The learned backward kernel.
+
+        Raises
+        ------
+        TypeError
+            If training learned something else.
+        """
+        return self._as("kernel")
 
     @property
     def score_or_correction(self) -> LearnedScore | StepCorrection:
@@ -107,16 +120,16 @@ def fit(
     sde: SDE,
     model: Any,
     data: Trajectories | TrajectoryStream,
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
+    objective: Objective | None = None,
+    optimizer: optax.GradientTransformation | None = None,
     *,
     steps: int,
     key: PRNGKeyArray,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     ema: float = 0.999,
     precondition: bool = True,
     validation: Trajectories | None = None,
-    initial: LearnedScore | StepCorrection | LearnedStep | None = None,
+    initial: LearnedScore | StepCorrection | LearnedStep | LearnedKernel | None = None,
     epoch_steps: int = 500,
     directory: str | Path | None = None,
     checkpoint_seconds: float = 10.0,
@@ -137,18 +150,20 @@ def fit(
     data : Trajectories or TrajectoryStream
         Training paths. Of a stream every epoch takes the next block; scales and constants of the
         loss are those of the first one.
-    objective : Objective
-        ``OneStep()``, ``MultiStep(...)`` or ``PathScore()``, which learn a score or a step
-        correction; ``InverseStep()``, which learns a step.
-    optimizer : optax.GradientTransformation
+    objective : Objective, optional
+        ``BackwardKernel()``, the default, which learns a backward kernel; ``OneStep()``,
+        ``MultiStep(...)`` or ``PathScore()``, which learn a score or a step correction;
+        ``InverseStep()``, which learns a step.
+    optimizer : optax.GradientTransformation, optional
+        Default: Adam from 2e-3 down to 0 as a cosine, gradients clipped at norm 1.
         Any optax optimiser, also with extra arguments (``optax.lbfgs``, ``reduce_on_plateau``);
         schedules count updates.
     steps : int
         Updates in all; several window lengths share them equally.
     key : PRNG key
         Initial parameters and batches.
-    batch_size : int
-        Windows per update.
+    batch_size : int, optional
+        Windows per update. Default 256; for a kernel 16 to 512, by the size of the state.
     ema : float
         Decay of the exponential moving average of the parameters, which is what is returned.
     precondition : bool
@@ -159,7 +174,7 @@ def fit(
     validation : Trajectories, optional
         Paths for the validation loss, evaluated with the averaged parameters after each epoch;
         at the times of the data.
-    initial : LearnedScore, StepCorrection or LearnedStep, optional
+    initial : LearnedScore, StepCorrection, LearnedStep or LearnedKernel, optional
         Start from these parameters, of the same model; its preconditioner is kept.
     epoch_steps : int
         Updates per dispatch.
@@ -189,6 +204,9 @@ def fit(
     TrainingDiverged
         If an update leaves the finite numbers, with the reason; the last checkpoint is kept.
     """
+    objective = objective_of() if objective is None else objective
+    optimizer = optimizer_of(steps) if optimizer is None else optimizer
+    batch_size = batch_of(objective, data) if batch_size is None else batch_size
     asked = check_fit(
         sde,
         model,
@@ -204,12 +222,16 @@ def fit(
         {"precondition": precondition, "progress": progress},
     )
     init_key, batch_key, val_key, miss_key, order_key = jax.random.split(key, 5)
-    data = _on_device(data) if isinstance(data, Trajectories) else data
+    set_aside = validation
+    if isinstance(data, Trajectories):
+        data = _on_device(data)
+        if validation is None:
+            data, set_aside = objective.split(data)
     blocks, held_out = Blocks(data, order_key, asked.check_block), None
     paths = next(blocks.after(0))
     constants = objective.prepare(sde, paths)
     scales = initial.preconditioner if initial else objective.scales(sde, paths, precondition)
-    params, others = _start(model, initial, paths, init_key)
+    params, others = _start(model, initial, objective.seen(scales, paths), init_key)
     fixed = Fixed(others, scales, paths.ts)
     optimizer = optax.with_extra_args_support(optimizer)
     problem = Problem(sde, model, objective, optimizer, asked.batch_size, asked.ema)
@@ -229,7 +251,11 @@ def fit(
             store = stack.enter_context(RunDirectory(directory, identity))
         source = Windows(paths, constants, batch_key)
         state, records = run_epochs(problem, state, fixed, source, blocks, held_out, pace, store)
+    finish_key, miss_key = jax.random.split(miss_key)
+    kept = objective.split(paths)[1] if set_aside is None else set_aside
     learned = problem.averaged(state, fixed)
+    if kept is not None:
+        learned = objective.finish(learned, _on_device(kept), finish_key)
     miss = np.asarray(objective.miss(sde, learned, validation or paths, miss_key))
     warn_of_miss(miss, paths.ts)
     names = ("step", "window", "loss", "validation_loss")
@@ -241,12 +267,12 @@ def fit(
 
 def _start(
     model: Any,
-    initial: LearnedScore | StepCorrection | LearnedStep | None,
-    data: Trajectories,
+    initial: LearnedScore | StepCorrection | LearnedStep | LearnedKernel | None,
+    seen: tuple[Any, Any, Any],
     key: PRNGKeyArray,
 ) -> tuple[Any, dict[str, Any]]:
     """Parameters to start from, and the network's other variables."""
-    t, x, args = data.ts[-1], data.at(0, -1), data.args_of(0)
+    t, x, args = seen
     if initial is None:
         with readable_errors(model, x, args):
             variables = jax.jit(model.init)(key, t, x, args)

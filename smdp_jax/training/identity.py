@@ -70,7 +70,7 @@ def _network(problem: Problem, fixed: Fixed, state: TrainingState, data: Traject
     def network(variables: Any, key: Any, t: Any, x: Any, args: Any) -> Any:
         return model.init(key, t, x, args), model.apply(variables, t, x, args)
 
-    t, x, args = data.ts[-1], data.at(0, -1), data.args_of(0)
+    t, x, args = problem.objective.seen(fixed.scales, data)
     return computes(network, variables, jax.random.key(0), t, x, args)
 
 

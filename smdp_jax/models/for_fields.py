@@ -1,0 +1,90 @@
+"""A network for whatever state the paths have, so that nothing need be chosen."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from smdp_jax.models.dilated_resnet import DilatedResNet
+from smdp_jax.models.mlp import MLP
+from smdp_jax.trajectories import Trajectories, grid_axes
+
+_FEW_ENTRIES = 16
+_FEW_PATHS = 300
+_LOOKED_AT = 256
+
+
+def for_fields(data: Trajectories) -> nn.Module:
+    """Choose a network from the shape of the states, their periodicity and the number of paths.
+
+    Fields get a ``DilatedResNet`` of as many channels as their grid and the number of paths bear.
+    It is periodic where neighbours across the ends of the grid differ no more than others do, and
+    sees coordinates where it is not, or where the mean of the paths differs between points. States
+    of up to 16 numbers, and those without a grid, get an ``MLP``.
+
+    Parameters
+    ----------
+    data : Trajectories
+        The paths to learn from.
+
+    Returns
+    -------
+    flax.linen.Module
+        Network ``model(t, x, args)``.
+
+    Raises
+    ------
+    ValueError
+        If there are no paths, or grids have more than three axes.
+    """
+    if not jax.tree.leaves(data.xs) or data.num_samples == 0:
+        raise ValueError(f"for_fields needs paths, got {data.xs}")
+    x = data.at(0, 0)
+    axes = grid_axes(x)
+    entries = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(x))
+    if axes == 0 or entries <= _FEW_ENTRIES:
+        return MLP((64, 64, 64), time_features="log_fourier")
+    if axes > 3:
+        raise ValueError(f"for_fields knows grids of up to 3 axes, got {axes}: choose a network")
+    cells = max(math.prod(leaf.shape[:axes]) for leaf in jax.tree.leaves(x))
+    channels = 32 if cells <= 1024 else 24 if cells <= 4096 else 16
+    if data.num_samples < _FEW_PATHS:
+        channels = max(channels // 2, 8)
+    fields = [_some(leaf, axes) for leaf in jax.tree.leaves(data.xs)]
+    periodic = all(_periodic(field, axes) for field in fields)
+    return DilatedResNet(
+        dims=axes,
+        channels=channels,
+        blocks=2,
+        padding="periodic" if periodic else "reflect",
+        coordinates=not periodic or not all(_alike(field, axes) for field in fields),
+    )
+
+
+def _some(leaf: Any, axes: int) -> np.ndarray:
+    """States (paths, *grid, channels) of some paths at the middle of the times."""
+    some = np.asarray(leaf[:_LOOKED_AT, leaf.shape[1] // 2])
+    return some.reshape(*some.shape[: 1 + axes], -1)
+
+
+def _periodic(field: np.ndarray, axes: int) -> bool:
+    """Whether the step across the ends is like the steps between neighbours."""
+    for axis in range(1, 1 + axes):
+        if field.shape[axis] < 3:
+            return False
+        inner = np.mean(np.diff(field, axis=axis) ** 2)
+        across = np.mean((np.take(field, 0, axis) - np.take(field, -1, axis)) ** 2)
+        if across > 3 * inner:
+            return False
+    return True
+
+
+def _alike(field: np.ndarray, axes: int) -> bool:
+    """Whether the mean over paths differs between points by no more than chance."""
+    mean, variance = field.mean(axis=0), field.var(axis=0)
+    grid = tuple(range(axes))
+    differs = ((mean - mean.mean(axis=grid)) ** 2).mean(axis=grid)
+    chance = variance.mean(axis=grid) / len(field)
+    return bool((differs <= 5 * chance).all())

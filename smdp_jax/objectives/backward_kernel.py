@@ -1,0 +1,162 @@
+r"""The remainder of a backward kernel: what a linear regression leaves of the backward step.
+
+The kernel's step is ``x_j = m_j + A_j (b - m_b) + L_j (N + R_j z)`` (``scores.kernel``). Gains and
+covariances are estimated from the paths beforehand; the network regresses on the whitened miss
+
+``E |L_j^{-1} (x_j - m_j - A_j (b - m_b)) - N(t, x_{j+1}, args)|^2``,
+
+whose minimiser makes the kernel's mean E[x_j | x_{j+1}]. The loss is 1 where N = 0, and less by as
+much as the remainder explains.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from smdp_jax.objectives.base import Objective
+from smdp_jax.objectives.step_miss import mean_square
+from smdp_jax.scores.estimate import Base, kernel_tables
+from smdp_jax.scores.kernel import (
+    KernelTables,
+    LearnedKernel,
+    inputs,
+    residual,
+    with_input_noise,
+)
+from smdp_jax.scores.leftover import miss_of, noise_left
+from smdp_jax.sde import SDE, Scalar
+from smdp_jax.trajectories import Trajectories
+
+
+@dataclass(frozen=True)
+class BackwardKernel(Objective):
+    """Learn a backward kernel: Gaussian steps from a regression, a network for the remainder.
+
+    A chain of its steps can't blow up on what is linear, whatever the simulator and the step, and
+    has the spread of finite steps. It belongs to the time grid of the paths. ``fit`` returns it as
+    ``fit.kernel``, for ``sample_posterior``.
+
+    Parameters
+    ----------
+    windows : tuple of int
+        Steps per window, trained one after the other; longer ones unroll the mean without
+        re-reading the path.
+    input_noise : float
+        Noise added to the later state in training, in units of g sqrt(dt), also in the regression:
+        the kernel is then that of a process with more noise, less sharp and more robust against
+        its own errors. Good values: 0 where paths stay on the data, 1.5 to 2 where they do not.
+    transform : str or pair of callables
+        Where the regression has blocks: "periodic" (Fourier modes), "cosine" (fields between
+        walls), "points" (entries of the grid), "joint" (one block of all entries), or a unitary
+        pair (forward, inverse) of functions of one field. "auto" compares their likelihood of
+        unseen steps.
+    base : "state" or "inverse"
+        b: the later state, or the inverse-physics step of it, which explains more where the
+        inverse is good, and sends paths astray where it amplifies.
+    hold_out : float
+        Share of the paths on which the noise that is left is measured, where ``fit`` gets no
+        ``validation``.
+    grid_axes : int, optional
+        Leading axes of the leaves that are the grid; default: all, but for a short last one.
+
+    Raises
+    ------
+    ValueError
+        For settings out of range.
+    """
+
+    windows: tuple[int, ...] = (1,)
+    input_noise: float = 0.0
+    transform: Any = "auto"
+    base: Base = "state"
+    hold_out: float = 0.1
+    grid_axes: int | None = None
+
+    def __post_init__(self) -> None:
+        windows = self.windows if isinstance(self.windows, (tuple, list)) else ()
+        if not windows or not all(isinstance(w, int) and w >= 1 for w in windows):
+            raise ValueError(
+                "BackwardKernel.windows must be a tuple of positive numbers of steps, such as "
+                f"(1, 2, 4), got {self.windows}"
+            )
+        if not self.input_noise >= 0:
+            raise ValueError(
+                f"BackwardKernel.input_noise must be at least 0, got {self.input_noise}"
+            )
+        if self.base not in ("state", "inverse"):
+            raise ValueError(f"BackwardKernel.base must be 'state' or 'inverse', got {self.base!r}")
+        if not 0 < self.hold_out < 1:
+            raise ValueError(f"BackwardKernel.hold_out must be in (0, 1), got {self.hold_out}")
+
+    def check(self, sde: SDE, data: Trajectories) -> None:
+        """Windows are no longer than the paths."""
+        if max(self.windows) > data.num_times - 1:
+            raise ValueError(
+                f"a window of {max(self.windows)} steps needs {max(self.windows) + 1} stored "
+                f"times, got trajectories of {data.num_times}"
+            )
+
+    def split(self, data: Trajectories) -> tuple[Trajectories, Trajectories]:
+        """Set the last share of ``hold_out`` aside."""
+        held = min(max(round(self.hold_out * data.num_samples), 1), data.num_samples - 1)
+        return data.some(0, data.num_samples - held), data.some(-held, None)
+
+    def scales(self, sde: SDE, data: Trajectories, precondition: bool) -> KernelTables:
+        """Gains and covariances of all steps."""
+        return kernel_tables(
+            sde,
+            data,
+            self.transform,
+            base=self.base,
+            axes=self.grid_axes,
+            input_noise=self.input_noise,
+            key=jax.random.key(0),
+        )
+
+    def seen(self, scales: KernelTables, data: Trajectories) -> tuple[Any, Any, Any]:
+        """A state in the kernel's units, and the same with its covariance divided out."""
+        return inputs(scales, data.num_times - 2, data.at(0, -1), data.args_of(0))
+
+    def learned(
+        self, sde: SDE, model: Any, variables: Any, scales: KernelTables, ts: Any
+    ) -> LearnedKernel:
+        """The kernel, its noise not measured yet."""
+        return LearnedKernel(model, variables, scales)
+
+    def finish(
+        self, learned: LearnedKernel, held_out: Trajectories, key: PRNGKeyArray
+    ) -> LearnedKernel:
+        """Measure the noise that the network leaves on unseen paths."""
+        return noise_left(learned, held_out, self.input_noise, key)
+
+    def miss(self, sde: SDE, learned: LearnedKernel, data: Trajectories, key: Any) -> Array:
+        """Mean square of what is left, in units of the linear part's covariance."""
+        return miss_of(learned, data.at(0, 0))
+
+    def loss(
+        self,
+        learned: LearnedKernel,
+        sde: SDE,
+        window: Trajectories,
+        constants: None,
+        key: PRNGKeyArray,
+    ) -> Scalar:
+        """Mean over steps and entries of the squared whitened miss, over the steps unrolled."""
+        steps = window.ts.shape[0] - 1
+        first = jnp.searchsorted(learned.tables.ts, window.ts[0])
+        x = jax.tree.map(lambda v: v[-1], window.xs)
+        if self.input_noise > 0:
+            x = with_input_noise(learned.tables, key, first + steps - 1, x, self.input_noise)
+
+        def back(x: Any, n: Any) -> tuple[Any, Scalar]:
+            earlier = jax.tree.map(lambda v: v[n], window.xs)
+            miss = mean_square(residual(learned, first + n, earlier, x, window.args))
+            missed = miss / (steps - n).astype(miss.dtype)
+            return learned.mean(first + n, x, window.args), missed
+
+        if steps == 1:
+            return back(x, jnp.asarray(0))[1]
+        return jax.lax.scan(jax.checkpoint(back), x, jnp.arange(steps - 1, -1, -1))[1].mean()

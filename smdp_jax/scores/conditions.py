@@ -1,0 +1,74 @@
+"""Features of conditions that gains may depend on: hat functions of the scalars in ``args``."""
+
+import itertools
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from smdp_jax.sde import Args
+from smdp_jax.trajectories import Trajectories
+
+_KNOTS = {1: 7, 2: 3, 3: 2}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Hats:
+    """Products of hat functions, one factor per scalar condition; they sum to 1 everywhere.
+
+    ``knots`` are increasing arrays, one for each of ``picks``, which are (leaf, entry) in ``args``.
+    A table with one entry per feature is then interpolated, and stays positive where it was.
+    """
+
+    knots: tuple[Any, ...]
+    picks: tuple[tuple[int, int], ...] = field(metadata={"static": True})
+
+    @classmethod
+    def of(cls, data: Trajectories, most: int) -> "Hats":
+        """Put knots at quantiles of the (first three) scalars that differ between paths."""
+        if data.args_axes is None:
+            return cls((), ())
+        picks, columns = [], []
+        for i, leaf in enumerate(jax.tree.leaves(data.args)):
+            values = np.asarray(leaf).reshape(data.num_samples, -1)
+            if values.shape[1] > 3 or not np.isrealobj(values):
+                continue  # a field or an object: for the network alone
+            for k, column in enumerate(values.T.astype(float)):
+                if np.ptp(column) > 0:
+                    picks.append((i, k))
+                    columns.append(column)
+        picks, columns = picks[:3], columns[:3]
+        while picks and 2 ** len(picks) > most:
+            picks, columns = picks[:-1], columns[:-1]
+        count = min(_KNOTS.get(len(picks), 1), int(most ** (1 / max(len(picks), 1)) + 1e-9))
+        dtype = jax.tree.leaves(data.xs)[0].dtype
+        knots = [np.unique(np.quantile(c, np.linspace(0, 1, count)).astype(dtype)) for c in columns]
+        kept = [(p, jnp.asarray(k)) for p, k in zip(picks, knots, strict=True) if len(k) > 1]
+        return cls(tuple(k for _, k in kept), tuple(p for p, _ in kept))
+
+    def __call__(self, args: Args, dtype: Any) -> Float[Array, " features"]:
+        """Evaluate for the conditions of one path; outside the knots the nearest one holds."""
+        leaves = jax.tree.leaves(args)
+        factors = [
+            _hats(knots, jnp.ravel(leaves[i])[k].astype(knots.dtype))
+            for knots, (i, k) in zip(self.knots, self.picks, strict=True)
+        ]
+        whole = reduce(lambda a, b: jnp.outer(a, b).ravel(), factors, jnp.ones(1, dtype))
+        return whole.astype(dtype)
+
+    @property
+    def count(self) -> int:
+        """Number of features."""
+        return len(list(itertools.product(*self.knots)))
+
+
+def _hats(knots: Array, value: Array) -> Array:
+    value = jnp.clip(value, knots[0], knots[-1])
+    i = jnp.clip(jnp.searchsorted(knots, value, side="right") - 1, 0, knots.shape[0] - 2)
+    weight = (value - knots[i]) / (knots[i + 1] - knots[i])
+    return jnp.zeros_like(knots).at[i].set(1 - weight).at[i + 1].set(weight)

@@ -1,0 +1,67 @@
+"""The noise that a kernel's network leaves, measured on paths that it was not trained on."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from smdp_jax.scores.kernel import LearnedKernel, residual, with_input_noise
+from smdp_jax.sde import State
+from smdp_jax.trajectories import Trajectories
+
+_NEIGHBOURS = 2
+
+
+@jax.jit
+def _second_moments(
+    kernel: LearnedKernel, paths: Trajectories, input_noise: Array, key: PRNGKeyArray
+) -> tuple[Array, ...]:
+    """Mean of r r^H of the whitened residual r, leaves (steps, K, c, c)."""
+
+    def one(step: Array) -> tuple[Array, ...]:
+        def one_path(i: Array) -> tuple[Array, ...]:
+            own = jax.random.fold_in(jax.random.fold_in(key, step), i)
+            later = with_input_noise(kernel.tables, own, step, paths.at(i, step + 1), input_noise)
+            left = residual(kernel, step, paths.at(i, step), later, paths.args_of(i))
+            return kernel.tables.transform.to(left)
+
+        left = jax.vmap(one_path)(jnp.arange(paths.num_samples))
+        return tuple(jnp.einsum("skc,skd->kcd", r, r.conj()) / r.shape[0] for r in left)
+
+    return jax.lax.map(one, jnp.arange(paths.num_times - 1))
+
+
+def noise_left(
+    kernel: LearnedKernel, paths: Trajectories, input_noise: float, key: PRNGKeyArray
+) -> LearnedKernel:
+    """Give the kernel the noise that is left, averaged over neighbouring steps."""
+    dtype = jax.tree.leaves(paths.xs)[0].dtype
+    moments = _second_moments(kernel, paths, jnp.asarray(input_noise, dtype), key)
+    near = min(_NEIGHBOURS, paths.num_times - 2)
+    count = paths.num_samples * (2 * near + 1)
+
+    def root(moment: Array) -> Array:
+        ends = (jnp.repeat(moment[:1], near, axis=0), jnp.repeat(moment[-1:], near, axis=0))
+        padded = jnp.concatenate([ends[0], moment, ends[1]])
+        mean: Any = sum(padded[i : i + len(moment)] for i in range(2 * near + 1)) / (2 * near + 1)
+        size = moment.shape[-1]
+        # Correlations that the few paths can't tell from chance are taken back.
+        identity = jnp.eye(size, dtype=moment.dtype)[None, None]
+        share = min(2 * size / count, 1.0)
+        mean = mean * (1 - share + share * identity) + 1e-6 * identity
+        return jnp.linalg.cholesky(mean)
+
+    return replace(kernel, left=tuple(root(m) for m in moments))
+
+
+def miss_of(kernel: LearnedKernel, x: State) -> Array:
+    """Mean square of the remainder that is left at each step; 1 without a network."""
+    assert kernel.left is not None
+    times = kernel.tables.transform.multiplicity(x)
+    total: Any = 0.0
+    for root, weight in zip(kernel.left, times, strict=True):
+        square = (jnp.abs(root) ** 2).sum(axis=(-2, -1))
+        total = total + square @ jnp.asarray(weight, square.dtype)
+    return total / sum(leaf.size for leaf in jax.tree.leaves(x))

@@ -1,0 +1,30 @@
+"""What ``fit`` takes where nothing is named."""
+
+from typing import Any
+
+import jax
+import optax
+
+from smdp_jax.objectives import BackwardKernel, Objective
+from smdp_jax.trajectories import Trajectories
+
+
+def objective_of() -> Objective:
+    """A backward kernel: stable on simulators that nobody tuned to."""
+    return BackwardKernel()
+
+
+def optimizer_of(steps: Any) -> optax.GradientTransformation:
+    """Adam with a falling rate, and bounded gradients."""
+    rate = (
+        optax.cosine_decay_schedule(2e-3, steps) if isinstance(steps, int) and steps > 0 else 2e-3
+    )
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+
+
+def batch_of(objective: Any, data: Any) -> int:
+    """Windows per update: fewer of them where each holds many entries."""
+    if not (isinstance(objective, BackwardKernel) and isinstance(data, Trajectories)):
+        return 256
+    entries = sum(leaf.size for leaf in jax.tree.leaves(data.at(0, 0)))
+    return min(max(8192 // entries, 16), 512)

@@ -1,0 +1,286 @@
+"""Backward kernels without a network: what is exact, by construction or in closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+
+import smdp_jax as smdp
+from smdp_jax.scores.conditions import Hats
+
+N, G, END = 16, 0.3, 0.4
+WAVES = 2 * np.pi * np.fft.rfftfreq(N, 1 / N)
+RATES = -5e-3 * WAVES**2 - 1j * WAVES
+RATES[-1] = RATES[-1].real
+SHAPE = 1 / (1 + (np.fft.rfftfreq(N, 1 / N) / 4) ** 2)
+
+
+def filtered(field, factor):
+    return jnp.fft.irfft(jnp.asarray(factor, jnp.complex64)[None] * jnp.fft.rfft(field), N)
+
+
+def transported(t0, t1, x, args):
+    """Advection and diffusion on a ring, exactly."""
+    span = jnp.asarray(t1 - t0, jnp.complex64)
+    return jnp.fft.irfft(jnp.exp(jnp.asarray(RATES, jnp.complex64) * span) * jnp.fft.rfft(x), N)
+
+
+RING = smdp.SDE(step=transported, diffusion=G)
+
+
+def ring_paths(key, paths, times):
+    k_prior, k_noise = jax.random.split(key)
+    x0 = filtered(jax.random.normal(k_prior, (paths, N)), SHAPE)
+    return smdp.simulate(RING, x0, jnp.linspace(0.0, END, times), key=k_noise)
+
+
+def ring_posterior(x_end, steps):
+    """Exact for noise that is added after each of the steps; E|w|^2 = N per mode."""
+    d = -RATES.real * END / steps
+    kept = np.exp(-2 * d * np.arange(steps)[:, None]).sum(axis=0)
+    a, prior = np.exp(RATES * END), N * SHAPE**2
+    noise = N * G**2 * END / steps * kept
+    gain = prior * a.conj() / (prior * abs(a) ** 2 + noise)
+    left = prior - (gain * a).real * prior
+    weight = np.where((np.arange(len(d)) == 0) | (np.arange(len(d)) == N // 2), 1, 2)
+    return np.fft.irfft(gain * np.fft.rfft(x_end), N), np.sqrt((weight * left).sum()) / N
+
+
+@pytest.mark.parametrize("steps", [1, 8])
+def test_linear_gaussian_posterior_is_exact_in_few_steps(steps):
+    paths = ring_paths(jax.random.key(1), 4000, steps + 1)
+    kernel = smdp.estimate_kernel(RING, paths, transform="periodic")
+    ends = ring_paths(jax.random.key(2), 24, steps + 1).xs[:, -1]
+    past = smdp.sample_posterior(
+        RING, kernel, ends, paths.ts, num_samples=400, key=jax.random.key(3), batch_axes=1
+    )
+    exact = [ring_posterior(np.asarray(x, float), steps) for x in ends]
+    mean, std = np.array([m for m, _ in exact]), exact[0][1]
+    got = np.asarray(past.samples)
+    # Two errors of the mean: 1 / 400 of the draws, and about 1 / 4000 of each step's gains. The
+    # std has 24 x 16 x 400 entries, some of them correlated. Bounds at six standard errors.
+    assert np.sqrt(((got.mean(axis=1) - mean) ** 2).mean()) < 0.08 * std
+    assert np.sqrt(got.var(axis=1, ddof=1).mean()) / std == pytest.approx(1, abs=0.02)
+    assert past.info.finite.all()
+    assert (past.info.evaluations == steps).all()
+
+
+def test_chain_from_data_has_the_covariance_of_the_data():
+    """Whatever the simulator: here a nonlinear one, walked in very uneven steps."""
+
+    def step(t0, t1, x, args):
+        dt = jnp.asarray(t1 - t0, x.dtype)
+        return x + dt * jnp.stack([x[1] - x[0] ** 3, -x[0] * jnp.cos(3 * x[1])])
+
+    sde = smdp.SDE(step=step, diffusion=0.5)
+    ts = jnp.array([0.0, 0.02, 0.1, 0.5, 0.7])
+    x0 = jax.random.normal(jax.random.key(1), (20_000, 2)) + jnp.array([[0.5, 0.0]])
+    paths = smdp.simulate(sde, x0, ts, key=jax.random.key(2))
+    kernel = smdp.estimate_kernel(sde, paths)
+    back = smdp.sample_posterior(
+        sde,
+        kernel,
+        paths.xs[:, -1],
+        ts,
+        num_samples=1,
+        key=jax.random.key(3),
+        batch_axes=1,
+        save="all",
+    ).samples[:, 0]
+    for j in range(len(ts)):
+        want, got = np.cov(paths.xs[:, j].T), np.cov(back[:, j].T)
+        # Standard errors of 20 000 draws are 1 % of a variance; wrong by chance once in 1e6.
+        np.testing.assert_allclose(got, want, atol=0.05 * want.diagonal().max())
+        np.testing.assert_allclose(back[:, j].mean(axis=0), paths.xs[:, j].mean(axis=0), atol=0.04)
+
+
+@pytest.mark.parametrize("transform", ["periodic", "cosine", "points", "joint"])
+def test_log_density_is_that_of_the_mean_and_covariance(transform, x64):
+    def step(t0, t1, x, args):
+        return {"u": 0.9 * x["u"] + 0.1 * x["v"], "v": jnp.tanh(x["v"])}
+
+    sde = smdp.SDE(step=step, diffusion={"u": 0.2, "v": 0.3})
+    x0 = {k: jax.random.normal(jax.random.key(i), (200, 6)) for i, k in enumerate("uv")}
+    paths = smdp.simulate(sde, x0, jnp.linspace(0.0, 1.0, 3), key=jax.random.key(5))
+    kernel = smdp.estimate_kernel(sde, paths, transform=transform)
+    earlier, later = paths.at(7, 1), paths.at(7, 2)
+    flat = lambda x: np.concatenate([x["u"], x["v"]])
+    covariance = kernel.covariance(1, later)
+    want = multivariate_normal.logpdf(flat(earlier), flat(kernel.mean(1, later)), covariance)
+    assert kernel.log_density(1, earlier, later) == pytest.approx(want, rel=1e-6)
+    keys = jax.random.split(jax.random.key(6), 4000)
+    drawn = jax.vmap(lambda k: kernel.sample(k, 1, later))(keys)
+    got = np.cov(np.concatenate([drawn["u"], drawn["v"]], axis=1).T)
+    # 144 entries within six standard errors, 1 / sqrt(4000) of a variance each.
+    np.testing.assert_allclose(got, covariance, atol=6 * 1.5 * covariance.max() / np.sqrt(4000))
+
+
+def test_gains_depend_on_conditions():
+    """Rates of decay that differ between paths: exact for each of them."""
+    sde = smdp.SDE(lambda t, x, args: -args["rate"] * x, diffusion=0.5)
+    rate = jax.random.uniform(jax.random.key(0), (8000,), minval=0.2, maxval=3.0)
+    x0 = 2 * jax.random.normal(jax.random.key(1), (8000,))
+    ts = jnp.linspace(0.0, 1.0, 5)
+    paths = smdp.simulate(
+        sde, x0, ts, key=jax.random.key(2), args={"rate": rate}, args_axes=0, substeps=4
+    )
+    kernel = smdp.estimate_kernel(sde, paths)
+    asked = jnp.array([0.3, 1.0, 2.9])
+    past = smdp.sample_posterior(
+        sde,
+        kernel,
+        jnp.full(3, 0.5),
+        ts,
+        num_samples=20_000,
+        key=jax.random.key(3),
+        args={"rate": asked},
+        args_axes=0,
+        batch_axes=1,
+    ).samples
+    d = np.exp(-np.asarray(asked))
+    noise = 0.25 * (1 - d**2) / (2 * np.asarray(asked))
+    variance = 1 / (1 / 4 + d**2 / noise)
+    mean = variance * d / noise * 0.5
+    # Gains are interpolated between knots and found from some 1000 paths each.
+    np.testing.assert_allclose((past.mean(axis=1) - mean) / np.sqrt(variance), 0, atol=0.1)
+    np.testing.assert_allclose(past.std(axis=1), np.sqrt(variance), rtol=0.05)
+
+
+def test_hats_sum_to_one_and_see_scalars_alone():
+    args = {
+        "a": jnp.arange(40.0),
+        "same": jnp.ones(40),
+        "field": jnp.ones((40, 5)),
+        "b": jnp.arange(40) % 3,
+    }
+    data = smdp.Trajectories(jnp.arange(2.0), jnp.zeros((40, 2, 1)), args, args_axes=0)
+    hats = Hats.of(data, most=9)
+    assert len(hats.picks) == 2
+    assert hats.count == 9
+    features = jax.vmap(lambda i: hats(data.args_of(i), jnp.float32))(jnp.arange(40))
+    np.testing.assert_allclose(features.sum(axis=1), 1, rtol=1e-6)
+    assert (features >= 0).all()
+    assert Hats.of(data, most=1).count == 1
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_tiny_states(shape):
+    sde = smdp.SDE(lambda t, x, args: -x, diffusion=0.5)
+    x0 = jax.random.normal(jax.random.key(0), (500, *shape))
+    paths = smdp.simulate(sde, x0, jnp.linspace(0.0, 1.0, 4), key=jax.random.key(1))
+    kernel = smdp.estimate_kernel(sde, paths)
+    past = smdp.sample_posterior(
+        sde, kernel, paths.at(0, -1), paths.ts, num_samples=3, key=jax.random.key(2), save=[0, 2]
+    )
+    assert past.samples.shape == (3, 2, *shape)
+
+
+def test_part_of_the_grid_and_the_same_noise_in_chunks():
+    paths = ring_paths(jax.random.key(1), 64, 9)
+    kernel = smdp.estimate_kernel(RING, paths)
+    ends = paths.xs[:5, 6]
+
+    def sampled(**options):
+        return smdp.sample_posterior(
+            RING,
+            kernel,
+            ends,
+            paths.ts[2:7],
+            num_samples=4,
+            key=jax.random.key(3),
+            batch_axes=1,
+            **options,
+        ).samples
+
+    whole = sampled()
+    np.testing.assert_allclose(sampled(chunk_size=3), whole, rtol=1e-5, atol=1e-6)
+    every = sampled(save="all")
+    assert every.shape == (5, 4, 5, N)
+    np.testing.assert_allclose(every[:, :, 0], whole, rtol=1e-6)
+    np.testing.assert_allclose(every[:, :, -1], jnp.repeat(ends[:, None], 4, axis=1), rtol=1e-6)
+    exact = sampled(denoise_last=True)
+    assert np.var(np.asarray(exact)) < np.var(np.asarray(whole))
+    noisier = sampled(input_noise=3.0)
+    assert np.var(np.asarray(noisier), axis=1).mean() > np.var(np.asarray(whole), axis=1).mean()
+
+
+def test_base_of_inverse_physics():
+    paths = ring_paths(jax.random.key(1), 200, 5)
+    ends = paths.xs[:3, -1]
+    sample = lambda kernel: (
+        smdp.sample_posterior(
+            RING, kernel, ends, paths.ts, num_samples=8, key=jax.random.key(3), batch_axes=1
+        ).samples
+    )
+    kernels = [
+        smdp.estimate_kernel(RING, paths, transform="periodic", base=base)
+        for base in ("state", "inverse")
+    ]
+    # What is linear in the state is linear in its inverse step: the same kernel.
+    np.testing.assert_allclose(*map(sample, kernels), atol=2e-3)
+
+
+REFUSED = {
+    "other steps": ({"ts": jnp.linspace(0.0, END, 3)}, "has its own steps"),
+    "solver": ({"substeps": 2}, "substeps, corrector and noise_level need a score"),
+    "noise level": ({"noise_level": 0.5}, "noise_level need a score"),
+    "input noise": ({"input_noise": -1.0}, "input_noise must be at least 0 and finite, got -1"),
+    "other state": ({"x_end": jnp.zeros(8)}, "x_end must be like the states"),
+    "other noise": ({"sde": smdp.SDE(step=transported, diffusion=0.2)}, "another process"),
+    "other physics": (
+        {"sde": smdp.SDE(step=lambda t0, t1, x, args: 0.5 * x, diffusion=G)},
+        "its physics differs",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case):
+    changes, message = REFUSED[case]
+    paths = ring_paths(jax.random.key(1), 20, 5)
+    kernel = smdp.estimate_kernel(RING, paths, transform="periodic")
+    given = {
+        "sde": RING,
+        "score": kernel,
+        "x_end": paths.at(0, -1),
+        "ts": paths.ts,
+        "num_samples": 2,
+    }
+    with pytest.raises(ValueError, match=message):
+        smdp.sample_posterior(**(given | changes), key=jax.random.key(0))
+
+
+def test_is_no_score(untyped):
+    paths = ring_paths(jax.random.key(1), 20, 5)
+    kernel = smdp.estimate_kernel(RING, paths, transform="periodic")
+    with pytest.raises(ValueError, match="needs a score, got a LearnedKernel"):
+        smdp.probability_flow(RING, kernel, paths.at(0, -1), paths.ts)
+
+
+def test_bad_estimates():
+    paths = ring_paths(jax.random.key(1), 20, 5)
+    with pytest.raises(ValueError, match="from at least 8 paths, got 7"):
+        smdp.estimate_kernel(RING, paths.some(0, 7))
+    with pytest.raises(ValueError, match=r"transform must be 'auto', one of .* got 'wavelets'"):
+        smdp.estimate_kernel(RING, paths, transform="wavelets")
+    with pytest.raises(ValueError, match="must be unitary"):
+        smdp.estimate_kernel(RING, paths, transform=(lambda f: 2 * f, lambda f: f / 2))
+
+
+@pytest.mark.parametrize(("walls", "want"), [(False, "Periodic"), (True, "Cosine")])
+def test_transform_is_chosen_by_likelihood(walls, want):
+    waves = np.pi * np.arange(16) / 16
+
+    def step(t0, t1, x, args):
+        if not walls:
+            return transported(t0, t1, x, args)
+        return jax.scipy.fft.idct(
+            jnp.asarray(np.exp(-0.3 * waves**2), x.dtype) * jax.scipy.fft.dct(x, norm="ortho"),
+            norm="ortho",
+        )
+
+    sde = smdp.SDE(step=step, diffusion=G)
+    x0 = jax.random.normal(jax.random.key(0), (300, 16))
+    paths = smdp.simulate(sde, x0, jnp.linspace(0.0, END, 5), key=jax.random.key(1))
+    assert type(smdp.estimate_kernel(sde, paths).tables.transform).__name__ == want
