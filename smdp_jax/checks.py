@@ -119,6 +119,8 @@ def check_backward(
     x_end = as_state(x_end, "x_end")
     mapped = args if args_axes == 0 else None
     batch, x, own = _check_batch(sde, score, x_end, ts, args, mapped, batch_axes)
+    if hasattr(score, "check_state"):
+        score.check_state(x)
     if math.prod(batch) * num_samples > _PATHS:
         raise ValueError(
             f"num_samples must be at most {_PATHS // math.prod(batch)} for {math.prod(batch)} end "

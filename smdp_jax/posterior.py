@@ -97,7 +97,7 @@ def sample_posterior(
         The forward process.
     score : callable
         ``score(t, x, args)``: learned (``fit.score``) or in closed form; or a ``StepCorrection``
-        on its own steps.
+        or a ``LearnedKernel`` on its own steps.
     x_end : pytree
         Observed state at ``ts[-1]``: unbatched, or with ``batch_axes`` leading axes.
     ts : array (times,)

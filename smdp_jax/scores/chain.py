@@ -69,11 +69,6 @@ def kernel_walk(
     noise = check_number("input_noise", input_noise)
     if not 0 <= noise < math.inf:
         raise ValueError(f"input_noise must be at least 0 and finite, got {input_noise}")
-    probe = kernel.tables.probe[0]
-    x = jax.tree.map(lambda leaf: leaf[(0,) * len(given.batch)], given.x_end)
-    want, got = (jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", v) for v in (probe, x))
-    if want != got:
-        raise ValueError(f"x_end must be like the states of the kernel's paths {want}, got {got}")
     first = first_step(kernel.ts, ts)
-    dtype = jax.tree.leaves(x)[0].dtype
+    dtype = jax.tree.leaves(given.x_end)[0].dtype
     return KernelWalk(first, len(ts) - 1, jnp.asarray(noise, dtype), denoise_last, given.save)

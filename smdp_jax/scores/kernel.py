@@ -113,6 +113,26 @@ class LearnedKernel:
         """Shapes of the leaves of its states."""
         return [jnp.shape(leaf) for leaf in jax.tree.leaves(self.tables.probe[0])]
 
+    def check_state(self, x: State) -> None:
+        """Refuse states of another kind than its paths had.
+
+        Parameters
+        ----------
+        x : pytree
+            One unbatched state.
+
+        Raises
+        ------
+        ValueError
+            If its tree, shapes or dtypes differ.
+        """
+        probe = self.tables.probe[0]
+        want, got = (jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", v) for v in (probe, x))
+        if want != got:
+            raise ValueError(
+                f"x_end must be like the states of the kernel's paths {want}, got {got}"
+            )
+
     def check_use(
         self, sde: SDE, ts: Any, noise_level: float, *, whole_steps: bool, use: str
     ) -> None:
@@ -399,6 +419,7 @@ def move_of(sde: SDE, ts: Array, x: State, args: Args) -> State:
 
 
 def first_step(own: Any, ts: Any) -> int:
+    """Find the step of a kernel at which a grid begins; refuse other steps."""
     if not concrete(own, ts):
         if jnp.shape(own) != jnp.shape(ts):
             raise ValueError(
