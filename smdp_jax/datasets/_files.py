@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from smdp_jax.datasets._optional import require
+from smdp_jax.datasets._optional import check_installed
 from smdp_jax.files import local_path, read_archive
 
 # What xarray's decoder of CF conventions acts on, times apart.
@@ -70,7 +70,7 @@ class Variable:
 
 
 def _decoded(name: str, array: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
-    xarray = require("xarray")
+    xarray = check_installed("xarray")
     variable = xarray.Variable([f"axis{i}" for i in range(array.ndim)], array, dict(attributes))
     decode = xarray.conventions.decode_cf_variable
     return decode(name, variable, decode_times=False).to_numpy()
@@ -84,7 +84,7 @@ def open_arrays(path: Path, kind: str) -> Iterator[Arrays]:
     """Open a file as its arrays by name; what cannot be read is a sentence."""
     noun = _NOUNS[kind]
     if kind in _NEEDED:
-        require(_NEEDED[kind])
+        check_installed(_NEEDED[kind])
     if not path.exists():
         raise FileNotFoundError(f"there is no {noun} {path}")
     try:
@@ -149,7 +149,7 @@ def _in_memory(name: str, path: Path, array: np.ndarray) -> Variable:
 
 @contextlib.contextmanager
 def _hdf5(path: Path) -> Iterator[Arrays]:
-    h5py = require("h5py")
+    h5py = check_installed("h5py")
     with h5py.File(path, "r") as file:
         arrays = {}
         for name, item in _walk(h5py, file, (file.id,)):
@@ -203,7 +203,7 @@ def _plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _zarr(path: Path) -> Iterator[Arrays]:
-    zarr = require("zarr")
+    zarr = check_installed("zarr")
     members = zarr.open_group(path, mode="r").members(max_depth=None)
     found = [(name, item) for name, item in members if isinstance(item, zarr.Array)]
     yield {name: _zarr_variable(name, path, item) for name, item in found}
@@ -215,7 +215,7 @@ def _zarr_variable(name: str, path: Path, item: Any) -> Variable:
     if item.metadata.zarr_format == 2 and dims and item.fill_value is not None:
         attrs["_FillValue"] = item.fill_value  # where xarray keeps it in version 2
     elif isinstance(attrs.get("_FillValue"), str):
-        coder = require("xarray.backends.zarr").FillValueCoder
+        coder = check_installed("xarray.backends.zarr").FillValueCoder
         attrs["_FillValue"] = coder.decode(attrs["_FillValue"], item.dtype)
     named = tuple(dim or "" for dim in dims) if dims else None
     return Variable(name, path, item.shape, item.dtype, item.__getitem__, named, attrs)
@@ -228,7 +228,7 @@ def _netcdf(path: Path) -> Iterator[Arrays]:
         with _hdf5(path) as arrays:
             yield arrays
         return
-    xarray = require("xarray")
+    xarray = check_installed("xarray")
     with xarray.open_dataset(path, engine="scipy", decode_cf=False) as data:
         yield {
             str(n): Variable(

@@ -4,8 +4,8 @@ import importlib
 from types import ModuleType
 
 
-def require(module: str) -> ModuleType:
-    """Import an optional package."""
+def check_installed(module: str) -> ModuleType:
+    """Import an optional package, or say how to get it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from smdp_jax.datasets._optional import require
+from smdp_jax.datasets._optional import check_installed
 from smdp_jax.datasets._variables import CHECKSUM, leading_axes, name_axes, to_arrays
 from smdp_jax.trajectories import Trajectories
 
@@ -38,7 +38,7 @@ def create_store(
     units: Mapping[str, str],
 ) -> None:
     """Make a dataset without chunks, whole or not at all."""
-    zarr = require("zarr")
+    zarr = check_installed("zarr")
     structure, arrays = to_arrays(first)
     axes, stacked = name_axes(structure, arrays, dims), _stacked(structure)
     if unknown := sorted(set(units) - set(arrays)):
@@ -85,7 +85,7 @@ class Store:
     @classmethod
     def open(cls, path: Path, *, mode: str = "r") -> "Store":
         """Open a dataset."""
-        zarr = require("zarr")
+        zarr = check_installed("zarr")
         if not path.exists():
             raise FileNotFoundError(f"there is no dataset {path}")
         try:

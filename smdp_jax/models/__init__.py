@@ -18,6 +18,6 @@ from smdp_jax.models.published import smoke_unet as smoke_unet
 from smdp_jax.models.spectral import SpectralGain as SpectralGain
 from smdp_jax.models.spectral import SpectralPreconditioned as SpectralPreconditioned
 from smdp_jax.models.spectrum import Spectrum as Spectrum
-from smdp_jax.models.spectrum import mode_variance as mode_variance
 from smdp_jax.models.time_features import Fourier as Fourier
 from smdp_jax.models.unet import UNet as UNet
+from smdp_jax.physics.spectral.gaussian_field import mode_variance as mode_variance

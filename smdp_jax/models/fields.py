@@ -27,8 +27,8 @@ def cell_grid(x: PyTree, dims: int) -> tuple[int, ...]:
     for shape in shapes:
         if len(shape) not in (dims, dims + 1):
             raise ValueError(
-                f"with dims={dims} a state leaf has {dims} grid axes and at most one channel axis, "
-                f"got shape {shape}; use jax.vmap for batches"
+                f"with dims={dims} a state leaf must have {dims} grid axes and at most one of "
+                f"channels, got shape {shape}: use jax.vmap for batches"
             )
     own = sorted({shape[:dims] for shape in shapes})
     # Faces of both kinds without a centred leaf: their cells are the smallest along each axis.
@@ -125,8 +125,8 @@ def split_conditions(
             numbers.append(leaf)
         else:
             raise ValueError(
-                f"a condition of shape {shape} is neither a field on the grid {grid} nor a scalar "
-                "or vector; choose what the network sees of `args` with `conditions=`"
+                f"conditions must be fields on the grid {grid}, scalars or vectors, got shape "
+                f"{shape}: choose what the network sees of `args` with `conditions=`"
             )
     return to_channels(fields, grid, dtype), to_vector(numbers, dtype)
 

@@ -102,6 +102,6 @@ class FNO(FieldNetwork):
             )
         if 2 * self.modes > min(grid) + self.margin:
             raise ValueError(
-                f"a grid of {grid} cells (and a margin of {self.margin}) has fewer than "
-                f"{self.modes} modes to either side: keep at most {(min(grid) + self.margin) // 2}"
+                f"modes must be at most {(min(grid) + self.margin) // 2} on a grid of {grid} "
+                f"cells and a margin of {self.margin}, got {self.modes}"
             )

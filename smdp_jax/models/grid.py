@@ -65,8 +65,8 @@ class GridScore(nn.Module):
         shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
         if len(shapes) != 1 or jnp.size(jax.tree.leaves(x)[0]) != 1:
             raise ValueError(
-                f"GridScore is for a state of one number, got leaves of shapes {shapes}; use MLP, "
-                "or jax.vmap for batches"
+                f"the state of GridScore must be one number, got leaves of shapes {shapes}: use "
+                "MLP, or jax.vmap for batches"
             )
         if min(self.shape) < 2:
             raise ValueError(f"shape must have at least 2 nodes a side, got {self.shape}")

@@ -27,7 +27,7 @@ def working_dtype(x: PyTree) -> jnp.dtype:
     """Widest floating dtype among the leaves of a state, at least float32."""
     dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(x)]
     if not dtypes:
-        raise ValueError("the state has no array leaves; a network needs at least one")
+        raise ValueError("the state must have at least one array leaf, got none")
     for dtype in dtypes:
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(

@@ -19,8 +19,8 @@ from jaxtyping import Array, Complex, Float, PyTree
 
 from smdp_jax.models.layers import dense
 from smdp_jax.models.layout import as_time, at_least_float32, working_dtype
-from smdp_jax.models.spectrum import modes_shape, multiplicity, squared_wavenumbers
 from smdp_jax.models.time_features import TimeFeatures, time_vector
+from smdp_jax.physics.spectral.periodic import modes_shape, multiplicity, squared_wavenumbers
 
 
 def _to_modes(field: Float[Array, "*grid"]) -> Complex[Array, "*modes"]:
@@ -121,15 +121,15 @@ class SpectralPreconditioned(nn.Module):
         variance = self.variance(t)
         if jax.tree.structure(variance) != jax.tree.structure(x):
             raise ValueError(
-                f"the variances have structure {jax.tree.structure(variance)}, the state "
-                f"{jax.tree.structure(x)}"
+                f"the variances must have the structure {jax.tree.structure(x)} of the state, got "
+                f"{jax.tree.structure(variance)}"
             )
         for field, table in zip(jax.tree.leaves(x), jax.tree.leaves(variance), strict=True):
             if field.ndim == 0 or jnp.shape(table) != modes_shape(field.shape):
                 raise ValueError(
-                    f"a field of shape {field.shape} needs variances of shape "
-                    f"(*grid[:-1], grid[-1] // 2 + 1) per time, got {jnp.shape(table)}; use "
-                    "jax.vmap for batches"
+                    f"variances of a field of shape {field.shape} must have the shape "
+                    f"(*grid[:-1], grid[-1] // 2 + 1), got {jnp.shape(table)}: use jax.vmap for "
+                    "batches"
                 )
         return jax.tree.map(lambda table: jnp.asarray(table, t.dtype), variance)
 

@@ -13,80 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from smdp_jax.files import digest_of
-
-
-def modes_shape(grid: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the modes of a real field."""
-    return (*grid[:-1], grid[-1] // 2 + 1)
-
-
-def squared_wavenumbers(grid: tuple[int, ...]) -> np.ndarray:
-    """|k|² per mode, in integer wavenumbers (periods per box)."""
-    axes = [np.fft.fftfreq(side, 1 / side) for side in grid[:-1]]
-    axes.append(np.fft.rfftfreq(grid[-1], 1 / grid[-1]))
-    return np.rint(sum(k**2 for k in np.meshgrid(*axes, indexing="ij"))).astype(int)
-
-
-def multiplicity(grid: tuple[int, ...]) -> np.ndarray:
-    """How many of the modes of the full transform each stored mode stands for."""
-    last = np.arange(grid[-1] // 2 + 1)
-    own_conjugate = (2 * last) % grid[-1] == 0
-    return np.broadcast_to(np.where(own_conjugate, 1, 2), modes_shape(grid)).copy()
-
-
-def _average_shells(
-    variance: Float[Array, "*modes"], grid: tuple[int, ...]
-) -> Float[Array, "*modes"]:
-    _, shell = np.unique(squared_wavenumbers(grid).ravel(), return_inverse=True)
-    weight = multiplicity(grid).ravel()
-    count = np.bincount(shell, weight)
-    share = jnp.asarray(weight / count[shell], variance.dtype)
-    means = jnp.zeros(count.shape, variance.dtype).at[shell].add(share * variance.ravel())
-    return means[shell].reshape(variance.shape)
-
-
-def mode_variance(xs: PyTree, *, radial: bool = False) -> PyTree:
-    """Second moment E|x_k|² of every Fourier mode over a sample of fields.
-
-    Parameters
-    ----------
-    xs : pytree
-        Real fields, leaves (n, *grid); any number of grid axes.
-    radial : bool
-        Average over modes of equal |k|², in periods per box: less estimation noise where
-        statistics are isotropic on a box of equal sides. The relative error of an entry is about
-        sqrt(2 / (n m)), m the number of modes in its shell (1 without averaging).
-
-    Returns
-    -------
-    pytree
-        Leaves (*grid[:-1], grid[-1] // 2 + 1), in the units of x².
-
-    Raises
-    ------
-    ValueError
-        If a leaf has no grid axis or no sample.
-    """
-
-    def of_leaf(leaf: ArrayLike) -> Array:
-        leaf = jnp.asarray(leaf)
-        if leaf.ndim < 2 or leaf.shape[0] == 0:
-            raise ValueError(f"expected fields of shape (n, *grid), n >= 1, got {leaf.shape}")
-        grid = leaf.shape[1:]
-
-        # One field at a time: the modes of all of them need not fit in memory.
-        def add(total: Array, field: Array) -> tuple[Array, None]:
-            modes = jnp.fft.rfftn(field, norm="ortho")
-            return total + modes.real**2 + modes.imag**2, None
-
-        total, _ = jax.lax.scan(add, jnp.zeros(modes_shape(grid), leaf.dtype), leaf)
-        variance = total / leaf.shape[0]
-        return _average_shells(variance, grid) if radial else variance
-
-    return jax.tree.map(of_leaf, xs)
+from smdp_jax.physics.spectral.gaussian_field import mode_variance
 
 
 def _bounded_below(variance: np.ndarray, floor: float) -> np.ndarray:
@@ -142,7 +72,9 @@ class Spectrum:
         def bounded(leaf: Any) -> np.ndarray:
             leaf = np.array(leaf)
             if leaf.ndim < 2 or len(leaf) != len(ts):
-                raise ValueError(f"expected {len(ts)} times by modes, got shape {leaf.shape}")
+                raise ValueError(
+                    f"variance must be {len(ts)} times by modes, got shape {leaf.shape}"
+                )
             if not (np.all(np.isfinite(leaf)) and leaf.min() >= 0 and leaf.max() > 0):
                 raise ValueError(
                     "variances must be finite, non-negative and not all zero, got values in "

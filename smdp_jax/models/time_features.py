@@ -81,8 +81,8 @@ def time_vector(features: TimeFeatures, t: ArrayLike, dtype: DTypeLike) -> Float
     if isinstance(features, str):
         if features not in _NAMED:
             raise ValueError(
-                f"unknown time features {features!r}; use one of {sorted(_NAMED)}, a Fourier(...) "
-                "or a function of t"
+                f"time_features must be one of {sorted(_NAMED)}, a Fourier(...) or a function "
+                f"of t, got {features!r}"
             )
         function = _NAMED[features]
     else:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from smdp_jax.physics.exact.ornstein_uhlenbeck import decay, noise_variance
-from smdp_jax.physics.spectral.periodic import require_grid
+from smdp_jax.physics.spectral.periodic import check_grid
 from smdp_jax.physics.starts import balanced_signs
 from smdp_jax.sde import SDE, Args, Scalar
 
@@ -88,7 +88,7 @@ class Affine:
         ValueError
             If ``x`` has another shape.
         """
-        require_grid(x, (1,), "Affine")
+        check_grid(x, (1,), "Affine")
         return -self.rate * jnp.asarray(x)
 
     def sde(self) -> SDE:
@@ -293,7 +293,7 @@ class Affine:
         self, t: Scalar, x: ScalarState
     ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""], Array]:
         """Return x as a scalar, |mean|, the variance (1 where it is 0), and where it is not 0."""
-        require_grid(x, (1,), "Affine")
+        check_grid(x, (1,), "Affine")
         x = jnp.asarray(x)[0]
         t = jnp.asarray(t, x.dtype)
         variance = self.transition_variance(t)

@@ -16,8 +16,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from smdp_jax.physics.conditions import coefficients
 from smdp_jax.physics.courant import warn_step
 from smdp_jax.physics.spectral.exponential import etdrk4, phi_functions
-from smdp_jax.physics.spectral.periodic import angular_wavenumbers, dealiased, require_grid, waves
-from smdp_jax.physics.starts import require_draws
+from smdp_jax.physics.spectral.periodic import angular_wavenumbers, check_grid, dealiased, waves
+from smdp_jax.physics.starts import check_draws
 from smdp_jax.sde import SDE, Args, Scalar, negated
 
 __all__ = ["Burgers"]
@@ -127,7 +127,7 @@ class Burgers:
         ValueError
             If ``x`` has another shape, or ``args`` holds anything but a viscosity.
         """
-        require_grid(x, (self.size,), "Burgers")
+        check_grid(x, (self.size,), "Burgers")
         v = jnp.fft.rfft(x)
         linear = -self.decay_rates(args).astype(x.dtype)
         return jnp.fft.irfft(linear.astype(v.dtype) * v + self._advection(v.dtype)(v))
@@ -156,7 +156,7 @@ class Burgers:
         ValueError
             If ``x`` has another shape, or ``args`` holds anything but a viscosity.
         """
-        require_grid(x, (self.size,), "Burgers")
+        check_grid(x, (self.size,), "Burgers")
         length = (jnp.asarray(t1, float) - jnp.asarray(t0, float)).astype(x.dtype)
         v = jnp.fft.rfft(x)
         linear = -self.decay_rates(args).astype(x.dtype)
@@ -185,7 +185,7 @@ class Burgers:
         ValueError
             If ``n`` is smaller than 1.
         """
-        require_draws(n, "initial velocities")
+        check_draws(n, "initial velocities")
         spread = self.amplitude / math.sqrt(self.modes)
         coefficients = spread * jax.random.normal(key, (n, 2 * self.modes))
         basis = jnp.asarray(waves(self.size, self.modes), coefficients.dtype)

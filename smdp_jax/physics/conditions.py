@@ -19,16 +19,16 @@ def coefficients(args: Args, owner: str, **defaults: Any) -> dict[str, Any]:
     if not isinstance(args, Mapping) or not set(args) <= set(defaults):
         given = sorted(args) if isinstance(args, Mapping) else args
         raise ValueError(
-            f"{owner} takes args with some of {sorted(defaults)}, or None, got {given}"
+            f"args of {owner} must be some of {sorted(defaults)} by name, or None, got {given}"
         )
     for name, value in args.items():
         if jnp.shape(value) != ():
             raise ValueError(
-                f"{owner} takes a scalar as args[{name!r}], got shape {jnp.shape(value)}; "
-                "use jax.vmap over conditions, or args_axes=0"
+                f"args[{name!r}] of {owner} must be a scalar, got shape {jnp.shape(value)}: use "
+                "jax.vmap over conditions, or args_axes=0"
             )
         if not isinstance(value, Tracer) and not 0 <= np.asarray(value) < np.inf:
             raise ValueError(
-                f"{owner} takes a finite args[{name!r}] that is not negative, got {value}"
+                f"args[{name!r}] of {owner} must be finite and not negative, got {value}"
             )
     return defaults | dict(args)

@@ -3,22 +3,22 @@
 import math
 import warnings
 
-__all__ = ["CourantWarning", "require_finite", "warn_step"]
+__all__ = ["CourantWarning", "check_stable", "warn_step"]
 
 
 class CourantWarning(UserWarning):
     """A time step breaks the Courant-Friedrichs-Lewy condition."""
 
 
-def require_finite(stable: float, owner: str) -> None:
+def check_stable(stable: float, owner: str) -> None:
     """Refuse states that no step is stable for."""
     if not stable > 0:
-        raise ValueError(f"{owner}.check_step needs finite states, got NaN or infinity")
+        raise ValueError(f"the states of {owner} must be finite, got NaN or infinity")
 
 
 def warn_step(step: float, stable: float, owner: str, inner_steps: int) -> None:
     """Warn if the inner steps of a flow map are longer than what is stable."""
-    require_finite(stable, owner)
+    check_stable(stable, owner)
     if abs(step) <= inner_steps * stable:
         return
     warnings.warn(

@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.physics.exact.gaussian_modes import GaussianModes
 from smdp_jax.physics.exact.ornstein_uhlenbeck import decay
-from smdp_jax.physics.spectral.gaussian_field import filter_modes, power_law, squared_wavenumbers
-from smdp_jax.physics.spectral.periodic import require_grid
-from smdp_jax.physics.starts import require_draws
+from smdp_jax.physics.spectral.gaussian_field import filter_modes, power_law
+from smdp_jax.physics.spectral.periodic import check_grid, squared_wavenumbers
+from smdp_jax.physics.starts import check_draws
 from smdp_jax.sde import SDE, Args, Scalar, negated
 
 __all__ = ["Heat"]
@@ -117,7 +117,7 @@ class Heat(GaussianModes):
         ValueError
             If ``x`` has another shape.
         """
-        require_grid(x, (self.size, self.size), "Heat")
+        check_grid(x, (self.size, self.size), "Heat")
         return filter_modes(-self.decay_rates(), x)
 
     def step(self, t0: Scalar, t1: Scalar, x: Field, args: Args = None) -> Field:
@@ -142,7 +142,7 @@ class Heat(GaussianModes):
         ValueError
             If ``x`` has another shape.
         """
-        require_grid(x, (self.size, self.size), "Heat")
+        check_grid(x, (self.size, self.size), "Heat")
         length = jnp.asarray(t1, float) - jnp.asarray(t0, float)
         return filter_modes(decay(self.decay_rates(), length), x)
 
@@ -192,7 +192,7 @@ class Heat(GaussianModes):
         ValueError
             If ``n`` is smaller than 1.
         """
-        require_draws(n, "initial fields")
+        check_draws(n, "initial fields")
         white = jax.random.normal(key, (n, self.size, self.size))
         return jax.vmap(filter_modes, (None, 0))(jnp.sqrt(self.prior_variance()), white)
 
@@ -204,7 +204,9 @@ class Heat(GaussianModes):
         array, shape (size, size)
             ``kappa = alpha |k|^2``, in 1 / time.
         """
-        return jnp.asarray(self.diffusivity * squared_wavenumbers(self.size), float)
+        return jnp.asarray(
+            self.diffusivity * squared_wavenumbers((self.size, self.size), full=True), float
+        )
 
     def prior_variance(self) -> Float[Array, "size size"]:
         """Variance of each unitary mode at t = 0.

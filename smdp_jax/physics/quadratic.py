@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from smdp_jax.physics.affine import Affine
 from smdp_jax.physics.exact.fokker_planck import transition_density
 from smdp_jax.physics.exact.transition import Transition
-from smdp_jax.physics.spectral.periodic import require_grid
+from smdp_jax.physics.spectral.periodic import check_grid
 from smdp_jax.physics.starts import balanced_signs
 from smdp_jax.sde import SDE, Args, Scalar
 
@@ -79,7 +79,7 @@ class Quadratic:
         ValueError
             If ``x`` has another shape.
         """
-        require_grid(x, (1,), "Quadratic")
+        check_grid(x, (1,), "Quadratic")
         x = jnp.asarray(x)
         return -self.rate * jnp.abs(x) * x
 

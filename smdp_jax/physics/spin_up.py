@@ -39,7 +39,9 @@ def spin_up(
         If ``time`` is negative or not finite, or ``calls`` below 1.
     """
     if not 0 <= time < math.inf or calls < 1:
-        raise ValueError(f"spin_up needs time >= 0 and calls >= 1, got {time} and {calls}")
+        raise ValueError(
+            f"time must be finite and at least 0, calls at least 1, got {time} and {calls}"
+        )
     length = time / calls
 
     def body(xs: State, _: None) -> tuple[State, None]:

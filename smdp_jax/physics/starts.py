@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-__all__ = ["balanced_signs", "require_draws"]
+__all__ = ["balanced_signs", "check_draws"]
 
 
-def require_draws(n: int, what: str) -> None:
+def check_draws(n: int, what: str) -> None:
     """Check that at least one draw is asked for."""
     if n < 1:
         raise ValueError(f"the number of {what} must be at least 1, got {n}")
@@ -36,7 +36,7 @@ def balanced_signs(key: PRNGKeyArray, n: int) -> Float[Array, "n 1"]:
     ValueError
         If ``n`` is smaller than 1.
     """
-    require_draws(n, "starting points")
+    check_draws(n, "starting points")
     k_odd, k_order = jax.random.split(key)
     half = jnp.ones((n // 2,))
     odd = jnp.where(jax.random.bernoulli(k_odd, shape=(n % 2,)), jnp.ones(()), -jnp.ones(()))

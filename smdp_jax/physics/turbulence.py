@@ -18,10 +18,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from smdp_jax.physics.adapters.jax_cfd import spectral_navier_stokes
 from smdp_jax.physics.conditions import coefficients
 from smdp_jax.physics.courant import warn_step
-from smdp_jax.physics.spectral.gaussian_field import filter_modes, squared_wavenumbers
-from smdp_jax.physics.spectral.periodic import dealiased, require_grid
+from smdp_jax.physics.spectral.gaussian_field import filter_modes
+from smdp_jax.physics.spectral.periodic import check_grid, dealiased, squared_wavenumbers
 from smdp_jax.physics.spectral.vorticity import stream_function, velocity
-from smdp_jax.physics.starts import require_draws
+from smdp_jax.physics.starts import check_draws
 from smdp_jax.sde import SDE, Args, FlowMap, Scalar, negated
 
 __all__ = ["Turbulence"]
@@ -180,7 +180,7 @@ class Turbulence:
             If ``x`` has another shape, or ``args`` names another coefficient.
         """
         shape = (self.size, self.size)
-        require_grid(x, shape, "Turbulence")
+        check_grid(x, shape, "Turbulence")
         given = coefficients(args, "Turbulence", viscosity=self.viscosity, drag=self.drag)
         length = (jnp.asarray(t1, float) - jnp.asarray(t0, float)).astype(x.dtype)
         w = spectral_navier_stokes(
@@ -231,7 +231,7 @@ class Turbulence:
         ValueError
             If ``n`` is smaller than 1.
         """
-        require_draws(n, "initial vorticities")
+        check_draws(n, "initial vorticities")
         white = jax.random.normal(key, (n, self.size, self.size))
         return jax.vmap(filter_modes, (None, 0))(jnp.sqrt(self.prior_variance()), white)
 
@@ -244,7 +244,7 @@ class Turbulence:
             ``size^2 7^(3/2) (4 pi^2 |k|^2 + 49)^(-5/2)``, 0 for the zero mode, which a vorticity
             on the torus does not have; its mean is the variance per point, 1.85e-3.
         """
-        k2 = squared_wavenumbers(self.size)
+        k2 = squared_wavenumbers((self.size, self.size), full=True)
         variance = self.size**2 * 7**1.5 * (4 * math.pi**2 * k2 + 49) ** -2.5
         return jnp.asarray(np.where(k2 > 0, variance, 0), float)
 

@@ -120,13 +120,13 @@ REFUSED = [  # network, a state that does not fit it, and what the message says
     (small_unet, (8, 5), "multiple of 2"),
     (small_resnet, {"a": (8, 4), "b": (10, 4)}, "share one grid"),
     (small_resnet, (2, 3, 4, 4), "use jax.vmap"),
-    (lambda: models.FNO(modes=5), (8, 16), "keep at most 4"),
+    (lambda: models.FNO(modes=5), (8, 16), "modes must be at most 4"),
     (models.EncoderDecoder, (16,), "dims=2"),
     (small_unet, (2, 3, 4, 4), "use jax.vmap"),
     (lambda: small_unet(dims=1), (4, 4, 4), "dims=1"),
     (lambda: small_unet(dims=3), (4, 4), "dims=3"),
-    (lambda: spectral(small_unet(), TWO_FIELDS), (8, 8), "structure"),
-    (lambda: spectral(small_unet(), TWO_FIELDS), {"u": (8, 8), "v": (8, 4)}, "needs variances of"),
+    (lambda: spectral(small_unet(), TWO_FIELDS), (8, 8), "must have the structure"),
+    (lambda: spectral(small_unet(), TWO_FIELDS), {"u": (8, 8), "v": (8, 4)}, "must have the shape"),
     (lambda: spectral(small_unet(), (8, 8)), (3, 8, 8), "jax.vmap"),
 ]
 

@@ -12,7 +12,7 @@ from smdp_jax.models import (
     UNet,
     mode_variance,
 )
-from smdp_jax.models.spectrum import multiplicity, squared_wavenumbers
+from smdp_jax.physics.spectral.periodic import multiplicity, squared_wavenumbers
 
 G, T = 0.1, 0.2
 
@@ -196,7 +196,7 @@ TWO = np.array([0.0, 1.0])
     [
         (lambda: Spectrum(np.array([0.0]), np.ones((1, 3))), "two strictly increasing"),
         (lambda: Spectrum(TWO[::-1], np.ones((2, 3))), "strictly increasing"),
-        (lambda: Spectrum(TWO, np.ones((3, 3))), "expected 2 times"),
+        (lambda: Spectrum(TWO, np.ones((3, 3))), "variance must be 2 times"),
         (lambda: Spectrum(TWO, -np.ones((2, 3))), "non-negative"),
         (lambda: Spectrum(TWO, np.full((2, 3), np.nan)), "finite"),
         (lambda: Spectrum(TWO, np.zeros((2, 3))), "not all zero"),

@@ -36,7 +36,10 @@ def test_log_is_finite_just_below_zero():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: time_vector("sqrt", 0.1, jnp.float32), "unknown time features 'sqrt'"),
+        (
+            lambda: time_vector("sqrt", 0.1, jnp.float32),
+            "must be one of .* got 'sqrt'",
+        ),
         (lambda: time_vector(raw, jnp.zeros(2), jnp.float32), "scalar"),
         (lambda: time_vector(lambda t: t, 0.1, jnp.float32), "must be a vector"),
         (lambda: Fourier(0, 1.0, 2.0), "at least 1"),

@@ -13,7 +13,7 @@ import pytest
 
 import smdp_jax as smdp
 from smdp_jax import physics
-from smdp_jax.physics.starts import require_draws
+from smdp_jax.physics.starts import check_draws
 from tests.lowering import PLATFORMS, lowered, rounding_products
 
 # These tests spend their time in the compiler: half of it is spared by optimising less.
@@ -50,7 +50,7 @@ class FiniteVolumes:
         return smdp.SDE(drift, diffusion={"u": 0.05, "v": 0.1})
 
     def prior(self, key: Any, n: int) -> Any:
-        require_draws(n, "initial velocities")
+        check_draws(n, "initial velocities")
         u, v = jax.random.normal(key, (2, n, self.size, self.size))
         return jax.vmap(physics.finite_volume_projection)({"u": u, "v": v})
 
@@ -76,7 +76,10 @@ CASES = [
 
 REFUSED = [  # what is asked for, and what the message says
     (lambda: physics.Affine(rate=-0.5), "Affine.rate must be finite and not negative, got -0.5"),
-    (lambda: physics.Affine().score(0.5, np.zeros(3, np.float32)), r"state of shape \(1,\), got"),
+    (
+        lambda: physics.Affine().score(0.5, np.zeros(3, np.float32)),
+        r"must have the shape \(1,\), got",
+    ),
     (lambda: physics.Quadratic(rate=0), "Quadratic.rate must be finite and positive, got 0"),
     (lambda: physics.Heat(size=31), "Heat.size must be even and at least 4, got 31"),
     (lambda: physics.Heat(size=2), "Heat.size must be even and at least 4, got 2"),
@@ -98,12 +101,21 @@ REFUSED = [  # what is asked for, and what the message says
     (lambda: physics.Smoke(inflow_end=-1.0), "Smoke.inflow_end .* positive, got -1.0"),
     (lambda: physics.Smoke(buoyancy=0.0), "Smoke.buoyancy must be finite and not 0, got 0.0"),
     (lambda: physics.Smoke().geometries(jax.random.key(0), 0), "geometries .* at least 1, got 0"),
-    (lambda: physics.finite_volume_drift(15, viscosity=0.1), "even size of at least 4, got 15"),
-    (lambda: physics.finite_volume_drift(8, viscosity=-1.0), "viscosity that is not .* got -1.0"),
+    (
+        lambda: physics.finite_volume_drift(15, viscosity=0.1),
+        "size must be even and at least 4, got 15",
+    ),
+    (
+        lambda: physics.finite_volume_drift(8, viscosity=-1.0),
+        "viscosity must be .* not negative, got -1.0",
+    ),
     (lambda: physics.finite_volume_drift(8, viscosity=0.1, drag=math.nan), "drag .* got nan"),
-    (lambda: physics.finite_volume_drift(8, viscosity=0.1, forcing=math.inf), "forcing, got inf"),
+    (
+        lambda: physics.finite_volume_drift(8, viscosity=0.1, forcing=math.inf),
+        "must be finite, got inf",
+    ),
     (lambda: physics.finite_volume_drift(8, viscosity=0.1, forcing=1.0), "below 4, .* got 4"),
-    (lambda: physics.finite_volume_projection({"v": SQUARE}), r"states .* got \['v'\]"),
+    (lambda: physics.finite_volume_projection({"v": SQUARE}), r"state .* got \['v'\]"),
     (lambda: physics.finite_volume_projection({"u": SQUARE[1:, 1:], "v": SQUARE}), "got 7"),
 ]
 every_simulator = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -359,10 +371,10 @@ def test_accelerators(case: Case, platform: str) -> None:
 def test_state_that_does_not_fit(case: Case) -> None:
     x, t = state(case), jnp.float32(0.1)
     for wrong, message in (
-        (state(case, slice(2)), "takes .* got"),  # a batch
-        (jax.tree.map(lambda leaf: jnp.tile(leaf, 2), x), "takes .* got"),  # another grid
-        ({"other": x}, "takes .* got"),
-        (jax.tree.map(lambda leaf: leaf.astype(int), x), "floating-point states, got int32"),
+        (state(case, slice(2)), "must (have|be) .* got"),  # a batch
+        (jax.tree.map(lambda leaf: jnp.tile(leaf, 2), x), "must (have|be) .* got"),  # another grid
+        ({"other": x}, "must (have|be) .* got"),
+        (jax.tree.map(lambda leaf: leaf.astype(int), x), "must be floating point, got int32"),
     ):
         with pytest.raises(ValueError, match=message):
             jax.eval_shape(flow(case), t, t, wrong, None)
@@ -372,7 +384,10 @@ def test_state_that_does_not_fit(case: Case) -> None:
 @pytest.mark.usefixtures("untyped")
 def test_conditions_that_do_not_fit(case: Case, name: str) -> None:
     t, number = jnp.float32(0.1), case.conditions[name].dtype == float
-    wrong = [(1e-3, "takes args .*, or None, got"), ({name: np.zeros(3)}, r"shape.* \(3,\)")]
+    wrong = [
+        (1e-3, "args of .* must be .*, or None, got"),
+        ({name: np.zeros(3)}, r"shape.* \(3,\)"),
+    ]
     if number:
         wrong += [({name: -0.1}, "not negative, got -0.1"), ({"nu": 1.0}, r"got \['nu'\]")]
     for args, message in wrong:

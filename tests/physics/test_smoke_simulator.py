@@ -179,5 +179,5 @@ def test_too_long_steps_are_named():
             SMALL.check_step(dt, x)
     for bad in (jnp.nan, jnp.inf):
         lost = x | {"velocity_x": x["velocity_x"].at[0, 0].set(bad)}
-        with pytest.raises(ValueError, match="check_step needs finite states"):
+        with pytest.raises(ValueError, match="states of Smoke must be finite"):
             SMALL.check_step(0.01, lost)

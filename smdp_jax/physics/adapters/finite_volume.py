@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from smdp_jax.physics.adapters.jax_cfd import face_velocity, lenient, library, projected
 from smdp_jax.physics.conditions import coefficients
-from smdp_jax.physics.spectral.periodic import require_grid
+from smdp_jax.physics.spectral.periodic import check_grid
 from smdp_jax.sde import Args, Drift, Scalar
 
 __all__ = ["finite_volume_drift", "finite_volume_projection"]
@@ -72,15 +72,12 @@ def finite_volume_drift(
     _check_size(size)
     for name, value in (("viscosity", viscosity), ("drag", drag)):
         if not 0 <= value < math.inf:
-            raise ValueError(
-                f"finite_volume_drift needs a finite {name} that is not negative, got {value}"
-            )
+            raise ValueError(f"{name} must be finite and not negative, got {value}")
     if not math.isfinite(forcing):
-        raise ValueError(f"finite_volume_drift needs a finite forcing, got {forcing}")
+        raise ValueError(f"forcing must be finite, got {forcing}")
     if forcing != 0 and not 0 < 2 * wavenumber < size:
         raise ValueError(
-            f"finite_volume_drift needs a wavenumber from 1 to below {size // 2}, half the size, "
-            f"got {wavenumber}"
+            f"wavenumber must be from 1 to below {size // 2}, half the size, got {wavenumber}"
         )
     push = forcing * np.sin(2 * math.pi * wavenumber * (np.arange(size) + 0.5) / size)
 
@@ -128,12 +125,14 @@ def finite_volume_projection(x: Faces) -> Faces:
 
 def _check_size(size: int) -> None:
     if size < 4 or size % 2:
-        raise ValueError(f"the finite-volume grid needs an even size of at least 4, got {size}")
+        raise ValueError(f"size must be even and at least 4, got {size}")
 
 
 def _check_faces(x: Faces, size: int) -> None:
     if not isinstance(x, Mapping) or set(x) != {"u", "v"}:
         given = sorted(x) if isinstance(x, Mapping) else type(x).__name__
-        raise ValueError(f'finite_volume_drift takes states {{"u": ..., "v": ...}}, got {given}')
+        raise ValueError(
+            f'the state of finite_volume_drift must be {{"u": ..., "v": ...}}, got {given}'
+        )
     for name in ("u", "v"):
-        require_grid(x[name], (size, size), f'finite_volume_drift, x["{name}"],')
+        check_grid(x[name], (size, size), f'finite_volume_drift, x["{name}"],')

@@ -93,14 +93,12 @@ def _check_time(x0: Array, t: Scalar, viscosity: float, points: int, reach: int)
         return
     time, speed = float(t), float(np.max(np.abs(x0)))
     if not 0 < time < math.inf:
-        raise ValueError(f"cole_hopf needs a finite time > 0, got {time}")
+        raise ValueError(f"t must be finite and positive, got {time}")
     width = math.sqrt(2 * viscosity * time)
     if width * points < 2:
         raise ValueError(
-            f"cole_hopf at t={time:g} needs points >= {math.ceil(2 / width)}, got {points}"
+            f"points must be at least {math.ceil(2 / width)} at t={time:g}, got {points}"
         )
     furthest = speed * time + 8 * width
     if furthest > reach:
-        raise ValueError(
-            f"cole_hopf at t={time:g} needs reach >= {math.ceil(furthest)}, got {reach}"
-        )
+        raise ValueError(f"reach must be at least {math.ceil(furthest)} at t={time:g}, got {reach}")

@@ -81,17 +81,17 @@ def transition_density(
         does not come out positive (too few steps).
     """
     if sde.drift is None or sde.deterministic:
-        raise ValueError("transition_density needs an SDE with a continuous drift and with noise")
+        raise ValueError("sde must have a continuous drift and noise, got one without")
     if not 0 < start_time < end_time < math.inf:
-        raise ValueError(f"need 0 < start_time < end_time, got {start_time} and {end_time}")
+        raise ValueError(f"start_time must be in (0, end_time), got {start_time} and {end_time}")
     if cells < 16 or stride < 1 or steps < 4 * stride:
         raise ValueError(
-            "need cells >= 16, stride >= 1, steps >= 4 stride, got "
+            "cells must be at least 16, stride 1 and steps 4 strides, got "
             f"cells={cells}, stride={stride}, steps={steps}"
         )
     if not (width >= 4 and frame_scale > 0):
         raise ValueError(
-            f"need width >= 4 and frame_scale > 0, got width={width}, frame_scale={frame_scale}"
+            f"width must be at least 4 and frame_scale positive, got {width} and {frame_scale}"
         )
     steps = math.ceil(steps / stride) * stride
     log_ts = np.linspace(math.log(start_time), math.log(end_time), steps + 1)
@@ -118,8 +118,8 @@ def _tabulate(
     peaks = densities.max(axis=1, keepdims=True)
     if not np.all(densities > -1e-12 * peaks):
         raise ValueError(
-            f"the density is not positive with steps={len(log_ts) - 1}, cells={len(grid.zs)}: "
-            "take more steps"
+            f"the density must be positive, got a negative one with steps={len(log_ts) - 1}, "
+            f"cells={len(grid.zs)}: take more steps"
         )
     zs = grid.zs[inner]
     resolved = densities > 1e-30 * peaks

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.physics.exact.ornstein_uhlenbeck import decay, noise_variance
 from smdp_jax.physics.spectral.gaussian_field import filter_modes, spectral_modes
-from smdp_jax.physics.spectral.periodic import require_grid
+from smdp_jax.physics.spectral.periodic import check_grid
 from smdp_jax.sde import Args, Scalar
 
 __all__ = ["GaussianModes", "LinearRates"]
@@ -117,7 +117,7 @@ class GaussianModes(abc.ABC):
 
     def log_density(self, t: Scalar, x: Field) -> Float[Array, ""]:
         """Log of p_t at ``x``."""
-        require_grid(x, (self.size, self.size), type(self).__name__)
+        check_grid(x, (self.size, self.size), type(self).__name__)
         modes = spectral_modes(x)
         power = jnp.real(modes) ** 2 + jnp.imag(modes) ** 2
         variance = self.marginal_variance(t).astype(power.dtype)

@@ -23,7 +23,7 @@ from smdp_jax.physics.smoke.obstacles import (
     fill_enclosed,
     random_obstacles,
 )
-from smdp_jax.physics.starts import require_draws
+from smdp_jax.physics.starts import check_draws
 from smdp_jax.sde import Args
 
 __all__ = ["ClosedBox"]
@@ -168,7 +168,7 @@ class ClosedBox:
         ValueError
             If ``n`` is smaller than 1.
         """
-        require_draws(n, "geometries")
+        check_draws(n, "geometries")
         return {"obstacles": jax.vmap(self.random_obstacles)(jax.random.split(key, n))}
 
     def fill_enclosed(self, mask: Mask) -> Mask:
@@ -204,15 +204,16 @@ class ClosedBox:
         if covered:
             x, y = (share * self.length for share in _INFLOW_CENTRE)
             raise ValueError(
-                f"the obstacles cover {covered} cells of the inflow, a disc of radius "
-                f"{_INFLOW_RADIUS * self.length:g} at ({x:g}, {y:g}): move them away"
+                "the obstacles must leave the inflow free, a disc of radius "
+                f"{_INFLOW_RADIUS * self.length:g} at ({x:g}, {y:g}), got {covered} of its cells "
+                "covered"
             )
         enclosed = np.argwhere(np.asarray(self.fill_enclosed(jnp.asarray(solid))) & ~solid)
         if len(enclosed):
             x, y = (enclosed[0] + 0.5) * self.spacing
             raise ValueError(
-                f"the obstacles cut {len(enclosed)} fluid cells off from the inflow, one of them "
-                f"at ({x:g}, {y:g}): open a way, or make these solid by fill_enclosed(mask)"
+                f"the obstacles must cut nothing off from the inflow, got {len(enclosed)} fluid "
+                f"cells, one of them at ({x:g}, {y:g}): make these solid by fill_enclosed(mask)"
             )
 
     def solid(self, args: Args = None) -> Mask:
@@ -235,8 +236,8 @@ class ClosedBox:
         """
         if not isinstance(args, Mapping | None):
             raise ValueError(
-                f'{type(self).__name__} takes args {{"obstacles": mask}}, or None, '
-                f"got {type(args).__name__}"
+                f'args of {type(self).__name__} must be {{"obstacles": mask}}, or None, got '
+                f"{type(args).__name__}"
             )
         if args is None or "obstacles" not in args:
             return jnp.zeros((self.size, self.size), bool)
@@ -254,8 +255,8 @@ class ClosedBox:
     def _not_empty(self, mask: Mask, what: str) -> Mask:
         if not bool(jnp.any(mask)):
             raise ValueError(
-                f"{what} covers no cell of the box [0, {self.length:g}] x [0, {self.length:g}] "
-                f"(cells of side {self.spacing:g}): it is outside, or too thin"
+                f"{what} must cover a cell of the box [0, {self.length:g}] x [0, {self.length:g}] "
+                f"(cells of side {self.spacing:g}), got none: it is outside, or too thin"
             )
         return mask
 

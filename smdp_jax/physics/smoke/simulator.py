@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.physics.courant import CourantWarning, require_finite
+from smdp_jax.physics.courant import CourantWarning, check_stable
 from smdp_jax.physics.smoke.advection import advect_marker, advect_velocity, fill_solid
 from smdp_jax.physics.smoke.geometry import ClosedBox
 from smdp_jax.physics.smoke.grid import (
@@ -24,7 +24,7 @@ from smdp_jax.physics.smoke.grid import (
     to_inner,
 )
 from smdp_jax.physics.smoke.projection import project
-from smdp_jax.physics.starts import require_draws
+from smdp_jax.physics.starts import check_draws
 from smdp_jax.sde import SDE, Args, Scalar, integrated_backward
 
 __all__ = ["Smoke"]
@@ -173,7 +173,7 @@ class Smoke(ClosedBox):
         ValueError
             If ``n`` is smaller than 1.
         """
-        require_draws(n, "initial states")
+        check_draws(n, "initial states")
         del key
         return {name: jnp.zeros((n, *shape)) for name, shape in self._shapes().items()}
 
@@ -275,7 +275,7 @@ class Smoke(ClosedBox):
             Naming the step that would do.
         """
         stable = float(self.stable_step(x))
-        require_finite(stable, "Smoke")
+        check_stable(stable, "Smoke")
         if not abs(dt) <= stable:
             warnings.warn(
                 f"Smoke: a step of {abs(dt):.3g} breaks the CFL condition: it carries the fastest "
@@ -294,11 +294,11 @@ class Smoke(ClosedBox):
         shapes = jax.tree.map(jnp.shape, dict(x)) if isinstance(x, Mapping) else type(x).__name__
         if shapes != self._shapes():
             raise ValueError(
-                f"Smoke(size={self.size}) takes states of shapes {self._shapes()}, got {shapes}"
+                f"the state of Smoke must have the shapes {self._shapes()}, got {shapes}"
             )
         dtypes = sorted({str(jnp.result_type(leaf)) for leaf in x.values()})
         if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
-            raise ValueError(f"Smoke takes floating-point states, got {', '.join(dtypes)}")
+            raise ValueError(f"the state of Smoke must be floating point, got {', '.join(dtypes)}")
         velocity = from_inner(x["velocity_x"], x["velocity_y"])
         return velocity, open_faces(self.solid(args)), jnp.asarray(x["marker"])
 

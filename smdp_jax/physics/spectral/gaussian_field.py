@@ -5,17 +5,15 @@ variance per mode, and a field's sum of squares is the same in both spaces. Arra
 the layout of ``numpy.fft.fft2``, integer wavenumbers, the zero mode first.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Complex, Float, PyTree
 
-__all__ = ["filter_modes", "mode_variance", "power_law", "spectral_modes", "squared_wavenumbers"]
+from smdp_jax.physics.spectral.periodic import modes_shape, multiplicity, squared_wavenumbers
 
-
-def squared_wavenumbers(size: int) -> Float[np.ndarray, "size size"]:
-    """Squared integer wavenumbers ``|k|^2`` of a periodic square of side 2 pi."""
-    k = np.fft.fftfreq(size) * size
-    return k[:, None] ** 2 + k[None, :] ** 2
+__all__ = ["filter_modes", "mode_variance", "power_law", "spectral_modes"]
 
 
 def power_law(size: int, exponent: float | int) -> Float[np.ndarray, "size size"]:
@@ -23,7 +21,7 @@ def power_law(size: int, exponent: float | int) -> Float[np.ndarray, "size size"
 
     The zero mode has variance 0: fields have zero mean.
     """
-    k2 = squared_wavenumbers(size)
+    k2 = squared_wavenumbers((size, size), full=True)
     spectrum = np.where(k2 > 0, np.where(k2 > 0, k2, 1) ** (exponent / 2), 0)
     return spectrum * size**2 / spectrum.sum()
 
@@ -54,18 +52,53 @@ def spectral_modes(x: Float[Array, "size size"]) -> Complex[Array, "size size"]:
     return jnp.fft.fft2(x, norm="ortho")
 
 
-def mode_variance(xs: Float[Array, "samples size size"]) -> Float[Array, "size size"]:
-    """Mean squared amplitude per unitary mode of a batch of fields.
+def _average_shells(
+    variance: Float[Array, "*modes"], grid: tuple[int, ...]
+) -> Float[Array, "*modes"]:
+    _, shell = np.unique(squared_wavenumbers(grid).ravel(), return_inverse=True)
+    weight = multiplicity(grid).ravel()
+    count = np.bincount(shell, weight)
+    share = jnp.asarray(weight / count[shell], variance.dtype)
+    means = jnp.zeros(count.shape, variance.dtype).at[shell].add(share * variance.ravel())
+    return means[shell].reshape(variance.shape)
+
+
+def mode_variance(xs: PyTree, *, radial: bool = False) -> PyTree:
+    """Second moment E|x_k|² of every Fourier mode over a sample of fields.
 
     Parameters
     ----------
-    xs : array, shape (samples, size, size)
-        Fields; their mean is taken to be zero.
+    xs : pytree
+        Real fields, leaves (n, *grid); any number of grid axes.
+    radial : bool
+        Average over modes of equal |k|², in periods per box: less estimation noise where
+        statistics are isotropic on a box of equal sides. The relative error of an entry is about
+        sqrt(2 / (n m)), m the number of modes in its shell (1 without averaging).
 
     Returns
     -------
-    array, shape (size, size)
-        Its mean over modes is the mean variance per point.
+    pytree
+        Leaves (*grid[:-1], grid[-1] // 2 + 1), in the units of x².
+
+    Raises
+    ------
+    ValueError
+        If a leaf has no grid axis or no sample.
     """
-    modes = jnp.fft.fft2(xs, norm="ortho")
-    return jnp.mean(jnp.real(modes) ** 2 + jnp.imag(modes) ** 2, axis=0)
+
+    def of_leaf(leaf: ArrayLike) -> Array:
+        leaf = jnp.asarray(leaf)
+        if leaf.ndim < 2 or leaf.shape[0] == 0:
+            raise ValueError(f"xs must be fields (n, *grid), n at least 1, got {leaf.shape}")
+        grid = leaf.shape[1:]
+
+        # One field at a time: the modes of all of them need not fit in memory.
+        def add(total: Array, field: Array) -> tuple[Array, None]:
+            modes = jnp.fft.rfftn(field, norm="ortho")
+            return total + modes.real**2 + modes.imag**2, None
+
+        total, _ = jax.lax.scan(add, jnp.zeros(modes_shape(grid), leaf.dtype), leaf)
+        variance = total / leaf.shape[0]
+        return _average_shells(variance, grid) if radial else variance
+
+    return jax.tree.map(of_leaf, xs)

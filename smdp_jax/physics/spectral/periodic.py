@@ -12,13 +12,42 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-__all__ = ["angular_wavenumbers", "coarsen", "dealiased", "refine", "require_grid", "waves"]
+__all__ = [
+    "angular_wavenumbers",
+    "check_grid",
+    "coarsen",
+    "dealiased",
+    "modes_shape",
+    "multiplicity",
+    "refine",
+    "squared_wavenumbers",
+    "waves",
+]
 
 
-def _wavenumbers(shape: tuple[int, ...]) -> Sequence[np.ndarray]:
-    """Integer wavenumbers along each axis, as a mesh over the half spectrum."""
-    axes = [np.fft.fftfreq(n, 1 / n) for n in shape[:-1]]
-    return np.meshgrid(*axes, np.fft.rfftfreq(shape[-1], 1 / shape[-1]), indexing="ij")
+def _wavenumbers(shape: tuple[int, ...], *, full: bool = False) -> Sequence[np.ndarray]:
+    """Integer wavenumbers along each axis, as a mesh over the half spectrum or the full one."""
+    axes = [np.fft.fftfreq(n, 1 / n) for n in shape]
+    if not full:
+        axes[-1] = np.fft.rfftfreq(shape[-1], 1 / shape[-1])
+    return np.meshgrid(*axes, indexing="ij")
+
+
+def squared_wavenumbers(shape: tuple[int, ...], *, full: bool = False) -> np.ndarray:
+    """|k|² per mode, k integer (periods per box)."""
+    return np.rint(sum(k**2 for k in _wavenumbers(shape, full=full))).astype(int)
+
+
+def modes_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the half spectrum."""
+    return (*shape[:-1], shape[-1] // 2 + 1)
+
+
+def multiplicity(shape: tuple[int, ...]) -> np.ndarray:
+    """How many modes of the full spectrum each mode of the half one stands for."""
+    last = np.arange(shape[-1] // 2 + 1)
+    own_conjugate = (2 * last) % shape[-1] == 0
+    return np.broadcast_to(np.where(own_conjugate, 1, 2), modes_shape(shape)).copy()
 
 
 def angular_wavenumbers(shape: tuple[int, ...]) -> tuple[Float[np.ndarray, "*_half"], ...]:
@@ -56,7 +85,7 @@ def coarsen(x: Float[Array, "*_fine"], size: int) -> Float[Array, "*_coarse"]:
         If ``size`` is odd, below 2, or larger than that of ``x``.
     """
     if not 2 <= size <= x.shape[0] or size % 2:
-        raise ValueError(f"coarsen needs an even size from 2 to {x.shape[0]}, got {size}")
+        raise ValueError(f"size must be even and from 2 to {x.shape[0]}, got {size}")
     return _resample(x, size)
 
 
@@ -81,7 +110,7 @@ def refine(x: Float[Array, "*_coarse"], size: int) -> Float[Array, "*_fine"]:
         If ``size`` is odd or smaller than that of ``x``.
     """
     if size < x.shape[0] or size % 2:
-        raise ValueError(f"refine needs an even size of at least {x.shape[0]}, got {size}")
+        raise ValueError(f"size must be even and at least {x.shape[0]}, got {size}")
     return _resample(x, size)
 
 
@@ -91,16 +120,16 @@ def waves(size: int, modes: int) -> Float[np.ndarray, "coefficients size"]:
     return np.concatenate([np.cos(phase), np.sin(phase)])
 
 
-def require_grid(x: Any, shape: tuple[int, ...], owner: str) -> None:
+def check_grid(x: Any, shape: tuple[int, ...], owner: str) -> None:
     """Check that a state lives on the grid of its system."""
     given = getattr(x, "shape", type(x).__name__)
     if given != shape:
         raise ValueError(
-            f"{owner} takes one unbatched state of shape {shape}, got {given}; "
-            "use jax.vmap over batches"
+            f"the state of {owner} must have the shape {shape}, got {given}: use jax.vmap over "
+            "batches"
         )
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"{owner} takes floating-point states, got {x.dtype}")
+        raise ValueError(f"the state of {owner} must be floating point, got {x.dtype}")
 
 
 def _resample(x: Array, size: int) -> Array:
