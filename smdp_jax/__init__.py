@@ -21,6 +21,7 @@ from smdp_jax.observations import (
 from smdp_jax.posterior import Path, Posterior, probability_flow, sample_posterior
 from smdp_jax.score_targets import PowerRamp, SinhRamp, TableRamp, least_variance_ramp
 from smdp_jax.scores.estimate import estimate_kernel
+from smdp_jax.scores.guidance import dps_guidance, moment_matched_guidance
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.learned import LearnedScore, StepCorrection
 from smdp_jax.scores.preconditioner import Preconditioner
@@ -78,6 +79,7 @@ __all__ = [
     "certify",
     "condition",
     "datasets",
+    "dps_guidance",
     "estimate_kernel",
     "fit",
     "flow_map_of",
@@ -90,6 +92,7 @@ __all__ = [
     "log_grid",
     "log_prob",
     "models",
+    "moment_matched_guidance",
     "negated",
     "probability_flow",
     "probability_flow_sde",

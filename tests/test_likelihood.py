@@ -13,7 +13,7 @@ import smdp_jax as smdp
 from smdp_jax import physics
 
 _spec = importlib.util.spec_from_file_location(
-    "linear_gaussian", Path(__file__).parent / "linear_gaussian.py"
+    "linear_gaussian", Path(__file__).parent.parent / "benchmarks" / "linear_gaussian.py"
 )
 exact = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(exact)

@@ -13,7 +13,7 @@ import smdp_jax as smdp
 from smdp_jax import physics
 
 _spec = importlib.util.spec_from_file_location(
-    "linear_gaussian", Path(__file__).parent / "linear_gaussian.py"
+    "linear_gaussian", Path(__file__).parent.parent / "benchmarks" / "linear_gaussian.py"
 )
 exact = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(exact)
@@ -27,19 +27,7 @@ FINE = jnp.geomspace(0.02, 2.0, 193)
 @pytest.fixture(scope="module")
 def heat_paths():
     """Paths of the continuous heat equation, without error of the steps."""
-    steps = exact.ExactHeatSteps(HEAT)
-
-    def path(x0, key):
-        def step(x, i):
-            mean, spread = steps.forward(TS[i], TS[i + 1], x, None)
-            white = jax.random.normal(jax.random.fold_in(key, i), x.shape)
-            return (mean + spread.power(0.5, white),) * 2
-
-        return jnp.concatenate([x0[None], jax.lax.scan(step, x0, jnp.arange(8))[1]])
-
-    keys = jax.random.split(jax.random.key(0), 513)
-    xs = jax.jit(jax.vmap(path))(HEAT.prior(keys[-1], 512), keys[:-1])
-    return smdp.Trajectories(TS, xs)
+    return exact.exact_heat_paths(HEAT, TS, jax.random.key(0), 512)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import smdp_jax as smdp
 from smdp_jax import physics
 from smdp_jax.physics.exact.ornstein_uhlenbeck import noise_variance
 from smdp_jax.scores.reference import Fourier
@@ -108,3 +109,20 @@ def euler_elbo(
         chain = (1 - dt * kappa) ** 2 * chain + system.noise**2 * dt
     evidence = -0.5 * np.sum(np.abs(modes(x_end)) ** 2 / chain + np.log(2 * np.pi * chain))
     return float(total), float(evidence)
+
+
+def exact_heat_paths(system: physics.Heat, ts: Any, key: Any, count: int) -> smdp.Trajectories:
+    """Paths of the continuous process, without error of the steps."""
+    steps = ExactHeatSteps(system)
+
+    def path(x0: Any, key: Any) -> Any:
+        def step(x: Any, i: Any) -> tuple[Any, Any]:
+            mean, spread = steps.forward(ts[i], ts[i + 1], x, None)
+            white = jax.random.normal(jax.random.fold_in(key, i), x.shape)
+            return (mean + spread.power(0.5, white),) * 2
+
+        return jnp.concatenate([x0[None], jax.lax.scan(step, x0, jnp.arange(len(ts) - 1))[1]])
+
+    k_prior, k_noise = jax.random.split(key)
+    x0 = system.prior(k_prior, count)
+    return smdp.Trajectories(ts, jax.jit(jax.vmap(path))(x0, jax.random.split(k_noise, count)))
