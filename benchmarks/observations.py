@@ -82,7 +82,7 @@ def heat(options: Options, indices: tuple[int, ...]) -> Row:
         system.sde(),
         score,
         data.at(0, -1),
-        ts,
+        smdp.linear_grid(0.0, 0.2, 256),  # splitting steps of fewer are unstable here
         num_samples=options.guided,
         key=k_guided,
     ).samples
@@ -208,9 +208,7 @@ def main() -> None:
         say(str(row))
         name, off = f"heat, {len(indices)} times", abs(row["log evidence"] - row["exact"])
         reached += [
-            Target(
-                f"{name}: distance of mean / exact RMSE", row["mean: distance / exact RMSE"], 0.03
-            ),
+            Target(f"{name}: distance of mean / exact RMSE", row["mean: distance / RMSE"], 0.03),
             Target(f"{name}: RMS of std / exact - 1", row["std: RMS of ratio - 1"], 0.05),
             Target(f"{name}: |log evidence - exact|", off, 2.0),
             Target(f"{name}: ... in stated errors", off / row["stated error"], 3.0),
