@@ -146,12 +146,21 @@ def state(shapes: Any, seed: int = 0, dtype: str = "float32", batch: tuple[int, 
 def network(case: Case) -> tuple[nn.Module, Callable[..., Any], Callable[..., Any]]:
     """The module with `init` and `apply` compiled, which also shows that it hashes."""
     model = case.make()
-    return model, compiled(model.init), compiled(model.apply)
+    apply = compiled(model.apply)
+    # One kind of time, and so one compilation, in all tests of a network.
+    return model, compiled(model.init), lambda v, t, x, args: apply(v, np.float32(t), x, args)
+
+
+@functools.cache
+def parameter_shapes(case: Case, dtype: str, conditioned: bool) -> Any:
+    x, args = state(case.shapes, dtype=dtype), case.conditions if conditioned else None
+    return jax.eval_shape(network(case)[0].init, jax.random.key(0), 0.3, x, args)
 
 
 def trained(case: Case, x: Any, args: Any = None) -> Any:
     """Parameters as after some training: last layers are no longer zero."""
-    shapes = jax.eval_shape(network(case)[0].init, jax.random.key(0), 0.3, x, args)
+    dtype = jax.tree.leaves(x)[0].dtype.name
+    shapes = parameter_shapes(case, dtype, args is not None)
     random = np.random.default_rng(2)
 
     def draw(p: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -194,7 +203,7 @@ def test_untrained(case: Case) -> None:
 
 @every_network
 def test_state_comes_back_as_it_went_in(case: Case) -> None:
-    _, _, apply = network(case)
+    model, _, apply = network(case)
     x = state(case.shapes)
     coarse = apply(trained(case, x), 0.3, x, None)
     assert_like(coarse, x)
@@ -208,7 +217,7 @@ def test_state_comes_back_as_it_went_in(case: Case) -> None:
         assert_like(fine, x)
         # Parameters in float32 leave the arithmetic in the state's precision.
         rounded = jax.tree.map(lambda p: p.astype(jnp.float32), variables)
-        assert_like(jax.eval_shape(apply, rounded, 0.3, x, None), x)
+        assert_like(jax.eval_shape(model.apply, rounded, 0.3, x, None), x)
 
 
 @every_network
@@ -274,7 +283,7 @@ def test_vmap_is_one_by_one(case: Case) -> None:
     rows = [jax.tree.map(lambda leaf, i=i: leaf[i], xs) for i in range(3)]
     variables = trained(case, rows[0])
     singly = [apply(variables, t, x, None) for t, x in zip(ts, rows, strict=True)]
-    together = compiled(jax.vmap(lambda t, x: model.apply(variables, t, x, None)))(ts, xs)
+    together = compiled(jax.vmap(model.apply, (None, 0, 0, None)))(variables, ts, xs, None)
     assert_close(together, jax.tree.map(lambda *leaves: np.stack(leaves), *singly))
     assert every_leaf(np.array_equal, apply(variables, ts[0], rows[0], None), singly[0])
 
@@ -289,7 +298,7 @@ def test_time_matters(case: Case) -> None:
 
 @every_network
 def test_gradients_are_finite_and_reach_everything(case: Case) -> None:
-    model, x = case.make(), state(case.shapes)
+    model, x = network(case)[0], state(case.shapes)
     variables = trained(case, x)
 
     def loss(variables: Any, t: Any, x: Any) -> Any:

@@ -86,7 +86,7 @@ def test_conditions_are_sorted():
     # On one axis a vector is a field where it has the grid's length, and numbers elsewhere.
     fields, numbers = split_conditions({"f": np.ones(4), "n": np.ones(5)}, (4,), jnp.float32)
     assert (fields.shape, numbers.shape) == ((4, 1), (5,))
-    with pytest.raises(ValueError, match="neither a field"):
+    with pytest.raises(ValueError, match="conditions must be fields on the grid"):
         split_conditions(np.ones((6, 3)), (4, 3), jnp.float32)
     with pytest.raises(TypeError, match="real numbers or masks"):
         split_conditions(jax.random.key(0), (4, 3), jnp.float32)

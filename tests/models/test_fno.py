@@ -76,8 +76,8 @@ def test_new_layers_keep_the_size_of_smooth_fields():
     [
         ({"modes": 0}, "must be positive"),
         ({"margin": -1}, "margin not negative"),
-        ({"modes": 5}, "keep at most 4"),
-        ({"modes": 6, "margin": 2}, "keep at most 5"),
+        ({"modes": 5}, "modes must be at most 4"),
+        ({"modes": 6, "margin": 2}, "modes must be at most 5"),
     ],
 )
 def test_bad_options(options, message):

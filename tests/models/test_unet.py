@@ -92,7 +92,7 @@ def test_number_of_parameters():
         ({"blocks": 0}, None, "must be positive"),
         ({"channels": (4, 4, 4, 4, 4)}, None, "multiple of 16"),
         ({"time_features": "sqrt"}, None, "time_features must be one of"),
-        ({}, {"mask": np.zeros((4, 8, 3))}, "neither a field on the grid"),
+        ({}, {"mask": np.zeros((4, 8, 3))}, "conditions must be fields on the grid"),
     ],
 )
 def test_bad_input(options, args, message):

@@ -242,11 +242,11 @@ def test_cfl_warning_names_the_step_that_would_do():
     [
         (lambda b: b.check_step(0.1, jnp.full(128, jnp.nan)), "states of Burgers must be finite"),
         (lambda b: cole_hopf(jnp.zeros(128), 0.1, points=100), "multiple of the size 128"),
-        (lambda b: cole_hopf(jnp.zeros(128), 0.0), "finite time > 0, got 0.0"),
+        (lambda b: cole_hopf(jnp.zeros(128), 0.0), "t must be finite and positive, got 0.0"),
         (lambda b: cole_hopf(jnp.zeros(128), 1e-8), "points must be at least 141422 .*, got 4096"),
         (lambda b: cole_hopf(jnp.full((128,), 9.0), 1.0), "reach must be at least 11 .*, got 4"),
-        (lambda b: coarsen(jnp.zeros(128), 31), "even size from 2 to 128, got 31"),
-        (lambda b: refine(jnp.zeros(128), 64), "even size of at least 128, got 64"),
+        (lambda b: coarsen(jnp.zeros(128), 31), "size must be even and from 2 to 128, got 31"),
+        (lambda b: refine(jnp.zeros(128), 64), "size must be even and at least 128, got 64"),
     ],
 )
 def test_bad_input(call, message):

@@ -81,9 +81,11 @@ def transition_density(
         does not come out positive (too few steps).
     """
     if sde.drift is None or sde.deterministic:
-        raise ValueError("sde must have a continuous drift and noise, got one without")
+        raise ValueError(f"sde must have a continuous drift and noise, got {sde}")
     if not 0 < start_time < end_time < math.inf:
-        raise ValueError(f"start_time must be in (0, end_time), got {start_time} and {end_time}")
+        raise ValueError(
+            f"start_time must be above 0 and below end_time={end_time}, got {start_time}"
+        )
     if cells < 16 or stride < 1 or steps < 4 * stride:
         raise ValueError(
             "cells must be at least 16, stride 1 and steps 4 strides, got "
@@ -91,7 +93,8 @@ def transition_density(
         )
     if not (width >= 4 and frame_scale > 0):
         raise ValueError(
-            f"width must be at least 4 and frame_scale positive, got {width} and {frame_scale}"
+            f"width must be at least 4 and frame_scale positive, got width={width}, "
+            f"frame_scale={frame_scale}"
         )
     steps = math.ceil(steps / stride) * stride
     log_ts = np.linspace(math.log(start_time), math.log(end_time), steps + 1)
