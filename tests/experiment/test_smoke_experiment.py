@@ -88,7 +88,7 @@ def test_samples_are_finite_and_compared(metrics):
 def test_obstacles_of_observed_states_are_checked(run):
     x_end = {name: x[:1, -1] for name, x in run.truth["paths"].items()}
     mask = run.config.system().box((45, 0), (60, 30))[None]
-    with pytest.raises(ValueError, match=r"cover \d+ cells of the inflow"):
+    with pytest.raises(ValueError, match=r"leave the inflow free, .* got \d+ of its cells covered"):
         run.config.posterior(
             run, x_end, num_samples=1, key=jax.random.key(0), args={"obstacles": mask}
         )
