@@ -35,9 +35,9 @@ class Hats:
             return cls((), ())
         picks, columns = [], []
         for i, leaf in enumerate(jax.tree.leaves(data.args)):
-            values = np.asarray(leaf).reshape(data.num_samples, -1)
-            if values.shape[1] > 3 or not np.isrealobj(values):
+            if leaf.size > 3 * data.num_samples or not jnp.issubdtype(leaf.dtype, jnp.number):
                 continue  # a field or an object: for the network alone
+            values = np.asarray(leaf).real.reshape(data.num_samples, -1)
             for k, column in enumerate(values.T.astype(float)):
                 if np.ptp(column) > 0:
                     picks.append((i, k))

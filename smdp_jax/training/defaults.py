@@ -27,4 +27,4 @@ def batch_of(objective: Any, data: Any) -> int:
     if not (isinstance(objective, BackwardKernel) and isinstance(data, Trajectories)):
         return 256
     entries = sum(leaf.size for leaf in jax.tree.leaves(data.at(0, 0)))
-    return min(max(8192 // entries, 16), 512)
+    return min(max(4096 // entries, 16), 512)

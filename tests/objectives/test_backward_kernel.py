@@ -147,3 +147,29 @@ def test_refused_data():
         smdp.fit(SDE, smdp.models.MLP((4,)), data, smdp.BackwardKernel(windows=(5,)), **options)
     with pytest.raises(ValueError, match="from at least 8 paths, got 5"):
         smdp.fit(SDE, smdp.models.MLP((4,)), data.some(0, 6), **options)
+
+
+def test_goes_on_from_a_checkpoint(tmp_path):
+    data = paths(jax.random.key(0), 60)
+    net = smdp.models.MLP((8,), time_features="raw")
+    options = {
+        "key": jax.random.key(1),
+        "epoch_steps": 4,
+        "progress": False,
+        "checkpoint_seconds": 0.0,
+    }
+
+    class Stop(Exception):
+        pass
+
+    def stop(metrics, params):
+        raise Stop
+
+    whole = smdp.fit(SDE, net, data, steps=8, **options)
+    with pytest.raises(Stop):
+        smdp.fit(SDE, net, data, steps=8, directory=tmp_path, callback=stop, **options)
+    again = smdp.fit(SDE, net, data, steps=8, directory=tmp_path, **options)
+    jax.tree.map(np.testing.assert_array_equal, again.kernel, whole.kernel)
+    wider = smdp.BackwardKernel(input_noise=0.5)
+    with pytest.raises(ValueError, match="holds another training run"):
+        smdp.fit(SDE, net, data, wider, steps=8, directory=tmp_path, **options)
