@@ -158,16 +158,6 @@ def noise_table(sde: SDE, ts: Any, x: State) -> list[np.ndarray]:
     return known.get(key, table)
 
 
-def check_noise_everywhere(sde: SDE, ts: Any, x: State, why: str) -> None:
-    """Refuse leaves without noise."""
-    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(x)]
-    for name, g in zip(names, noise_table(sde, ts, x), strict=False):
-        if not g.any():
-            raise ValueError(
-                f"SDE.diffusion must be positive on all leaves, got 0 at {name}: {why}"
-            )
-
-
 def check_returns(
     function: Callable, name: str, ts: Any, x: State, args: Args, *, times: int = 1
 ) -> bool:

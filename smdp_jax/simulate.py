@@ -153,7 +153,13 @@ def _check(
             checks.check_kind(
                 "score_targets", score_targets, "True or a ramp, such as PowerRamp()", "__call__"
             )
-        checks.check_noise_everywhere(sde, ts, x, "score targets divide by the noise of every leaf")
+        names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(x)]
+        for name, g in zip(names, checks.noise_table(sde, ts, x), strict=False):
+            if not g.any():
+                raise ValueError(
+                    f"SDE.diffusion must be positive on all leaves, got 0 at {name}: score targets "
+                    "divide by the noise of every leaf"
+                )
         if sde.drift is not None and (isinstance(solver, diffrax.AbstractSRK) or splits(solver)):
             raise ValueError(
                 "with score_targets, solver must be the ODE solver of the physics step, such as "
