@@ -154,7 +154,7 @@ def loops(settings: Settings) -> list[dict[str, Any]]:
 
             def theirs(x: Any, key: Any, sde: Any = sde, grid: Any = grid, s: Any = solver) -> Any:
                 path = GridPath(grid, key, x, levy_area_of(s))
-                return diffrax.diffeqsolve(
+                ys = diffrax.diffeqsolve(
                     terms_of(sde, path),
                     s,
                     grid[0],
@@ -163,7 +163,9 @@ def loops(settings: Settings) -> list[dict[str, Any]]:
                     x,
                     stepsize_controller=diffrax.StepTo(grid),
                     max_steps=len(grid),
-                ).ys[0]
+                ).ys
+                assert ys is not None
+                return ys[0]
 
             ends = [jax.jit(jax.vmap(f)) for f in (ours, theirs)]
             apart = float(jnp.abs(ends[0](starts, keys) - ends[1](starts, keys)).max())
