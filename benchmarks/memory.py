@@ -10,10 +10,14 @@ Each job runs in a process of its own; the figure is that process's peak residen
   not depend on the number of steps: 4 of them will do, which saves an hour;
 - *training*: two updates on windows of 32 steps, batch 16, U-Net.
 
+*Growth*: how much of the memory of 60 calls of ``sample_posterior``, each with a score of its own,
+is still resident after them; a program that outlived its score would be a leak of 5 MiB a call.
+
 Paths are solved in chunks (``chunk_size``), as ``configs/heat.py`` does.
 """
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -55,7 +59,9 @@ class Settings(harness.Settings):
     """Paths to train on."""
     batch_size: int = 16
     """Windows per update."""
-    job: Literal["all", "nothing", "exact", "unet", "training"] = "all"
+    calls: int = 60
+    """Calls with a score of their own."""
+    job: Literal["all", "nothing", "exact", "unet", "training", "growth"] = "all"
     """Run one job in this process and print its peak memory, or all in processes of their own."""
 
 
@@ -114,6 +120,32 @@ def training(settings: Settings) -> Any:
     return fit.correction.variables
 
 
+def resident() -> float:
+    """MiB of this process that are in memory now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def growth(settings: Settings) -> dict[str, float]:
+    """Measure what calls with fresh scores leave behind, in MiB; the first few are not counted."""
+    sde, ts = smdp.SDE(lambda t, x, args: -x, diffusion=0.5), smdp.linear_grid(0.0, 1.0, 4)
+
+    def call(i: int) -> None:
+        shift = jax.numpy.asarray(i, float)
+        smdp.sample_posterior(
+            sde, lambda t, x, args: shift - x, shift, ts, num_samples=1, key=jax.random.key(0)
+        )
+
+    started = time.perf_counter()
+    for i in range(5):
+        call(i)
+    before = resident()
+    for i in range(settings.calls):
+        call(i)
+    left = resident() - before
+    return {"calls": settings.calls, "MiB left": left, "seconds": time.perf_counter() - started}
+
+
 JOBS: dict[str, tuple[str, Callable[[Settings], Any], float | None]] = {
     "nothing": ("nothing", nothing, None),
     "exact": ("sampling, exact score", exact, 4.0),
@@ -154,10 +186,11 @@ def main(given: Sequence[str] | None = None) -> dict[str, Any]:
         "window": 2,
         "trajectories": 4,
         "batch_size": 2,
+        "calls": 3,
     }
     settings = harness.parse(Settings(), quick, __doc__, given)
     if settings.job != "all":
-        figures = run_here(settings)
+        figures = growth(settings) if settings.job == "growth" else run_here(settings)
         print(json.dumps(figures))
         return figures
     started = time.perf_counter()
@@ -176,7 +209,11 @@ def main(given: Sequence[str] | None = None) -> dict[str, Any]:
         )
         if bound is not None:
             targets.append(harness.Target(f"{name}: peak GiB", figures["GiB"], bound))
-    return harness.publish(settings, __file__, {"Memory": rows}, targets, started)
+    harness.say("growth")
+    left = run_apart(settings, "growth")
+    targets.append(harness.Target("60 fresh scores: MiB left", left["MiB left"], 50.0))
+    tables = {"Memory": rows, "Growth over calls with fresh scores": [left]}
+    return harness.publish(settings, __file__, tables, targets, started)
 
 
 if __name__ == "__main__":

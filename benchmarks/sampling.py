@@ -12,6 +12,10 @@ not: over few steps that is most of the difference.
 reverse-time SDE; 0: the probability flow) and by ``probability_flow`` under ``vmap``, with and
 without the caller's ``jit``.
 
+*diffrax's loop*: our scan over diffrax's steps beside ``diffrax.diffeqsolve`` with ``StepTo`` on
+the same grid, with the same noise (states agree to rounding), forward and with the gradient of the
+end in the start, for scalars with a cheap drift, where a loop costs most, and with an MLP.
+
 Networks have random parameters: what they cost does not depend on them.
 """
 
@@ -20,6 +24,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import diffrax
+import equinox as eqx
 import harness
 import jax
 import jax.numpy as jnp
@@ -28,6 +34,9 @@ from jax.flatten_util import ravel_pytree
 
 import smdp_jax as smdp
 from smdp_jax.physics import Quadratic
+from smdp_jax.solve.integrate import advance
+from smdp_jax.solve.reversal import reverse_sde
+from smdp_jax.solve.terms import GridNoise, levy_area_of, terms_of
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,81 @@ def overhead(
         "ours, compile s": times["ours"].compilation,
         "loop, compile s": times["loop"].compilation,
     }
+
+
+class GridPath(diffrax.AbstractBrownianPath):
+    """The noise of our loop as one path: the draw of the step that starts at t0."""
+
+    ts: jax.Array
+    key: Any
+    x: Any
+    levy_area: type = eqx.field(static=True)
+    t0: Any = eqx.field(static=True, default=-jnp.inf)
+    t1: Any = eqx.field(static=True, default=jnp.inf)
+
+    def evaluate(self, t0: Any, t1: Any = None, left: bool = True, use_levy: bool = False) -> Any:
+        """Draw the increment of one step."""
+        key = jax.random.fold_in(self.key, jnp.searchsorted(self.ts, t0))
+        noise = GridNoise.like(self.x, key, self.levy_area)
+        return noise.evaluate(t0, t1, left, use_levy)
+
+
+def loops(settings: Settings) -> list[dict[str, Any]]:
+    """Time our loop and diffrax's over the same steps."""
+    ts = smdp.linear_grid(0.0, 10.0, settings.scalar_steps)
+    starts = jnp.linspace(-0.1, 0.1, settings.scalars)[:, None]
+    keys = jax.random.split(jax.random.key(5), settings.scalars)
+    well = smdp.SDE(lambda t, x, args: x - x**3, diffusion=0.1)
+    score = random_score(smdp.models.MLP(), starts[0])
+    back = reverse_sde(Quadratic().sde(), score)
+    rows = []
+    for name, sde, grid in (("cheap drift", well, ts), ("MLP", back, -ts[::-1])):
+        for solver in (diffrax.Euler(), diffrax.Heun()):
+
+            def ours(x: Any, key: Any, sde: Any = sde, grid: Any = grid, s: Any = solver) -> Any:
+                return advance(sde, x, grid, key=key, solver=s, save="last")[0]
+
+            def theirs(x: Any, key: Any, sde: Any = sde, grid: Any = grid, s: Any = solver) -> Any:
+                path = GridPath(grid, key, x, levy_area_of(s))
+                ys = diffrax.diffeqsolve(
+                    terms_of(sde, path),
+                    s,
+                    grid[0],
+                    grid[-1],
+                    None,
+                    x,
+                    stepsize_controller=diffrax.StepTo(grid),
+                    max_steps=len(grid),
+                ).ys
+                assert ys is not None
+                return ys[0]
+
+            ends = [jax.jit(jax.vmap(f)) for f in (ours, theirs)]
+            apart = float(jnp.abs(ends[0](starts, keys) - ends[1](starts, keys)).max())
+            grads = [
+                jax.jit(jax.grad(lambda x, f=f: jax.vmap(f)(x, keys).sum())) for f in (ours, theirs)
+            ]
+            harness.say(f"loops: {name}, {type(solver).__name__}")
+            times = timing.interleave(
+                {
+                    "ours": lambda f=ends[0]: f(starts, keys),
+                    "theirs": lambda f=ends[1]: f(starts, keys),
+                    "our gradient": lambda f=grads[0]: f(starts),
+                    "their gradient": lambda f=grads[1]: f(starts),
+                },
+                settings.repeats,
+            )
+            rows.append(
+                {
+                    "paths": f"{name}, {type(solver).__name__}",
+                    "apart": apart,
+                    **{f"{name}, least s": taken.least for name, taken in times.items()},
+                    "diffrax / ours": times["theirs"].least / times["ours"].least,
+                    "gradient, diffrax / ours": times["their gradient"].least
+                    / times["our gradient"].least,
+                }
+            )
+    return rows
 
 
 def thousand_paths(settings: Settings) -> tuple[list[dict[str, Any]], list[harness.Target]]:
@@ -199,7 +283,11 @@ def main(given: Sequence[str] | None = None) -> dict[str, Any]:
         harness.Target("overhead on scalars", rows[-1]["median ratio"], 2.0),
         *targets,
     ]
-    tables = {"Overhead over a hand-written loop": rows, "1000 paths of the quadratic SDE": paths}
+    tables = {
+        "Overhead over a hand-written loop": rows,
+        "1000 paths of the quadratic SDE": paths,
+        "diffrax's loop beside ours": loops(settings),
+    }
     return harness.publish(settings, __file__, tables, targets, started)
 
 

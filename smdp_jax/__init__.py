@@ -28,11 +28,12 @@ from smdp_jax.scores.preconditioner import Preconditioner
 from smdp_jax.scores.sharing import load_score, save
 from smdp_jax.scores.step import LearnedStep
 from smdp_jax.scores.twist import LinearTwist
-from smdp_jax.sde import SDE, integrated_backward, negated, probability_flow_sde, reverse_sde
+from smdp_jax.sde import SDE, integrated_backward, negated
 from smdp_jax.simulate import simulate
 from smdp_jax.solve.adaptive import solve_adaptive
 from smdp_jax.solve.backward import Langevin, SolveInfo
 from smdp_jax.solve.integrate import integrate
+from smdp_jax.solve.reversal import probability_flow_sde, reverse_sde
 from smdp_jax.solve.solvers import flow_map_of
 from smdp_jax.solve.tempering import Tempering
 from smdp_jax.solve.terms import Splitting

@@ -1,18 +1,16 @@
 """Checks at the edge: what a caller hands in, looked at once, before anything is computed.
 
-Each verb has one doorman, ``check_simulate``, ``check_backward``, ``check_integrate``, that
-returns its arguments as the mathematics below wants them; what they share follows. Values that are
-being traced (inside a caller's ``jit`` or ``vmap``) cannot be looked at and pass, and what was
-found of the shapes that a process returns is kept for the next call.
+What the doormen of the verbs share (``solve.asked``, ``training.asked``). Values that are being
+traced (inside a caller's ``jit`` or ``vmap``) cannot be looked at and pass, and what was found of
+the shapes that a process returns is kept for the next call.
 """
 
 import math
 import operator
 import reprlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,156 +20,7 @@ from jax.interpreters import partial_eval
 from smdp_jax.compiled import Recent, parts_of, signature_of
 from smdp_jax.sde import SDE, Args, State
 
-_PATHS = 2**31 - 1
-_known = Recent(64)
-
-
-# The doormen -------------------------------------------------------------------------------------
-
-
-def check_simulate(
-    sde: Any,
-    x0: Any,
-    ts: Any,
-    key: Any,
-    args: Any,
-    args_axes: Any,
-    solver: Any,
-    substeps: Any,
-    score_targets: Any,
-    chunk_size: Any,
-    rematerialise: Any,
-) -> tuple[State, int, int, int | None]:
-    """Check ``simulate``; return the states, their number, substeps and chunk size."""
-    check_time_grid(ts, sde)
-    check_no_lists(x0, "x0")
-    samples = check_samples(x0, "x0")
-    substeps, chunk_size = check_positive(substeps=substeps, chunk_size=chunk_size)
-    check_flags(rematerialise=rematerialise)
-    check_key(key)
-    check_conditions(args, args_axes, samples, "x0")
-    x, mapped = jax.tree.map(lambda x: x[0], (x0, args if args_axes == 0 else None))
-    equal = substeps == 1 and even(ts)
-    check_process(sde, ts, x, mapped if args_axes == 0 else args, equal_steps=equal)
-    if score_targets is not False:
-        if score_targets is not True:
-            check_kind(
-                "score_targets", score_targets, "True or a ramp, such as PowerRamp()", "__call__"
-            )
-        check_noise_everywhere(sde, ts, x, "score targets divide by the noise of every leaf")
-        if sde.drift is not None and (isinstance(solver, diffrax.AbstractSRK) or _splits(solver)):
-            raise ValueError(
-                "with score_targets, solver must be the ODE solver of the physics step, such as "
-                f"Euler() or Heun(), got {type(solver).__name__}"
-            )
-    if solver is not None:
-        check_solver(sde, solver)
-    return jax.tree.map(jnp.asarray, x0), samples, substeps, chunk_size
-
-
-class Backward(NamedTuple):
-    """What was asked of a backward solve, as it is wanted."""
-
-    x_end: State
-    batch: tuple[int, ...]
-    num_samples: int
-    substeps: int
-    noise_level: float
-    save: Any
-    chunk_size: int | None
-
-
-def check_backward(
-    verb: str,
-    sde: Any,
-    score: Any,
-    x_end: Any,
-    ts: Any,
-    *,
-    args: Any,
-    args_axes: Any,
-    solver: Any,
-    substeps: Any,
-    noise_level: Any,
-    corrector: Any,
-    controller: Any,
-    save: Any,
-    batch_axes: Any,
-    num_samples: Any,
-    chunk_size: Any,
-    key: Any = None,
-    **flags: Any,
-) -> Backward:
-    """Check ``sample_posterior`` and ``probability_flow``."""
-    check_time_grid(ts, sde)
-    if not hasattr(score, "check_use"):
-        check_kind("score", score, "a function score(t, x, args), such as fit.score", "__call__")
-    num_samples, substeps, chunk_size = check_positive(
-        num_samples=num_samples, substeps=substeps, chunk_size=chunk_size
-    )
-    if verb == "sample_posterior":
-        check_key(key)
-    if num_samples is None:
-        raise ValueError("num_samples must be an int of at least 1, got None")
-    check_flags(**flags)
-    check_args_axes(args_axes)
-    level = check_level(noise_level)
-    x_end = as_state(x_end, "x_end")
-    mapped = args if args_axes == 0 else None
-    batch, x, own = _check_batch(sde, score, x_end, ts, args, mapped, batch_axes)
-    if hasattr(score, "check_state"):
-        score.check_state(x)
-    if math.prod(batch) * num_samples > _PATHS:
-        raise ValueError(
-            f"num_samples must be at most {_PATHS // math.prod(batch)} for {math.prod(batch)} end "
-            f"states (2^31 paths), got {num_samples}"
-        )
-    equal = substeps == 1 and even(ts)
-    check_process(sde, ts, x, own, maps=("drift", "inverse"), equal_steps=equal)
-    if not hasattr(score, "check_use"):
-        _returns_states(score, "score", ts, x, own)
-    else:
-        score.check_use(sde, ts, level, whole_steps=substeps == 1 and corrector is None, use=verb)
-    check_finite(x_end, "x_end")
-    if corrector is not None:
-        check_kind("corrector", corrector, "Langevin(step_size)", "step_size", "steps")
-    if controller is not None:
-        _check_adaptive(
-            sde, controller, substeps != 1 or corrector is not None or flags.get("denoise_last")
-        )
-    if solver is not None:
-        check_solver(sde, solver, deterministic=level == 0, adaptive=controller is not None)
-    return Backward(
-        x_end, batch, num_samples, substeps, level, check_save(save, len(ts)), chunk_size
-    )
-
-
-def check_integrate(
-    sde: Any,
-    x0: Any,
-    ts: Any,
-    key: Any,
-    args: Any,
-    solver: Any,
-    substeps: Any,
-    save: Any,
-    denoise_last: Any,
-) -> tuple[State, int, Any]:
-    """Check ``integrate``; return the state, the substeps and what to save."""
-    check_time_grid(ts, sde)
-    (substeps,) = check_positive(substeps=substeps)
-    check_flags(denoise_last=denoise_last)
-    x0 = as_state(x0, "x0")
-    check_finite(x0, "x0")
-    if key is not None:
-        check_key(key)
-    elif not sde.deterministic:
-        raise ValueError("integrate needs a key for a process with noise, got key=None")
-    equal = substeps == 1 and even(ts)
-    check_process(sde, ts, x0, args, deterministic=True, equal_steps=equal)
-    if solver is not None:
-        check_solver(sde, solver)
-    return x0, substeps, check_save(save, len(ts))
+known = Recent(64)
 
 
 # Processes and times -----------------------------------------------------------------------------
@@ -211,7 +60,8 @@ def check_time_grid(ts: Any, sde: SDE) -> None:
     if wrong.size:
         i = int(wrong[0])
         raise ValueError(
-            f"ts must increase, got ts[{i}]={times[i]} and ts[{i + 1}]={times[i + 1]}; "
+            f"ts must increase{'' if times.dtype == ts.dtype else f' in {times.dtype}'}, got "
+            f"ts[{i}]={times[i]} and ts[{i + 1}]={times[i + 1]}; "
             "backward solves also take the increasing grid and walk it from its end"
         )
     if not np.isfinite(times).all():
@@ -259,7 +109,7 @@ def check_process(
         function = getattr(sde, name)
         if function is None:
             continue
-        blind = _returns_states(function, f"SDE.{name}", ts, x, args, times=1 + (name != "drift"))
+        blind = check_returns(function, f"SDE.{name}", ts, x, args, times=1 + (name != "drift"))
         if blind and not equal_steps:
             raise ValueError(
                 f"SDE.{name} must depend on t0 and t1 to be asked for steps of its own choice "
@@ -305,20 +155,10 @@ def noise_table(sde: SDE, ts: Any, x: State) -> list[np.ndarray]:
 
     times = np.asarray(ts)
     key = ("noise", parts_of(sde), signature_of(x), times.dtype, times.tobytes())
-    return _known.get(key, table)
+    return known.get(key, table)
 
 
-def check_noise_everywhere(sde: SDE, ts: Any, x: State, why: str) -> None:
-    """Refuse leaves without noise."""
-    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(x)]
-    for name, g in zip(names, noise_table(sde, ts, x), strict=False):
-        if not g.any():
-            raise ValueError(
-                f"SDE.diffusion must be positive on all leaves, got 0 at {name}: {why}"
-            )
-
-
-def _returns_states(
+def check_returns(
     function: Callable, name: str, ts: Any, x: State, args: Args, *, times: int = 1
 ) -> bool:
     """Check that a function returns states; tell whether it is a step of one fixed length."""
@@ -337,7 +177,7 @@ def _returns_states(
         return not any(used[:2])
 
     key = (name, parts_of(function), jnp.result_type(ts), signature_of((x, args)))
-    return _known.get(key, look)
+    return known.get(key, look)
 
 
 def check_like(x: State, result: Any, name: str) -> None:
@@ -357,122 +197,7 @@ def check_like(x: State, result: Any, name: str) -> None:
             )
 
 
-# Solvers ----------------------------------------------------------------------------------------
-
-
-def check_is_solver(solver: Any) -> None:
-    """Refuse what is no solver, such as a solver's class."""
-    check_kind("solver", solver, "a diffrax solver, such as diffrax.Heun()", "init", "step")
-
-
-def _splits(solver: Any) -> bool:
-    return getattr(solver, "advances_flow_maps", False)
-
-
-def check_solver(
-    sde: SDE, solver: Any, *, deterministic: bool | None = None, adaptive: bool = False
-) -> None:
-    """Refuse a solver that cannot solve this process, or is wrong for it."""
-    check_is_solver(solver)
-    name = type(solver).__name__
-    if sde.step is not None and not _splits(solver):
-        raise ValueError(
-            f"a flow map is solved by Splitting(), got {name}; give a drift for {name}"
-        )
-    if sde.step is None and _splits(solver):
-        raise ValueError("Splitting() solves flow maps, got a drift: see flow_map_of")
-    if isinstance(solver, diffrax.HalfSolver) and not adaptive:
-        raise ValueError("HalfSolver estimates errors for adaptive steps: see solve_adaptive")
-    if isinstance(solver, (diffrax.AbstractFosterLangevinSRK, diffrax.SemiImplicitEuler)):
-        raise ValueError(
-            f"solver must be one of a single drift, got {name}, whose terms are two: use "
-            "Heun(), or ShARK() with noise"
-        )
-    if isinstance(solver, (diffrax.ItoMilstein, diffrax.StratonovichMilstein)):
-        raise ValueError(
-            f"solver must be one of additive noise, for which {name} is Euler() at the price of a "
-            f"Jacobian, got {name}()"
-        )
-    if sde.deterministic if deterministic is None else deterministic:
-        if isinstance(solver, diffrax.AbstractSRK):
-            raise ValueError(f"{name} needs noise, got an ODE: use an ODE solver such as Heun()")
-    elif not isinstance(solver, _OF_NOISE):
-        raise ValueError(
-            f"solver must be one that converges with noise, got {name}, which is for ODEs: use "
-            "Euler(), Heun() or ShARK()"
-        )
-
-
-_OF_NOISE = (
-    diffrax.AbstractRungeKutta,
-    diffrax.AbstractImplicitSolver,
-    diffrax.AbstractSRK,
-    diffrax.AbstractItoSolver,
-    diffrax.AbstractStratonovichSolver,
-    diffrax.AbstractWrappedSolver,
-)
-
-
-def _check_adaptive(sde: SDE, controller: Any, fixed: Any) -> None:
-    check_kind("controller", controller, "a diffrax step size controller", "adapt_step_size")
-    if sde.drift is None:
-        raise ValueError("controller needs a drift, got a flow map")
-    if fixed:
-        raise ValueError("corrector, denoise_last and substeps need fixed steps, got a controller")
-
-
 # States, conditions, numbers ---------------------------------------------------------------------
-
-
-def _check_batch(
-    sde: SDE, score: Any, x_end: State, ts: Any, args: Args, mapped: Args, batch_axes: Any
-) -> tuple[tuple[int, ...], State, Args]:
-    """Find the shape of the batch; return it with one state and its conditions."""
-    (axes,) = check_positive(least=0, batch_axes=batch_axes)
-    shapes = {jnp.shape(leaf)[: axes or 0] for leaf in jax.tree.leaves((x_end, mapped))}
-    batch = next(iter(shapes), ())
-    if len(shapes) != 1 or len(batch) != (axes or 0):
-        raise ValueError(
-            f"x_end, and args mapped over end states, must share {axes} leading axes "
-            f"(batch_axes), got {shapes}"
-        )
-    if 0 in batch:
-        raise ValueError(f"x_end must hold at least 1 end state, got leading axes {batch}")
-    x, own = jax.tree.map(lambda x: jnp.asarray(x)[(0,) * len(batch)], (x_end, mapped))
-    own = args if mapped is None else own
-    if axes is None and _reads_as_batch(sde, score, x_end, ts, own):
-        shape = jnp.shape(jax.tree.leaves(x_end)[0])
-        raise ValueError(
-            f"batch_axes must be given where x_end may be read in two ways, got shape {shape}: one "
-            f"state (batch_axes=0), or {shape[0]} of shape {shape[1:]} (batch_axes=1)"
-        )
-    return batch, x, own
-
-
-def _reads_as_batch(sde: SDE, score: Any, x: State, ts: Any, args: Args) -> bool:
-    """Tell whether process and score take the parts of a state of several axes as states."""
-    leaves = jax.tree.leaves(x)
-    least = 1 if getattr(score, "shapes", None) is not None else 2
-    if len({leaf.shape[:1] for leaf in leaves}) != 1 or min(leaf.ndim for leaf in leaves) < least:
-        return False
-    part = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), x)
-    known = getattr(score, "shapes", None)
-    if known is not None:
-        return [x.shape for x in jax.tree.leaves(part)] == list(known)
-
-    def look() -> bool:
-        t = jax.ShapeDtypeStruct((), jnp.float32)
-        try:
-            check_like(part, jax.eval_shape(score, t, part, args), "score")
-            physics: Any = sde.drift or sde.inverse
-            times = (t,) if sde.drift else (t, t)
-            check_like(part, jax.eval_shape(physics, *times, part, args), "physics")
-        except Exception:  # whatever they say of another shape, they do not take it
-            return False
-        return True
-
-    key = ("batch", parts_of(sde), parts_of(score), signature_of((score, x, args)))
-    return _known.get(key, look)
 
 
 def as_state(x: Any, owner: str) -> State:
@@ -534,16 +259,25 @@ def check_samples(x: State, owner: str) -> int:
 
 def check_finite(x: State, owner: str) -> None:
     """Check that no entry is NaN or infinite."""
+    if where := not_finite(x, owner):
+        raise ValueError(f"{owner} must be finite, got {where}")
+
+
+def not_finite(x: Any, owner: str) -> str | None:
+    """Name the first number of a tree that is NaN or infinite, as far as it can be looked at."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(x):
-        if not concrete(leaf):
+        if not isinstance(leaf, (float, np.ndarray, np.generic, jax.Array)) or not concrete(leaf):
+            continue
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             continue
         with jax.ensure_compile_time_eval():
             finite = jnp.isfinite(jnp.asarray(leaf))
             if finite.all():
                 continue
         i = tuple(int(n) for n in np.argwhere(~np.asarray(finite))[0])
-        where = f"{owner}{jax.tree_util.keystr(path)}{list(i) if i else ''}"
-        raise ValueError(f"{owner} must be finite, got {where}={np.asarray(leaf)[i]}")
+        name = f"{owner}{jax.tree_util.keystr(path)}{list(i) if i else ''}"
+        return f"{name}={np.asarray(leaf)[i]}"
+    return None
 
 
 def check_positive(*, least: int = 1, **numbers: Any) -> list[Any]:
@@ -613,127 +347,8 @@ def check_save(save: Any, times: int) -> Any:
     return chosen
 
 
-# Training ----------------------------------------------------------------------------------------
-
-
-class Training(NamedTuple):
-    """What was asked of ``fit``, as it is wanted."""
-
-    steps: int
-    batch_size: int
-    epoch_steps: int
-    ema: float
-    checkpoint_seconds: float
-    check_block: Callable[[Any], None]
-
-
-def check_fit(
-    sde: Any,
-    model: Any,
-    data: Any,
-    objective: Any,
-    optimizer: Any,
-    key: Any,
-    validation: Any,
-    initial: Any,
-    callback: Any,
-    counts: dict[str, Any],
-    numbers: dict[str, Any],
-    flags: dict[str, Any],
-) -> Training:
-    """Check ``fit``; blocks of a stream are checked as they come, by ``check_block``."""
-    check_kinds(model, data, objective, optimizer, validation, initial, callback)
-    check_key(key)
-    alike = {"correction": "score"}
-    own, start = objective.kind(sde), getattr(initial, "kind", objective.kind(sde))
-    if alike.get(own, own) != alike.get(start, start):
-        raise TypeError(f"initial must be a {own}, as {objective!r} learns, got a {start}")
-    sizes = check_positive(**counts)
-    ema, seconds = (check_number(name, value) for name, value in numbers.items())
-    if not 0 <= ema < 1:
-        raise ValueError(f"ema must be in [0, 1), got {ema}")
-    if not seconds >= 0:
-        raise ValueError(f"checkpoint_seconds must be at least 0, got {seconds}")
-    check_flags(**flags)
-    stream = hasattr(data, "blocks")
-    if not stream:
-        check_paths(sde, objective, data)
-        if validation is not None:
-            check_validation(sde, objective, data, validation)
-    seen: list[Any] = []
-
-    def check_block(block: Any) -> None:
-        check_kind("a block of data", block, "Trajectories(ts, xs)", "ts", "xs")
-        check_paths(sde, objective, block)
-        if not seen:
-            seen.append(_kinds_of(block))
-            if validation is not None:
-                check_validation(sde, objective, block, validation)
-        elif seen[0] != _kinds_of(block):
-            raise ValueError(
-                f"blocks of data must be alike, got {_kinds_of(block)} after {seen[0]}"
-            )
-
-    return Training(sizes[0], sizes[1], sizes[2], ema, seconds, check_block)
-
-
-def _kinds_of(data: Any) -> Any:
-    """Shapes and dtypes of paths."""
-    return jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", data)
-
-
 def check_number(name: str, value: Any) -> float:
     """Check that a setting is one real number; infinity is one."""
     if not is_number(value):
         raise ValueError(f"{name} must be a number, got {reprlib.repr(value)}")
     return float(value)
-
-
-def check_paths(sde: SDE, objective: Any, data: Any) -> None:
-    """Check paths against the process that they are said to come from, and for the objective."""
-    check_time_grid(data.ts, sde)
-    data.check()
-    maps = ("drift", "step", "inverse")
-    check_process(sde, data.ts, data.at(0, -1), data.args_of(0), maps=maps)
-    objective.check(sde, data)
-
-
-def check_kinds(
-    model: Any,
-    data: Any,
-    objective: Any,
-    optimizer: Any,
-    validation: Any,
-    initial: Any,
-    callback: Any = None,
-) -> None:
-    """Refuse arguments of another kind than ``fit`` takes."""
-    paths = "Trajectories(ts, xs)"
-    check_kind("model", model, "a flax.linen.Module, such as models.MLP()", "init", "apply")
-    if not hasattr(data, "blocks"):
-        check_kind("data", data, f"{paths} or what datasets.open_stream returns", "ts", "xs")
-    check_kind("objective", objective, "an objective, such as MultiStep()", "learned", "loss")
-    check_kind("optimizer", optimizer, "of optax, such as optax.adam(1e-3)", "init", "update")
-    if validation is not None:
-        check_kind("validation", validation, paths, "ts", "xs")
-    if initial is not None:
-        check_kind("initial", initial, "fit.learned of another fit", "variables", "preconditioner")
-    if callback is not None:
-        check_kind("callback", callback, "a function callback(metrics, params)", "__call__")
-
-
-def check_validation(sde: SDE, objective: Any, data: Any, validation: Any) -> None:
-    """Check that held-out paths are like those to learn from."""
-    check_paths(sde, objective, validation)
-    if validation.ts.shape != data.ts.shape or not bool(jnp.array_equal(validation.ts, data.ts)):
-        raise ValueError(
-            "validation must have the times of the data: "
-            f"{data.num_times} in [{float(data.ts[0]):g}, {float(data.ts[-1]):g}], got "
-            f"{validation.num_times} in [{float(validation.ts[0]):g}, {float(validation.ts[-1]):g}]"
-        )
-    want, got = (
-        jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", (d.at(0, 0), d.args_of(0)))
-        for d in (data, validation)
-    )
-    if want != got:
-        raise ValueError(f"validation must have states and args like the data's {want}, got {got}")

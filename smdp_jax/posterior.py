@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.checks import Backward, check_backward, concrete
+from smdp_jax.checks import concrete, not_finite
 from smdp_jax.compiled import compiled
 from smdp_jax.scores.chain import kernel_walk
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.sde import SDE, Args, ScoreFn, State
+from smdp_jax.solve.asked import Work, check_backward
 from smdp_jax.solve.backward import BackwardSolve, Langevin, SolveInfo
 from smdp_jax.solve.batches import in_chunks, on_auto_mesh
 from smdp_jax.solve.integrate import Save
@@ -149,47 +150,27 @@ def sample_posterior(
     TypeError
         If the score is no function, or the solver no solver.
     """
-    ts, x_end, score, args = on_auto_mesh((ts, x_end, score, args))
-    given = check_backward(
-        "sample_posterior",
+    ts, x_end, score, args, key = on_auto_mesh((ts, x_end, score, args, key))
+    asked = BackwardSolve(
         sde,
-        score,
-        x_end,
         ts,
-        args=args,
-        args_axes=args_axes,
-        solver=solver,
-        substeps=substeps,
-        noise_level=noise_level,
-        corrector=corrector,
-        controller=controller,
-        save=save,
-        batch_axes=batch_axes,
-        num_samples=num_samples,
-        chunk_size=chunk_size,
-        key=key,
-        denoise_last=denoise_last,
-        rematerialise=rematerialise,
+        solver,
+        substeps,
+        noise_level,
+        denoise_last,
+        corrector,
+        controller,
+        save,
+        rematerialise,
     )
+    work = Work(x_end, args_axes, (), num_samples, chunk_size)
+    solve, work = check_backward("sample_posterior", asked, score, work, batch_axes, args, key)
+    walk: Any = solve
     if isinstance(score, LearnedKernel):
-        options = {"solver": solver, "controller": controller}
-        solve = kernel_walk(score, given, ts, input_noise, bool(denoise_last), options)
+        walk = kernel_walk(score, solve, work.x_end, input_noise)
     elif input_noise != 0:
         raise ValueError(f"input_noise needs a LearnedKernel, got a score and {input_noise}")
-    else:
-        solve = BackwardSolve(
-            sde,
-            jnp.asarray(ts),
-            solver,
-            given.substeps,
-            given.noise_level,
-            bool(denoise_last),
-            corrector,
-            controller,
-            given.save,
-            bool(rematerialise),
-        )
-    samples, info = _solve(solve, score, given, key, args, args_axes)
+    samples, info = _solve(walk, score, work, args, key)
     return Posterior(samples, info)
 
 
@@ -254,54 +235,35 @@ def probability_flow(
         If the score is no function, or the solver no solver.
     """
     ts, x_end, score, args = on_auto_mesh((ts, x_end, score, args))
-    given = check_backward(
-        "probability_flow",
-        sde,
-        score,
-        x_end,
-        ts,
-        args=args,
-        args_axes=args_axes,
-        solver=solver,
-        substeps=substeps,
-        noise_level=0.0,
-        corrector=None,
-        controller=controller,
-        save="all",
-        batch_axes=batch_axes,
-        num_samples=1,
-        chunk_size=chunk_size,
-        rematerialise=rematerialise,
+    asked = BackwardSolve(
+        sde, ts, solver, substeps, 0.0, False, None, controller, "all", rematerialise
     )
-    ts = jnp.asarray(ts)
-    solve = BackwardSolve(
-        sde, ts, solver, given.substeps, 0.0, False, None, controller, "all", bool(rematerialise)
-    )
-    xs, info = jax.tree.map(
-        lambda x: x.reshape(given.batch + x.shape[len(given.batch) + 1 :]),
-        _solve(solve, score, given, jax.random.key(0), args, args_axes),
-    )
-    return Path(ts, xs, info)
+    work, key = Work(x_end, args_axes, (), 1, chunk_size), jax.random.key(0)
+    solve, work = check_backward("probability_flow", asked, score, work, batch_axes, args, key)
+    xs, info = _solve(solve, score, work, args, key)
+    axis = info.finite.ndim - 1
+    return Path(jnp.asarray(ts), *jax.tree.map(lambda x: x.squeeze(axis), (xs, info)))
 
 
 def _solve(
     solve: Callable[..., tuple[State, SolveInfo]],
     score: ScoreFn | LearnedKernel,
-    given: Backward,
-    key: PRNGKeyArray,
+    work: Work,
     args: Args,
-    args_axes: int | None,
+    key: PRNGKeyArray,
 ) -> tuple[State, SolveInfo]:
     """Solve for every end state and sample, and say how many were lost."""
-    work = (args_axes, given.batch, given.num_samples, given.chunk_size)
-    xs, info = _sample(solve, score, given.x_end, key, args, *work)
+    xs, info = _sample(solve, score, work.x_end, key, args, *work[1:])
     lost_at: Any = info.lost_at
     if concrete(lost_at) and lost_at.is_fully_addressable and not info.finite.all():
         lost = np.asarray(lost_at)[~np.asarray(info.finite)]
+        why = "try more steps or substeps there, another solver, or a score trained for longer"
+        if where := not_finite(args, "args"):
+            why = f"args must be finite, got {where}"
         warnings.warn(
             f"{lost.size} of {lost_at.size} paths were lost: not finite from t={lost.max():g} on "
-            f"the way back (half of them at t={np.median(lost):g}). Try more steps or substeps "
-            "there, another solver, or a score trained for longer; info.finite tells them apart",
+            f"the way back (half of them at t={np.median(lost):g}). info.finite tells which; "
+            f"{why}",
             stacklevel=3,
         )
     return xs, info

@@ -16,6 +16,7 @@ square. A ramp is a linear operator ``rho(t0, t1, m)`` that multiplies a tree by
 ``phi(t0) / phi(t1)``; ``t0 < t1`` count from the start of the path.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.checks import concrete
+from smdp_jax.checks import check_number, concrete, is_number
 from smdp_jax.compiled import compiled
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.solve.integrate import advance
@@ -56,8 +57,8 @@ class PowerRamp(eqx.Module):
     power: float = eqx.field(static=True, default=2.0)
 
     def __check_init__(self) -> None:
-        if not self.power > 0:
-            raise ValueError(f"PowerRamp needs a positive power, got {self.power}")
+        if not 0 < check_number("PowerRamp.power", self.power) < math.inf:
+            raise ValueError(f"PowerRamp.power must be positive and finite, got {self.power}")
 
     def __call__(self, t0: Scalar, t1: Scalar, m: State) -> State:
         """Multiply ``m`` by phi(t0) / phi(t1)."""
@@ -89,8 +90,10 @@ class SinhRamp(eqx.Module):
 
     def __check_init__(self) -> None:
         for leaf in jax.tree.leaves(self.rate):
-            if concrete(leaf) and jnp.any(jnp.asarray(leaf) < 0):
-                raise ValueError(f"SinhRamp needs rates of at least 0, got {jnp.min(leaf)}")
+            number = is_number(leaf) or isinstance(leaf, (jax.Array, np.ndarray))
+            if not number or (concrete(leaf) and not (np.asarray(leaf) >= 0).all()):
+                got = np.min(leaf) if number else repr(leaf)
+                raise ValueError(f"SinhRamp.rate must be numbers of at least 0, got {got}")
 
     def __call__(self, t0: Scalar, t1: Scalar, m: State) -> State:
         """Multiply ``m`` by phi(t0) / phi(t1)."""

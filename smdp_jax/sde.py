@@ -1,4 +1,4 @@
-"""The forward process ``dx = P(x, t) dt + g(t) dW`` and its time reversals (mathematics only)."""
+"""The forward process ``dx = P(x, t) dt + g(t) dW`` (mathematics only)."""
 
 import math
 import reprlib
@@ -18,8 +18,6 @@ __all__ = [
     "integrated_backward",
     "map_amplitudes",
     "negated",
-    "probability_flow_sde",
-    "reverse_sde",
 ]
 
 if TYPE_CHECKING:
@@ -106,7 +104,8 @@ class SDE:
             function = getattr(self, name)
             if function is not None and not callable(function):
                 raise TypeError(f"SDE.{name} must be a function, got {reprlib.repr(function)}")
-        if len(self.interval) != 2 or not self.interval[0] < self.interval[1]:
+        ends = self.interval if isinstance(self.interval, (tuple, list)) else ()
+        if len(ends) != 2 or not ends[0] < ends[1]:
             raise ValueError(f"SDE.interval must be (first, last), increasing, got {self.interval}")
         if self.noise_at not in ("start", "end"):
             raise ValueError(f"SDE.noise_at must be 'start' or 'end', got {self.noise_at!r}")
@@ -266,122 +265,3 @@ class _Negated(_Walk):
 class _IntegratedBackward(_Walk):
     def __call__(self, t1: Scalar, t0: Scalar, x: State, args: Args) -> State:
         return self.step(t1, t0, x, args)
-
-
-def reverse_sde(sde: SDE, score: ScoreFn, *, noise_level: float = 1.0) -> SDE:
-    r"""Transform a process into its time reversal, to be integrated forward in ``tau = -t``.
-
-    Every ``noise_level`` alpha gives a process with the same marginals p_t::
-
-        dx = -[P - (1 + alpha^2)/2 g^2 s] dtau + alpha g dW,   s = grad_x log p_t
-
-    alpha = 1 is the reverse-time SDE (Anderson 1982), whose paths from an observed end state
-    sample the posterior of the past; alpha = 0 is the probability-flow ODE (Song et al. 2021,
-    eq. 13). A flow map is walked back by ``sde.inverse``, with the score evaluated at the state the
-    step starts from, and g where the forward step put its noise in (``SDE.noise_at``).
-
-    Parameters
-    ----------
-    sde : SDE
-        The forward process.
-    score : callable
-        ``score(t, x, args)``, the gradient of log p_t; same tree as ``x``, units 1 / state.
-    noise_level : float
-        alpha, between 0 and 1 (larger values are allowed).
-
-    Returns
-    -------
-    SDE
-        The reversed process in ``tau = -t``: its time grid is ``-ts[::-1]``.
-
-    Raises
-    ------
-    ValueError
-        If ``noise_level`` is negative or not finite, or if ``sde`` has no noise to reverse.
-    """
-    if not 0 <= noise_level < math.inf:
-        raise ValueError(f"noise_level must be finite and not negative, got {noise_level}")
-    if sde.deterministic:
-        raise ValueError("reverse_sde needs a process with noise, got SDE.diffusion=None")
-    weight = (1 + float(noise_level) ** 2) / 2
-    reversed_diffusion = scaled_noise(sde.diffusion, float(noise_level), -1)
-    interval = (-sde.interval[1], -sde.interval[0])
-
-    def score_term(g: State, t: Scalar, x: State, args: Args) -> State:
-        return jax.tree.map(lambda g, s: weight * g * g * s, g, score(t, x, args))
-
-    if sde.drift is not None:
-        forward = sde.drift
-
-        def drift(tau: Scalar, x: State, args: Args) -> State:
-            p, s = forward(-tau, x, args), score_term(sde.g(-tau, x), -tau, x, args)
-            return jax.tree.map(lambda p, s: s - p, p, s)
-
-        return SDE(drift, diffusion=reversed_diffusion, interval=interval)
-
-    walk_back = sde.inverse
-    assert walk_back is not None
-
-    def step(tau0: Scalar, tau1: Scalar, x: State, args: Args) -> State:
-        g = sde.g_of_step(-tau1, -tau0, x)
-        y, s = walk_back(-tau0, -tau1, x, args), score_term(g, -tau0, x, args)
-        return jax.tree.map(lambda y, s: y + jnp.asarray(tau1 - tau0, s.dtype) * s, y, s)
-
-    noise_at = "end" if sde.noise_at == "start" else "start"
-    return SDE(step=step, diffusion=reversed_diffusion, interval=interval, noise_at=noise_at)
-
-
-def probability_flow_sde(sde: SDE, score: ScoreFn) -> SDE:
-    """Transform a process into its probability-flow ODE, to be integrated in ``tau = -t``.
-
-    Solves ``dx = -[P - g^2 s / 2] dtau`` (Song et al. 2021, eq. 13): ``reverse_sde`` at noise
-    level 0.
-
-    Parameters
-    ----------
-    sde : SDE
-        The forward process.
-    score : callable
-        ``score(t, x, args)``, the gradient of log p_t.
-
-    Returns
-    -------
-    SDE
-        A process without noise in ``tau = -t``.
-    """
-    return reverse_sde(sde, score, noise_level=0.0)
-
-
-def forward_flow(sde: SDE, score: ScoreFn) -> SDE:
-    """The probability flow in forward time, ``dx = [P - g^2 s / 2] dt``."""
-
-    def half(g: State, t: Scalar, x: State, args: Args) -> State:
-        return jax.tree.map(lambda g, s: 0.5 * g * g * s, g, score(t, x, args))
-
-    if sde.drift is not None:
-        physics = sde.drift
-
-        def drift(t: Scalar, x: State, args: Args) -> State:
-            return jax.tree.map(jnp.subtract, physics(t, x, args), half(sde.g(t, x), t, x, args))
-
-        return SDE(drift, diffusion=None)
-    walk = sde.step
-    assert walk is not None
-
-    def step(t0: Scalar, t1: Scalar, x: State, args: Args) -> State:
-        y, s = walk(t0, t1, x, args), half(sde.g_of_step(t0, t1, x), t0, x, args)
-        return jax.tree.map(lambda y, s: y - jnp.asarray(t1 - t0, s.dtype) * s, y, s)
-
-    return SDE(step=step, diffusion=None)
-
-
-def scaled_noise(diffusion: Diffusion, level: float, direction: int = 1) -> Diffusion:
-    """``level g(direction t)``, None at level 0."""
-
-    def scaled(g: Any) -> Any:
-        if not callable(g):
-            return level * g
-        function: Callable = g
-        return lambda t: level * function(direction * t)
-
-    return map_amplitudes(scaled, diffusion) if level > 0 else None

@@ -1,17 +1,19 @@
 """Simulate paths of a process, with or without score targets."""
 
+from typing import Any
+
 import diffrax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.checks import check_finite, check_simulate
+from smdp_jax import checks
 from smdp_jax.compiled import compiled
 from smdp_jax.score_targets import Ramp, ScoreTargetSplitting, least_variance_ramp
 from smdp_jax.sde import SDE, Args, State
 from smdp_jax.solve.batches import in_chunks, on_auto_mesh
 from smdp_jax.solve.integrate import advance
-from smdp_jax.solve.solvers import flow_map_of
+from smdp_jax.solve.solvers import check_solver, flow_map_of, splits
 from smdp_jax.solve.terms import Splitting
 from smdp_jax.trajectories import Trajectories
 
@@ -79,8 +81,8 @@ def simulate(
     TypeError
         If the solver is no solver, or ``score_targets`` no ramp.
     """
-    ts, x0, args = on_auto_mesh((ts, x0, args))
-    x0, samples, substeps, chunk_size = check_simulate(
+    ts, x0, args, key = on_auto_mesh((ts, x0, args, key))
+    x0, samples, substeps, chunk_size = _check(
         sde,
         x0,
         ts,
@@ -117,9 +119,55 @@ def simulate(
     try:
         data.check()
     except ValueError:
-        check_finite(jax.tree.map(jnp.asarray, args), "args")
+        checks.check_finite(args, "args")
         raise
     return data
+
+
+def _check(
+    sde: Any,
+    x0: Any,
+    ts: Any,
+    key: Any,
+    args: Any,
+    args_axes: Any,
+    solver: Any,
+    substeps: Any,
+    score_targets: Any,
+    chunk_size: Any,
+    rematerialise: Any,
+) -> tuple[State, int, int, int | None]:
+    """Check ``simulate``; return the states, their number, substeps and chunk size."""
+    checks.check_time_grid(ts, sde)
+    checks.check_no_lists(x0, "x0")
+    samples = checks.check_samples(x0, "x0")
+    substeps, chunk_size = checks.check_positive(substeps=substeps, chunk_size=chunk_size)
+    checks.check_flags(rematerialise=rematerialise)
+    checks.check_key(key)
+    checks.check_conditions(args, args_axes, samples, "x0")
+    x, mapped = jax.tree.map(lambda x: x[0], (x0, args if args_axes == 0 else None))
+    equal = substeps == 1 and checks.even(ts)
+    checks.check_process(sde, ts, x, mapped if args_axes == 0 else args, equal_steps=equal)
+    if score_targets is not False:
+        if score_targets is not True:
+            checks.check_kind(
+                "score_targets", score_targets, "True or a ramp, such as PowerRamp()", "__call__"
+            )
+        names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(x)]
+        for name, g in zip(names, checks.noise_table(sde, ts, x), strict=False):
+            if not g.any():
+                raise ValueError(
+                    f"SDE.diffusion must be positive on all leaves, got 0 at {name}: score targets "
+                    "divide by the noise of every leaf"
+                )
+        if sde.drift is not None and (isinstance(solver, diffrax.AbstractSRK) or splits(solver)):
+            raise ValueError(
+                "with score_targets, solver must be the ODE solver of the physics step, such as "
+                f"Euler() or Heun(), got {type(solver).__name__}"
+            )
+    if solver is not None:
+        check_solver(sde, solver)
+    return jax.tree.map(jnp.asarray, x0), samples, substeps, chunk_size
 
 
 @compiled

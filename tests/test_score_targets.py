@@ -283,9 +283,9 @@ def test_table_ramp_interpolates_in_log_time(x64):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: smdp.PowerRamp(0.0), "PowerRamp needs a positive power, got 0.0"),
-        (lambda: smdp.PowerRamp(-1.0), "PowerRamp needs a positive power, got -1.0"),
-        (lambda: smdp.SinhRamp(-0.5), "SinhRamp needs rates of at least 0, got -0.5"),
+        (lambda: smdp.PowerRamp(0.0), "PowerRamp.power must be positive and finite, got 0.0"),
+        (lambda: smdp.PowerRamp(-1.0), "PowerRamp.power must be positive and finite, got -1.0"),
+        (lambda: smdp.SinhRamp(-0.5), "SinhRamp.rate must be numbers of at least 0, got -0.5"),
         (lambda: smdp.SinhRamp({"a": jnp.array([1.0, -2.0])}), "at least 0, got -2.0"),
         (
             lambda: smdp.least_variance_ramp(DECAY, signs(4), TS[:2], key=KEY),

@@ -16,20 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from smdp_jax.checks import check_number
 from smdp_jax.objectives.base import Kind, Objective
 from smdp_jax.objectives.step_miss import mean_square, step_miss
 from smdp_jax.scores.learned import StepCorrection
-from smdp_jax.sde import (
-    SDE,
-    Args,
-    Scalar,
-    ScoreFn,
-    State,
-    forward_flow,
-    reverse_sde,
-    scaled_noise,
-)
+from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.solve.integrate import advance
+from smdp_jax.solve.reversal import forward_flow, reverse_sde, scaled_noise
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["MultiStep", "OneStep"]
@@ -106,7 +99,7 @@ class MultiStep(Objective):
             raise ValueError(
                 f"form must be 'backward', 'bidirectional' or 'penalised', got {self.form!r}"
             )
-        if not 0 <= self.training_noise < math.inf:
+        if not 0 <= check_number("training_noise", self.training_noise) < math.inf:
             raise ValueError(
                 f"training_noise must be at least 0 and finite, got {self.training_noise}"
             )

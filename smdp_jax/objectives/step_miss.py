@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.scores.step import LearnedStep
-from smdp_jax.sde import SDE, Scalar, ScoreFn, State, reverse_sde
+from smdp_jax.sde import SDE, Scalar, ScoreFn, State
 from smdp_jax.solve.integrate import advance
+from smdp_jax.solve.reversal import reverse_sde
 from smdp_jax.trajectories import Trajectories, window
 
 __all__ = ["learned_step_miss", "mean_square", "step_miss", "warn_of_miss"]

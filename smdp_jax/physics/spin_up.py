@@ -3,9 +3,11 @@
 import math
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from smdp_jax.sde import Args, FlowMap, State
+from smdp_jax.sde import SDE, Args, FlowMap, State
+from smdp_jax.solve.integrate import advance
 
 __all__ = ["spin_up"]
 
@@ -42,9 +44,5 @@ def spin_up(
         raise ValueError(
             f"time must be finite and at least 0, calls at least 1, got {time} and {calls}"
         )
-    length = time / calls
-
-    def body(xs: State, _: None) -> tuple[State, None]:
-        return jax.vmap(lambda x: step(0.0, length, x, args))(xs), None
-
-    return jax.lax.scan(body, xs, length=calls)[0]
+    flow, ts = SDE(step=step, diffusion=None), jnp.linspace(0.0, time, calls + 1)
+    return jax.vmap(lambda x: advance(flow, x, ts, args=args, save="last")[0])(xs)

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.checks import Backward, check_number
+from smdp_jax.checks import check_number
 from smdp_jax.scores.kernel import LearnedKernel, draw, first_step, with_input_noise
 from smdp_jax.sde import Args, State
-from smdp_jax.solve.backward import SolveInfo
+from smdp_jax.solve.backward import BackwardSolve, SolveInfo
 from smdp_jax.solve.integrate import Save, Watched, scan_saving
 
 
@@ -55,20 +55,15 @@ class KernelWalk(eqx.Module):
 
 
 def kernel_walk(
-    kernel: LearnedKernel,
-    given: Backward,
-    ts: Any,
-    input_noise: Any,
-    denoise_last: bool,
-    unused: dict[str, Any],
+    kernel: LearnedKernel, asked: BackwardSolve, x_end: State, input_noise: Any
 ) -> KernelWalk:
     """Set up the walk that ``sample_posterior`` was asked for."""
-    for name, value in unused.items():
-        if value is not None:
+    for name in ("solver", "controller"):
+        if getattr(asked, name) is not None:
             raise ValueError(f"{name} needs a score, got a LearnedKernel, which has its own steps")
     noise = check_number("input_noise", input_noise)
     if not 0 <= noise < math.inf:
         raise ValueError(f"input_noise must be at least 0 and finite, got {input_noise}")
-    first = first_step(kernel.ts, ts)
-    dtype = jax.tree.leaves(given.x_end)[0].dtype
-    return KernelWalk(first, len(ts) - 1, jnp.asarray(noise, dtype), denoise_last, given.save)
+    first, steps = first_step(kernel.ts, asked.ts), len(asked.ts) - 1
+    size = jnp.asarray(noise, jax.tree.leaves(x_end)[0].dtype)
+    return KernelWalk(first, steps, size, asked.denoise_last, asked.save)

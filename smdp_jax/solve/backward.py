@@ -1,20 +1,20 @@
 """One path back in time: solver, corrector, and what there is to tell of it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.checks import check_positive, is_number
-from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State, reverse_sde
+from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.solve.adaptive import solve_adaptive
 from smdp_jax.solve.integrate import Save, advance, chosen_times
+from smdp_jax.solve.reversal import reverse_sde
 from smdp_jax.solve.solvers import default_adaptive_solver, default_solver, evaluations_per_step
 
 __all__ = ["BackwardSolve", "Langevin", "SolveInfo"]
@@ -76,25 +76,31 @@ class Langevin:
     def __post_init__(self) -> None:
         (steps,) = check_positive(steps=self.steps)
         object.__setattr__(self, "steps", steps)
-        if is_number(self.step_size) and not 0 < self.step_size < math.inf:
+        number = is_number(self.step_size)
+        if not (0 < self.step_size < math.inf if number else hasattr(self.step_size, "dtype")):
             raise ValueError(
                 f"Langevin.step_size must be positive and finite, got {self.step_size!r}"
             )
 
 
-class BackwardSolve(eqx.Module):
+_STATIC = {"static": True}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class BackwardSolve:
     """One backward solve of one path, with everything that is decided before it starts."""
 
     sde: SDE
-    ts: Array
+    ts: Any
     solver: diffrax.AbstractSolver | None
-    substeps: int = eqx.field(static=True)
-    noise_level: float = eqx.field(static=True)
-    denoise_last: bool = eqx.field(static=True)
+    substeps: int = field(metadata=_STATIC)
+    noise_level: Any = field(metadata=_STATIC)
+    denoise_last: bool = field(metadata=_STATIC)
     corrector: Langevin | None
     controller: diffrax.AbstractAdaptiveStepSizeController | None
-    save: Any = eqx.field(static=True)
-    rematerialise: bool = eqx.field(static=True)
+    save: Any = field(metadata=_STATIC)
+    rematerialise: bool = field(metadata=_STATIC)
 
     def __call__(
         self, score: ScoreFn, x_end: State, key: PRNGKeyArray | None, args: Args

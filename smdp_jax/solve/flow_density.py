@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from smdp_jax.sde import SDE, Args, ScoreFn, State, probability_flow_sde
+from smdp_jax.sde import SDE, Args, ScoreFn, State
 from smdp_jax.solve.integrate import integrate
+from smdp_jax.solve.reversal import probability_flow_sde
 
 LogDensity = Callable[[Any, Any], Any]
 """``prior(x, args)`` returns the log density at ``ts[0]`` of one state, in nats."""

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.checks import check_integrate, time_dtype
+from smdp_jax import checks
 from smdp_jax.sde import SDE, Args, Scalar, State
-from smdp_jax.solve.solvers import default_solver, with_root_finder
+from smdp_jax.solve.solvers import check_solver, default_solver, with_root_finder
 from smdp_jax.solve.terms import GridNoise, levy_area_of, terms_of
 from smdp_jax.solve.varying import either, like_results
 
@@ -94,8 +94,8 @@ def integrate(
     TypeError
         If the solver is no solver.
     """
-    x0, substeps, save = check_integrate(
-        sde, x0, ts, key, args, solver, substeps, save, denoise_last
+    x0, substeps, save = _check(
+        sde, x0, ts, key, args, solver, substeps, save, denoise_last, rematerialise
     )
     xs, watched = advance(
         sde,
@@ -112,6 +112,35 @@ def integrate(
         rematerialise=rematerialise,
     )
     return xs, watched.largest
+
+
+def _check(
+    sde: Any,
+    x0: Any,
+    ts: Any,
+    key: Any,
+    args: Any,
+    solver: Any,
+    substeps: Any,
+    save: Any,
+    denoise_last: Any,
+    rematerialise: Any,
+) -> tuple[State, int, Any]:
+    """Check ``integrate``; return the state, the substeps and what to save."""
+    checks.check_time_grid(ts, sde)
+    (substeps,) = checks.check_positive(substeps=substeps)
+    checks.check_flags(denoise_last=denoise_last, rematerialise=rematerialise)
+    x0 = checks.as_state(x0, "x0")
+    checks.check_finite(x0, "x0")
+    if key is not None:
+        checks.check_key(key)
+    elif not sde.deterministic:
+        raise ValueError("integrate needs a key for a process with noise, got key=None")
+    equal = substeps == 1 and checks.even(ts)
+    checks.check_process(sde, ts, x0, args, deterministic=True, equal_steps=equal)
+    if solver is not None:
+        check_solver(sde, solver)
+    return x0, substeps, checks.check_save(save, len(ts))
 
 
 def advance(
@@ -135,7 +164,7 @@ def advance(
     """
     solver = with_root_finder(default_solver(sde) if solver is None else solver, x0)
     # Steps of half precision would be lost in the times that they are added to.
-    ts = ts.astype(time_dtype(ts))
+    ts = ts.astype(checks.time_dtype(ts))
     noise_key = jax.random.key(0) if key is None else key
     levy = levy_area_of(solver)
     steps = (ts.shape[0] - 1) * substeps

@@ -1,20 +1,25 @@
 """Which diffrax solver solves what: defaults, costs, and the solvers that do not fit."""
 
+from typing import Any
+
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optimistix as optx
 
-from smdp_jax.checks import check_is_solver, check_solver
+from smdp_jax.checks import check_kind
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.solve.terms import Splitting
 
 __all__ = [
+    "check_is_solver",
+    "check_solver",
     "default_adaptive_solver",
     "default_solver",
     "evaluations_per_step",
     "flow_map_of",
+    "splits",
     "with_root_finder",
 ]
 
@@ -92,3 +97,57 @@ def with_root_finder(solver: diffrax.AbstractSolver, x: State) -> diffrax.Abstra
     tolerance = float(jnp.finfo(jnp.result_type(*jax.tree.leaves(x))).eps) ** 0.5
     finder = optx.Newton(rtol=tolerance, atol=tolerance)
     return eqx.tree_at(lambda s: s.root_finder, solver, finder)
+
+
+def check_is_solver(solver: Any) -> None:
+    """Refuse what is no solver, such as a solver's class."""
+    check_kind("solver", solver, "a diffrax solver, such as diffrax.Heun()", "init", "step")
+
+
+def splits(solver: Any) -> bool:
+    """Tell a solver of flow maps."""
+    return getattr(solver, "advances_flow_maps", False)
+
+
+def check_solver(
+    sde: SDE, solver: Any, *, deterministic: bool | None = None, adaptive: bool = False
+) -> None:
+    """Refuse a solver that cannot solve this process, or is wrong for it."""
+    check_is_solver(solver)
+    name = type(solver).__name__
+    if sde.step is not None and not splits(solver):
+        raise ValueError(
+            f"a flow map is solved by Splitting(), got {name}; give a drift for {name}"
+        )
+    if sde.step is None and splits(solver):
+        raise ValueError("Splitting() solves flow maps, got a drift: see flow_map_of")
+    if isinstance(solver, diffrax.HalfSolver) and not adaptive:
+        raise ValueError("HalfSolver estimates errors for adaptive steps: see solve_adaptive")
+    if isinstance(solver, (diffrax.AbstractFosterLangevinSRK, diffrax.SemiImplicitEuler)):
+        raise ValueError(
+            f"solver must be one of a single drift, got {name}, whose terms are two: use "
+            "Heun(), or ShARK() with noise"
+        )
+    if isinstance(solver, (diffrax.ItoMilstein, diffrax.StratonovichMilstein)):
+        raise ValueError(
+            f"solver must be one of additive noise, for which {name} is Euler() at the price of a "
+            f"Jacobian, got {name}()"
+        )
+    if sde.deterministic if deterministic is None else deterministic:
+        if isinstance(solver, diffrax.AbstractSRK):
+            raise ValueError(f"{name} needs noise, got an ODE: use an ODE solver such as Heun()")
+    elif not isinstance(solver, _OF_NOISE):
+        raise ValueError(
+            f"solver must be one that converges with noise, got {name}, which is for ODEs: use "
+            "Euler(), Heun() or ShARK()"
+        )
+
+
+_OF_NOISE = (
+    diffrax.AbstractRungeKutta,
+    diffrax.AbstractImplicitSolver,
+    diffrax.AbstractSRK,
+    diffrax.AbstractItoSolver,
+    diffrax.AbstractStratonovichSolver,
+    diffrax.AbstractWrappedSolver,
+)

@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from smdp_jax.checks import check_positive
+from smdp_jax.checks import check_number, check_positive
 
 __all__ = ["linear_grid", "log_grid"]
 
@@ -57,8 +57,8 @@ def log_grid(start: float, end: float, steps: int, *, offset: float = 0.1) -> Fl
         If the grid would be empty or not increasing, or if ``offset`` is not positive.
     """
     _check_grid_request(start, end, steps)
-    if not offset > 0:
-        raise ValueError(f"log_grid needs a positive offset, got {offset}")
+    if not 0 < check_number("offset", offset) < math.inf:
+        raise ValueError(f"offset must be positive and finite, got {offset}")
     fractions = jnp.linspace(0.0, 1.0, steps + 1)
     span = end - start
     ts = start + offset * jnp.expm1(fractions * jnp.log1p(span / offset))
@@ -66,7 +66,8 @@ def log_grid(start: float, end: float, steps: int, *, offset: float = 0.1) -> Fl
 
 
 def _check_grid_request(start: float, end: float, steps: int) -> None:
-    (steps,) = check_positive(steps=steps)
+    check_positive(steps=steps)
+    start, end = check_number("start", start), check_number("end", end)
     if not -math.inf < start < end < math.inf:
         raise ValueError(
             f"a time grid must increase between finite times, got start={start}, end={end}"

@@ -5,10 +5,11 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from smdp_jax.evaluate import ensemble_mse
-from smdp_jax.sde import Args, FlowMap, State
+from smdp_jax.sde import SDE, Args, FlowMap, State
+from smdp_jax.solve.integrate import advance
 
 __all__ = ["best_negated_starts", "negated_walk", "walk"]
 
@@ -22,13 +23,7 @@ def walk(
     save: Literal["last", "all"] = "last",
 ) -> State:
     """Follow a flow map over a grid, without noise."""
-
-    def body(x: State, t: tuple[Array, Array]) -> tuple[State, State | None]:
-        x = step(t[0], t[1], x, args)
-        return x, x if save == "all" else None
-
-    last, path = jax.lax.scan(body, x, (ts[:-1], ts[1:]))
-    return last if save == "last" else _with_first(x, path)
+    return advance(SDE(step=step, diffusion=None), x, ts, args=args, save=save)[0]
 
 
 def negated_walk(
@@ -44,8 +39,8 @@ def negated_walk(
         x = jax.tree.map(lambda x, later: 2 * x - later, x, walk(step, x, leg, args))
         return x, x
 
-    path = _with_first(x, jax.lax.scan(body, x, legs[::-1])[1])
-    return jax.tree.map(lambda x: x[::-1], path)
+    path = jax.lax.scan(body, x, legs[::-1])[1]
+    return jax.tree.map(lambda x, back: jnp.concatenate([x[None], back])[::-1], x, path)
 
 
 def best_negated_starts(
@@ -65,7 +60,3 @@ def best_negated_starts(
         misses[stride] = ensemble_mse(forward(starts[stride]), x_end)
     best = min(misses, key=lambda n: misses[n])
     return starts[best], best
-
-
-def _with_first(x: State, later: PyTree) -> PyTree:
-    return jax.tree.map(lambda x, later: jnp.concatenate([x[None], later]), x, later)

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
-from smdp_jax.checks import check_fit, check_like
+from smdp_jax.checks import check_like
 from smdp_jax.objectives import Objective
 from smdp_jax.objectives.step_miss import warn_of_miss
 from smdp_jax.scores.kernel import LearnedKernel
@@ -24,6 +24,8 @@ from smdp_jax.scores.learned import (
 )
 from smdp_jax.scores.step import LearnedStep
 from smdp_jax.sde import SDE
+from smdp_jax.solve.batches import on_auto_mesh
+from smdp_jax.training.asked import check_fit
 from smdp_jax.training.checkpoints import RunDirectory
 from smdp_jax.training.defaults import batch_of, objective_of, optimizer_of
 from smdp_jax.training.divergence import TrainingDiverged
@@ -204,6 +206,7 @@ def fit(
     TrainingDiverged
         If an update leaves the finite numbers, with the reason; the last checkpoint is kept.
     """
+    data, validation, initial, key = on_auto_mesh((data, validation, initial, key))
     objective = objective_of() if objective is None else objective
     optimizer = optimizer_of(steps) if optimizer is None else optimizer
     batch_size = batch_of(objective, data) if batch_size is None else batch_size

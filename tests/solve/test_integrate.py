@@ -397,5 +397,5 @@ def test_grid_errors(grid, start, end, steps, message):
 
 @pytest.mark.parametrize("offset", [0.0, -1.0, math.nan])
 def test_log_grid_offset_error(offset):
-    with pytest.raises(ValueError, match=f"needs a positive offset, got {offset}"):
+    with pytest.raises(ValueError, match=f"offset must be positive and finite, got {offset}"):
         smdp.log_grid(0.0, 1.0, 5, offset=offset)

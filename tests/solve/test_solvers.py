@@ -13,9 +13,8 @@ import optimistix as optx
 import pytest
 
 import smdp_jax as smdp
-from smdp_jax.checks import check_is_solver
 from smdp_jax.physics import Affine
-from smdp_jax.solve.solvers import evaluations_per_step
+from smdp_jax.solve.solvers import check_is_solver, evaluations_per_step
 from smdp_jax.solve.terms import levy_area_of, terms_of
 
 

@@ -11,9 +11,9 @@ import optax
 import pytest
 
 import smdp_jax as smdp
-from smdp_jax.checks import check_kinds
 from smdp_jax.scores.step import StepScale
 from smdp_jax.training import programs
+from smdp_jax.training.asked import check_kinds
 from tests.linear_fit import DATA, HELD_OUT, K_PATH, K_START, KEY, RATE, SDE, TS, Linear, fit
 
 

@@ -1,0 +1,144 @@
+"""What was asked of a solve back in time, looked at once: the doorman of its verbs."""
+
+import math
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from smdp_jax import checks
+from smdp_jax.checks import check_kind
+from smdp_jax.compiled import parts_of, signature_of
+from smdp_jax.sde import Args, State
+from smdp_jax.solve.backward import BackwardSolve
+from smdp_jax.solve.solvers import check_solver
+
+__all__ = ["Work", "check_backward"]
+
+_PATHS = 2**31 - 1
+
+
+class Work(NamedTuple):
+    """End states (*batch, *state), and how many paths from each, so many at once."""
+
+    x_end: State
+    args_axes: int | None
+    batch: tuple[int, ...]
+    num_samples: int
+    chunk_size: int | None
+
+
+def check_backward(
+    verb: str, asked: BackwardSolve, score: Any, given: Work, batch_axes: Any, args: Any, key: Any
+) -> tuple[BackwardSolve, Work]:
+    """Check ``sample_posterior`` and ``probability_flow``; return the solve and its work."""
+    sde, ts = asked.sde, asked.ts
+    checks.check_time_grid(ts, sde)
+    if not hasattr(score, "check_use"):
+        check_kind("score", score, "a function score(t, x, args), such as fit.score", "__call__")
+    num_samples, substeps, chunk_size = checks.check_positive(
+        num_samples=given.num_samples, substeps=asked.substeps, chunk_size=given.chunk_size
+    )
+    checks.check_key(key)
+    if num_samples is None:
+        raise ValueError("num_samples must be an int of at least 1, got None")
+    checks.check_flags(denoise_last=asked.denoise_last, rematerialise=asked.rematerialise)
+    checks.check_args_axes(given.args_axes)
+    level = checks.check_level(asked.noise_level)
+    x_end = checks.as_state(given.x_end, "x_end")
+    mapped = args if given.args_axes == 0 else None
+    batch, x, own = _check_batch(asked, score, x_end, args, mapped, batch_axes)
+    if hasattr(score, "check_state"):
+        score.check_state(x)
+    if math.prod(batch) * num_samples > _PATHS:
+        raise ValueError(
+            f"num_samples must be at most {_PATHS // math.prod(batch)} for {math.prod(batch)} end "
+            f"states (2^31 paths), got {num_samples}"
+        )
+    equal = substeps == 1 and checks.even(ts)
+    checks.check_process(sde, ts, x, own, maps=("drift", "inverse"), equal_steps=equal)
+    fixed = substeps != 1 or asked.corrector is not None
+    if hasattr(score, "check_use"):
+        score.check_use(sde, ts, level, whole_steps=not fixed, use=verb)
+    else:
+        checks.check_returns(score, "score", ts, x, own)
+    checks.check_finite(x_end, "x_end")
+    if asked.corrector is not None:
+        check_kind("corrector", asked.corrector, "Langevin(step_size)", "step_size", "steps")
+    if asked.controller is not None:
+        _check_adaptive(asked, fixed or asked.denoise_last)
+    if asked.solver is not None:
+        adaptive = asked.controller is not None
+        check_solver(sde, asked.solver, deterministic=level == 0, adaptive=adaptive)
+    save = checks.check_save(asked.save, len(ts))
+    solve = replace(
+        asked,
+        ts=jnp.asarray(ts),
+        substeps=substeps,
+        noise_level=level,
+        denoise_last=bool(asked.denoise_last),
+        save=save,
+        rematerialise=bool(asked.rematerialise),
+    )
+    return solve, Work(x_end, given.args_axes, batch, num_samples, chunk_size)
+
+
+def _check_adaptive(asked: BackwardSolve, fixed: Any) -> None:
+    wanted = "a diffrax step size controller"
+    check_kind("controller", asked.controller, wanted, "adapt_step_size")
+    if asked.sde.drift is None:
+        raise ValueError("controller needs a drift, got a flow map")
+    if fixed:
+        raise ValueError("corrector, denoise_last and substeps need fixed steps, got a controller")
+
+
+def _check_batch(
+    asked: BackwardSolve, score: Any, x_end: State, args: Args, mapped: Args, batch_axes: Any
+) -> tuple[tuple[int, ...], State, Args]:
+    """Find the shape of the batch; return it with one state and its conditions."""
+    (axes,) = checks.check_positive(least=0, batch_axes=batch_axes)
+    shapes = {jnp.shape(leaf)[: axes or 0] for leaf in jax.tree.leaves((x_end, mapped))}
+    batch = next(iter(shapes), ())
+    if len(shapes) != 1 or len(batch) != (axes or 0):
+        raise ValueError(
+            f"x_end, and args mapped over end states, must share {axes} leading axes "
+            f"(batch_axes), got {shapes}"
+        )
+    if 0 in batch:
+        raise ValueError(f"x_end must hold at least 1 end state, got leading axes {batch}")
+    x, own = jax.tree.map(lambda x: jnp.asarray(x)[(0,) * len(batch)], (x_end, mapped))
+    own = args if mapped is None else own
+    if axes is None and _reads_as_batch(asked, score, x_end, own):
+        shape = jnp.shape(jax.tree.leaves(x_end)[0])
+        raise ValueError(
+            f"batch_axes must be given where x_end may be read in two ways, got shape {shape}: one "
+            f"state (batch_axes=0), or {shape[0]} of shape {shape[1:]} (batch_axes=1)"
+        )
+    return batch, x, own
+
+
+def _reads_as_batch(asked: BackwardSolve, score: Any, x: State, args: Args) -> bool:
+    """Tell whether process and score take the parts of a state of several axes as states."""
+    leaves, known = jax.tree.leaves(x), getattr(score, "shapes", None)
+    least = 2 if known is None else 1
+    if len({leaf.shape[:1] for leaf in leaves}) != 1 or min(leaf.ndim for leaf in leaves) < least:
+        return False
+    part = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), x)
+    if known is not None:
+        return [x.shape for x in jax.tree.leaves(part)] == list(known)
+    sde = asked.sde
+
+    def look() -> bool:
+        t = jax.ShapeDtypeStruct((), jnp.float32)
+        try:
+            checks.check_like(part, jax.eval_shape(score, t, part, args), "score")
+            physics: Any = sde.drift or sde.inverse
+            times = (t,) if sde.drift else (t, t)
+            checks.check_like(part, jax.eval_shape(physics, *times, part, args), "physics")
+        except Exception:  # whatever they say of another shape, they do not take it
+            return False
+        return True
+
+    key = ("batch", parts_of(sde), parts_of(score), signature_of((score, x, args)))
+    return checks.known.get(key, look)

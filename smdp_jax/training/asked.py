@@ -1,0 +1,130 @@
+"""What was asked of ``fit``, looked at before anything is written or computed."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from smdp_jax.checks import (
+    check_flags,
+    check_key,
+    check_kind,
+    check_number,
+    check_positive,
+    check_process,
+    check_time_grid,
+)
+from smdp_jax.sde import SDE
+
+
+class Training(NamedTuple):
+    """What was asked of ``fit``, as it is wanted."""
+
+    steps: int
+    batch_size: int
+    epoch_steps: int
+    ema: float
+    checkpoint_seconds: float
+    check_block: Callable[[Any], None]
+
+
+def check_fit(
+    sde: Any,
+    model: Any,
+    data: Any,
+    objective: Any,
+    optimizer: Any,
+    key: Any,
+    validation: Any,
+    initial: Any,
+    callback: Any,
+    counts: dict[str, Any],
+    numbers: dict[str, Any],
+    flags: dict[str, Any],
+) -> Training:
+    """Check ``fit``; blocks of a stream are checked as they come, by ``check_block``."""
+    check_kinds(model, data, objective, optimizer, validation, initial, callback)
+    check_key(key)
+    alike = {"correction": "score"}
+    own, start = objective.kind(sde), getattr(initial, "kind", objective.kind(sde))
+    if alike.get(own, own) != alike.get(start, start):
+        raise TypeError(f"initial must be a {own}, as {objective!r} learns, got a {start}")
+    sizes = check_positive(**counts)
+    ema, seconds = (check_number(name, value) for name, value in numbers.items())
+    if not 0 <= ema < 1:
+        raise ValueError(f"ema must be in [0, 1), got {ema}")
+    if not seconds >= 0:
+        raise ValueError(f"checkpoint_seconds must be at least 0, got {seconds}")
+    check_flags(**flags)
+    if not hasattr(data, "blocks"):
+        check_paths(sde, objective, data)
+        if validation is not None:
+            check_validation(sde, objective, data, validation)
+    seen: list[Any] = []
+
+    def check_block(block: Any) -> None:
+        check_kind("a block of data", block, "Trajectories(ts, xs)", "ts", "xs")
+        check_paths(sde, objective, block)
+        if not seen:
+            seen.append(_kinds_of(block))
+            if validation is not None:
+                check_validation(sde, objective, block, validation)
+        elif seen[0] != _kinds_of(block):
+            raise ValueError(
+                f"blocks of data must be alike, got {_kinds_of(block)} after {seen[0]}"
+            )
+
+    return Training(sizes[0], sizes[1], sizes[2], ema, seconds, check_block)
+
+
+def _kinds_of(data: Any) -> Any:
+    """Shapes and dtypes of paths."""
+    return jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", data)
+
+
+def check_paths(sde: SDE, objective: Any, data: Any) -> None:
+    """Check paths against the process that they are said to come from, and for the objective."""
+    check_time_grid(data.ts, sde)
+    data.check()
+    maps = ("drift", "step", "inverse")
+    check_process(sde, data.ts, data.at(0, -1), data.args_of(0), maps=maps)
+    objective.check(sde, data)
+
+
+def check_kinds(
+    model: Any,
+    data: Any,
+    objective: Any,
+    optimizer: Any,
+    validation: Any,
+    initial: Any,
+    callback: Any = None,
+) -> None:
+    """Refuse arguments of another kind than ``fit`` takes."""
+    paths = "Trajectories(ts, xs)"
+    check_kind("model", model, "a flax.linen.Module, such as models.MLP()", "init", "apply")
+    if not hasattr(data, "blocks"):
+        check_kind("data", data, f"{paths} or what datasets.open_stream returns", "ts", "xs")
+    check_kind("objective", objective, "an objective, such as MultiStep()", "learned", "loss")
+    check_kind("optimizer", optimizer, "of optax, such as optax.adam(1e-3)", "init", "update")
+    if validation is not None:
+        check_kind("validation", validation, paths, "ts", "xs")
+    if initial is not None:
+        check_kind("initial", initial, "fit.learned of another fit", "variables", "preconditioner")
+    if callback is not None:
+        check_kind("callback", callback, "a function callback(metrics, params)", "__call__")
+
+
+def check_validation(sde: SDE, objective: Any, data: Any, validation: Any) -> None:
+    """Check that held-out paths are like those to learn from."""
+    check_paths(sde, objective, validation)
+    if validation.ts.shape != data.ts.shape or not bool(jnp.array_equal(validation.ts, data.ts)):
+        raise ValueError(
+            "validation must have the times of the data: "
+            f"{data.num_times} in [{float(data.ts[0]):g}, {float(data.ts[-1]):g}], got "
+            f"{validation.num_times} in [{float(validation.ts[0]):g}, {float(validation.ts[-1]):g}]"
+        )
+    want, got = (_kinds_of((d.at(0, 0), d.args_of(0))) for d in (data, validation))
+    if want != got:
+        raise ValueError(f"validation must have states and args like the data's {want}, got {got}")
