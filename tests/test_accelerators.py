@@ -23,11 +23,11 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 LIGHT: dict[str, dict[str, Any]] = {  # few paths on a coarse grid, one update for each window
     "affine": {"time_steps": 6, "steps": 1},
     "quadratic": {"time_steps": 12, "steps": 4},
-    "heat": {"size": 8, "time_steps": 4, "steps": 1, "test_fields": 2},
-    "burgers": {"size": 16, "time_steps": 32, "steps": 1, "window_steps": 3, "test_fields": 2},
-    "smoke": {"size": 16, "steps": 12, "test_paths": 1, "chunk": 7},
+    "heat": {"size": 8, "time_steps": 4, "steps": 1, "test_cases": 2},
+    "burgers": {"size": 16, "time_steps": 32, "steps": 1, "window_steps": 3, "test_cases": 2},
+    "smoke": {"size": 16, "steps": 12, "test_cases": 1, "chunk": 7},
     "turbulence": {"size": 12, "simulated_size": 24, "viscosity": 1e-3, "end_time": 0.6}
-    | {"reconstructed_time": 0.3, "modes": 4, "substeps": 2, "test_fields": 2, "chunk": 10}
+    | {"reconstructed_time": 0.3, "modes": 4, "substeps": 2, "test_cases": 2, "chunk": 10}
     | {"inverse_steps": 1, "steps": 6, "flow_steps": 6},
 }
 LONGEST = {
