@@ -50,7 +50,7 @@ class Options(Settings):
     """Which case."""
     seconds: float = 100.0
     """Training time of each method, without compilation."""
-    test_fields: int = 50
+    test_cases: int = 50
     """End states."""
     posterior_samples: int = 8
     """Paths from each of them."""
@@ -65,7 +65,7 @@ def configuration(case: str, options: Options) -> Config:
     changes: dict[str, Any] = {
         "objective": case,
         "trajectories": options.trajectories,
-        "test_fields": options.test_fields,
+        "test_cases": options.test_cases,
         "posterior_samples": options.posterior_samples,
     }
     return dataclasses.replace(PRESETS[options.preset], **changes)
@@ -150,7 +150,7 @@ def main() -> None:
     """Run all cases and publish."""
     quick = {
         "seconds": 0.1,
-        "test_fields": 2,
+        "test_cases": 2,
         "posterior_samples": 2,
         "trajectories": 8,
         "cases": ("path_score",),

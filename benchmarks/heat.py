@@ -37,7 +37,7 @@ class Options(Settings):
     """Root of all random numbers."""
     steps: int | None = None
     """Updates; default those of the small preset."""
-    test_fields: int = 16
+    test_cases: int = 16
     """End states whose past is sampled."""
     posterior_samples: int = 16
     """Posterior samples for each of them."""
@@ -70,14 +70,14 @@ def measure(config: Config) -> dict[str, float]:
 
 def main() -> None:
     """Run all cases and publish."""
-    quick = {"steps": 4, "test_fields": 2, "posterior_samples": 2, "cases": ("path score",)}
+    quick = {"steps": 4, "test_cases": 2, "posterior_samples": 2, "cases": ("path score",)}
     options = parse(Options(), quick, __doc__)
     started = time.perf_counter()
     rows: list[Row] = []
     reached: list[Target] = []
     for case in options.cases:
         changes = dict(_CASES[case])
-        changes |= {name: getattr(options, name) for name in ("test_fields", "posterior_samples")}
+        changes |= {name: getattr(options, name) for name in ("test_cases", "posterior_samples")}
         if options.steps is not None:
             changes["steps"] = options.steps
         config = dataclasses.replace(PRESETS["small"], seed=options.seed, **changes)

@@ -16,7 +16,8 @@ from jaxtyping import PRNGKeyArray
 import smdp_jax as smdp
 from smdp_jax import physics
 from smdp_jax.evaluate import Metric, ReportFigure
-from smdp_jax.experiment import Dataset, Experiment, Run
+from smdp_jax.experiment import Count, Dataset, Experiment, Positive, Run, Share
+from smdp_jax.objectives import Objective
 from smdp_jax.studies import two_starts
 
 
@@ -24,34 +25,34 @@ from smdp_jax.studies import two_starts
 class Config(Experiment):
     """The affine SDE. Fields are the configuration, methods build what is run."""
 
-    seed: int = 0
-    """Root of all random numbers."""
-    rate: float = 0.5
+    rate: Positive = 0.5
     """Decay rate of the state, in 1 / time."""
-    noise: float = 0.04
+    noise: Positive = 0.04
     """Noise amplitude g, in state / sqrt(time)."""
-    end_time: float = 10.0
+    end_time: Positive = 10.0
     """When the end state is observed."""
-    time_steps: int = 500
+    time_steps: Count = 500
     """Stored steps of the paths; the backward solves take the same ones."""
-    substeps: int = 10
+    substeps: Count = 10
     """Simulator steps in each of them."""
-    trajectories: int = 16_000
+    trajectories: Count = 16_000
     """Simulated paths to learn from, half of them from each start."""
     objective: Literal["path_score", "one_step", "multi_step"] = "path_score"
     """What is minimised: regression on score targets, or the paper's losses on windows of steps."""
-    windows: tuple[int, ...] = (1, 2, 4, 10)
+    windows: tuple[Count, ...] = (1, 2, 4, 10)
     """Steps per window of multi_step, trained one after the other."""
-    steps: int = 15_000
+    steps: Count = 15_000
     """Updates of the network."""
-    batch_size: int = 512
+    batch_size: Count = 512
     """Windows per update."""
-    learning_rate: float = 1e-2
+    learning_rate: Positive = 1e-2
     """Learning rate of Adam at the start; it falls to 0 as a cosine."""
-    ema: float = 0.999
+    ema: Share = 0.999
     """Decay of the averaged parameters, which are the ones used."""
-    posterior_samples: int = 40
-    """Posterior samples for each of 1000 end points."""
+    test_cases: Count = 1000
+    """End states whose past is sampled, equally spaced; a multiple of 20."""
+    posterior_samples: Count = 40
+    """Posterior samples for each of them."""
 
     def system(self) -> physics.Affine:
         return physics.Affine(self.rate, self.noise)
@@ -65,40 +66,22 @@ class Config(Experiment):
             train=self.paths(k_train, self.trajectories), validation=self.paths(k_validation, 200)
         )
 
-    def paths(self, key: PRNGKeyArray, number: int) -> smdp.Trajectories:
-        k_prior, k_noise = jax.random.split(key)
-        return smdp.simulate(
-            self.sde(),
-            self.system().prior(k_prior, number),
-            smdp.linear_grid(0.0, self.end_time, self.time_steps),
-            key=k_noise,
-            substeps=self.substeps,
-            score_targets=self.objective == "path_score",
-        )
+    def prior(self, key: PRNGKeyArray, number: int) -> jax.Array:
+        return self.system().prior(key, number)
 
     def model(self, data: smdp.Trajectories) -> smdp.models.MLP:
         return smdp.models.MLP()
 
-    def fit(self, dataset: Dataset, key: PRNGKeyArray, **resume: Any) -> smdp.Fit:
+    def loss(self) -> Objective:
         objectives = {
             "path_score": smdp.PathScore(),
             "one_step": smdp.OneStep(),
             "multi_step": smdp.MultiStep(self.windows),
         }
-        learning_rate = optax.cosine_decay_schedule(self.learning_rate, self.steps)
-        return smdp.fit(
-            self.sde(),
-            self.model(dataset.train),
-            dataset.train,
-            objectives[self.objective],
-            optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate, b2=0.99)),
-            steps=self.steps,
-            batch_size=self.batch_size,
-            ema=self.ema,
-            validation=dataset.validation,
-            key=key,
-            **resume,
-        )
+        return objectives[self.objective]
+
+    def optimizer(self, *given: Any, **adam: Any) -> optax.GradientTransformation:
+        return super().optimizer(*given, b2=0.99, **adam)
 
     def sample(self, run: Run, key: PRNGKeyArray) -> dict[str, Any]:
         system = self.system()
@@ -108,7 +91,13 @@ class Config(Experiment):
             return weights @ jax.scipy.stats.norm.pdf(x, means, variance**0.5)
 
         return two_starts.sample(
-            run, system, path_density, key, middle=2.0, num_samples=self.posterior_samples
+            run,
+            system,
+            path_density,
+            key,
+            middle=2.0,
+            end_points=self.test_cases,
+            num_samples=self.posterior_samples,
         )
 
     def evaluate(self, run: Run, arrays: Mapping[str, Any]) -> Sequence[Metric]:

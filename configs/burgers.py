@@ -16,13 +16,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import PRNGKeyArray
 
 import smdp_jax as smdp
 from smdp_jax import evaluate, models, physics
 from smdp_jax.evaluate import Metric, ReportFigure
-from smdp_jax.experiment import Dataset, Experiment, Run
+from smdp_jax.experiment import Count, Dataset, Experiment, Positive, Run, Share
+from smdp_jax.objectives import Objective
 from smdp_jax.studies import noise_free
 
 
@@ -30,51 +30,49 @@ from smdp_jax.studies import noise_free
 class Config(Experiment):
     """Burgers' equation. Fields are the configuration, methods build what is run."""
 
-    seed: int = 0
-    """Root of all random numbers."""
-    size: int = 128
+    size: Count = 128
     """Grid points of the unit interval."""
-    viscosity: float = 0.01
+    viscosity: Positive = 0.01
     """Viscosity, in length² / time."""
-    noise: float = 0.05
+    noise: Positive = 0.05
     """Noise amplitude g per grid point, in units of u / sqrt(time)."""
-    amplitude: float = 0.4
+    amplitude: Positive = 0.4
     """Root mean square of the initial field, in length / time."""
-    end_time: float = 0.1
+    end_time: Positive = 0.1
     """When the end state is observed."""
-    time_steps: int = 256
+    time_steps: Count = 256
     """Stored steps of the paths; the backward solves take the same ones."""
-    substeps: int = 4
+    substeps: Count = 4
     """Simulator steps in each of them."""
-    trajectories: int = 2048
+    trajectories: Count = 2048
     """Simulated paths to learn from; of 512, one unseen end state in 50 sends paths astray."""
     objective: Literal["path_score", "one_step", "multi_step", "path_then_windows"] = "path_score"
     """A score by regression on score targets, by the paper's windows, or by one after the other."""
-    windows: tuple[int, ...] = (1, 2, 4, 8)
+    windows: tuple[Count, ...] = (1, 2, 4, 8)
     """Steps per window of multi_step, trained one after the other."""
-    later_windows: tuple[int, ...] = (4, 8, 16)
+    later_windows: tuple[Count, ...] = (4, 8, 16)
     """Those of path_then_windows."""
-    channels: int = 32
+    channels: Count = 32
     """Channels of the residual network."""
-    blocks: int = 4
+    blocks: Count = 4
     """Blocks of the residual network."""
-    steps: int = 4500
+    steps: Count = 4500
     """Updates of the network."""
-    window_steps: int = 150
+    window_steps: Count = 150
     """Updates on windows after those on score targets, in path_then_windows."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Windows per update."""
-    learning_rate: float = 2e-3
+    learning_rate: Positive = 2e-3
     """Learning rate of Adam at the start; it falls to 0 as a cosine."""
-    window_learning_rate: float = 3e-4
+    window_learning_rate: Positive = 3e-4
     """The same for windows after score targets."""
-    ema: float = 0.99
+    ema: Share = 0.99
     """Decay of the averaged parameters, which are the ones used."""
-    test_fields: int = 50
+    test_cases: Count = 50
     """End states whose past is sampled."""
-    posterior_samples: int = 16
+    posterior_samples: Count = 16
     """Posterior samples for each of them."""
-    chunk: int = 128
+    chunk: Count = 128
     """Paths solved at once: the fewer, the less memory."""
 
     def system(self) -> physics.Burgers:
@@ -92,7 +90,7 @@ class Config(Experiment):
 
     def simulate(self, key: PRNGKeyArray) -> Dataset:
         k_train, k_validation, k_test = jax.random.split(key, 3)
-        test = self.paths(k_test, self.test_fields, targets=False)
+        test = self.paths(k_test, self.test_cases, targets=False)
         return Dataset(
             train=self.paths(k_train, self.trajectories),
             validation=self.paths(k_validation, 64),
@@ -124,18 +122,20 @@ class Config(Experiment):
             net, models.Spectrum.from_trajectories(data.ts, data.xs, floor=0.5)
         )
 
+    def loss(self) -> Objective:
+        if self.objective == "one_step":
+            return smdp.OneStep()
+        if self.objective == "multi_step":
+            return smdp.MultiStep(self.windows)
+        return smdp.PathScore(transform=jnp.fft.rfft)
+
     def fit(self, dataset: Dataset, key: PRNGKeyArray, **resume: Any) -> smdp.Fit:
         k_first, k_then = jax.random.split(key)
-        if self.objective == "one_step":
-            return self._fit(dataset, smdp.OneStep(), k_first, **resume)
-        if self.objective == "multi_step":
-            return self._fit(dataset, smdp.MultiStep(self.windows), k_first, **resume)
-        path_score = smdp.PathScore(transform=jnp.fft.rfft)
-        if self.objective == "path_score":
-            return self._fit(dataset, path_score, k_first, **resume)
+        if self.objective != "path_then_windows":
+            return self._fit(dataset, self.loss(), k_first, **resume)
         folder = resume.pop("directory", None)
         first, then = (Path(folder) / n if folder else None for n in ("path_score", "windows"))
-        learned = self._fit(dataset, path_score, k_first, directory=first, **resume).score
+        learned = self._fit(dataset, self.loss(), k_first, directory=first, **resume).score
         return self.fit_windows(dataset, learned, k_then, directory=then, **resume)
 
     def fit_windows(
@@ -161,21 +161,14 @@ class Config(Experiment):
         learning_rate: float | None = None,
         **options: Any,
     ) -> smdp.Fit:
-        steps = self.steps if steps is None else steps
-        rate = optax.cosine_decay_schedule(learning_rate or self.learning_rate, steps)
-        return smdp.fit(
-            self.sde(),
-            self.model(dataset.train),
-            dataset.train,
-            objective,
-            optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
-            steps=steps,
-            batch_size=self.batch_size,
-            ema=self.ema,
+        return super().fit(
+            dataset,
+            key,
+            objective=objective,
+            optimizer=self.optimizer(steps, learning_rate),
+            steps=steps or self.steps,
             precondition=False,
-            validation=dataset.validation,
             epoch_steps=50,
-            key=key,
             **options,
         )
 

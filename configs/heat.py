@@ -14,57 +14,55 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import PRNGKeyArray
 
 import smdp_jax as smdp
 from smdp_jax import evaluate, models, physics
 from smdp_jax.evaluate import Metric, ReportFigure
-from smdp_jax.experiment import Dataset, Experiment, Run
+from smdp_jax.experiment import Count, Dataset, Experiment, Positive, Run, Share
+from smdp_jax.objectives import Objective
 
 
 @dataclass(frozen=True)
 class Config(Experiment):
     """The stochastic heat equation. Fields are the configuration, methods build what is run."""
 
-    seed: int = 0
-    """Root of all random numbers."""
-    size: int = 32
+    size: Count = 32
     """Grid points per side of the square, whose side is 2 pi."""
-    diffusivity: float = 1.0
+    diffusivity: Positive = 1.0
     """Diffusivity, in length² / time."""
-    noise: float = 0.1
+    noise: Positive = 0.1
     """Noise amplitude g per grid point, in units of u / sqrt(time)."""
-    end_time: float = 0.2
+    end_time: Positive = 0.2
     """When the end state is observed."""
-    time_steps: int = 64
+    time_steps: Count = 64
     """Stored steps of the paths; the backward solves take the same ones."""
-    substeps: int = 16
+    substeps: Count = 16
     """Simulator steps in each of them."""
-    trajectories: int = 256
+    trajectories: Count = 256
     """Simulated paths to learn from."""
     objective: Literal["path_score", "multi_step"] = "path_score"
     """A score by regression on score targets, or a step correction by the paper's windows."""
-    windows: tuple[int, ...] = (1, 2, 4, 8)
+    windows: tuple[Count, ...] = (1, 2, 4, 8)
     """Steps per window of multi_step, trained one after the other."""
     preconditioning: Literal["spectral", "scalar", "none"] = "spectral"
     """Where the network starts: the score of the Gaussian with the data's spectrum, of the one with
     their variance, or 0."""
-    channels: tuple[int, ...] = (16, 32, 48)
+    channels: tuple[Count, ...] = (16, 32, 48)
     """Channels of the U-Net at each resolution, finest first."""
-    steps: int = 1000
+    steps: Count = 1000
     """Updates of the network."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Windows per update."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Learning rate of Adam at the start; it falls to 0 as a cosine."""
-    ema: float = 0.99
+    ema: Share = 0.99
     """Decay of the averaged parameters, which are the ones used."""
-    test_fields: int = 16
+    test_cases: Count = 16
     """End states whose past is sampled."""
-    posterior_samples: int = 16
+    posterior_samples: Count = 16
     """Posterior samples for each of them."""
-    chunk: int = 64
+    chunk: Count = 64
     """Paths solved at once: the fewer, the less memory."""
 
     def system(self) -> physics.Heat:
@@ -77,9 +75,9 @@ class Config(Experiment):
 
     def simulate(self, key: PRNGKeyArray) -> Dataset:
         k_train, k_validation, k_truth, k_end = jax.random.split(key, 4)
-        x0 = self.system().prior(k_truth, self.test_fields)
+        x0 = self.system().prior(k_truth, self.test_cases)
         x_end = jax.vmap(self.system().transition, (0, None, None, 0))(
-            jax.random.split(k_end, self.test_fields), 0.0, self.end_time, x0
+            jax.random.split(k_end, self.test_cases), 0.0, self.end_time, x0
         )
         return Dataset(
             train=self.paths(k_train, self.trajectories),
@@ -114,27 +112,14 @@ class Config(Experiment):
         gain = self.objective == "multi_step"
         return models.SpectralPreconditioned(net, spectrum, spectral_gain=gain)
 
-    def fit(self, dataset: Dataset, key: PRNGKeyArray, **resume: Any) -> smdp.Fit:
+    def loss(self) -> Objective:
         if self.objective == "path_score":
-            objective = smdp.PathScore(transform=jnp.fft.rfft2)
-        else:
-            objective = smdp.MultiStep(self.windows)
-        learning_rate = optax.cosine_decay_schedule(self.learning_rate, self.steps)
-        return smdp.fit(
-            self.sde(),
-            self.model(dataset.train),
-            dataset.train,
-            objective,
-            optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate)),
-            steps=self.steps,
-            batch_size=self.batch_size,
-            ema=self.ema,
-            precondition=self.preconditioning == "scalar",
-            validation=dataset.validation,
-            epoch_steps=50,
-            key=key,
-            **resume,
-        )
+            return smdp.PathScore(transform=jnp.fft.rfft2)
+        return smdp.MultiStep(self.windows)
+
+    def fit(self, dataset: Dataset, key: PRNGKeyArray, **resume: Any) -> smdp.Fit:
+        scalar = self.preconditioning == "scalar"
+        return super().fit(dataset, key, precondition=scalar, epoch_steps=50, **resume)
 
     def posterior(self, run, x_end, *, num_samples, key, args=None) -> smdp.Posterior:
         return smdp.sample_posterior(

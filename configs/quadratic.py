@@ -16,7 +16,8 @@ from jaxtyping import PRNGKeyArray
 import smdp_jax as smdp
 from smdp_jax import physics
 from smdp_jax.evaluate import Metric, ReportFigure
-from smdp_jax.experiment import Dataset, Experiment, Run
+from smdp_jax.experiment import Count, Dataset, Experiment, NotNegative, Positive, Run, Share
+from smdp_jax.objectives import Objective
 from smdp_jax.studies import two_starts
 
 
@@ -24,43 +25,41 @@ from smdp_jax.studies import two_starts
 class Config(Experiment):
     """The quadratic SDE. Fields are the configuration, methods build what is run."""
 
-    seed: int = 0
-    """Root of all random numbers."""
-    rate: float = 7.0
+    rate: Positive = 7.0
     """Coefficient of the drift, in 1 / (time state)."""
-    noise: float = 0.03
+    noise: Positive = 0.03
     """Noise amplitude g, in state / sqrt(time)."""
-    end_time: float = 10.0
+    end_time: Positive = 10.0
     """When the end state is observed."""
-    time_steps: int = 500
+    time_steps: Count = 500
     """Stored steps of the paths; the backward solves take the same ones."""
-    time_offset: float = 1.0
+    time_offset: NotNegative = 1.0
     """Steps grow with t beyond this time: the paths start from two points, and early states say
     most about where the others come from."""
-    substeps: int = 20
+    substeps: Count = 20
     """Simulator steps in each of them."""
-    trajectories: int = 250
+    trajectories: Count = 250
     """Simulated paths to learn from, half of them from each start."""
     objective: Literal["path_score", "one_step", "multi_step"] = "multi_step"
     """What is minimised: regression on score targets, or the paper's losses on windows of steps."""
-    windows: tuple[int, ...] = (1, 2, 4, 10)
+    windows: tuple[Count, ...] = (1, 2, 4, 10)
     """Steps per window of multi_step, trained one after the other."""
     form: Literal["backward", "bidirectional", "penalised"] = "backward"
     """Form of the losses on windows, see MultiStep."""
     precondition: bool = True
     """Start from the score of the Gaussian with the data's mean and variance, or from 0."""
-    steps: int = 40_000
+    steps: Count = 40_000
     """Updates of the network."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Windows per update."""
-    learning_rate: float = 1e-2
+    learning_rate: Positive = 1e-2
     """Learning rate of Adam at the start; it falls to 0 as a cosine."""
-    clip: float = 1.0
-    """Largest norm of the gradient."""
-    ema: float = 0.999
+    ema: Share = 0.999
     """Decay of the averaged parameters, which are the ones used."""
-    posterior_samples: int = 40
-    """Posterior samples for each of 1000 end points."""
+    test_cases: Count = 1000
+    """End states whose past is sampled, equally spaced; a multiple of 20."""
+    posterior_samples: Count = 40
+    """Posterior samples for each of them."""
 
     def system(self) -> physics.Quadratic:
         return physics.Quadratic(self.rate, self.noise)
@@ -92,29 +91,19 @@ class Config(Experiment):
     def model(self, data: smdp.Trajectories) -> smdp.models.MLP:
         return smdp.models.MLP()
 
-    def fit(self, dataset: Dataset, key: PRNGKeyArray, **resume: Any) -> smdp.Fit:
+    def loss(self) -> Objective:
         objectives = {
             "path_score": smdp.PathScore(),
             "one_step": smdp.OneStep(form=self.form),
             "multi_step": smdp.MultiStep(self.windows, form=self.form, rematerialise=False),
         }
-        learning_rate = optax.cosine_decay_schedule(self.learning_rate, self.steps)
-        return smdp.fit(
-            self.sde(),
-            self.model(dataset.train),
-            dataset.train,
-            objectives[self.objective],
-            optax.chain(
-                optax.clip_by_global_norm(self.clip), optax.adam(learning_rate, b1=0.9, b2=0.99)
-            ),
-            steps=self.steps,
-            batch_size=self.batch_size,
-            ema=self.ema,
-            precondition=self.precondition,
-            validation=dataset.validation,
-            key=key,
-            **resume,
-        )
+        return objectives[self.objective]
+
+    def optimizer(self, *given: Any, **adam: Any) -> optax.GradientTransformation:
+        return super().optimizer(*given, b2=0.99, **adam)
+
+    def fit(self, dataset: Dataset, key: PRNGKeyArray, **resume: Any) -> smdp.Fit:
+        return super().fit(dataset, key, precondition=self.precondition, **resume)
 
     def sample(self, run: Run, key: PRNGKeyArray) -> dict[str, Any]:
         from_plus = physics.Transition(**run.truth["density_from_plus_one"])
@@ -131,6 +120,7 @@ class Config(Experiment):
             path_density,
             key,
             middle=0.5,
+            end_points=self.test_cases,
             num_samples=self.posterior_samples,
             field_reach=0.4,
         )

@@ -14,13 +14,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import PRNGKeyArray
 
 import smdp_jax as smdp
 from smdp_jax import evaluate, models, physics
 from smdp_jax.evaluate import Metric, ReportFigure
-from smdp_jax.experiment import Dataset, Experiment, Run
+from smdp_jax.experiment import Count, Dataset, Experiment, Positive, Run, Share
+from smdp_jax.objectives import Objective
 from smdp_jax.studies import noise_free
 
 
@@ -45,46 +45,44 @@ class PerStep(nn.Module):
 class Config(Experiment):
     """Smoke with obstacles. Fields are the configuration, methods build what is run."""
 
-    seed: int = 0
-    """Root of all random numbers."""
-    size: int = 32
+    size: Count = 32
     """Cells per side of the box, whose side is 100."""
-    noise: float = 0.1
+    noise: Positive = 0.1
     """Noise amplitude g of smoke and air, in units of these / sqrt(time)."""
-    end_time: float = 0.65
+    end_time: Positive = 0.65
     """When the end state is observed."""
-    time_steps: int = 65
+    time_steps: Count = 65
     """Simulator steps from rest to the end state."""
-    first_step: int = 35
+    first_step: Count = 35
     """After how many of them learning begins: the time to be reconstructed."""
-    trajectories: int = 240
+    trajectories: Count = 240
     """Simulated paths to learn from, each with obstacles of its own."""
     network: Literal["resnet", "unet"] = "unet"
     """Dilated residual network, or U-Net."""
-    channels: tuple[int, ...] = (16, 32, 48)
+    channels: tuple[Count, ...] = (16, 32, 48)
     """Channels of the residual network, or of the U-Net at each resolution, finest first."""
-    blocks: int = 1
+    blocks: Count = 1
     """Blocks of the residual network, or of the U-Net per resolution."""
-    windows: tuple[int, ...] = (2, 4, 8, 16, 30, 30)
+    windows: tuple[Count, ...] = (2, 4, 8, 16, 30, 30)
     """Steps per window, trained one after the other for equal shares of the updates; best when the
     last are as long as the way back."""
-    gradient_cut: int | None = None
+    gradient_cut: Count | None = None
     """Cut the gradient every that many steps, in longer windows. Must divide them."""
     rematerialise: bool = False
     """Compute a step's intermediate values again for its gradient, instead of storing them."""
-    steps: int = 1500
+    steps: Count = 1500
     """Updates of the network."""
-    batch_size: int = 4
+    batch_size: Count = 4
     """Windows per update."""
-    learning_rate: float = 2e-3
+    learning_rate: Positive = 2e-3
     """Learning rate of Adam at the start; it falls to 0 as a cosine."""
-    ema: float = 0.98
+    ema: Share = 0.98
     """Decay of the averaged parameters, which are the ones used."""
-    test_paths: int = 8
+    test_cases: Count = 8
     """End states whose past is sampled, behind obstacles that training did not see."""
-    posterior_samples: int = 4
+    posterior_samples: Count = 4
     """Posterior samples for each of them."""
-    chunk: int = 8
+    chunk: Count = 8
     """Paths solved at once: the fewer, the less memory."""
 
     def system(self) -> physics.Smoke:
@@ -96,12 +94,13 @@ class Config(Experiment):
     def simulate(self, key: PRNGKeyArray) -> Dataset:
         k_obstacles, k_noise = jax.random.split(key)
         system, validation = self.system(), max(1, self.trajectories // 8)
-        number = self.trajectories + validation + self.test_paths
+        number = self.trajectories + validation + self.test_cases
         whole = smdp.simulate(
             self.sde(),
             system.prior(key, number),
             smdp.linear_grid(0.0, self.end_time, self.time_steps),
             key=k_noise,
+            substeps=self.substeps,
             args=system.geometries(k_obstacles, number),
             args_axes=0,
             chunk_size=self.chunk,
@@ -131,25 +130,13 @@ class Config(Experiment):
         sizes = tuple(float(np.std(leaf)) for leaf in jax.tree.leaves(data.xs))
         return PerStep(net, sizes, self.noise * float(np.sqrt(self.end_time / self.time_steps)))
 
-    def fit(self, dataset: Dataset, key: PRNGKeyArray, **resume: Any) -> smdp.Fit:
-        rate = optax.cosine_decay_schedule(self.learning_rate, self.steps)
-        return smdp.fit(
-            self.sde(),
-            self.model(dataset.train),
-            dataset.train,
-            smdp.MultiStep(
-                self.windows, gradient_cut=self.gradient_cut, rematerialise=self.rematerialise
-            ),
-            optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
-            steps=self.steps,
-            batch_size=self.batch_size,
-            ema=self.ema,
-            precondition=False,
-            validation=dataset.validation,
-            epoch_steps=50,
-            key=key,
-            **resume,
+    def loss(self) -> Objective:
+        return smdp.MultiStep(
+            self.windows, gradient_cut=self.gradient_cut, rematerialise=self.rematerialise
         )
+
+    def fit(self, dataset: Dataset, key: PRNGKeyArray, **resume: Any) -> smdp.Fit:
+        return super().fit(dataset, key, precondition=False, epoch_steps=50, **resume)
 
     def posterior(
         self, run, x_end, *, num_samples, key, args=None, save: Literal["all", "last"] = "last"
@@ -344,7 +331,7 @@ PRESETS = {
         batch_size=8,
         learning_rate=5e-4,
         ema=0.999,
-        test_paths=16,
+        test_cases=16,
         posterior_samples=16,
     ),
 }

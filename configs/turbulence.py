@@ -19,13 +19,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import PRNGKeyArray
 
 import smdp_jax as smdp
 from smdp_jax import evaluate, models, physics
 from smdp_jax.evaluate import Metric, ReportFigure
-from smdp_jax.experiment import Dataset, Experiment, Run
+from smdp_jax.experiment import Count, Dataset, Experiment, NotNegative, Positive, Run, Share
 from smdp_jax.scores.step import StepScale
 from smdp_jax.studies import reversed_flow
 
@@ -34,63 +33,61 @@ from smdp_jax.studies import reversed_flow
 class Config(Experiment):
     """Forced turbulence. Fields are the configuration, methods build what is run."""
 
-    seed: int = 0
-    """Root of all random numbers."""
-    size: int = 32
+    size: Count = 32
     """Grid points per side of the stored fields."""
-    simulated_size: int = 32
+    simulated_size: Count = 32
     """Grid points per side of the simulation, at least as many."""
-    viscosity: float = 1e-3
+    viscosity: Positive = 1e-3
     """Viscosity, in length² / time."""
-    drag: float = 0.2
+    drag: NotNegative = 0.2
     """Drag on all scales, in 1 / time."""
     forcing: Literal["none", "diagonal", "kolmogorov"] = "kolmogorov"
     """Kind of forcing."""
-    forcing_amplitude: float = 0.4
+    forcing_amplitude: NotNegative = 0.4
     """Amplitude of the forcing."""
-    forcing_wavenumber: int = 2
+    forcing_wavenumber: Count = 2
     """Periods of the forcing per side."""
-    noise: float = 0.6
+    noise: Positive = 0.6
     """Noise amplitude g per stored grid point, in units of vorticity / sqrt(time)."""
-    spin_up: float = 16.0
+    spin_up: NotNegative = 16.0
     """Time for which draws of the prior flow, without noise, before the first stored time."""
-    end_time: float = 2.0
+    end_time: Positive = 2.0
     """When the end state is observed."""
-    reconstructed_time: float = 0.0
+    reconstructed_time: NotNegative = 0.0
     """Stored time that paths are solved back to."""
-    time_steps: int = 20
+    time_steps: Count = 20
     """Stored steps of the paths; the backward solves take the same ones."""
-    substeps: int = 4
+    substeps: Count = 4
     """Simulator steps with noise in each of them."""
-    trajectories: int = 384
+    trajectories: Count = 384
     """Simulated paths to learn from."""
     network: Literal["fno", "dilated_resnet"] = "fno"
     """Kind of both networks."""
-    modes: int = 11
+    modes: Count = 11
     """Fourier modes that layers of the operator keep along each axis."""
-    width: int = 20
+    width: Count = 20
     """Channels of both networks."""
-    layers: int = 4
+    layers: Count = 4
     """Layers of the operator, or blocks of the residual network."""
-    inverse_steps: int = 3000
+    inverse_steps: Count = 3000
     """Updates of the learned inverse."""
-    steps: int = 2000
+    steps: Count = 2000
     """Updates of the correction for posterior samples."""
-    flow_steps: int = 400
+    flow_steps: Count = 400
     """Updates of the correction for the probability flow, which start at the former."""
-    windows: tuple[int, ...] = (1, 1, 2, 4, 8)
+    windows: tuple[Count, ...] = (1, 1, 2, 4, 8)
     """Steps per window of both corrections, trained one after the other."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Windows per update."""
-    learning_rate: float = 2e-3
+    learning_rate: Positive = 2e-3
     """Learning rate of Adam at the start; it falls to 0 as a cosine."""
-    ema: float = 0.99
+    ema: Share = 0.99
     """Decay of the averaged parameters, which are the ones used."""
-    test_fields: int = 16
+    test_cases: Count = 16
     """End states whose past is sampled."""
-    posterior_samples: int = 16
+    posterior_samples: Count = 16
     """Posterior samples for each of them."""
-    chunk: int = 64
+    chunk: Count = 64
     """Paths simulated or solved at once: the fewer, the less memory."""
 
     def system(self, size: int, inner_steps: int) -> physics.Turbulence:
@@ -120,7 +117,7 @@ class Config(Experiment):
     def simulate(self, key: PRNGKeyArray) -> Dataset:
         ts = smdp.linear_grid(0.0, self.end_time, self.time_steps)
         train, unseen = self.trajectories, min(32, self.trajectories)
-        xs = self.paths(key, ts, train + unseen + self.test_fields)
+        xs = self.states(key, ts, train + unseen + self.test_cases)
         first = int(np.abs(np.asarray(ts) - self.reconstructed_time).argmin())
         return Dataset(
             train=smdp.Trajectories(ts, xs[:train]),
@@ -128,7 +125,7 @@ class Config(Experiment):
             truth={"paths": xs[train + unseen :, first:]},
         )
 
-    def paths(self, key: PRNGKeyArray, ts: jax.Array, number: int) -> jax.Array:
+    def states(self, key: PRNGKeyArray, ts: jax.Array, number: int) -> jax.Array:
         system = self.system(self.simulated_size, 1)
         sde, length = system.sde(), self.end_time / self.time_steps / self.substeps
         calls = max(1, math.ceil(self.spin_up / length - 1e-6))
@@ -166,6 +163,9 @@ class Config(Experiment):
         spectrum = models.Spectrum(data.ts, jnp.maximum(variance, least))
         return models.SpectralPreconditioned(net, spectrum, spectral_gain=True)
 
+    def loss(self) -> smdp.MultiStep:
+        return smdp.MultiStep(self.windows, rematerialise=False)
+
     def fit(self, dataset: Dataset, key: PRNGKeyArray, **resume: Any) -> smdp.Fit:
         k_inverse, k_init, k_samples, k_flow = jax.random.split(key, 4)
         # Noise-free steps, so that what the noise asks for is left to the correction.
@@ -183,7 +183,7 @@ class Config(Experiment):
         # The inverse travels with the correction, which is right with no other.
         kept = {"variables": alone.step.variables, "scale": vars(alone.step.preconditioner)}
         fresh = jax.jit(model.init)(k_init, dataset.train.ts[-1], dataset.train.at(0, -1), None)
-        windows = smdp.MultiStep(self.windows, rematerialise=False)
+        windows = self.loss()
         fit = self._fit(
             "samples",
             sde,
@@ -220,21 +220,19 @@ class Config(Experiment):
         objective: Any,
         *,
         steps: int,
+        key: PRNGKeyArray,
         directory: Any = None,
         **options: Any,
     ) -> smdp.Fit:
-        rate = optax.cosine_decay_schedule(self.learning_rate, steps)
-        return smdp.fit(
-            sde,
-            model,
-            dataset.train,
-            objective,
-            optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
+        return super().fit(
+            dataset,
+            key,
+            sde=sde,
+            model=model,
+            objective=objective,
+            optimizer=self.optimizer(steps),
             steps=steps,
-            batch_size=self.batch_size,
-            ema=self.ema,
             precondition=False,
-            validation=dataset.validation,
             epoch_steps=50,
             directory=directory and Path(directory) / part,
             **options,
@@ -373,6 +371,6 @@ PRESETS = {
         batch_size=16,
         learning_rate=1e-3,
         ema=0.999,
-        test_fields=200,
+        test_cases=200,
     ),
 }

@@ -5,6 +5,7 @@ and neither must simulators (see ``physics/test_conformance.py``).
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 LIGHT: dict[str, dict[str, Any]] = {  # few paths on a coarse grid, one update for each window
     "affine": {"time_steps": 6, "steps": 1},
     "quadratic": {"time_steps": 12, "steps": 4},
-    "heat": {"size": 8, "time_steps": 4, "steps": 1, "test_fields": 2},
-    "burgers": {"size": 16, "time_steps": 32, "steps": 1, "window_steps": 3, "test_fields": 2},
-    "smoke": {"size": 16, "steps": 12, "test_paths": 1, "chunk": 7},
+    "heat": {"size": 8, "time_steps": 4, "steps": 1, "test_cases": 2},
+    "burgers": {"size": 16, "time_steps": 32, "steps": 1, "window_steps": 3, "test_cases": 2},
+    "smoke": {"size": 16, "steps": 12, "test_cases": 1, "chunk": 7},
     "turbulence": {"size": 12, "simulated_size": 24, "viscosity": 1e-3, "end_time": 0.6}
-    | {"reconstructed_time": 0.3, "modes": 4, "substeps": 2, "test_fields": 2, "chunk": 10}
+    | {"reconstructed_time": 0.3, "modes": 4, "substeps": 2, "test_cases": 2, "chunk": 10}
     | {"inverse_steps": 1, "steps": 6, "flow_steps": 6},
 }
 LONGEST = {
@@ -88,19 +89,18 @@ def test_paper_presets_train(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     """The longest windows of every phase of their training become programs for each platform."""
     preset = load_config_file(CONFIGS / f"{name}.py").presets["paper"]
     config: Any = dataclasses.replace(preset, trajectories=8, **LIGHT[name])
-    longest, epoch_of = [], epochs.epoch_of
+    longest: list[int] = []
 
-    def lowering(problem: Any, steps: int) -> epochs.Epoch:
-        def epoch(state: Any, *inputs: Any) -> Any:
-            *_, stop = inputs
-            if steps == max(problem.objective.windows):
-                traced: Any = jax.jit(epoch_of(problem, steps)).trace(state, *inputs)
+    class Lowering(epochs.Epochs):
+        def __call__(self, size: int, state: Any, *inputs: Any) -> Any:
+            problem, stop = self._problem, jnp.asarray(inputs[-1], jnp.int32)
+            if size == max(problem.objective.windows):
+                epoch: Any = jax.jit(functools.partial(problem.epoch, steps=size))
+                traced = epoch.trace(state, *inputs[:-1], stop)
                 assert all(traced.lower(lowering_platforms=(p,)).as_text() for p in PLATFORMS)
-                longest.append(steps)
+                longest.append(size)
             return dataclasses.replace(state, step=stop), jnp.zeros(()), jnp.zeros(())
 
-        return epoch
-
-    monkeypatch.setattr(epochs, "epoch_of", lowering)
+    monkeypatch.setattr(epochs, "Epochs", Lowering)
     config.fit(config.simulate(jax.random.key(0)), jax.random.key(1), progress=False)
     assert longest == LONGEST[name]

@@ -1,21 +1,28 @@
 """What a config file fills in (``Experiment``), and what a finished run holds (``Run``)."""
 
 import abc
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
+import optax
 from jaxtyping import PRNGKeyArray
 
-from smdp_jax.evaluate import Metric, ReportFigure
-from smdp_jax.experiment.fields import Seed
+from smdp_jax.evaluate import Metric, ReportFigure, calibration_report
+from smdp_jax.experiment.calibrated import calibration_of
+from smdp_jax.experiment.fields import Count, Positive, Seed, Share
+from smdp_jax.objectives import MultiStep, PathScore
 from smdp_jax.posterior import Posterior, sample_posterior
 from smdp_jax.scores.learned import LearnedScore, StepCorrection
 from smdp_jax.sde import SDE, State
-from smdp_jax.training.fit import Fit
+from smdp_jax.simulate import simulate
+from smdp_jax.solve.time_grids import linear_grid
+from smdp_jax.training.fit import Fit, fit
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["Dataset", "Experiment", "Run"]
@@ -46,25 +53,75 @@ class Experiment(abc.ABC):
     """One experiment: its fields are the configuration, its methods build what is run.
 
     A config file defines a frozen dataclass ``Config(Experiment)`` with documented fields
-    (numbers, strings, bools, None, or tuples of these) and a dict ``PRESETS`` of its instances by
-    name. Methods are pure: the same fields and key give the same result.
+    (numbers, strings, bools, None, or tuples of these; ``Count``, ``Positive`` and the like have
+    bounds) and a dict ``PRESETS`` of its instances by name. ``sde``, ``prior`` and ``model`` are
+    enough; whatever else is defined replaces a default. Methods are pure: the same fields and key
+    give the same result.
 
     Parameters
     ----------
     seed : int
         Root of all random numbers.
+    end_time : float
+        When the end state is observed.
+    time_steps : int
+        Stored steps of the paths; the backward solves take the same ones.
+    substeps : int
+        Simulator steps in each of them.
+    trajectories : int
+        Simulated paths to learn from.
+    steps : int
+        Updates of the network.
+    batch_size : int
+        Windows per update.
+    learning_rate : float
+        Learning rate of Adam at the start; it falls to 0 as a cosine.
+    clip : float
+        Largest norm of the gradient.
+    ema : float
+        Decay of the averaged parameters, which are the ones used.
+    test_cases : int
+        Held-out end states whose past is sampled.
+    posterior_samples : int
+        Posterior samples for each of them.
     """
 
     seed: Seed = 0
+    """Root of all random numbers."""
+    end_time: Positive = 1.0
+    """When the end state is observed."""
+    time_steps: Count = 50
+    """Stored steps of the paths; the backward solves take the same ones."""
+    substeps: Count = 1
+    """Simulator steps in each of them."""
+    trajectories: Count = 2000
+    """Simulated paths to learn from."""
+    steps: Count = 3000
+    """Updates of the network."""
+    batch_size: Count = 256
+    """Windows per update."""
+    learning_rate: Positive = 3e-3
+    """Learning rate of Adam at the start; it falls to 0 as a cosine."""
+    clip: Positive = 1.0
+    """Largest norm of the gradient."""
+    ema: Share = 0.99
+    """Decay of the averaged parameters, which are the ones used."""
+    test_cases: Count = 200
+    """Held-out end states whose past is sampled."""
+    posterior_samples: Count = 99
+    """Posterior samples for each of them."""
 
-    def check(self) -> None:  # noqa: B027 nothing to check by default
+    def check(self) -> None:
         """Check what fields mean together, before anything is computed; types are checked already.
 
         Raises
         ------
         ValueError
-            By default never.
+            If a window of the objective is longer than the paths.
         """
+        windows = getattr(self.loss(), "windows", ())
+        if max(windows, default=0) > self.time_steps:
+            raise ValueError(f"windows must fit into {self.time_steps} time_steps, got {windows}")
 
     @abc.abstractmethod
     def sde(self) -> SDE:
@@ -76,7 +133,73 @@ class Experiment(abc.ABC):
             What the data follow, and what is solved backward.
         """
 
-    @abc.abstractmethod
+    def prior(self, key: PRNGKeyArray, number: int) -> State:
+        """Draw states at the start.
+
+        Parameters
+        ----------
+        key : PRNG key
+            Randomness.
+        number : int
+            How many.
+
+        Returns
+        -------
+        pytree
+            Leaves (number, *state).
+
+        Raises
+        ------
+        NotImplementedError
+            By default: define it, or ``simulate``.
+        """
+        raise NotImplementedError("define Config.prior(key, number), or Config.simulate")
+
+    def conditions(self, key: PRNGKeyArray, number: int) -> Any:
+        """Draw conditions of the paths, such as parameters of the simulator.
+
+        Parameters
+        ----------
+        key : PRNG key
+            Randomness.
+        number : int
+            How many.
+
+        Returns
+        -------
+        pytree or None
+            Leaves (number, ...): ``args`` of every path. None by default.
+        """
+        return None
+
+    def paths(self, key: PRNGKeyArray, number: int) -> Trajectories:
+        """Simulate paths from the prior.
+
+        Parameters
+        ----------
+        key : PRNG key
+            Randomness.
+        number : int
+            How many.
+
+        Returns
+        -------
+        Trajectories
+            On equal steps, with score targets where the objective asks for them.
+        """
+        k_prior, k_noise, k_conditions = jax.random.split(key, 3)
+        args = self.conditions(k_conditions, number)
+        return simulate(
+            self.sde(),
+            self.prior(k_prior, number),
+            linear_grid(0.0, self.end_time, self.time_steps),
+            key=k_noise,
+            args=args,
+            args_axes=None if args is None else 0,
+            substeps=self.substeps,
+            score_targets=isinstance(self.loss(), PathScore),
+        )
+
     def simulate(self, key: PRNGKeyArray) -> Dataset:
         """Make the data.
 
@@ -88,8 +211,13 @@ class Experiment(abc.ABC):
         Returns
         -------
         Dataset
-            Paths and known answers.
+            Paths and known answers. By default ``test_cases`` of the held-out paths are both
+            validation and truth.
         """
+        k_train, k_held_out = jax.random.split(key)
+        return Dataset(
+            self.paths(k_train, self.trajectories), self.paths(k_held_out, self.test_cases)
+        )
 
     @abc.abstractmethod
     def model(self, data: Trajectories) -> nn.Module:
@@ -106,8 +234,39 @@ class Experiment(abc.ABC):
             Called as ``model(t, x, args)``, see ``smdp_jax.fit``.
         """
 
-    @abc.abstractmethod
-    def fit(self, dataset: Dataset, key: PRNGKeyArray, **resume: Any) -> Fit:
+    def loss(self) -> Any:
+        """Return what is minimised.
+
+        Returns
+        -------
+        Objective
+            By default windows of 1, 2 and 4 steps.
+        """
+        return MultiStep((1, 2, 4))
+
+    def optimizer(
+        self, steps: int | None = None, learning_rate: float | None = None, **adam: Any
+    ) -> optax.GradientTransformation:
+        """Return the optimiser: Adam with clipped gradients, its rate falling to 0 as a cosine.
+
+        Parameters
+        ----------
+        steps : int, optional
+            Updates; default ``self.steps``.
+        learning_rate : float, optional
+            Rate at the start; default ``self.learning_rate``.
+        **adam
+            Other options of ``optax.adam``.
+
+        Returns
+        -------
+        optax.GradientTransformation
+            The chain.
+        """
+        rate = optax.cosine_decay_schedule(learning_rate or self.learning_rate, steps or self.steps)
+        return optax.chain(optax.clip_by_global_norm(self.clip), optax.adam(rate, **adam))
+
+    def fit(self, dataset: Dataset, key: PRNGKeyArray, **options: Any) -> Fit:
         """Learn the score.
 
         Parameters
@@ -116,16 +275,28 @@ class Experiment(abc.ABC):
             What ``simulate`` returned.
         key : PRNG key
             Randomness of this stage.
-        **resume
-            Hand these on to ``smdp_jax.fit``: they say where checkpoints are kept.
+        **options
+            Of ``smdp_jax.fit``, in place of what the other methods and fields say. A method of
+            your own hands them on: they say where checkpoints are kept.
 
         Returns
         -------
         Fit
             Of the network ``self.model(dataset.train)``.
         """
+        given = {
+            "sde": self.sde(),
+            "data": dataset.train,
+            "objective": self.loss(),
+            "optimizer": self.optimizer(),
+            "steps": self.steps,
+            "batch_size": self.batch_size,
+            "ema": self.ema,
+            "validation": dataset.validation,
+        }
+        model = options.pop("model", None) or self.model(dataset.train)
+        return fit(model=model, key=key, **(given | options))
 
-    @abc.abstractmethod
     def sample(self, run: "Run", key: PRNGKeyArray) -> dict[str, Any]:
         """Compute all that needs the learned term: posterior samples, scores on grids.
 
@@ -139,10 +310,18 @@ class Experiment(abc.ABC):
         Returns
         -------
         dict
-            Arrays by name; all that ``evaluate`` and ``figures`` need.
+            Arrays by name; all that ``evaluate`` and ``figures`` need. By default samples of the
+            past of held-out end states, and ``calibration_report`` on them.
         """
+        k_past, k_ranks = jax.random.split(key)
+        held_out = run.dataset.validation or run.data
+        x_end = jax.tree.map(lambda x: x[:, -1], held_out.xs)
+        past = self.posterior(
+            run, x_end, num_samples=self.posterior_samples, key=k_past, args=held_out.args
+        )
+        report = calibration_report(run.sde, run.learned, held_out, key=k_ranks, drawn=past)
+        return {"samples": past.samples, "calibration": dataclasses.asdict(report)}
 
-    @abc.abstractmethod
     def evaluate(self, run: "Run", arrays: Mapping[str, Any]) -> Sequence[Metric]:
         """Compare with the truth.
 
@@ -156,10 +335,17 @@ class Experiment(abc.ABC):
         Returns
         -------
         sequence of Metric
-            Each with a name of its own, and the target where there is one.
+            Each with a name of its own, and the target where there is one. By default those of
+            ``calibration_report``, and the miss of one step.
         """
+        miss = Metric(
+            "squared miss of a backward step / its noise, median over time",
+            np.median(run.step_miss),
+            1.0,
+            note="the optimum",
+        )
+        return [*calibration_of(arrays).metrics, miss]
 
-    @abc.abstractmethod
     def figures(self, run: "Run", arrays: Mapping[str, Any]) -> Mapping[str, ReportFigure]:
         """Draw; nothing is computed here.
 
@@ -173,9 +359,11 @@ class Experiment(abc.ABC):
         Returns
         -------
         dict
-            Figures with captions by file name, in the order of the report. The training curve and
-            the miss of one step are added to them.
+            Figures with captions by file name, in the order of the report. By default that of
+            ``calibration_report``. The training curve and the miss of one step are added to them.
         """
+        caption = "Ranks of the true starts among their posterior samples, and the band of chance."
+        return {"calibration": ReportFigure(calibration_of(arrays).figure(), caption)}
 
     def posterior(
         self, run: "Run", x_end: State, *, num_samples: int, key: PRNGKeyArray, args: Any = None

@@ -111,7 +111,16 @@ class _Names:
                 self._add_members(_source_of(base), self.library)
 
     def nodes(self, name: str) -> list[ast.AST]:
-        return [*self.own.get(name, ()), *self.library.get(name, ())]
+        own = self.own.get(name, [])
+        # A default that is replaced is reached only by super().
+        return (
+            own
+            if own and "super(" not in "".join(map(ast.unparse, own))
+            else [
+                *own,
+                *self.library.get(name, ()),
+            ]
+        )
 
     def used_by(self, node: ast.AST) -> Iterator[str]:
         """Find the names that a piece of code reaches."""

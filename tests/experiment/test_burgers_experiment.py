@@ -26,7 +26,7 @@ def finished(tmp_path_factory):
         blocks=1,
         steps=4,
         batch_size=4,
-        test_fields=2,
+        test_cases=2,
         posterior_samples=3,
         chunk=6,
     )

@@ -28,7 +28,7 @@ def finished(tmp_path_factory):
         windows=(2,),
         steps=4,
         batch_size=2,
-        test_paths=2,
+        test_cases=2,
         posterior_samples=2,
         chunk=4,
     )

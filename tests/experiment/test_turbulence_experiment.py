@@ -43,7 +43,7 @@ TINY = {
     "flow_steps": 4,
     "windows": (2,),
     "batch_size": 2,
-    "test_fields": 2,
+    "test_cases": 2,
     "posterior_samples": 3,
     "chunk": 18,
 }
@@ -106,7 +106,7 @@ def test_noise_of_the_stored_grid_is_the_configured_one():
     # Nyquist wavenumber are cut: a share (11/12)^2 of its points' variance remains.
     config = tiny(viscosity=1e-9, drag=0.0, forcing="none", spin_up=0.0, end_time=0.01, noise=0.5)
     ts = smdp.linear_grid(0.0, 0.01, 1)
-    paths = config.paths(jax.random.key(0), ts, 18)
+    paths = config.states(jax.random.key(0), ts, 18)
     variance = np.var(paths[:, 1] - paths[:, 0]) / (0.5**2 * 0.01 * (11 / 12) ** 2)
     # 18 x 121 independent modes: standard error 0.030; beyond 4.5 of them once in 150 000 times.
     assert abs(variance - 1) < 0.14
