@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from smdp_jax.physics.exact.law import TwoStarts
 from smdp_jax.physics.exact.ornstein_uhlenbeck import decay, noise_variance
 from smdp_jax.physics.spectral.periodic import check_grid
 from smdp_jax.physics.starts import balanced_signs
@@ -23,7 +24,7 @@ ScalarState = Float[ArrayLike, "1"]
 
 
 @dataclass(frozen=True)
-class Affine:
+class Affine(TwoStarts):
     r"""The process ``dx = -lambda x dt + g dW`` started at +1 or -1 with probability 1/2 each.
 
     With ``m = exp(-lambda t)`` and ``v = g^2 (1 - exp(-2 lambda t)) / (2 lambda)``::
@@ -152,79 +153,21 @@ class Affine:
         return noise_variance(float(self.rate), self.noise, t)
 
     def log_density(self, t: Scalar, x: ScalarState) -> Float[Array, ""]:
-        """Log of p_t at ``x``, in nats.
-
-        Parameters
-        ----------
-        t : scalar
-            Time, t >= 0; at 0 the result is +inf on the two point masses and -inf elsewhere.
-        x : array, shape (1,)
-            State.
-
-        Returns
-        -------
-        scalar
-            In nats, of a density per unit of state.
-        """
+        """Log density of x_t at ``x``, in nats."""
         x, mean, variance, spread = self._mixture(t, x)
         plus, minus = (-((x + m) ** 2) / (2 * variance) for m in (-mean, mean))
         norm = math.log(2) + jnp.log(2 * math.pi * variance) / 2
         mixture = jnp.logaddexp(plus, minus) - norm
         return jnp.where(spread, mixture, jnp.where(jnp.abs(x) == mean, jnp.inf, -jnp.inf))
 
-    def density(self, t: Scalar, x: ScalarState) -> Float[Array, ""]:
-        """Density p_t at ``x``.
-
-        Parameters
-        ----------
-        t : scalar
-            Time, t >= 0.
-        x : array, shape (1,)
-            State.
-
-        Returns
-        -------
-        scalar
-            Per unit of state; +inf or 0 at t = 0.
-        """
-        return jnp.exp(self.log_density(t, x))
-
     def score(self, t: Scalar, x: ScalarState, args: Args = None) -> Float[Array, "1"]:
-        """Gradient of log p_t at ``x``.
-
-        Parameters
-        ----------
-        t : scalar
-            Time, t >= 0; at 0, where no score exists, the result is 0.
-        x : array, shape (1,)
-            State.
-        args : Any
-            Ignored; there so that the method is a score as the solvers take it.
-
-        Returns
-        -------
-        array, shape (1,)
-            The score, in 1 / state.
-        """
+        """Gradient of the log density at ``x``; 0 at t = 0."""
         x, mean, variance, spread = self._mixture(t, x)
         score = -(x - mean * jnp.tanh(x * mean / variance)) / variance
         return jnp.where(spread, score, 0)[None]
 
     def posterior_plus(self, t: Scalar, x: ScalarState) -> Float[Array, ""]:
-        """Probability that the path through ``x`` at ``t`` started at +1.
-
-        Parameters
-        ----------
-        t : scalar
-            Time, t >= 0.
-        x : array, shape (1,)
-            State.
-
-        Returns
-        -------
-        scalar
-            Between 0 and 1; at t = 0 the side on which ``x`` lies decides.
-        """
+        """Probability that the path through ``x`` at ``t`` started at +1."""
         x, mean, variance, spread = self._mixture(t, x)
         return jnp.where(spread, jax.nn.sigmoid(2 * x * mean / variance), (1 + jnp.sign(x)) / 2)
 

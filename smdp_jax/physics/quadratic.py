@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from smdp_jax.physics.affine import Affine
 from smdp_jax.physics.exact.fokker_planck import transition_density
+from smdp_jax.physics.exact.law import TwoStarts
 from smdp_jax.physics.exact.transition import Transition
 from smdp_jax.physics.spectral.periodic import check_grid
 from smdp_jax.physics.starts import balanced_signs
@@ -113,7 +114,7 @@ class Quadratic:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Reference:
+class Reference(TwoStarts):
     """Density, score and posterior of a process from +1 or -1, from a Fokker-Planck solution.
 
     ``score`` works wherever a closed-form score does. At t = 0 the law is two point masses and
@@ -128,76 +129,17 @@ class Reference:
     plus: Transition
 
     def log_density(self, t: Scalar, x: Float[ArrayLike, "1"]) -> Float[Array, ""]:
-        """Log of p_t at ``x``, in nats.
-
-        Parameters
-        ----------
-        t : scalar
-            Time, 0 <= t <= end_time; at 0 the result is +inf on the two point masses and -inf
-            elsewhere.
-        x : array, shape (1,)
-            State.
-
-        Returns
-        -------
-        scalar
-            In nats, of a density per unit of state.
-        """
+        """Log density of x_t at ``x``, in nats."""
         return jnp.logaddexp(*self._branches(t, x)) - math.log(2)
 
-    def density(self, t: Scalar, x: Float[ArrayLike, "1"]) -> Float[Array, ""]:
-        """Density p_t at ``x``.
-
-        Parameters
-        ----------
-        t : scalar
-            Time, t >= 0.
-        x : array, shape (1,)
-            State.
-
-        Returns
-        -------
-        scalar
-            Per unit of state; +inf or 0 at t = 0.
-        """
-        return jnp.exp(self.log_density(t, x))
-
     def score(self, t: Scalar, x: Float[ArrayLike, "1"], args: Args = None) -> Float[Array, "1"]:
-        """Gradient of log p_t at ``x``.
-
-        Parameters
-        ----------
-        t : scalar
-            Time, 0 <= t <= end_time; at 0, where no score exists, the result is 0.
-        x : array, shape (1,)
-            State.
-        args : Any
-            Ignored; there so that the method is a score as the solvers take it.
-
-        Returns
-        -------
-        array, shape (1,)
-            The score, in 1 / state.
-        """
+        """Gradient of the log density at ``x``; 0 at t = 0."""
         x = jnp.asarray(x)
         share = self.posterior_plus(t, x)
         return share * self.plus.score(t, x) - (1 - share) * self.plus.score(t, -x)
 
     def posterior_plus(self, t: Scalar, x: Float[ArrayLike, "1"]) -> Float[Array, ""]:
-        """Probability that the path through ``x`` at ``t`` started at +1.
-
-        Parameters
-        ----------
-        t : scalar
-            Time, t >= 0.
-        x : array, shape (1,)
-            State.
-
-        Returns
-        -------
-        scalar
-            Between 0 and 1; at t = 0 the side on which ``x`` lies decides.
-        """
+        """Probability that the path through ``x`` at ``t`` started at +1."""
         plus, minus = self._branches(t, x)
         both = jnp.isinf(plus) & jnp.isinf(minus)  # only at t = 0
         odds = jnp.where(both, 0, plus) - jnp.where(both, 0, minus)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from smdp_jax.physics.exact.law import ScalarLaw
 from smdp_jax.sde import Args, Scalar
 
 __all__ = ["Transition"]
@@ -14,7 +15,7 @@ __all__ = ["Transition"]
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Transition:
+class Transition(ScalarLaw):
     r"""Density of x_t given one starting point, as a table in a moving frame.
 
     In ``z = (x - m(t)) / s(t)`` the density is close to the standard normal, so the table holds
@@ -53,59 +54,13 @@ class Transition:
     tilts: Float[Array, "times cells"]
 
     def log_density(self, t: Scalar, x: Float[ArrayLike, "1"]) -> Float[Array, ""]:
-        """Log density of x_t at ``x``, in nats.
-
-        Parameters
-        ----------
-        t : scalar
-            Time, t >= 0; at 0 the result is +inf at the starting point and -inf elsewhere.
-        x : array, shape (1,)
-            State.
-
-        Returns
-        -------
-        scalar
-            In nats, of a density per unit of state.
-        """
+        """Log density of x_t at ``x``, in nats."""
         x = jnp.asarray(x)[0]
         atom = jnp.where(x == self.start.astype(x.dtype), jnp.inf, -jnp.inf)
         return jnp.where(jnp.asarray(t) > 0, self._log_density(t, x), atom)
 
-    def density(self, t: Scalar, x: Float[ArrayLike, "1"]) -> Float[Array, ""]:
-        """Density of x_t at ``x``.
-
-        Parameters
-        ----------
-        t : scalar
-            Time, t >= 0.
-        x : array, shape (1,)
-            State.
-
-        Returns
-        -------
-        scalar
-            In nats, of a density per unit of state.
-            Per unit of state; +inf or 0 at t = 0.
-        """
-        return jnp.exp(self.log_density(t, x))
-
     def score(self, t: Scalar, x: Float[ArrayLike, "1"], args: Args = None) -> Float[Array, "1"]:
-        """Gradient of the log density at ``x``.
-
-        Parameters
-        ----------
-        t : scalar
-            Time, t >= 0; at 0, where no score exists, the result is 0.
-        x : array, shape (1,)
-            State.
-        args : Any
-            Ignored; there so that the method is a score as the solvers take it.
-
-        Returns
-        -------
-        array, shape (1,)
-            The score, in 1 / state.
-        """
+        """Gradient of the log density at ``x``; 0 at t = 0."""
         gradient = jax.grad(self._log_density, argnums=1)(t, jnp.asarray(x)[0])
         return jnp.where(jnp.asarray(t) > 0, gradient, 0)[None]
 
