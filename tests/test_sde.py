@@ -314,7 +314,7 @@ def test_inverse_is_checked_where_it_is_used():
         (jnp.array([0.0, jnp.nan]), "ts must increase, got ts[0]=0.0 and ts[1]=nan"),
         (jnp.array([0.0, jnp.inf]), "ts must be finite, got [0.0, inf]"),
         # Two float64 times that are one in float32.
-        (np.array([1.0, 1.0 + 1e-12]), "ts must increase, got ts[0]=1.0 and ts[1]=1.0"),
+        (np.array([1.0, 1.0 + 1e-12]), "ts must increase in float32, got ts[0]=1.0 and ts[1]=1.0"),
         ([0.0, 1.0], "ts must be a one-dimensional array of times, got [0.0, 1.0]"),
         (jnp.array([-0.5, 1.0]), "inside SDE.interval=[0.0, 2.0], got [-0.5, 1.0]"),
         (jnp.array([0.5, 2.5]), "inside SDE.interval=[0.0, 2.0], got [0.5, 2.5]"),
