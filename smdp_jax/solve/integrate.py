@@ -4,10 +4,10 @@ Every caller (simulation, posterior sampling, training windows) advances states 
 ``advance``; ``integrate`` is the same with its arguments checked, ``solve_adaptive`` the
 counterpart for solvers that choose their own steps.
 
-The loop is a scan of ours, not ``diffrax.diffeqsolve`` with ``StepTo``: its states are the same to
-the last bit, but its gradient took about 12 times as long on a busy machine (1000 scalars, 200
-Euler steps, ``benchmarks/sampling.py``), as it plans checkpoints where a scan differentiates. In
-the place of its adjoints there is ``rematerialise``.
+The loop is a scan of ours, not ``diffrax.diffeqsolve`` with ``StepTo``: forward the two cost about
+the same beside a network, but its gradient took 1.3 to 12 times as long, the more the cheaper the
+drift (1000 scalars, 200 steps, on a busy machine; ``benchmarks/sampling.py``), as it plans
+checkpoints where a scan differentiates. In the place of its adjoints there is ``rematerialise``.
 """
 
 from collections.abc import Callable, Sequence
