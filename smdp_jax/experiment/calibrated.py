@@ -8,7 +8,7 @@ import numpy as np
 from smdp_jax.evaluate import CalibrationReport
 from smdp_jax.evaluate.calibration_record import Ratio
 
-__all__ = ["calibration_of"]
+__all__ = ["calibration_of", "lost_of"]
 
 
 def calibration_of(arrays: Mapping[str, Any]) -> CalibrationReport:
@@ -26,3 +26,12 @@ def calibration_of(arrays: Mapping[str, Any]) -> CalibrationReport:
             leaf: Ratio(**{part: plain(v) for part, v in ratio.items()}) for leaf, ratio in leaves
         }
     return CalibrationReport(**stored)
+
+
+def lost_of(arrays: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Paths that were lost, of how many, where a calibration report says so."""
+    stored = arrays.get("calibration")
+    if not isinstance(stored, Mapping) or not {"lost", "cases", "num_samples"} <= set(stored):
+        return None
+    paths = int(stored["cases"]) * int(stored["num_samples"])
+    return round(float(stored["lost"]) * paths), paths

@@ -11,6 +11,7 @@ from typing import Any
 from smdp_jax import evaluate
 from smdp_jax.evaluate import Metric, ReportFigure, Section, write_report
 from smdp_jax.evaluate.figures import figure_png
+from smdp_jax.experiment.calibrated import lost_of
 from smdp_jax.experiment.config_file import PLAIN_NAME
 from smdp_jax.experiment.definition import Experiment, Run
 from smdp_jax.experiment.errors import ExperimentError
@@ -115,6 +116,7 @@ def build_report(files: RunFiles, run: Run, arrays: dict[str, Any]) -> Path:
         config=config["config"],
         environment=record["environment"],
         command=command_of(files),
+        lost_paths=lost_of(arrays),
     )
     # Last: a report that was not finished is drawn again.
     write_json(files.drawn, _origin_of_report(files, run.config, file.source))

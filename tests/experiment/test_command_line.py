@@ -133,6 +133,24 @@ def test_errors_of_the_library_are_short(capsys, tmp_path, monkeypatch):
         status_of(*words)
 
 
+@pytest.mark.parametrize("command", ["run", "sample", "list"])
+def test_errors_of_the_system_take_one_line(command, capsys, tmp_path, finished, request):
+    """A file where a folder has to be: what was said, no traceback, and how to get one."""
+    file = tmp_path / "file"
+    file.write_text("")
+    ends = tmp_path / "ends.npz"
+    np.savez(ends, x_end=np.ones((1, 1), np.float32))
+    words = {
+        "run": ["run", TINY, "--runs-dir", file],
+        "sample": ["sample", finished, ends, "--output", file / "past.npz"],
+        "list": ["list", file / "configs"],
+    }[command]
+    assert status_of(*words) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(lines) == 1
+    assert str(file) in lines[0]
+
+
 def test_another_configuration_is_refused(capsys, finished):
     runs = finished.parents[1]
     assert status_of("run", TINY, "--runs-dir", runs, "--steps", "21") == 1

@@ -10,7 +10,7 @@ import pytest
 
 import smdp_jax as smdp
 from smdp_jax.experiment import load, load_config_file, run_experiment
-from smdp_jax.experiment.calibrated import calibration_of
+from smdp_jax.experiment.calibrated import calibration_of, lost_of
 from smdp_jax.experiment.run_directory import RunFiles
 
 FILE = Path(__file__).parents[2] / "configs" / "ornstein_uhlenbeck.py"
@@ -44,6 +44,7 @@ def test_report_says_what_every_experiment_is_asked(finished):
         assert any(what in name for name in found), what
     page = (finished / "report.html").read_text()
     assert page.count("<figure") == 3
+    assert "0 of 1140 paths lost" in page
     # Held-out pairs are not those of training.
     run = load(finished)
     assert run.dataset.validation.num_samples == 60
@@ -62,6 +63,13 @@ def test_stored_calibration_is_the_one_computed(finished):
     assert [dataclasses.asdict(m) for m in stored.metrics] == [
         dataclasses.asdict(m) for m in report.metrics
     ]
+
+
+def test_lost_paths_are_counted_where_a_report_says_so():
+    some = {"lost": np.float64(3 / 44), "cases": np.int64(4), "num_samples": np.int64(11)}
+    assert lost_of({"calibration": some}) == (3, 44)
+    for other in ({}, {"calibration": np.zeros(3)}, {"calibration": {"lost": 0.0}}):
+        assert lost_of(other) is None
 
 
 def test_conditions_travel_to_samples(finished):
