@@ -21,6 +21,7 @@ from smdp_jax.observations import (
 from smdp_jax.posterior import Path, Posterior, probability_flow, sample_posterior
 from smdp_jax.score_targets import PowerRamp, SinhRamp, TableRamp, least_variance_ramp
 from smdp_jax.scores.estimate import estimate_kernel
+from smdp_jax.scores.gaussian import GaussianReference
 from smdp_jax.scores.guidance import dps_guidance, moment_matched_guidance
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.learned import LearnedScore, StepCorrection
@@ -32,7 +33,9 @@ from smdp_jax.sde import SDE, integrated_backward, negated
 from smdp_jax.simulate import simulate
 from smdp_jax.solve.adaptive import solve_adaptive
 from smdp_jax.solve.backward import Langevin, SolveInfo
+from smdp_jax.solve.gaussian import GaussianStep, GaussianTransition
 from smdp_jax.solve.integrate import integrate
+from smdp_jax.solve.linear import LinearPart
 from smdp_jax.solve.reversal import probability_flow_sde, reverse_sde
 from smdp_jax.solve.solvers import flow_map_of
 from smdp_jax.solve.tempering import Tempering
@@ -51,12 +54,16 @@ __all__ = [
     "ConditionInfo",
     "Conditioned",
     "Fit",
+    "GaussianReference",
+    "GaussianStep",
+    "GaussianTransition",
     "InverseStep",
     "Langevin",
     "LearnedKernel",
     "LearnedScore",
     "LearnedStep",
     "LinearObservation",
+    "LinearPart",
     "LinearTwist",
     "LogProb",
     "MultiStep",

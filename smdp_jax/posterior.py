@@ -20,6 +20,7 @@ from smdp_jax.sde import SDE, Args, ScoreFn, State
 from smdp_jax.solve.asked import Work, check_backward
 from smdp_jax.solve.backward import BackwardSolve, Langevin, SolveInfo
 from smdp_jax.solve.batches import in_chunks, on_auto_mesh
+from smdp_jax.solve.gaussian import GaussianStep
 from smdp_jax.solve.integrate import Save
 
 __all__ = ["Path", "Posterior", "probability_flow", "sample_posterior"]
@@ -74,7 +75,7 @@ def sample_posterior(
     key: PRNGKeyArray,
     args: Args = None,
     args_axes: int | None = None,
-    solver: diffrax.AbstractSolver | None = None,
+    solver: diffrax.AbstractSolver | GaussianStep | None = None,
     substeps: int = 1,
     noise_level: float = 1.0,
     denoise_last: bool = False,
@@ -113,8 +114,9 @@ def sample_posterior(
     args_axes : int or None
         None: the same ``args`` for all end states; 0: one entry per end state, on the same
         ``batch_axes`` leading axes.
-    solver : diffrax.AbstractSolver, optional
-        Default ``diffrax.Euler()``, or ``Splitting()`` for flow maps.
+    solver : diffrax.AbstractSolver or GaussianStep, optional
+        Default ``diffrax.Euler()``, or ``Splitting()`` for flow maps. ``GaussianStep()`` is stable
+        on what is linear, and needs fewer steps.
     substeps : int
         Solver steps per interval of ``ts``.
     noise_level : float
@@ -182,7 +184,7 @@ def probability_flow(
     *,
     args: Args = None,
     args_axes: int | None = None,
-    solver: diffrax.AbstractSolver | None = None,
+    solver: diffrax.AbstractSolver | GaussianStep | None = None,
     substeps: int = 1,
     controller: diffrax.AbstractAdaptiveStepSizeController | None = None,
     batch_axes: int | None = None,
@@ -208,8 +210,9 @@ def probability_flow(
         Conditions.
     args_axes : int or None
         None: the same ``args`` for all end states; 0: one entry per end state.
-    solver : diffrax.AbstractSolver, optional
-        Default ``diffrax.Euler()``, or ``Splitting()`` for flow maps.
+    solver : diffrax.AbstractSolver or GaussianStep, optional
+        Default ``diffrax.Euler()``, or ``Splitting()`` for flow maps. ``GaussianStep()`` is stable
+        on what is linear, and needs fewer steps.
     substeps : int
         Solver steps per interval of ``ts``.
     controller : diffrax.AbstractAdaptiveStepSizeController, optional

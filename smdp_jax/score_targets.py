@@ -30,9 +30,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from smdp_jax.checks import check_number, concrete, is_number
 from smdp_jax.compiled import compiled
 from smdp_jax.sde import SDE, Args, Scalar, State
+from smdp_jax.solve.chain import ChainSplitting, chain_of
 from smdp_jax.solve.integrate import advance
-from smdp_jax.solve.solvers import flow_map_of
-from smdp_jax.solve.terms import Splitting
 
 __all__ = ["PowerRamp", "Ramp", "SinhRamp", "TableRamp", "Transform", "least_variance_ramp"]
 
@@ -164,76 +163,76 @@ def _in_transform(transform: Transform | None, operator: Callable, m: State) -> 
     return backward(operator(forward(m)))
 
 
-def _kick(terms: Any, t0: Any, t1: Any, x: State, args: Args) -> tuple[State, State, State]:
-    """Take one step of the chain; return the new state, q and J^T q."""
-    flow, noise = terms.terms
-    increment = noise.contr(t0, t1)[0]
-    g, dt = noise.of_step(t0, t1, x), jnp.asarray(t1 - t0)
-    moved, pull_back = jax.vjp(lambda x: flow.step(t0, t1, x, args), x)
-    q = jax.tree.map(lambda g, w: w / (g * dt.astype(w.dtype)), g, increment)
-    x1 = jax.tree.map(lambda y, g, w: y + g * w, moved, g, increment)
-    return x1, q, pull_back(q)[0]
+class ScoreTargetSplitting(ChainSplitting):
+    """The chain on the pair (state, M), accumulating the score target of the path."""
 
-
-class ScoreTargetSplitting(Splitting):
-    """``Splitting`` on the pair (state, M), accumulating the score target of the path."""
-
-    rho: Ramp
-    start: Scalar
+    rho: Any = None
+    start: Any = 0.0
 
     def step(
         self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
     ) -> tuple:
         """Advance (state, M) from t0 to t1."""
         x, m = y0
-        x1, q, pulled = _kick(terms, t0, t1, x, args)
-        past = self.rho(t0 - self.start, t1 - self.start, jax.tree.map(jnp.subtract, m, pulled))
-        m1 = jax.tree.map(jnp.add, q, past)
-        return (x1, m1), None, {}, None, diffrax.RESULTS.successful
+        for move in self.moves(terms, t0, t1, x, args):
+            moved, pull_back = jax.vjp(move.flow, x)
+            (pulled,) = pull_back(move.score)
+            past = jax.tree.map(jnp.subtract, m, pulled)
+            past = self.rho(move.t0 - self.start, move.t1 - self.start, past)
+            x = jax.tree.map(jnp.add, moved, move.kick)
+            m = jax.tree.map(jnp.add, move.score, past)
+        return (x, m), None, {}, None, diffrax.RESULTS.successful
 
 
 def _scaled_difference(ratio: Array, m: Array, pulled: Array) -> Array:
     return jnp.broadcast_to(ratio, m.shape).astype(m.dtype) * (m - pulled)
 
 
-class _PilotSplitting(Splitting):
-    """Advance a batch of (state, M) together with log phi, whose ratio is chosen step by step.
+class _PilotSplitting(ChainSplitting):
+    """Advance a batch of (state, M) together with log phi, whose ratio is chosen move by move.
 
     E|M_{j+1}|^2 is quadratic in rho and least at E<q, J^T q> / (E|M_j|^2 + E|J^T q|^2), since q is
     independent of the past.
     """
 
-    forward: Callable = eqx.field(static=True)
-    backward: Callable = eqx.field(static=True)
-    elementwise: bool = eqx.field(static=True)
-    start: Scalar
+    forward: Callable = eqx.field(static=True, default=lambda x: x)
+    backward: Callable = eqx.field(static=True, default=lambda x: x)
+    elementwise: bool = eqx.field(static=True, default=False)
+    start: Any = 0.0
 
     def step(
         self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
     ) -> tuple:
         """Advance the pilot batch from t0 to t1."""
         x, (m, log_phi) = y0
-        x1, q, pulled = _kick(terms, t0, t1, x, args)
-        m_hat, q_hat, pulled_hat = (jax.vmap(self.forward)(v) for v in (m, q, pulled))
 
         def mean(values: Array) -> Array:
             return values.mean(axis=0 if self.elementwise else None)
 
-        def best(m: Array, q: Array, p: Array) -> Array:
-            overlap = mean((jnp.conj(q) * p).real)
-            power = mean(jnp.abs(m) ** 2) + mean(jnp.abs(p) ** 2)
-            ratio = jnp.clip(overlap / power, 1e-6, 1.0)
-            return jnp.where(t0 > self.start, ratio, 0.0)
+        for move in self.moves(terms, t0, t1, x, args):
+            follows = move.t0 > self.start
+            moved, pull_back = jax.vjp(move.flow, x)
+            (pulled,) = pull_back(move.score)
+            m_hat, q_hat, pulled_hat = (jax.vmap(self.forward)(v) for v in (m, move.score, pulled))
 
-        rho = jax.tree.map(best, m_hat, q_hat, pulled_hat)
-        past = jax.tree.map(_scaled_difference, rho, m_hat, pulled_hat)
-        m1 = jax.tree.map(jnp.add, q, jax.vmap(self.backward)(past))
-        log_phi1 = jax.tree.map(
-            lambda f, r: jnp.where(t0 > self.start, f - jnp.log(jnp.maximum(r, 1e-6)), f),
-            log_phi,
-            rho,
-        )
-        return (x1, (m1, log_phi1)), None, {}, None, diffrax.RESULTS.successful
+            def best(m: Array, q: Array, p: Array, follows: Any = follows) -> Array:
+                overlap = mean((jnp.conj(q) * p).real)
+                power = mean(jnp.abs(m) ** 2) + mean(jnp.abs(p) ** 2)
+                ratio = jnp.clip(overlap / power, 1e-6, 1.0)
+                return jnp.where(follows, ratio, 0.0)
+
+            rho = jax.tree.map(best, m_hat, q_hat, pulled_hat)
+            past = jax.tree.map(_scaled_difference, rho, m_hat, pulled_hat)
+            m = jax.tree.map(jnp.add, move.score, jax.vmap(self.backward)(past))
+            x = jax.tree.map(jnp.add, moved, move.kick)
+            log_phi = jax.tree.map(
+                lambda f, r, follows=follows: jnp.where(
+                    follows, f - jnp.log(jnp.maximum(r, 1e-6)), f
+                ),
+                log_phi,
+                rho,
+            )
+        return (x, (m, log_phi)), None, {}, None, diffrax.RESULTS.successful
 
 
 def least_variance_ramp(
@@ -304,7 +303,7 @@ def _pilot(
 ) -> State:
     """Return log phi at ts[1:]."""
     forward, backward = transform if transform is not None else ((lambda x: x),) * 2
-    flow = flow_map_of(sde, solver)
+    flow, halves = chain_of(sde, solver)
     assert flow.step is not None
     batched_step = jax.vmap(flow.step, in_axes=(None, None, 0, args_axes))
     batch = SDE(step=batched_step, diffusion=sde.diffusion, interval=sde.interval)
@@ -312,7 +311,16 @@ def _pilot(
     log_phi = jax.tree.map(
         lambda m: jnp.zeros(() if transform is None else m.shape, jnp.finfo(m.dtype).dtype), modes
     )
-    stepper = _PilotSplitting(forward, backward, transform is not None, ts[0])
+    stepper = _PilotSplitting(
+        linear=sde.linear,
+        halves=halves,
+        batched=True,
+        args_axes=args_axes,
+        forward=forward,
+        backward=backward,
+        elementwise=transform is not None,
+        start=ts[0],
+    )
     y0 = (x0, (jax.tree.map(jnp.zeros_like, x0), log_phi))
     (_, (_, table)), _ = advance(
         batch, y0, ts, key=key, args=args, solver=stepper, substeps=substeps

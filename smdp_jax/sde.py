@@ -66,6 +66,9 @@ class SDE:
     noise_at : "start" or "end"
         Where in a step of a flow map g is taken: the chain is ``x + g(t0) sqrt(t1 - t0) z`` after
         the step, or with ``g(t1)``. A reversed process takes it where the forward one put it in.
+    linear : LinearPart, optional
+        What of the physics is linear and diagonal in a transform: ``GaussianStep`` and the noise
+        of simulated steps treat it exactly. The whole physics stays in ``drift`` or ``step``.
 
     Raises
     ------
@@ -93,6 +96,7 @@ class SDE:
     inverse: FlowMap | None = None
     interval: tuple[float, float] = (-math.inf, math.inf)
     noise_at: Literal["start", "end"] = "start"
+    linear: Any = None
 
     def __post_init__(self) -> None:
         if (self.drift is None) == (self.step is None):
@@ -116,7 +120,13 @@ class SDE:
     def _parts(self) -> tuple:
         amplitudes, tree = jax.tree.flatten(self.diffusion, is_leaf=callable)
         functions = (self.drift, self.step, self.inverse, *amplitudes)
-        return (tree, *map(parts_of, functions), tuple(self.interval), self.noise_at)
+        return (
+            tree,
+            *map(parts_of, functions),
+            tuple(self.interval),
+            self.noise_at,
+            parts_of(self.linear),
+        )
 
     def __eq__(self, other: object) -> bool:
         """Compare by what the processes are made of."""

@@ -12,9 +12,9 @@ from smdp_jax.compiled import compiled
 from smdp_jax.score_targets import Ramp, ScoreTargetSplitting, least_variance_ramp
 from smdp_jax.sde import SDE, Args, State
 from smdp_jax.solve.batches import in_chunks, on_auto_mesh
+from smdp_jax.solve.chain import ChainSplitting, chain_of
 from smdp_jax.solve.integrate import advance
-from smdp_jax.solve.solvers import check_solver, flow_map_of, splits
-from smdp_jax.solve.terms import Splitting
+from smdp_jax.solve.solvers import check_solver, splits
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["simulate"]
@@ -54,9 +54,11 @@ def simulate(
     args_axes : int or None
         None: the same ``args`` for all samples; 0: one entry per sample on the leading axis.
     solver : diffrax.AbstractSolver, optional
-        Any diffrax solver for a drift; default ``diffrax.ShARK()`` (strong order 1.5 for additive
-        noise). Flow maps are advanced by ``Splitting()``. With ``score_targets``: the ODE solver
-        of the physics step, default ``diffrax.Euler()``, the noise being added after each step.
+        Default: the same steps with and without ``score_targets``, so the same paths: a drift by
+        Heun's step between two half kicks of noise (weak order 2), a flow map by its own step and
+        the noise after it. With ``SDE.linear`` the linear part and its noise are exact at every
+        step. Or any diffrax solver for a drift; with ``score_targets`` that is the ODE solver of
+        the physics step between the kicks.
     substeps : int
         Solver steps per interval of ``ts``: simulate finely, store coarsely.
     score_targets : bool or ramp
@@ -185,12 +187,15 @@ def _simulate(
     rematerialise: bool,
 ) -> tuple[State, State | None]:
     """Return states, and score targets where there is a ramp."""
+    process, halves = sde, False
+    if ramp is not None or solver is None:
+        process, halves = chain_of(sde, solver)
     if ramp is None:
-        process, start = sde, lambda x: x
-        stepper = solver or (Splitting() if sde.step is not None else diffrax.ShARK())
+        start = lambda x: x
+        stepper = solver or ChainSplitting(sde.linear, halves)
     else:
-        process, start = flow_map_of(sde, solver), lambda x: (x, jax.tree.map(jnp.zeros_like, x))
-        stepper = ScoreTargetSplitting(ramp, ts[0])
+        start = lambda x: (x, jax.tree.map(jnp.zeros_like, x))
+        stepper = ScoreTargetSplitting(sde.linear, halves, rho=ramp, start=ts[0])
 
     def one(inputs: tuple) -> State:
         i, x, own_args = inputs

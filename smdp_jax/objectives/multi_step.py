@@ -21,6 +21,7 @@ from smdp_jax.objectives.base import Kind, Objective
 from smdp_jax.objectives.step_miss import mean_square, step_miss
 from smdp_jax.scores.learned import StepCorrection
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
+from smdp_jax.solve.gaussian import GaussianStep, bound
 from smdp_jax.solve.integrate import advance
 from smdp_jax.solve.reversal import forward_flow, reverse_sde, scaled_noise
 from smdp_jax.trajectories import Trajectories
@@ -60,8 +61,9 @@ class MultiStep(Objective):
     training_noise : float
         Add that multiple of ``g sqrt(dt) z`` after each unrolled step. It is part of what is
         compared with the path: the least loss of one step is then 1 plus its square.
-    solver : diffrax.AbstractSolver, optional
-        Solver of the unrolled steps; default as for sampling.
+    solver : diffrax.AbstractSolver or GaussianStep, optional
+        Solver of the unrolled steps; default as for sampling. ``GaussianStep()`` needs
+        ``form="backward"``.
     learns : "score" or "correction", optional
         What the result is. Default: a score for drifts (exact as dt -> 0), a step correction for
         flow maps, whose inverse has an error that the minimiser absorbs.
@@ -79,7 +81,7 @@ class MultiStep(Objective):
     form: Form = "backward"
     gradient_cut: int | None = None
     training_noise: float = 0.0
-    solver: diffrax.AbstractSolver | None = None
+    solver: diffrax.AbstractSolver | GaussianStep | None = None
     learns: Kind | None = None
     rematerialise: bool = True
 
@@ -99,6 +101,8 @@ class MultiStep(Objective):
             raise ValueError(
                 f"form must be 'backward', 'bidirectional' or 'penalised', got {self.form!r}"
             )
+        if isinstance(self.solver, GaussianStep) and self.form != "backward":
+            raise ValueError(f"form must be 'backward' with GaussianStep(), got {self.form!r}")
         if not 0 <= check_number("training_noise", self.training_noise) < math.inf:
             raise ValueError(
                 f"training_noise must be at least 0 and finite, got {self.training_noise}"
@@ -152,9 +156,10 @@ class MultiStep(Objective):
         scale = _noise_scale(sde, ts, xs)
         back = reverse_sde(sde, learned, noise_level=self.noise_level)
         back = replace(back, diffusion=scaled_noise(sde.diffusion, self.training_noise, -1))
+        solver = bound(self.solver, sde, learned, self.noise_level)
         last = jax.tree.map(lambda x: x[-1], xs)
         backward_key, forward_key = jax.random.split(key)
-        reached = self._unroll(back, last, -ts[::-1], args, backward_key)
+        reached = self._unroll(back, solver, last, -ts[::-1], args, backward_key)
         distance = jax.tree.map(lambda y, x: y[::-1] - x[:-1], reached, xs)
         total = mean_square(distance, scale)
         if self.form == "penalised":
@@ -163,7 +168,7 @@ class MultiStep(Objective):
             forth = forward_flow(sde, learned)
             forth = replace(forth, diffusion=scaled_noise(sde.diffusion, self.training_noise))
             first = jax.tree.map(lambda x: x[0], xs)
-            reached = self._unroll(forth, first, ts, args, forward_key)
+            reached = self._unroll(forth, solver, first, ts, args, forward_key)
             distance = jax.tree.map(lambda y, x: y - x[1:], reached, xs)
             total += mean_square(distance, scale)
         return total
@@ -186,7 +191,9 @@ class MultiStep(Objective):
 
         return mean_square(jax.tree.map(shift, s, scale), scale)
 
-    def _unroll(self, process: SDE, x: State, ts: Any, args: Args, key: PRNGKeyArray) -> State:
+    def _unroll(
+        self, process: SDE, solver: Any, x: State, ts: Any, args: Args, key: PRNGKeyArray
+    ) -> State:
         """Return the states after each step, gradients cut between segments."""
         steps = ts.shape[0] - 1
         length = min(self.gradient_cut or steps, steps)
@@ -199,7 +206,7 @@ class MultiStep(Objective):
                 grid,
                 key=jax.random.fold_in(key, n),
                 args=args,
-                solver=self.solver,
+                solver=solver,
                 rematerialise=self.rematerialise and steps > 1,
             )
             return jax.tree.map(lambda s: s[-1], states), jax.tree.map(lambda s: s[1:], states)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.scores.step import LearnedStep
 from smdp_jax.sde import SDE, Scalar, ScoreFn, State
+from smdp_jax.solve.gaussian import GaussianStep, bound
 from smdp_jax.solve.integrate import advance
 from smdp_jax.solve.reversal import reverse_sde
 from smdp_jax.trajectories import Trajectories, window
@@ -54,7 +55,7 @@ def step_miss(
     key: PRNGKeyArray,
     samples: int | None = None,
     noise_level: float = 1.0,
-    solver: diffrax.AbstractSolver | None = None,
+    solver: diffrax.AbstractSolver | GaussianStep | None = None,
 ) -> Float[Array, "steps"]:
     """Squared miss of one backward step over its noise variance, by time.
 
@@ -77,7 +78,7 @@ def step_miss(
         fewer.
     noise_level : float
         The alpha of the step; 1 has the miss 1 at the optimum.
-    solver : diffrax.AbstractSolver, optional
+    solver : diffrax.AbstractSolver or GaussianStep, optional
         Default as for sampling.
 
     Returns
@@ -86,14 +87,14 @@ def step_miss(
         The miss of the step from ``ts[i + 1]`` to ``ts[i]``.
     """
     back = replace(reverse_sde(sde, score, noise_level=noise_level), diffusion=None)
-    chosen = _some_paths(key, data, samples)
+    chosen, stepper = _some_paths(key, data, samples), bound(solver, sde, score, noise_level)
 
     def miss(sample: Array, start: Array) -> Array:
         piece = window(data, sample, start, 1)
         earlier = jax.tree.map(lambda x: x[0], piece.xs)
         later = jax.tree.map(lambda x: x[1], piece.xs)
         reached, _ = advance(
-            back, later, -piece.ts[::-1], args=piece.args, solver=solver, save="last"
+            back, later, -piece.ts[::-1], args=piece.args, solver=stepper, save="last"
         )
         t0, t1 = piece.ts
         scale = jax.tree.map(

@@ -12,6 +12,7 @@ from smdp_jax.checks import check_kind
 from smdp_jax.compiled import parts_of, signature_of
 from smdp_jax.sde import Args, State
 from smdp_jax.solve.backward import BackwardSolve
+from smdp_jax.solve.gaussian import GaussianStep, check_gaussian
 from smdp_jax.solve.solvers import check_solver
 
 __all__ = ["Work", "check_backward"]
@@ -71,6 +72,10 @@ def check_backward(
     if asked.solver is not None:
         adaptive = asked.controller is not None
         check_solver(sde, asked.solver, deterministic=level == 0, adaptive=adaptive)
+    if isinstance(asked.solver, GaussianStep):
+        if asked.controller is not None:
+            raise ValueError("GaussianStep must have fixed steps, got a controller")
+        check_gaussian(asked.solver, sde, score, jnp.asarray(ts), x, own)
     save = checks.check_save(asked.save, len(ts))
     solve = replace(
         asked,

@@ -13,6 +13,7 @@ from jaxtyping import Array, PRNGKeyArray
 from smdp_jax.checks import check_positive, is_number
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.solve.adaptive import solve_adaptive
+from smdp_jax.solve.gaussian import GaussianStep, bind
 from smdp_jax.solve.integrate import Save, advance, chosen_times
 from smdp_jax.solve.reversal import reverse_sde
 from smdp_jax.solve.solvers import default_adaptive_solver, default_solver, evaluations_per_step
@@ -93,7 +94,7 @@ class BackwardSolve:
 
     sde: SDE
     ts: Any
-    solver: diffrax.AbstractSolver | None
+    solver: diffrax.AbstractSolver | GaussianStep | None
     substeps: int = field(metadata=_STATIC)
     noise_level: Any = field(metadata=_STATIC)
     denoise_last: bool = field(metadata=_STATIC)
@@ -110,6 +111,9 @@ class BackwardSolve:
         if self.controller is not None:
             return self._adaptive(process, score, x_end, key, args)
         solver = default_solver(process) if self.solver is None else self.solver
+        per_step = evaluations_per_step(solver)
+        if isinstance(solver, GaussianStep):
+            solver = bind(solver, self.sde, score, self.noise_level, self.ts[0])
         last = self.ts.shape[0] - 1
 
         def correct(key: PRNGKeyArray, tau: Scalar, x: State) -> State:
@@ -135,7 +139,7 @@ class BackwardSolve:
         )
         if save != "last":
             xs = jax.tree.map(lambda x: x[::-1], xs)
-        evaluations = last * self.substeps * evaluations_per_step(solver)
+        evaluations = last * self.substeps * per_step
         if self.corrector is not None:
             evaluations += (last * self.substeps - 1) * self.corrector.steps
         return xs, _info(evaluations, watched.largest, -watched.lost_at)
@@ -145,6 +149,7 @@ class BackwardSolve:
     ) -> tuple[State, SolveInfo]:
         assert self.controller is not None
         solver = default_adaptive_solver(process) if self.solver is None else self.solver
+        assert not isinstance(solver, GaussianStep)
         xs, steps = solve_adaptive(
             process,
             x_end,

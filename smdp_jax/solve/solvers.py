@@ -39,8 +39,11 @@ def default_adaptive_solver(sde: SDE) -> diffrax.AbstractSolver:
     return diffrax.Tsit5() if sde.deterministic else diffrax.SPaRK()
 
 
-def evaluations_per_step(solver: diffrax.AbstractSolver) -> int:
+def evaluations_per_step(solver: Any) -> int:
     """Count the drift evaluations of one step."""
+    own = getattr(solver, "evaluations", None)
+    if own is not None:
+        return own
     tableau = getattr(solver, "tableau", None)
     if tableau is None:
         return 1
@@ -113,6 +116,8 @@ def check_solver(
     sde: SDE, solver: Any, *, deterministic: bool | None = None, adaptive: bool = False
 ) -> None:
     """Refuse a solver that cannot solve this process, or is wrong for it."""
+    if getattr(solver, "serves", None):  # drifts and flow maps alike
+        return
     check_is_solver(solver)
     name = type(solver).__name__
     if sde.step is not None and not splits(solver):

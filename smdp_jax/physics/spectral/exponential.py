@@ -6,7 +6,6 @@ The linear part is exact, however stiff. Every mode has its own coefficients, co
 step length as it comes, so that lengths may be traced.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,30 +13,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from smdp_jax.sde import Scalar
+from smdp_jax.solve.linear import phi_functions
 
 __all__ = ["etdrk4", "phi_functions"]
 
 Rates = Float[Array, "*modes"]
 Nonlinear = Callable[[Any], Any]
-
-
-def phi_functions(z: Rates) -> tuple[Rates, Rates, Rates]:
-    """Evaluate phi_1, phi_2 and phi_3, to rounding for every real argument."""
-    small = jnp.abs(z) <= 1
-    near, far = jnp.where(small, z, 0), jnp.where(small, 1, z)
-    series = jnp.full_like(z, 1 / math.factorial(20))
-    for j in range(19, 2, -1):  # 1/3! + z/4! + ... + z^17/20!: below 1e-19 is lost for |z| <= 1
-        series = series * near + 1 / math.factorial(j)
-    up_1 = jnp.expm1(far) / far
-    up_2 = (up_1 - 1) / far
-    up_3 = (up_2 - 1 / 2) / far
-    down_2 = series * near + 1 / 2
-    down_1 = down_2 * near + 1
-    return (
-        jnp.where(small, down_1, up_1),
-        jnp.where(small, down_2, up_2),
-        jnp.where(small, series, up_3),
-    )
 
 
 def etdrk4(linear: Rates, nonlinear: Nonlinear, dt: Scalar) -> Callable[[Any], Any]:

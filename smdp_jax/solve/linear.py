@@ -1,0 +1,188 @@
+r"""The linear part of a process, diagonal in a transform: ``F dx/dt = -rates F x + ...``."""
+
+import math
+import reprlib
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array
+
+from smdp_jax.sde import Args, Scalar, State
+
+__all__ = [
+    "LinearPart",
+    "Transform",
+    "check_transform",
+    "multiplicity",
+    "phi_functions",
+    "rates_at",
+    "times",
+    "to_modes",
+    "to_state",
+]
+
+Transform = tuple[Callable[[Any], Any], Callable[[Any], Any]]
+
+
+class LinearPart(eqx.Module):
+    """What of the physics is linear and diagonal: ``dx/dt = -rates x + n(t, x)`` per mode.
+
+    Parameters
+    ----------
+    rates : pytree or callable
+        Decay rates in 1 / time, real part at least 0; complex where modes also turn (advection
+        with speed c has ``1j * c * k``). Scalars, or arrays like the transformed leaves; one number
+        serves all leaves. ``rates(args)`` where they depend on conditions.
+    transform : tuple of callables, optional
+        ``(forward, backward)`` of a unitary transform of one state in which the linear part is
+        diagonal, such as ``rfft`` and ``irfft`` with ``norm="ortho"``. None: the entries.
+
+    Raises
+    ------
+    ValueError
+        If a rate grows or is not finite.
+    """
+
+    rates: Any
+    transform: Transform | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self) -> None:
+        if not callable(self.rates):
+            _check_rates(self.rates)
+
+
+def rates_at(linear: LinearPart, args: Args, modes: State) -> State:
+    """Rates like the modes (scalars, or of their shape), in their precision."""
+    rates = linear.rates(args) if callable(linear.rates) else linear.rates
+    if jax.tree.structure(rates) == jax.tree.structure(0.0):
+        rates = jax.tree.map(lambda _: rates, modes)
+
+    def like(rate: Any, mode: Any) -> Array:
+        rate = jnp.asarray(rate)
+        turns = jnp.iscomplexobj(rate)
+        if turns and not jnp.issubdtype(mode.dtype, jnp.complexfloating):
+            raise ValueError("complex LinearPart.rates must come with a complex transform")
+        if rate.shape not in ((), mode.shape):
+            raise ValueError(
+                f"LinearPart.rates must be scalars or of shape {mode.shape}, got {rate.shape}"
+            )
+        return rate.astype(mode.dtype if turns else jnp.finfo(mode.dtype).dtype)
+
+    return jax.tree.map(like, rates, modes)
+
+
+def to_modes(transform: Transform | None, x: State) -> State:
+    """Transform one state."""
+    return x if transform is None else transform[0](x)
+
+
+def to_state(transform: Transform | None, modes: State) -> State:
+    """Transform back."""
+    return modes if transform is None else transform[1](modes)
+
+
+def _check_rates(rates: Any) -> None:
+    for leaf in jax.tree.leaves(rates):
+        if isinstance(leaf, Tracer):
+            continue
+        values: Any = np.asarray(leaf)
+        worst = values.real.min() if values.size else 0.0
+        if not np.isfinite(values).all() or worst < 0:
+            raise ValueError(
+                "LinearPart.rates must be finite decay rates with real parts of at least 0 "
+                f"(dx/dt = -rates x), got {worst:g}: what grows belongs to the rest of the drift"
+            )
+
+
+def multiplicity(transform: Transform | None, x: State) -> State:
+    """How many entries of a state each mode stands for, shape of the modes.
+
+    With w = F x, the energy of x in mode k is ``<x, B(e_k F x)> = m_k |w_k|^2``: 1 for a unitary
+    transform, 2 for the modes of ``rfft(norm="ortho")`` that stand for a conjugate too.
+    """
+    forward, backward = transform or ((lambda x: x),) * 2
+    modes = forward(x)
+
+    def energy(share: State) -> Scalar:
+        filtered = backward(jax.tree.map(times, share, modes))
+        return sum(
+            jnp.vdot(a, b) for a, b in zip(*map(jax.tree.leaves, (x, filtered)), strict=True)
+        )
+
+    ones = jax.tree.map(lambda w: jnp.ones(w.shape, jnp.finfo(w.dtype).dtype), modes)
+    return jax.tree.map(lambda e, w: e / jnp.abs(w) ** 2, jax.grad(energy)(ones), modes)
+
+
+def check_transform(transform: Transform | None, x: State) -> None:
+    """Try a transform on one random state: backward undoes forward, and lengths are kept."""
+    if transform is None:
+        return
+    want = "transform must be unitary (such as rfft and irfft with norm='ortho')"
+    with jax.ensure_compile_time_eval():
+        keys = jax.random.split(jax.random.key(0), 3)
+        x, y = (
+            jax.tree.map(lambda v, k=k: jax.random.normal(k, jnp.shape(v), jnp.result_type(v)), x)
+            for k in keys[:2]
+        )
+        modes = transform[0](x)
+        if jax.tree.structure(modes) != jax.tree.structure(x):
+            raise ValueError(f"transform must keep the state's tree, got {reprlib.repr(modes)}")
+        share = jax.tree.map(
+            lambda w: jax.random.uniform(keys[2], w.shape, jnp.finfo(w.dtype).dtype), modes
+        )
+
+        def filtered(x: State) -> State:
+            return transform[1](jax.tree.map(times, share, transform[0](x)))
+
+        def dot(a: State, b: State) -> float:
+            pairs = zip(*map(jax.tree.leaves, (a, b)), strict=True)
+            return float(sum(np.vdot(np.asarray(a), np.asarray(b)).real for a, b in pairs))
+
+        size, tolerance = dot(x, x), 1e-3
+        back = jax.tree.map(jnp.subtract, transform[1](modes), x)
+        if not dot(back, back) <= tolerance**2 * size:
+            raise ValueError(f"{want}, got a backward that does not undo forward")
+        if not abs(dot(filtered(x), y) - dot(x, filtered(y))) <= tolerance * size:
+            raise ValueError(f"{want}, got modes that are not orthogonal")
+        counts = np.concatenate([np.ravel(m) for m in jax.tree.leaves(multiplicity(transform, x))])
+    near = np.minimum(abs(counts - 1), abs(counts - 2)).max()
+    entries = sum(v.size for v in jax.tree.leaves(x))
+    if not (near <= 0.05 and abs(counts.sum() - entries) <= tolerance * entries):
+        ratio = entries / counts.sum()
+        raise ValueError(f"{want}, got one that multiplies squared lengths by {ratio:.3g}")
+
+
+def times(factor: Array, modes: Array) -> Array:
+    """Multiply; a real factor by parts, since strict promotion refuses real times complex."""
+    if jnp.iscomplexobj(factor) and not jnp.iscomplexobj(modes):
+        raise ValueError("a complex factor must come with complex modes")
+    if jnp.iscomplexobj(modes) and not jnp.iscomplexobj(factor):
+        return jax.lax.complex(factor * modes.real, factor * modes.imag)
+    return factor * modes
+
+
+def phi_functions(z: Any) -> tuple[Array, Array, Array]:
+    """Evaluate phi_1, phi_2 and phi_3, to rounding for every real (or decaying complex) argument.
+
+    phi_1(z) = (e^z - 1) / z, phi_{k+1}(z) = (phi_k(z) - 1 / k!) / z.
+    """
+    small = jnp.abs(z) <= 1
+    near, far = jnp.where(small, z, 0), jnp.where(small, 1, z)
+    series = jnp.full_like(z, 1 / math.factorial(20))
+    for j in range(19, 2, -1):  # 1/3! + z/4! + ... + z^17/20!: below 1e-19 is lost for |z| <= 1
+        series = series * near + 1 / math.factorial(j)
+    up_1 = jnp.expm1(far) / far
+    up_2 = (up_1 - 1) / far
+    up_3 = (up_2 - 1 / 2) / far
+    down_2 = series * near + 1 / 2
+    down_1 = down_2 * near + 1
+    return (
+        jnp.where(small, down_1, up_1),
+        jnp.where(small, down_2, up_2),
+        jnp.where(small, series, up_3),
+    )
