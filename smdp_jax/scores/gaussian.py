@@ -10,11 +10,7 @@ from jaxtyping import Array
 
 from smdp_jax.checks import concrete
 from smdp_jax.sde import Scalar, State
-<<<<<<< HEAD
-from smdp_jax.solve.linear import LinearPart, Transform, check_transform
-=======
 from smdp_jax.solve.linear import LinearPart, Transform, check_transform, times
->>>>>>> gaussian
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["GaussianReference"]
@@ -126,11 +122,7 @@ class GaussianReference:
 
         def straight(table: Array) -> Array:
             left, right = table[i - 1], table[i]
-<<<<<<< HEAD
-            return left + weight.astype(jnp.finfo(table.dtype).dtype) * (right - left)
-=======
             return left + times(weight.astype(jnp.finfo(table.dtype).dtype), right - left)
->>>>>>> gaussian
 
         def spread(table: Array) -> Array:
             left, right = table[i - 1], table[i]
