@@ -8,7 +8,10 @@ Each job runs in a process of its own; the figure is that process's peak residen
 - *sampling, exact score*: 10 000 paths of the heat equation, 32 x 32, Heun, 64 steps;
 - *sampling, U-Net*: the same by a network. Only the last state of a path is kept, so memory does
   not depend on the number of steps: 4 of them will do, which saves an hour;
-- *training*: two updates on windows of 32 steps, batch 16, U-Net.
+- *training*: two updates on windows of 32 steps, batch 16, U-Net;
+- *training, many paths*: two updates of an MLP on paths of 0.5 GiB, beside the same on few paths.
+  What it takes more, over the size of the paths and less the paths themselves, is what ``fit``
+  needs for them.
 
 *Growth*: how much of the memory of 60 calls of ``sample_posterior``, each with a score of its own,
 is still resident after them; a program that outlived its score would be a leak of 5 MiB a call.
@@ -17,6 +20,7 @@ Paths are solved in chunks (``chunk_size``), as ``configs/heat.py`` does.
 """
 
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -61,7 +65,9 @@ class Settings(harness.Settings):
     """Windows per update."""
     calls: int = 60
     """Calls with a score of their own."""
-    job: Literal["all", "nothing", "exact", "unet", "training", "growth"] = "all"
+    many: int = 2**17
+    """Paths of 1024 numbers (4 KiB) for the extra memory of ``fit``."""
+    job: Literal["all", "nothing", "exact", "unet", "training", "few", "many", "growth"] = "all"
     """Run one job in this process and print its peak memory, or all in processes of their own."""
 
 
@@ -146,11 +152,36 @@ def growth(settings: Settings) -> dict[str, float]:
     return {"calls": settings.calls, "MiB left": left, "seconds": time.perf_counter() - started}
 
 
+def on_paths(paths: int) -> Any:
+    """Train on paths that no other array of their size was made for."""
+    size = (paths, 64, 16)
+    wave = jax.jit(lambda: jax.numpy.sin(0.01 * jax.lax.iota("float32", math.prod(size))))
+    data = smdp.Trajectories(smdp.linear_grid(0.0, 1.0, 63), wave().reshape(size))
+    fit = smdp.fit(
+        smdp.SDE(lambda t, x, args: -x, diffusion=1.0),
+        smdp.models.MLP((16,)),
+        data,
+        smdp.OneStep(),
+        optax.adam(1e-4),
+        steps=2,
+        key=jax.random.key(2),
+        progress=False,
+    )
+    return fit.score.variables
+
+
+def path_gib(settings: Settings) -> float:
+    """Size of the many paths."""
+    return settings.many * 64 * 16 * 4 / GIB
+
+
 JOBS: dict[str, tuple[str, Callable[[Settings], Any], float | None]] = {
     "nothing": ("nothing", nothing, None),
     "exact": ("sampling, exact score", exact, 4.0),
     "unet": ("sampling, U-Net", unet, 4.0),
     "training": ("training", training, 8.0),
+    "few": ("training, few paths", lambda settings: on_paths(8), None),
+    "many": ("training, many paths", lambda settings: on_paths(settings.many), None),
 }
 """Name, job, and GiB that it should stay below."""
 
@@ -187,6 +218,7 @@ def main(given: Sequence[str] | None = None) -> dict[str, Any]:
         "trajectories": 4,
         "batch_size": 2,
         "calls": 3,
+        "many": 64,
     }
     settings = harness.parse(Settings(), quick, __doc__, given)
     if settings.job != "all":
@@ -209,6 +241,9 @@ def main(given: Sequence[str] | None = None) -> dict[str, Any]:
         )
         if bound is not None:
             targets.append(harness.Target(f"{name}: peak GiB", figures["GiB"], bound))
+    few, many = (row["peak GiB"] for row in rows[-2:])
+    extra = (many - few) / path_gib(settings) - 1
+    targets.append(harness.Target("training: extra memory over that of the paths", extra, 1.2))
     harness.say("growth")
     left = run_apart(settings, "growth")
     targets.append(harness.Target("60 fresh scores: MiB left", left["MiB left"], 50.0))

@@ -130,7 +130,7 @@ def _identities(key: Any) -> list[_Itself]:
     return []
 
 
-def compiled(function: Callable) -> Callable:
+def compiled(function: Callable, **options: Any) -> Callable:
     """Compile, arrays and floats traced, everything else static, and no program for ever.
 
     The arguments that are static are lent to the program while it is called (and perhaps traced):
@@ -144,7 +144,7 @@ def compiled(function: Callable) -> Callable:
         traced = [x if _traced(x) else None for x in leaves]
         static = [None if _traced(x) else x for x in leaves]
         key = (structure, tuple(parts_of(x) for x in static))
-        program, lent = programs.get(key, lambda: _program(function))
+        program, lent = programs.get(key, lambda: _program(function, options))
         before = getattr(lent, "static", None)
         lent.static = (structure, static)
         try:
@@ -156,7 +156,7 @@ def compiled(function: Callable) -> Callable:
     return call
 
 
-def _program(function: Callable) -> tuple[Callable, threading.local]:
+def _program(function: Callable, options: dict[str, Any]) -> tuple[Callable, threading.local]:
     lent = threading.local()
 
     def run(traced: list) -> Any:
@@ -165,4 +165,4 @@ def _program(function: Callable) -> tuple[Callable, threading.local]:
         return function(*jax.tree.unflatten(structure, leaves))
 
     run.__name__ = function.__name__.strip("_")
-    return jax.jit(run), lent
+    return jax.jit(run, **options), lent

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import diffrax
@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from smdp_jax.compiled import compiled
+from smdp_jax.scores.preconditioner import Preconditioner
 from smdp_jax.scores.step import LearnedStep
 from smdp_jax.sde import SDE, Scalar, ScoreFn, State
 from smdp_jax.solve.gaussian import GaussianStep, bound
@@ -19,7 +21,7 @@ from smdp_jax.solve.integrate import advance
 from smdp_jax.solve.reversal import reverse_sde
 from smdp_jax.trajectories import Trajectories, window
 
-__all__ = ["learned_step_miss", "mean_square", "step_miss", "warn_of_miss"]
+__all__ = ["gaussian_of", "learned_step_miss", "mean_square", "step_miss", "warn_of_miss"]
 
 _MISS_WARNING = 3.0
 
@@ -86,13 +88,31 @@ def step_miss(
     array (times - 1,)
         The miss of the step from ``ts[i + 1]`` to ``ts[i]``.
     """
-    back = replace(reverse_sde(sde, score, noise_level=noise_level), diffusion=None)
-    chosen, stepper = _some_paths(key, data, samples), bound(solver, sde, score, noise_level)
+    return _step_miss(sde, score, data, key, samples, _Level(float(noise_level)), solver)
 
-    def miss(sample: Array, start: Array) -> Array:
-        piece = window(data, sample, start, 1)
-        earlier = jax.tree.map(lambda x: x[0], piece.xs)
-        later = jax.tree.map(lambda x: x[1], piece.xs)
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class _Level:
+    """A noise level that is no array to the program."""
+
+    alpha: float
+
+
+@compiled
+def _step_miss(
+    sde: SDE,
+    score: ScoreFn,
+    data: Trajectories,
+    key: PRNGKeyArray,
+    samples: int | None,
+    level: _Level,
+    solver: diffrax.AbstractSolver | GaussianStep | None,
+) -> Array:
+    back = replace(reverse_sde(sde, score, noise_level=level.alpha), diffusion=None)
+    stepper = bound(solver, sde, score, level.alpha)
+
+    def miss(piece: Trajectories, earlier: State, later: State) -> Scalar:
         reached, _ = advance(
             back, later, -piece.ts[::-1], args=piece.args, solver=stepper, save="last"
         )
@@ -102,48 +122,97 @@ def step_miss(
         )
         return mean_square(jax.tree.map(jnp.subtract, reached, earlier), scale)
 
-    @jax.jit
-    def by_time(start: Array) -> Array:
-        return jax.vmap(miss, in_axes=(0, None))(chosen, start).mean()
+    return _by_time(miss, data, key, samples)
 
-    return jax.lax.map(by_time, jnp.arange(data.num_times - 1))
+
+@compiled
+def _learned_step_miss(
+    step: LearnedStep, data: Trajectories, key: PRNGKeyArray, samples: int | None
+) -> Array:
+    def miss(piece: Trajectories, earlier: State, later: State) -> Scalar:
+        reached = step(piece.ts[1], piece.ts[0], later, piece.args)
+        distance = jax.tree.map(jnp.subtract, reached, earlier)
+        return mean_square(distance, step.preconditioner.increment)
+
+    return _by_time(miss, data, key, samples)
 
 
 def learned_step_miss(
     step: LearnedStep, data: Trajectories, *, key: PRNGKeyArray, samples: int | None = None
 ) -> Float[Array, "steps"]:
     """Squared miss of a learned step back over the mean squared increment, by time."""
-    chosen = _some_paths(key, data, samples)
-
-    def miss(sample: Array, start: Array) -> Array:
-        piece = window(data, sample, start, 1)
-        earlier, later = (jax.tree.map(lambda x, i=i: x[i], piece.xs) for i in range(2))
-        reached = step(piece.ts[1], piece.ts[0], later, piece.args)
-        distance = jax.tree.map(jnp.subtract, reached, earlier)
-        return mean_square(distance, step.preconditioner.increment)
-
-    @jax.jit
-    def by_time(start: Array) -> Array:
-        return jax.vmap(miss, in_axes=(0, None))(chosen, start).mean()
-
-    return jax.lax.map(by_time, jnp.arange(data.num_times - 1))
+    return _learned_step_miss(step, data, key, samples)
 
 
-def _some_paths(key: PRNGKeyArray, data: Trajectories, samples: int | None) -> Array:
+def _by_time(
+    miss: Callable[[Trajectories, State, State], Scalar],
+    data: Trajectories,
+    key: PRNGKeyArray,
+    samples: int | None,
+) -> Array:
+    """Mean over some paths, time by time (times - 1,)."""
     if samples is None:
         entries = sum(leaf.size for leaf in jax.tree.leaves(data.at(0, 0)))
         samples = max(8, min(256, 4096 // max(entries, 1), data.num_samples))
-    return jax.random.randint(key, (samples,), 0, data.num_samples)
+    chosen = jax.random.randint(key, (samples,), 0, data.num_samples)
+
+    def of_one(sample: Array, start: Array) -> Scalar:
+        piece = window(data, sample, start, 1)
+        return miss(piece, *(jax.tree.map(lambda x, i=i: x[i], piece.xs) for i in range(2)))
+
+    def at(start: Array) -> Array:
+        return jax.vmap(of_one, in_axes=(0, None))(chosen, start).mean()
+
+    return jax.lax.map(at, jnp.arange(data.num_times - 1))
 
 
-def warn_of_miss(miss: np.ndarray, ts: Any) -> None:
-    """Say so where one step back misses the data at many times."""
-    worst = int(np.nanargmax(miss)) if np.isfinite(miss).any() else 0
-    share = float(np.mean(~(miss <= _MISS_WARNING)))
-    if share > 0.1:
-        warnings.warn(
-            f"one backward step misses the data by more than {_MISS_WARNING:g} times its noise "
-            f"variance at {share:.0%} of the times (worst {miss[worst]:.3g} times at "
-            f"t={float(ts[worst + 1]):g}; 1 is the optimum): train longer, or use smaller steps",
-            stacklevel=4,
-        )
+class _Nothing:
+    """A network that adds nothing to the Gaussian it starts from."""
+
+    @staticmethod
+    def apply(variables: Any, t: Any, x: State, args: Any) -> State:
+        return jax.tree.map(jnp.zeros_like, x)
+
+
+_NOTHING = _Nothing()
+
+
+def gaussian_of(learned: Any, sde: SDE, data: Trajectories) -> Any:
+    """What a score or correction is with a network of zero: that of the data's moments."""
+    own = learned.preconditioner
+    base = own if isinstance(own, Preconditioner) else Preconditioner.of(sde, data)
+    return replace(learned, model=_NOTHING, variables={}, preconditioner=base)
+
+
+def warn_of_miss(
+    miss: np.ndarray, ts: Any, kind: str, gaussian: Callable[[], np.ndarray] | None = None
+) -> None:
+    """Say so where one step back misses the data at many times, and what mends it.
+
+    A score has the miss of the ``gaussian`` before it learns. Where that is small, training has
+    gone astray; where it is large, a step amplifies more than the noise that hides it.
+    """
+    bad = ~(miss <= _MISS_WARNING)
+    if bad.mean() <= 0.1:
+        return
+    worst = int(np.nanargmax(miss)) if np.isfinite(miss).any() else int(bad.argmax())
+    unit = "its mean squared increment" if kind == "step" else "its noise variance"
+    if gaussian is None:
+        remedy = "1 is a network that adds nothing: train longer, or with a smaller learning rate"
+    else:
+        first = float(np.median(gaussian()[bad]))
+        remedy = "1 is the optimum, and the Gaussian of the data's moments "
+        if first > max(_MISS_WARNING, 0.5 * float(np.median(miss[bad]))):
+            remedy += (
+                f"misses by {first:.3g} too: a step is too large for what it amplifies, so store "
+                "more times (or the noise is larger than SDE.diffusion says)"
+            )
+        else:
+            remedy += f"misses by {first:.3g}: train longer, or with a smaller learning rate"
+            remedy += "" if first <= _MISS_WARNING else ", and try smaller steps"
+    warnings.warn(
+        f"one step back misses the data by more than {_MISS_WARNING:g} times {unit} at "
+        f"{bad.mean():.0%} of the times (worst {miss[worst]:.3g} times at "
+        f"t={float(ts[worst + 1]):g}; {remedy})",
+        stacklevel=4,
+    )

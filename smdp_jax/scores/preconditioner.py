@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from smdp_jax.compiled import compiled
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.trajectories import Trajectories
 
@@ -59,18 +60,7 @@ class Preconditioner:
         geometric = np.geomspace(1, last + 1, 64) - 1
         nodes = np.concatenate([geometric, np.linspace(0, last, 32), [min(1, last)]])
         nodes = np.unique(np.round(nodes).astype(int))
-        ts = data.ts[nodes]
-        g = jax.vmap(lambda t: sde.g(t, data.at(0, 0)))(data.ts)
-
-        def integral(g: Array) -> Array:
-            pieces = 0.5 * (g[1:] ** 2 + g[:-1] ** 2) * jnp.diff(data.ts).astype(g.dtype)
-            total = jnp.concatenate([pieces[:1], jnp.cumsum(pieces)])
-            return total[nodes]
-
-        noise = jax.tree.map(integral, g)
-        moments = _moments(data.xs, jnp.asarray(nodes))
-        mean, variance = (jax.tree.map(lambda x, m, i=i: m[i], data.xs, moments) for i in range(2))
-        return cls(ts, mean, jax.tree.map(jnp.add, variance, noise), noise)
+        return cls(*_tables(sde, data, jnp.asarray(nodes)))
 
     def __call__(self, network: ScoreFn, t: Scalar, x: State, args: Args) -> State:
         """Evaluate the preconditioned score."""
@@ -96,12 +86,23 @@ def _or_one(tree: Any) -> Any:
     return jax.tree.map(lambda v: jnp.where(v > 0, v, jnp.ones_like(v)), tree)
 
 
-@jax.jit
-def _moments(xs: State, nodes: Array) -> Any:
-    """Mean and variance at some times, leaf by leaf (nodes,); no copy of more than one time."""
+@compiled
+def _tables(sde: SDE, data: Trajectories, nodes: Array) -> tuple[Any, State, State, State]:
+    """Times, mean, variance and noise at some times, leaves (nodes,); copies one time at once."""
+    g = jax.vmap(lambda t: sde.g(t, data.at(0, 0)))(data.ts)
 
-    def at(x: Array, node: Array) -> tuple[Array, Array]:
-        now = x[:, node]
-        return now.mean(), now.var()
+    def integral(g: Array) -> Array:
+        pieces = 0.5 * (g[1:] ** 2 + g[:-1] ** 2) * jnp.diff(data.ts).astype(g.dtype)
+        return jnp.concatenate([pieces[:1], jnp.cumsum(pieces)])[nodes]
 
-    return jax.tree.map(lambda x: jax.lax.map(lambda node: at(x, node), nodes), xs)
+    def moments(x: Array) -> tuple[Array, Array]:
+        def at(node: Array) -> tuple[Array, Array]:
+            now = x[:, node]
+            return now.mean(), now.var()
+
+        return jax.lax.map(at, nodes)
+
+    noise = jax.tree.map(integral, g)
+    found = jax.tree.map(moments, data.xs)
+    mean, variance = (jax.tree.map(lambda x, m, i=i: m[i], data.xs, found) for i in range(2))
+    return data.ts[nodes], mean, jax.tree.map(jnp.add, variance, noise), noise

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from smdp_jax.sde import SDE
 from smdp_jax.training.updates import Fixed, Problem, TrainingState, Windows
-from smdp_jax.trajectories import window
+from smdp_jax.trajectories import Trajectories, window
 
 __all__ = ["TrainingDiverged", "reason_of"]
 
@@ -72,5 +73,24 @@ def reason_of(
                 "simulator there, or leave these paths out; the learning rate is not to blame"
             )
     if where := bad("loss"):
-        return f"the loss is not finite, first in the window to {where}; {_REMEDY}"
+        lost = f"the loss is not finite, first in the window to {where}; {_REMEDY}"
+        return _noise_too_small(sde, data) or lost
     return f"a parameter became NaN or infinite, by a gradient or by the optimiser; {_REMEDY}"
+
+
+def _noise_too_small(sde: SDE, data: Trajectories) -> str | None:
+    """Say so where a step's noise underflows when squared, or is lost in the states' rounding."""
+    if sde.deterministic:
+        return None
+    g = jax.vmap(lambda t0, t1: sde.g_of_step(t0, t1, data.at(0, 0)))(data.ts[:-1], data.ts[1:])
+    roots = np.sqrt(np.diff(np.asarray(data.ts, float)))
+    for amplitude, x in zip(jax.tree.leaves(g), jax.tree.leaves(data.xs), strict=True):
+        noise, size = np.asarray(amplitude, float) * roots, float(jnp.abs(x).mean())
+        least = noise[noise > 0].min(initial=np.inf)
+        kind = jnp.finfo(x.dtype)
+        if least**2 < float(kind.tiny) or least < float(kind.eps) * size:
+            return (
+                f"the noise of a step, g sqrt(dt) = {least:.3g}, is too small for {x.dtype} states "
+                f"of size {size:.3g}: scale the states, or compute in float64"
+            )
+    return None

@@ -153,7 +153,11 @@ def _epochs_in(objective: Objective, pace: Pace, done: int) -> int:
 def _message(reason: str, done: int, size: int, store: RunDirectory | None) -> str:
     kept = ""
     if store is not None and store.last is not None:
-        kept = f"; the state of update {store.last} is kept in {store.path}"
+        kept = (
+            f"; the state of update {store.last} is kept in {store.path}, but this call would "
+            "diverge again, and with another optimiser or simulator it is another run: give that "
+            "one another directory"
+        )
     return f"training diverged in update {done + 1} (window {size}): {reason}{kept}"
 
 

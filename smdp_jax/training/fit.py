@@ -13,8 +13,9 @@ import optax
 from jaxtyping import PRNGKeyArray
 
 from smdp_jax.checks import check_like
+from smdp_jax.compiled import compiled
 from smdp_jax.objectives import Objective
-from smdp_jax.objectives.step_miss import warn_of_miss
+from smdp_jax.objectives.step_miss import gaussian_of, warn_of_miss
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.learned import (
     LearnedScore,
@@ -238,7 +239,7 @@ def fit(
     fixed = Fixed(others, scales, paths.ts)
     optimizer = optax.with_extra_args_support(optimizer)
     problem = Problem(sde, model, objective, optimizer, asked.batch_size, asked.ema)
-    state = TrainingState(params, averages(params), _initial(optimizer, params), jnp.array(0))
+    state = TrainingState(params, *_initial(optimizer, params), jnp.array(0))
     if validation is not None:
         validation = _on_device(validation)
         held_out = Windows(validation, constants, val_key)
@@ -260,7 +261,13 @@ def fit(
     if kept is not None:
         learned = objective.finish(learned, _on_device(kept), finish_key)
     miss = np.asarray(objective.miss(sde, learned, validation or paths, miss_key))
-    warn_of_miss(miss, paths.ts)
+
+    def gaussian() -> np.ndarray:
+        base = gaussian_of(learned, sde, paths)
+        return np.asarray(objective.miss(sde, base, validation or paths, miss_key))
+
+    is_score = isinstance(learned, (LearnedScore, StepCorrection))
+    warn_of_miss(miss, paths.ts, learned.kind, gaussian if is_score else None)
     names = ("step", "window", "loss", "validation_loss")
     history = {n: np.array([r[n] if r[n] is not None else np.nan for r in records]) for n in names}
     if learned.kind == "score":
@@ -278,7 +285,7 @@ def _start(
     t, x, args = seen
     if initial is None:
         with readable_errors(model, x, args):
-            variables = jax.jit(model.init)(key, t, x, args)
+            variables = _drawn(model, key, t, x, args)
     else:
         variables = jax.tree.map(jnp.array, initial.variables)
     result = jax.eval_shape(partial(apply_network, model), variables, t, x, args)
@@ -287,10 +294,16 @@ def _start(
     return variables.get("params", {}), others
 
 
-def _initial(optimizer: optax.GradientTransformation, params: Any) -> Any:
-    """State of the optimiser, its own from the start: it is used up by the first epoch."""
+@partial(compiled, compiler_options={"xla_backend_optimization_level": 1})
+def _drawn(model: Any, key: PRNGKeyArray, t: Any, x: Any, args: Any) -> Any:
+    """Random variables of a network; they are drawn once, so what counts is to compile quickly."""
+    return model.init(key, t, x, args)
+
+
+def _initial(optimizer: optax.GradientTransformation, params: Any) -> tuple[Any, Any]:
+    """Averages and the optimiser's state, their own from the start: the first epoch uses them."""
     with jax.numpy_dtype_promotion("standard"):
-        return jax.tree.map(jnp.array, optimizer.init(params))
+        return jax.jit(lambda params: (averages(params), optimizer.init(params)))(params)
 
 
 def _on_device(data: Trajectories) -> Trajectories:

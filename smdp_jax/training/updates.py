@@ -81,12 +81,15 @@ class Problem:
         self, data: Trajectories, key: PRNGKeyArray, steps: int
     ) -> tuple[Array, Array, Array]:
         """Choose random windows of one length: samples, first times, and a key for each."""
-        k_sample, k_start, k_loss = jax.random.split(key, 3)
-        shape = (self.batch_size,)
-        samples = jax.random.randint(k_sample, shape, 0, data.num_samples)
+        k_window, k_loss = jax.random.split(key)
         first, last = self.objective.first_time, data.num_times - 1 - steps
-        starts = jax.random.randint(k_start, shape, first, last + 1)
-        return samples, starts, jax.random.split(k_loss, self.batch_size)
+        # Two calls of randint compile for longer than the rest of a small update.
+        bits = jax.random.bits(k_window, (2, self.batch_size), jnp.uint32)
+        samples, starts = (
+            (row % jnp.uint32(count)).astype(jnp.int32)
+            for row, count in zip(bits, (data.num_samples, last + 1 - first), strict=True)
+        )
+        return samples, first + starts, jax.random.split(k_loss, self.batch_size)
 
     def batch_loss(self, learned: Any, source: Windows, key: PRNGKeyArray, steps: int) -> Array:
         """Compute the mean loss over random windows of one length."""

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 
 import jax
@@ -206,6 +208,22 @@ def test_two_processes_in_one_folder(tmp_path):
     with pytest.raises(ValueError, match=r"another process trains in .*: wait for it, or use"):
         RunDirectory(tmp_path, IDENTITY)
     first.close()
+    RunDirectory(tmp_path, IDENTITY).close()
+
+
+def test_a_process_holds_its_folder_until_it_is_killed(tmp_path):
+    """A process of its own; the lock goes with it, however it ends."""
+    hold = (
+        "import sys; from smdp_jax.training.checkpoints import RunDirectory; "
+        f"held = RunDirectory(sys.argv[1], {IDENTITY}); print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", hold, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ValueError, match=r"another process trains in .*: wait for it, or use"):
+            RunDirectory(tmp_path, IDENTITY)
+        other.kill()
+        other.wait()
     RunDirectory(tmp_path, IDENTITY).close()
 
 

@@ -14,6 +14,7 @@ import smdp_jax as smdp
 from smdp_jax.scores.step import StepScale
 from smdp_jax.training import programs
 from smdp_jax.training.asked import check_kinds
+from smdp_jax.training.fit import _drawn
 from tests.linear_fit import DATA, HELD_OUT, K_PATH, K_START, KEY, RATE, SDE, TS, Linear, fit
 
 
@@ -149,10 +150,46 @@ def test_step_miss(multiple):
     np.testing.assert_allclose(miss, expected, rtol=4.5 * math.sqrt(2 / 5000))
 
 
-def test_a_bad_step_is_reported():
-    sharp = smdp.Trajectories(TS, DATA.xs * 30)
-    with pytest.warns(UserWarning, match=r"misses the data by more than 3 times.*1 is the optimum"):
-        fit(smdp.OneStep(), optax.sgd(0.0), data=sharp, steps=1)
+def test_a_step_that_misses_says_what_mends_it(subtests):
+    """Wrong parameters need training; steps that even the Gaussian misses with need to be small.
+
+    Brownian motion of g = 0.5 walks back by a score of -3 x: dt g^2 3 x = 0.075 x is little beside
+    the noise of 0.16, and for x = 30 more than 3 times it squared.
+    """
+    wide = smdp.Trajectories(TS, DATA.xs - DATA.xs[:, :1] + 30 * DATA.xs[:, :1])
+    loud = smdp.Trajectories(TS, DATA.xs * 30)
+    start = smdp.LearnedScore(Linear(), {"params": {"a": jnp.array([-3.0]), "b": jnp.array(0.0)}})
+    still = smdp.SDE(lambda t, x, args: jnp.zeros_like(x), diffusion=0.5)
+    cases = {
+        "astray": (wide, {"initial": start}, r"train longer, or with a smaller learning rate\)"),
+        "loud": (loud, {}, r"misses by .* too: a step is too large for what it amplifies"),
+    }
+    for name, (data, settings, remedy) in cases.items():
+        message = "misses the data by more than 3 times its noise variance at .*; 1 is the optimum"
+        with subtests.test(name), pytest.warns(UserWarning, match=message + ".*" + remedy):
+            fit(smdp.OneStep(), optax.sgd(0.0), sde=still, data=data, steps=1, **settings)
+
+
+class PerLeaf(nn.Module):
+    @nn.compact
+    def __call__(self, t, x, args):
+        return {k: Linear()(t, v, args) for k, v in x.items()}
+
+
+@pytest.mark.parametrize("precondition", [True, False])
+def test_leaves_without_noise(precondition):
+    """A passive leaf, dy = x dt, does not count: the loss is that of x alone."""
+    sde = smdp.SDE(
+        lambda t, x, args: {"x": -x["x"], "y": jnp.repeat(x["x"], 2)},
+        diffusion={"x": 0.5, "y": 0.0},
+    )
+    start = {"x": jax.random.normal(K_START, (64, 1)), "y": jnp.zeros((64, 2))}
+    data = smdp.simulate(sde, start, TS, key=K_PATH)
+    settings = {"sde": sde, "data": data, "model": PerLeaf(), "precondition": precondition}
+    result = fit(smdp.MultiStep((1, 2)), **settings)
+    assert np.isfinite(result.history["loss"]).all()
+    assert np.isfinite(result.step_miss).all()
+    assert result.history["loss"][-1] < 3
 
 
 # Scores and corrections -------------------------------------------------------------------------
@@ -436,6 +473,10 @@ def test_validation_that_is_not_finite_is_said():
             r"the conditions \(args\) are not finite, first in sample",
         ),
         ({"optimizer": optax.sgd(1e30)}, "the loss is not finite, first in .* learning rate"),
+        (
+            {"sde": smdp.SDE(SDE.drift, diffusion=1e-21)},
+            r"the noise of a step, g sqrt\(dt\) = 3.16e-22, is too small for float32 states",
+        ),
         ({"optimizer": optax.sgd(math.nan)}, "a parameter became NaN or infinite"),
     ],
 )
@@ -453,7 +494,7 @@ def test_reasons_of_divergence(change, message):
 
 
 @pytest.mark.usefixtures("no_step_miss")
-def test_equal_trainings_share_their_epochs():
+def test_equal_trainings_share_their_epochs(monkeypatch):
     """New objects that compute the same find the program, those with another number do not."""
 
     def run(rate=0.03, g=0.5, key=1, scale=1.0):
@@ -462,15 +503,16 @@ def test_equal_trainings_share_their_epochs():
         return fit(None, optax.adam(rate), sde=sde, data=data, key=jax.random.key(key))
 
     programs._programs.clear()
-    first = run()
+    first, drawn = run(), len(_drawn.programs)
     assert len(programs._programs) == 1
     again, other = run(), run(key=2, scale=1.5)
     assert len(programs._programs) == 1
+    assert len(_drawn.programs) == drawn > 0
     np.testing.assert_array_equal(first.history["loss"], again.history["loss"])
     assert other.history["loss"][0] != first.history["loss"][0]
     for number, change in enumerate(({"rate": 0.04}, {"g": 0.6}), 2):
         run(**change)
         assert len(programs._programs) == number
-    for n in range(programs._KEPT + 2):
-        run(rate=1e-3 * (n + 1))
-    assert len(programs._programs) == programs._KEPT
+    monkeypatch.setattr(programs, "_KEPT", 3)
+    run(rate=1e-3)
+    assert len(programs._programs) == 3

@@ -312,7 +312,10 @@ def kept_in(folder):
 def test_diverged_loss_keeps_the_last_checkpoint(tmp_path):
     """Update 21 is the large one, update 22 the first with a loss of 1e60."""
     message = r"training diverged in update 22 \(window 1\): the loss is not finite, .*"
-    with pytest.raises(smdp.TrainingDiverged, match=message + "the state of update 20 is kept"):
+    with pytest.raises(
+        smdp.TrainingDiverged,
+        match=message + "the state of update 20 is kept in .*: give that one another directory",
+    ):
         fit(None, from_update(20, 1e30), directory=tmp_path)
     assert max(kept_in(tmp_path)) == 20
 
