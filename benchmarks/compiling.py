@@ -145,7 +145,7 @@ def compiled_in_library() -> list[tuple[Any, str, Any]]:
         (module, name, value)
         for module in loaded
         for name, value in vars(module).items()
-        if isinstance(value, _FILTER_JIT)
+        if isinstance(value, _FILTER_JIT) or hasattr(value, "programs")
     ]
 
 

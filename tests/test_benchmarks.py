@@ -95,7 +95,7 @@ def test_compiled_and_not_run(benchmark_module, monkeypatch):
 
     compiling = benchmark_module("compiling")
     own = {name for _, name, _ in compiling.compiled_in_library()}
-    assert {"_simulate", "_sample", "_flow", "_pilot"} <= own
+    assert {"_simulate", "_sample", "_pilot"} <= own
     x, ts = jnp.ones((1000,)), jnp.linspace(0.0, 1.0, 5)
     with compiling.compiling_for(compiling.device_of("here")) as programs:
         double = jax.jit(lambda x: 2 * x)

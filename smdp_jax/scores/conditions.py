@@ -37,7 +37,7 @@ class Hats:
         for i, leaf in enumerate(jax.tree.leaves(data.args)):
             if leaf.size > 3 * data.num_samples or not jnp.issubdtype(leaf.dtype, jnp.number):
                 continue  # a field or an object: for the network alone
-            values = np.asarray(leaf).real.reshape(data.num_samples, -1)
+            values = np.real(np.asarray(leaf)).reshape(data.num_samples, -1)
             for k, column in enumerate(values.T.astype(float)):
                 if np.ptp(column) > 0:
                     picks.append((i, k))

@@ -77,10 +77,10 @@ def test_resumed_run_ends_bit_identical(tmp_path, monkeypatch, written, epochs):
     append, noted = RunDirectory.append_metrics, []
 
     def interrupt(self, record):
-        if len(noted) == epochs:
-            raise KeyboardInterrupt
-        noted.append(record)
         append(self, record)
+        noted.append(record)
+        if len(noted) > epochs:  # Ctrl-C waits until an epoch is noted
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(RunDirectory, "append_metrics", interrupt)
