@@ -201,9 +201,9 @@ def test_pilot_keeps_to_chunks():
         seen.clear()
         smdp.simulate(sde, x0, TS, key=KEY, score_targets=True, chunk_size=chunk)
         jax.effects_barrier()
-        counts[chunk] = len(seen) // 3
-    # 64 paths and a pilot of the chunk's size, in three steps each.
-    assert counts == {32: 96, 4: 80}
+        counts[chunk] = len(seen)
+    # 64 paths and a pilot of the size of a chunk, the same evaluations for each.
+    assert counts[32] * (64 + 16) == counts[4] * (64 + 32) > 0
 
 
 # Leaves without noise ----------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def test_figures_are_those_of_the_tools(exact):
 @pytest.mark.parametrize(
     ("wrong", "rows"),
     [
-        ({"scale": 0.3}, {"coverage of 50% intervals", "coverage of 90% intervals"}),
+        ({"scale": 0.3}, {"SBC p, smallest of 6", "coverage of 50% intervals"}),
         ({"scale": 2.5}, {"coverage of 50% intervals", "coverage of 90% intervals"}),
         ({"shift": 1.0}, {"SBC p, smallest of 6", "coverage of 50% intervals"}),
     ],
