@@ -71,7 +71,10 @@ def test_heat_sensors_against_the_dense_gaussian(heat_paths, indices, kind):
     miss = np.asarray(found.samples.mean(axis=0)).ravel() - mean
     least = float(found.info.ess.min())
     assert least > 100
-    assert np.sqrt(np.mean(miss**2) / np.mean(spread**2)) < 2 / np.sqrt(least)
+    # Every resampling adds about 1 / ESS to the relative variance of a mean (Chopin 2004).
+    resampled = np.asarray(found.info.ess)[np.asarray(found.info.ess) < 1499]
+    error = np.sqrt(1 / 1500 + (1 / resampled).sum())
+    assert np.sqrt(np.mean(miss**2) / np.mean(spread**2)) < 2 * error
     ratio = np.asarray(found.samples.std(axis=0)).ravel() / spread
     assert abs(ratio.mean() - 1) < 0.05
     assert float(found.log_evidence_error) < 0.3
