@@ -1,12 +1,13 @@
 r"""The remainder of a backward kernel: what a linear regression leaves of the backward step.
 
-The kernel's step is ``x_j = m_j + A_j (b - m_b) + L_j (N + R_j z)`` (``scores.kernel``). Gains and
-covariances are estimated from the paths beforehand; the network regresses on the whitened miss
+The step is ``x_j = m_j + A_j (b - m_b) + L_j (N + e^h R_j z)`` (``scores.kernel``). Gains and
+covariances are estimated from the paths beforehand; the network minimises per entry, for the
+whitened miss ``w = L_j^{-1} (x_j - m_j - A_j (b - m_b))``,
 
-``E |L_j^{-1} (x_j - m_j - A_j (b - m_b)) - N(t, x_{j+1}, args)|^2``,
+``E [|w - N(t, x_{j+1}, args)|^2 e^{-2h} + 2 h]``,
 
-whose minimiser makes the kernel's mean E[x_j | x_{j+1}]. The loss is 1 where N = 0, and less by as
-much as the remainder explains.
+so that the kernel's mean is E[x_j | x_{j+1}] and its noise as large as the miss of that (Nix,
+Weigend 1994). The loss is 1 where N = h = 0, and less by as much as they explain.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from smdp_jax.scores.kernel import (
     with_input_noise,
 )
 from smdp_jax.scores.leftover import miss_of, noise_left
-from smdp_jax.sde import SDE, Scalar
+from smdp_jax.sde import SDE, Scalar, State
 from smdp_jax.trajectories import Trajectories
 
 
@@ -56,6 +57,9 @@ class BackwardKernel(Objective):
     base : "state" or "inverse"
         b: the later state, or the inverse-physics step of it, which explains more where the
         inverse is good, and sends paths astray where it amplifies.
+    spread : bool
+        Let the network also say how the size of the noise depends on the state, at twice the cost:
+        posteriors of nonlinear processes are narrow here and wide there.
     hold_out : float
         Share of the paths on which the noise that is left is measured, where ``fit`` gets no
         ``validation``.
@@ -72,6 +76,7 @@ class BackwardKernel(Objective):
     input_noise: float = 0.0
     transform: Any = "auto"
     base: Base = "state"
+    spread: bool = True
     hold_out: float = 0.1
     grid_axes: int | None = None
 
@@ -113,6 +118,7 @@ class BackwardKernel(Objective):
             base=self.base,
             axes=self.grid_axes,
             input_noise=self.input_noise,
+            spread=self.spread,
             key=jax.random.key(0),
         )
 
@@ -153,10 +159,19 @@ class BackwardKernel(Objective):
 
         def back(x: Any, n: Any) -> tuple[Any, Scalar]:
             earlier = jax.tree.map(lambda v: v[n], window.xs)
-            miss = mean_square(residual(learned, first + n, earlier, x, window.args))
+            left, scale = residual(learned, first + n, earlier, x, window.args)
+            miss = _surprise(left, scale)
             missed = miss / (steps - n).astype(miss.dtype)
             return learned.mean(first + n, x, window.args), missed
 
         if steps == 1:
             return back(x, jnp.asarray(0))[1]
         return jax.lax.scan(jax.checkpoint(back), x, jnp.arange(steps - 1, -1, -1))[1].mean()
+
+
+def _surprise(left: State, scale: State) -> Scalar:
+    """Twice the negative log likelihood of what is left, per entry and up to a constant."""
+    square = mean_square(jax.tree.map(lambda r, h: r * jnp.exp(-h), left, scale))
+    logs = jax.tree.leaves(scale)
+    total: Any = sum(2 * h.sum().astype(square.dtype) for h in logs)
+    return square + total / sum(h.size for h in logs)

@@ -58,6 +58,7 @@ def kernel_tables(
     base: Base = "state",
     axes: int | None = None,
     input_noise: float = 0.0,
+    spread: bool = False,
     key: PRNGKeyArray,
 ) -> KernelTables:
     """Estimate gains and covariances of every step."""
@@ -81,7 +82,7 @@ def kernel_tables(
     else:
         chosen = blocks.Custom(axes, *transform)
         blocks.check_unitary(chosen, x)
-    return _tables(sde, data, chosen, physics, input_noise, key)
+    return _tables(sde, data, chosen, physics, input_noise, key, spread=spread)
 
 
 def estimate_kernel(
@@ -135,6 +136,7 @@ def _tables(
     input_noise: float,
     key: PRNGKeyArray,
     steps: np.ndarray | None = None,
+    spread: bool = False,
 ) -> KernelTables:
     """Tables of some steps (default: of all)."""
     steps = np.arange(data.num_times - 1) if steps is None else steps
@@ -150,7 +152,7 @@ def _tables(
         samples = jnp.arange(data.num_samples)
         features = jax.vmap(lambda i: hats(data.args_of(i), dtype))(samples)
         empty = KernelTables(
-            data.ts, (), hats, (mean, size), noise, _probe(sde, data), transform, physics
+            data.ts, (), hats, (mean, size), noise, _probe(sde, data), transform, spread, physics
         )
 
         def one(step: Array) -> tuple[Regression, ...]:

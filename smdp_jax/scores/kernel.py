@@ -2,11 +2,12 @@ r"""A learned backward kernel: Gaussian steps estimated from the paths, a networ
 
 The third kind of learned term. For the step from t_{j+1} to t_j, in blocks of a unitary transform,
 
-``x_j = m_j + A_j (b - m_b) + L_j (N(t, x_{j+1}, args) + R_j z)``,  ``L_j L_j^H = Sigma_j``,
+``x_j = m_j + A_j (b - m_b) + L_j (N(t, x_{j+1}, args) + e^h R_j z)``,  ``L_j L_j^H = Sigma_j``,
 
 with the gain A_j and the covariance Sigma_j of a linear regression on b (``regression``), a network
-N for the remainder in units of that covariance, and R_j the root of what is left of it on paths
-that were not trained on. Started at the last time from data the chain has, without N, the data's
+N for the remainder in units of that covariance and h(t, x_{j+1}, args) for how its noise depends on
+the state (entry by entry), and R_j the root of the covariance that is left on paths that were not
+trained on. Started at the last time from data the chain has, without N, the data's
 covariance at every time, whatever the simulator and the step. It is tied to its grid.
 """
 
@@ -26,6 +27,9 @@ from smdp_jax.scores.conditions import Hats
 from smdp_jax.scores.learned import apply_network
 from smdp_jax.scores.regression import Regression, solve_lower
 from smdp_jax.sde import SDE, Args, FlowMap, Scalar, State
+
+# The noise may depend on the state by a factor of up to e^2.
+_LARGEST = 2.0
 
 
 @jax.tree_util.register_dataclass
@@ -49,6 +53,8 @@ class KernelTables:
         A state, its conditions, and the physics there: what tells one process from another.
     transform : Transform
         Takes a state to blocks.
+    spread : bool
+        Whether the network also says how the noise depends on the state.
     physics : callable or None
         b as a function of (t1, t0, x, args); None: b is x itself.
     """
@@ -60,6 +66,7 @@ class KernelTables:
     noise: Any
     probe: tuple[Any, Any, Any]
     transform: Transform = field(metadata={"static": True})
+    spread: bool = field(metadata={"static": True})
     physics: FlowMap | None = field(metadata={"static": True})
 
 
@@ -74,9 +81,10 @@ class LearnedKernel:
     Parameters
     ----------
     model : flax.linen.Module or None
-        Network N of the remainder, called as ``model.apply(variables, t, x, (args, y))``: t from 0
-        to 1 over the grid, x the later state divided by its standard deviation, y the same state
-        with the covariance of its blocks divided out. None: no remainder.
+        Network N of the remainder, called as ``model.apply(variables, t, x, (args, y, 0))``, and
+        with a 1 in place of the 0 for h: t from 0 to 1 over the grid, x the later state divided by
+        its standard deviation, y the same state with the covariance of its blocks divided out.
+        None: neither.
     variables : pytree
         Its parameters.
     tables : KernelTables
@@ -187,18 +195,18 @@ class LearnedKernel:
             Like ``x``.
         """
         centre, factors = _linear(self, step, x, args)
-        white = self.tables.transform.to(remainder(self, step, x, args))
+        white = self.tables.transform.to(remainder(self, step, x, args)[0])
         return _state(self, centre, factors, white, x)
 
     def covariance(self, step: Any, x: State, args: Args = None) -> Array:
-        """Covariance of one backward step: the same for all states with these conditions.
+        """Covariance of one backward step.
 
         Parameters
         ----------
         step : int
             Index of the earlier time.
         x : pytree
-            A state, for its shapes.
+            One unbatched state at the later time.
         args : pytree, optional
             Conditions.
 
@@ -208,11 +216,13 @@ class LearnedKernel:
             Over the entries of all leaves, in the order of ``jax.tree.leaves``.
         """
         flat, restore = ravel_pytree(x)
-        zero = jax.tree.map(jnp.zeros_like, x)
-        factors = _linear(self, step, zero, args)[1]
+        factors = _linear(self, step, x, args)[1]
+        scale = remainder(self, step, x, args)[1]
 
         def spread(unit: Array) -> Array:
-            blocks = _noise(self, step, self.tables.transform.to(restore(unit)))
+            transform = self.tables.transform
+            kick = transform.back(_noise(self, step, transform.to(restore(unit))), x)
+            blocks = transform.to(jax.tree.map(lambda k, h: k * jnp.exp(h), kick, scale))
             moved = tuple(matvec(f, b) for f, b in zip(factors, blocks, strict=True))
             return ravel_pytree(self.tables.transform.back(moved, x))[0]
 
@@ -259,35 +269,48 @@ class LearnedKernel:
         """
         transform = self.tables.transform
         factors = _linear(self, step, later, args)[1]
-        left = transform.to(residual(self, step, earlier, later, args))
+        missed, scale = residual(self, step, earlier, later, args)
+        left = transform.to(jax.tree.map(lambda r, h: r * jnp.exp(-h), missed, scale))
         roots = _left(self, step, left)
         white = tuple(solve_lower(r, b) for r, b in zip(roots, left, strict=True))
         total: Any = 0.0
         for factor, root, times in zip(factors, roots, transform.multiplicity(later), strict=True):
             logs = _log_determinants(factor) + _log_determinants(root)
             total = total - (jnp.asarray(times, logs.dtype) * logs).sum()
+        for h in jax.tree.leaves(scale):
+            total = total - h.sum()
         for leaf in jax.tree.leaves(transform.back(white, later)):
             total = total - (leaf**2).sum() / 2 - leaf.size * math.log(2 * math.pi) / 2
         return total
 
 
-def residual(kernel: LearnedKernel, step: Any, earlier: State, later: State, args: Args) -> State:
-    """What the mean misses of the earlier state, in units of the linear part's covariance."""
+def residual(
+    kernel: LearnedKernel, step: Any, earlier: State, later: State, args: Args
+) -> tuple[State, State]:
+    """What the mean misses, in units of the linear part's covariance, and its log size."""
     transform = kernel.tables.transform
     centre, factors = _linear(kernel, step, later, args)
     white = tuple(
         solve_lower(factor, z - m)
         for factor, z, m in zip(factors, transform.to(earlier), centre, strict=True)
     )
-    explained = remainder(kernel, step, later, args)
-    return jax.tree.map(jnp.subtract, transform.back(white, earlier), explained)
+    explained, scale = remainder(kernel, step, later, args)
+    return jax.tree.map(jnp.subtract, transform.back(white, earlier), explained), scale
 
 
-def remainder(kernel: LearnedKernel, step: Any, x: State, args: Args) -> State:
-    """Evaluate the network: a state in units of the covariance of the linear part."""
+def remainder(kernel: LearnedKernel, step: Any, x: State, args: Args) -> tuple[State, State]:
+    """Evaluate the network: N in units of the linear part's covariance, and h of the noise."""
+    nothing = jax.tree.map(jnp.zeros_like, x)
     if kernel.model is None:
-        return jax.tree.map(jnp.zeros_like, x)
-    return apply_network(kernel.model, kernel.variables, *inputs(kernel.tables, step, x, args))
+        return nothing, nothing
+    t, y, seen = inputs(kernel.tables, step, x, args)
+    if not kernel.tables.spread:
+        return apply_network(kernel.model, kernel.variables, t, y, seen), nothing
+    mean, scale = (
+        apply_network(kernel.model, kernel.variables, t, y, (*seen[:2], flag))
+        for flag in (jnp.zeros_like(t), jnp.ones_like(t))
+    )
+    return mean, jax.tree.map(lambda h: _LARGEST * jnp.tanh(h / _LARGEST), scale)
 
 
 def inputs(tables: KernelTables, step: Any, x: State, args: Args) -> tuple[Scalar, State, Args]:
@@ -298,7 +321,8 @@ def inputs(tables: KernelTables, step: Any, x: State, args: Args) -> tuple[Scala
     y = tables.transform.back(white, x)
     ts = tables.ts
     t = (ts[step + 1] - ts[0]) / (ts[-1] - ts[0])
-    return t, jax.tree.map(lambda x, m, s: (x - m) / s, x, *tables.size), (args, y)
+    seen = (args, y, jnp.zeros_like(t)) if tables.spread else (args, y)
+    return t, jax.tree.map(lambda x, m, s: (x - m) / s, x, *tables.size), seen
 
 
 def draw(
@@ -312,12 +336,12 @@ def draw(
     """Draw the earlier state, and return the remainder beside it."""
     transform = kernel.tables.transform
     centre, factors = _linear(kernel, step, x, args)
-    explained = remainder(kernel, step, x, args)
+    explained, scale = remainder(kernel, step, x, args)
     noise = white_noise(key, x)
     if amplitude is not None:
         noise = jax.tree.map(lambda n: amplitude.astype(n.dtype) * n, noise)
-    kick = _noise(kernel, step, transform.to(noise))
-    white = tuple(a + b for a, b in zip(transform.to(explained), kick, strict=True))
+    kick = transform.back(_noise(kernel, step, transform.to(noise)), x)
+    white = transform.to(jax.tree.map(lambda n, h, k: n + k * jnp.exp(h), explained, scale, kick))
     return _state(kernel, centre, factors, white, x), explained
 
 

@@ -24,7 +24,8 @@ def _second_moments(
         def one_path(i: Array) -> tuple[Array, ...]:
             own = jax.random.fold_in(jax.random.fold_in(key, step), i)
             later = with_input_noise(kernel.tables, own, step, paths.at(i, step + 1), input_noise)
-            left = residual(kernel, step, paths.at(i, step), later, paths.args_of(i))
+            missed, scale = residual(kernel, step, paths.at(i, step), later, paths.args_of(i))
+            left = jax.tree.map(lambda r, h: r * jnp.exp(-h), missed, scale)
             return kernel.tables.transform.to(left)
 
         left = jax.vmap(one_path)(jnp.arange(paths.num_samples))

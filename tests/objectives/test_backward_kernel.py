@@ -38,33 +38,38 @@ def exact_moments(x1):
     return mean, weight @ START**2 - mean**2
 
 
+def fit(**options):
+    net = smdp.models.MLP((32, 32), time_features="raw")
+    objective = smdp.BackwardKernel(**options)
+    data = paths(jax.random.key(0), 8000)
+    return smdp.fit(SDE, net, data, objective, steps=1500, key=jax.random.key(1), progress=False)
+
+
 @pytest.fixture(scope="module")
 def fitted():
-    net = smdp.models.MLP((32, 32), time_features="raw")
-    data = paths(jax.random.key(0), 8000)
-    return smdp.fit(SDE, net, data, steps=1500, key=jax.random.key(1), progress=False)
+    return fit()
 
 
-def test_minimiser_is_the_conditional_mean(fitted):
+def test_minimiser_is_the_conditional_mean():
+    kernel = fit(spread=False).kernel
     x1 = np.linspace(-1.2, 1.2, 25)
-    got = jax.vmap(lambda x: fitted.kernel.mean(0, x[None]))(jnp.asarray(x1, jnp.float32))
+    got = jax.vmap(lambda x: kernel.mean(0, x[None]))(jnp.asarray(x1, jnp.float32))
     mean, _ = exact_moments(x1)
     linear = smdp.estimate_kernel(SDE, paths(jax.random.key(0), 8000))
     alone = jax.vmap(lambda x: linear.mean(0, x[None]))(jnp.asarray(x1, jnp.float32))
     error = np.sqrt(np.mean((got[:, 0] - mean) ** 2))
-    # 0.02 to 0.04 over seeds; the linear part alone misses by 0.17.
-    assert error < 0.07
+    # 0.046 and 0.057 with two seeds.
+    assert error < 0.08
     assert error < 0.5 * np.sqrt(np.mean((alone[:, 0] - mean) ** 2))
 
 
-def test_noise_is_what_is_left_on_unseen_paths(fitted):
-    later = np.asarray(paths(jax.random.key(7), 4000).xs[:, 1, 0], float)
-    want = exact_moments(later)[1].mean()
-    got = float(fitted.kernel.covariance(0, jnp.zeros(1))[0, 0])
-    # Measured on 800 paths at 2 steps: 4 % of standard error with the network's own.
-    assert got == pytest.approx(want, rel=0.2)
-    assert (fitted.step_miss < 1.05).all()
-    assert fitted.step_miss[0] < 0.8
+def test_noise_is_that_of_the_posterior_at_each_state(fitted):
+    later = paths(jax.random.key(7), 2000).xs[:, 1]
+    want = exact_moments(np.asarray(later[:, 0], float))[1]
+    got = np.asarray(jax.vmap(lambda x: fitted.kernel.covariance(0, x))(later))[:, 0, 0]
+    # 0.07 and 0.09 with two seeds; 0.37 for the best noise that is the same everywhere.
+    assert np.median(np.abs(np.log(got / want))) < 0.2
+    assert got.mean() == pytest.approx(want.mean(), rel=0.1)
 
 
 def test_samples_are_those_of_the_posterior(fitted):
@@ -90,7 +95,7 @@ def test_other_kinds_are_not_offered(fitted):
 
 
 def test_windows_noise_and_own_optimiser():
-    objective = smdp.BackwardKernel(windows=(1, 2), input_noise=1.0, hold_out=0.25)
+    objective = smdp.BackwardKernel(windows=(1, 2), input_noise=1.0, hold_out=0.25, spread=False)
     data = paths(jax.random.key(0), 400)
     options = {
         "steps": 40,
@@ -100,14 +105,19 @@ def test_windows_noise_and_own_optimiser():
         "progress": False,
     }
     net = smdp.models.MLP((16,), time_features="raw")
-    fit = smdp.fit(SDE, net, data, objective, optax.adam(1e-2), **options)
-    assert list(fit.history["window"]) == [1, 2]
-    assert np.isfinite(fit.history["loss"]).all()
+    wide = smdp.fit(SDE, net, data, objective, optax.adam(1e-2), **options)
+    assert list(wide.history["window"]) == [1, 2]
+    assert np.isfinite(wide.history["loss"]).all()
     # The noise of the wider kernel is measured with the noise that it was trained for.
     sharp = smdp.fit(
-        SDE, net, data, smdp.BackwardKernel(hold_out=0.25), optax.adam(1e-2), **options
+        SDE,
+        net,
+        data,
+        smdp.BackwardKernel(hold_out=0.25, spread=False),
+        optax.adam(1e-2),
+        **options,
     )
-    assert fit.kernel.covariance(0, jnp.zeros(1)) > 1.1 * sharp.kernel.covariance(0, jnp.zeros(1))
+    assert wide.kernel.covariance(0, jnp.zeros(1)) > 1.1 * sharp.kernel.covariance(0, jnp.zeros(1))
 
 
 def test_given_validation_is_what_the_noise_is_measured_on():
