@@ -57,9 +57,10 @@ class BackwardKernel(Objective):
     base : "state" or "inverse"
         b: the later state, or the inverse-physics step of it, which explains more where the
         inverse is good, and sends paths astray where it amplifies.
-    spread : bool
+    spread : bool, optional
         Let the network also say how the size of the noise depends on the state, at twice the cost:
-        posteriors of nonlinear processes are narrow here and wide there.
+        posteriors of nonlinear processes are narrow here and wide there. Default: where all entries
+        of the state are one block, as for states of few numbers.
     hold_out : float
         Share of the paths on which the noise that is left is measured, where ``fit`` gets no
         ``validation``.
@@ -76,7 +77,7 @@ class BackwardKernel(Objective):
     input_noise: float = 0.0
     transform: Any = "auto"
     base: Base = "state"
-    spread: bool = True
+    spread: bool | None = None
     hold_out: float = 0.1
     grid_axes: int | None = None
 

@@ -58,7 +58,7 @@ def kernel_tables(
     base: Base = "state",
     axes: int | None = None,
     input_noise: float = 0.0,
-    spread: bool = False,
+    spread: bool | None = False,
     key: PRNGKeyArray,
 ) -> KernelTables:
     """Estimate gains and covariances of every step."""
@@ -82,6 +82,7 @@ def kernel_tables(
     else:
         chosen = blocks.Custom(axes, *transform)
         blocks.check_unitary(chosen, x)
+    spread = isinstance(chosen, blocks.Joint) if spread is None else spread
     return _tables(sde, data, chosen, physics, input_noise, key, spread=spread)
 
 
