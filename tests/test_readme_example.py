@@ -36,6 +36,7 @@ def example():
 
 
 @pytest.mark.filterwarnings("ignore:one backward step misses")  # 40 updates do not learn a score
+@pytest.mark.filterwarnings("ignore:.* paths were lost")
 def test_readme_example():
     seen = {}
     exec(compile(example(), "README.md", "exec"), seen)

@@ -176,7 +176,7 @@ def mixture_variance(t):
     return jnp.exp(-2 * 0.5 * t) + AFFINE.transition_variance(t)
 
 
-def test_two_peaks_need_a_fifth_of_the_evaluations_of_euler():
+def test_two_peaks_are_nearer_than_euler_for_equal_evaluations():
     """The prior is far from Gaussian. Chance: 0.007 per figure, so 0.02 is three of them."""
     linear = smdp.LinearPart(0.5)
     ours = affine_moments(smdp.GaussianStep(2, linear, mixture_variance), 36)
