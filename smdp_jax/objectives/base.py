@@ -199,7 +199,7 @@ class Objective:
         raise NotImplementedError(f"{type(self).__name__} must have a loss")
 
     def miss(self, sde: SDE, learned: Any, data: Trajectories, key: PRNGKeyArray) -> Array:
-        """Measure by how much one step back misses the data, by time.
+        """Measure by how much one backward step misses the data, by time.
 
         Parameters
         ----------

@@ -187,7 +187,7 @@ def gaussian_of(learned: Any, sde: SDE, data: Trajectories) -> Any:
 def warn_of_miss(
     miss: np.ndarray, ts: Any, kind: str, gaussian: Callable[[], np.ndarray] | None = None
 ) -> None:
-    """Say so where one step back misses the data at many times, and what mends it.
+    """Say so where one backward step misses the data at many times, and what mends it.
 
     A score has the miss of the ``gaussian`` before it learns. Where that is small, training has
     gone astray; where it is large, a step amplifies more than the noise that hides it.
@@ -211,7 +211,7 @@ def warn_of_miss(
             remedy += f"misses by {first:.3g}: train longer, or with a smaller learning rate"
             remedy += "" if first <= _MISS_WARNING else ", and try smaller steps"
     warnings.warn(
-        f"one step back misses the data by more than {_MISS_WARNING:g} times {unit} at "
+        f"one backward step misses the data by more than {_MISS_WARNING:g} times {unit} at "
         f"{bad.mean():.0%} of the times (worst {miss[worst]:.3g} times at "
         f"t={float(ts[worst + 1]):g}; {remedy})",
         stacklevel=4,
