@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from smdp_jax.evaluate import ensemble_mse
-from smdp_jax.sde import SDE, Args, FlowMap, State
+from smdp_jax.sde import SDE, Args, FlowMap, Scalar, State
 from smdp_jax.solve.integrate import advance
 
 __all__ = ["best_negated_starts", "negated_walk", "walk"]
@@ -23,7 +23,12 @@ def walk(
     save: Literal["last", "all"] = "last",
 ) -> State:
     """Follow a flow map over a grid, without noise."""
-    return advance(SDE(step=step, diffusion=None), x, ts, args=args, save=save)[0]
+
+    def still(t0: Scalar, t1: Scalar, x: State, args: Args) -> State:
+        # A learned step holds arrays, which a term of the solver may not.
+        return step(t0, t1, x, args)
+
+    return advance(SDE(step=still, diffusion=None), x, ts, args=args, save=save)[0]
 
 
 def negated_walk(
