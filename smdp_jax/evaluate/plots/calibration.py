@@ -1,13 +1,13 @@
 """Figures of calibration: coverage over level, and histograms of ranks."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from smdp_jax.evaluate.calibration import expected_coverage, rank_band
-from smdp_jax.evaluate.calibration_record import CalibrationReport
 from smdp_jax.evaluate.plots import _style as style
 from smdp_jax.evaluate.plots._style import ArrayND
 
@@ -137,7 +137,7 @@ def rank_histogram(ranks: ArrayND, num_draws: int, *, bins: int | None = None) -
 
 
 @style.styled
-def calibration_panel(report: CalibrationReport) -> Figure:
+def calibration_panel(report: Any) -> Figure:
     """Coverage over credibility level, and cumulative ranks less what uniform ones would have.
 
     Parameters
@@ -189,7 +189,7 @@ def calibration_panel(report: CalibrationReport) -> Figure:
     return figure
 
 
-def _cumulative(axes: Axes, report: CalibrationReport) -> None:
+def _cumulative(axes: Axes, report: Any) -> None:
     """Cumulative shares of ranks, less the uniform ones, in their band."""
     draws = report.draws_used
     band = rank_band(report.cases_used, draws)
