@@ -8,16 +8,10 @@ arXiv 2301.10250).
 from smdp_jax import datasets, models
 from smdp_jax.evaluate import CalibrationReport, calibration_report
 from smdp_jax.experiment import load
-from smdp_jax.likelihood import Certificate, LogProb, certify, log_prob
+from smdp_jax.likelihood import LogProb, certify, log_prob
 from smdp_jax.objectives import BackwardKernel, InverseStep, MultiStep, OneStep, PathScore
 from smdp_jax.objectives.step_miss import step_miss
-from smdp_jax.observations import (
-    Conditioned,
-    ConditionInfo,
-    LinearObservation,
-    Observation,
-    condition,
-)
+from smdp_jax.observations import Conditioned, ConditionInfo, condition
 from smdp_jax.posterior import Path, Posterior, probability_flow, sample_posterior
 from smdp_jax.score_targets import PowerRamp, SinhRamp, TableRamp, least_variance_ramp
 from smdp_jax.scores.estimate import estimate_kernel
@@ -26,6 +20,7 @@ from smdp_jax.scores.guidance import dps_guidance, moment_matched_guidance
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.learned import LearnedScore, StepCorrection
 from smdp_jax.scores.preconditioner import Preconditioner
+from smdp_jax.scores.sensors import LinearObservation, Observation
 from smdp_jax.scores.sharing import load_score, save
 from smdp_jax.scores.step import LearnedStep
 from smdp_jax.scores.twist import LinearTwist
@@ -33,6 +28,7 @@ from smdp_jax.sde import SDE, integrated_backward, negated
 from smdp_jax.simulate import simulate
 from smdp_jax.solve.adaptive import solve_adaptive
 from smdp_jax.solve.backward import Langevin, SolveInfo
+from smdp_jax.solve.certificate import Certificate
 from smdp_jax.solve.gaussian import GaussianStep, GaussianTransition
 from smdp_jax.solve.integrate import integrate
 from smdp_jax.solve.linear import LinearPart

@@ -16,30 +16,24 @@ from smdp_jax.checks import (
     check_finite,
     check_key,
     check_kind,
-    check_like,
     check_positive,
     check_process,
     check_time_grid,
     concrete,
 )
-from smdp_jax.scores.learned import check_is_score
+from smdp_jax.scores.kernel import LearnedKernel, first_step
+from smdp_jax.scores.learned import check_evaluates, check_is_score
 from smdp_jax.scores.reference import best_kind, reference_of
 from smdp_jax.scores.twist import time_index
 from smdp_jax.sde import SDE, Args, ScoreFn, State
+from smdp_jax.solve.certificate import Certificate
 from smdp_jax.solve.flow_density import FlowDensity, LogDensity
-from smdp_jax.solve.particles import (
-    choose,
-    effective_size,
-    log_mean_exp,
-    relative_variance,
-    systematic,
-    weighted_mean,
-)
+from smdp_jax.solve.particles import effective_size, log_mean_exp, relative_variance
 from smdp_jax.solve.path_weights import PathWeights
-from smdp_jax.solve.transitions import transitions_of
+from smdp_jax.solve.transitions import StepKernel, transitions_of
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["Certificate", "LogProb", "certify", "log_prob"]
+__all__ = ["LogProb", "certify", "log_prob"]
 
 
 @jax.tree_util.register_dataclass
@@ -137,7 +131,8 @@ def log_prob(
     first, own = jax.tree.map(lambda x: x[0], flat)
     check_args_axes(args_axes)
     check_is_score(score, "log_prob")
-    _check(sde, score, first, ts, own if args_axes == 0 else args, prior)
+    check_evaluates(sde, score, ts, first, own if args_axes == 0 else args)
+    _check_prior(prior)
     check_finite(x, "x")
     estimated = _check_trace(trace, probes, key, sde)
     flow = FlowDensity(sde, ts, prior, solver, substeps, probes if estimated else None, chunk_size)
@@ -183,13 +178,8 @@ def _flatten(x: State, mapped: Args, batch_axes: int) -> tuple[tuple, tuple[int,
     ), shape
 
 
-def _check(sde: SDE, score: ScoreFn, x: State, ts: Any, args: Args, prior: LogDensity) -> None:
-    check_time_grid(ts, sde)
-    check_kind("score", score, "a function score(t, x, args), such as fit.score", "__call__")
+def _check_prior(prior: LogDensity) -> None:
     check_kind("prior", prior, "a function prior(x, args), the log density at ts[0]", "__call__")
-    check_process(sde, ts, x, args, maps=("drift", "inverse"))
-    t = jax.ShapeDtypeStruct((), jnp.result_type(ts))
-    check_like(x, jax.eval_shape(score, t, x, args), "score")
 
 
 def _check_trace(trace: str, probes: int, key: Any, sde: SDE) -> bool:
@@ -224,97 +214,9 @@ def check_density(values: Any, starts: State) -> None:
         )
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Certificate:
-    """How far a sampler is from the truth, and what its samples are worth.
-
-    Parameters
-    ----------
-    elbo, elbo_error : scalar
-        Mean log weight of the paths, at most log p(x_end), and its standard error, in nats.
-    bound : scalar
-        Log of the mean weight: at least as high on average, still at most log p(x_end).
-    log_evidence, log_evidence_error : scalar
-        The best estimate of log p(x_end) (with resampling where ``reference`` was given), and its
-        standard error from the spread of the weights, in nats.
-    share : scalar
-        Effective size of the weighted paths over their number.
-    ess : array (times - 1,) or None
-        Effective size with resampling, at ``ts[:-1]``.
-    samples : pytree
-        States at ``ts[0]``, leaves (paths, *state), of the run that gave ``log_evidence``.
-    log_weights : array (paths,)
-        Logs of their weights, of sum 1.
-    """
-
-    elbo: Any
-    elbo_error: Any
-    bound: Any
-    log_evidence: Any
-    log_evidence_error: Any
-    share: Any
-    ess: Any
-    samples: Any
-    log_weights: Any
-
-    @property
-    def gap(self) -> Any:
-        """Estimate of the Kullback-Leibler distance of the sampler's paths from the posterior's.
-
-        Returns
-        -------
-        scalar
-            ``log_evidence - elbo``, in nats.
-        """
-        return self.log_evidence - self.elbo
-
-    def mean(self, function: Callable[[Any], Any] = lambda x: x) -> Any:
-        """Expectation over the posterior, corrected by the weights.
-
-        Parameters
-        ----------
-        function : callable
-            ``function(x)`` of one state, a tree of floating point arrays; default the state.
-
-        Returns
-        -------
-        pytree
-            Self-normalised weighted mean.
-        """
-        return weighted_mean(self.log_weights, self.samples, function)
-
-    def resample(self, key: PRNGKeyArray, count: int | None = None) -> Any:
-        """Draw equally weighted samples.
-
-        Parameters
-        ----------
-        key : PRNG key
-            Consumed.
-        count : int, optional
-            How many; default as many as there are paths.
-
-        Returns
-        -------
-        pytree
-            Leaves (count, *state); good ones come several times.
-        """
-        return choose(self.samples, systematic(key, self.log_weights, count))
-
-    def __str__(self) -> str:
-        """One line for a report."""
-        paths = len(self.log_weights)
-        return (
-            f"the sampler is {float(self.gap):.3g} ± "
-            f"{math.hypot(float(self.elbo_error), float(self.log_evidence_error)):.2g} nats from "
-            f"the truth (log p = {float(self.log_evidence):.6g}, ELBO {float(self.elbo):.6g}); "
-            f"{float(self.share):.1%} of {paths} paths count"
-        )
-
-
 def certify(
     sde: SDE,
-    score: ScoreFn,
+    score: ScoreFn | LearnedKernel,
     x_end: State,
     ts: Float[Array, "times"],
     prior: LogDensity,
@@ -337,8 +239,8 @@ def certify(
     ----------
     sde : SDE
         The forward process.
-    score : callable
-        ``score(t, x, args)``, or a step correction on its own steps.
+    score : callable or LearnedKernel
+        ``score(t, x, args)``, or a step correction or a backward kernel on its own steps.
     x_end : pytree
         Observed state at ``ts[-1]``, unbatched.
     ts : array (times,)
@@ -351,6 +253,7 @@ def certify(
         Randomness.
     solver : GaussianStep or Transitions, optional
         Gaussian laws of one step; default those of ``Euler()``, or ``Splitting()`` for flow maps.
+        With a ``GaussianStep`` the chain is that of ``simulate``, exact for the linear part.
     reference : Trajectories or callable, optional
         Resample on the way, for states of many entries: ``reference(t, x)`` is a guess of log p_t,
         or paths at (at least) the times of ``ts``, whose Gaussians are.
@@ -380,15 +283,14 @@ def certify(
     """
     num_paths, chunk_size = check_positive(num_paths=num_paths, chunk_size=chunk_size)
     x_end = jax.tree.map(jnp.asarray, x_end)
-    _check(sde, score, x_end, ts, args, prior)
-    if hasattr(score, "check_use"):
-        learned: Any = score
-        learned.check_use(sde, ts, 1.0, whole_steps=True, use="certify")
+    offset = _check_sampler(sde, score, ts, x_end, args)
+    _check_prior(prior)
     check_finite(x_end, "x_end")
     check_key(key)
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be in (0, 1], got {threshold}")
-    paths = PathWeights(ts, transitions_of(sde, solver), prior, chunk_size)
+    steps = transitions_of(solver, sde, score, ts, x_end, args)
+    paths = PathWeights(ts, steps, prior, chunk_size, offset)
     guide = _reference(reference, ts)
     found = _certify(paths, score, x_end, key, args, num_paths, guide, threshold)
     if concrete(found):
@@ -396,10 +298,23 @@ def certify(
     return found
 
 
+def _check_sampler(sde: SDE, score: Any, ts: Any, x_end: State, args: Args) -> int:
+    """Check a learned term and its steps; the step of a kernel's grid where ``ts`` begins."""
+    if isinstance(score, LearnedKernel):
+        check_time_grid(ts, sde)
+        check_process(sde, ts, x_end, args, maps=("drift",))
+        score.check_state(x_end)
+    else:
+        check_evaluates(sde, score, ts, x_end, args)
+    if hasattr(score, "check_use"):
+        score.check_use(sde, ts, 1.0, whole_steps=True, use="certify")
+    return first_step(score.ts, ts) if isinstance(score, LearnedKernel) else 0
+
+
 @eqx.filter_jit
 def _certify(
     paths: PathWeights,
-    score: ScoreFn,
+    score: ScoreFn | StepKernel,
     x_end: State,
     key: PRNGKeyArray,
     args: Args,

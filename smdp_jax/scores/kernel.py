@@ -162,12 +162,12 @@ class LearnedKernel:
         Raises
         ------
         ValueError
-            If it is not ``sample_posterior`` on the kernel's own steps.
+            If it is neither ``sample_posterior`` nor ``certify`` on the kernel's own steps.
         """
-        if use != "sample_posterior":
+        if use not in ("sample_posterior", "certify"):
             raise ValueError(
-                f"{use} needs a score, got a LearnedKernel, whose steps are for sample_posterior. "
-                "PathScore() learns a score"
+                f"{use} needs a score, got a LearnedKernel, whose steps are for sample_posterior "
+                "and certify. PathScore() learns a score"
             )
         if not whole_steps or noise_level != 1:
             raise ValueError(

@@ -21,7 +21,7 @@ from flax.errors import (
     ScopeParamShapeError,
 )
 
-from smdp_jax.checks import concrete
+from smdp_jax.checks import check_kind, check_like, check_process, check_time_grid, concrete
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 
 
@@ -205,9 +205,18 @@ class StepCorrection(_Learned):
 
 
 def check_is_score(score: ScoreFn, use: str) -> None:
-    """Refuse a step correction where the mathematics asks for grad log p itself."""
-    if isinstance(score, StepCorrection):
+    """Refuse what is learned for one step where the mathematics asks for grad log p itself."""
+    if getattr(score, "kind", "score") != "score":
         raise ValueError(
-            f"{use} must have a score, got a StepCorrection: it is right for its own steps of one "
-            "backward solve, and no gradient of a log density. PathScore() learns a score"
+            f"{use} must have a score, got a {type(score).__name__}: it is right for its own steps "
+            "of one backward solve, and no gradient of a log density. PathScore() learns a score"
         )
+
+
+def check_evaluates(sde: SDE, score: ScoreFn, ts: Any, x: State, args: Args) -> None:
+    """Check grid and process, and that the score is a function that returns states."""
+    check_time_grid(ts, sde)
+    check_kind("score", score, "a function score(t, x, args), such as fit.score", "__call__")
+    check_process(sde, ts, x, args, maps=("drift", "inverse"))
+    t = jax.ShapeDtypeStruct((), jnp.result_type(ts))
+    check_like(x, jax.eval_shape(score, t, x, args), "score")

@@ -16,6 +16,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from smdp_jax.scores.reference import best_kind, flat_of, modes_of, rows_of
+from smdp_jax.scores.sensors import LinearObservation
+from smdp_jax.sde import State
+from smdp_jax.solve.smoothing import Sight
 from smdp_jax.trajectories import Trajectories
 
 _LARGEST = 2**28  # numbers in the tables: a GiB in single precision
@@ -73,7 +76,7 @@ class LinearTwist:
         ValueError
             If an observation is at no time of the data, or if the tables would be too large.
         """
-        sensors = [o for o in observations if hasattr(o, "matrix")]
+        sensors = [o for o in observations if isinstance(o, LinearObservation)]
         like = data.at(0, 0)
         rows = [np.asarray(o.matrix(like), np.float64) for o in sensors]
         times = [time_index(data.ts, o.time, "the data's ts") for o in sensors]
@@ -91,7 +94,8 @@ class LinearTwist:
         if kind not in ("modes", "dense"):
             raise ValueError(f"kind must be 'modes' or 'dense', got {kind!r}")
         regress = _by_modes if kind == "modes" else _by_components
-        at = lambda i: flat_of(jax.tree.map(lambda x: x[:, i], data.xs))
+        xs = jax.tree.map(np.asarray, data.xs)
+        at = lambda i: flat_of(jax.tree.map(lambda x: x[:, i], xs))
         seen = {k: at(k) for k in set(times)}
         tables = [_table(at(i), i, seen, times, rows, like, regress) for i in range(data.num_times)]
         arrays = [jnp.asarray(np.stack(t), entries.dtype) for t in zip(*tables, strict=True)]
@@ -132,6 +136,43 @@ def time_index(ts: Any, time: float, where: str) -> int:
         )
         raise ValueError(f"an observation's time must be one of {where}, got {time:g}: {hint}")
     return nearest
+
+
+def sights_of(
+    sensors: Sequence[tuple[int, LinearObservation]],
+    twist: LinearTwist | None,
+    ts: Any,
+    like: State,
+) -> tuple[Sight, Sight]:
+    """What is left to be seen at every time, without and with the sensors at that very time."""
+    entries, _ = ravel_pytree(like)
+    rows = [o.matrix(like) for _, o in sensors]
+    owner = np.repeat([i for i, _ in sensors], [len(r) for r in rows]).astype(int)
+    empty = jnp.zeros((0, entries.size), entries.dtype)
+    matrix = jnp.concatenate([*rows, empty])
+    values = jnp.concatenate([*(o.read(entries.dtype) for _, o in sensors), empty[:, 0]])
+    noise = jax.scipy.linalg.block_diag(*(o.noise(entries.dtype) for _, o in sensors))
+    noise = noise if sensors else jnp.zeros((0, 0), entries.dtype)
+    when = np.arange(len(ts))[:, None]
+    if twist is not None and twist.gain.shape[1:] != matrix.shape:
+        raise ValueError(
+            f"twist must be of these observations: {matrix.shape[0]} sensors of "
+            f"{matrix.shape[1]} entries, got {twist.gain.shape[1]} of {twist.gain.shape[2]}"
+        )
+
+    def at(t: Any, plus: Any, minus: Any, here: Any) -> tuple[Sight, Sight]:
+        if twist is None:
+            gain, missing, widened = matrix, values, noise
+        else:
+            gain, offset, residual = twist.at(t)
+            gain = jnp.where(here[:, None], matrix, gain)
+            missing = values - jnp.where(here, 0, offset)
+            widened = noise + jnp.where(here[:, None] | here[None, :], 0, residual)
+        return Sight.of(gain, missing, widened, minus), Sight.of(gain, missing, widened, plus)
+
+    here = owner[None] == when
+    plus = here if twist is None else owner[None] <= when
+    return jax.vmap(at)(jnp.asarray(ts), *map(jnp.asarray, (plus, plus & ~here, here)))
 
 
 def _table(

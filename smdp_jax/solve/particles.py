@@ -71,9 +71,44 @@ def over_particles(function: Any, *batches: Any, chunk_size: int | None = None) 
     return jax.lax.map(lambda entry: function(*entry), batches, batch_size=chunk_size)
 
 
-def weighted_mean(log_weights: Array, particles: State, function: Callable[[Any], Any]) -> Any:
-    """Mean of a function of one particle, with weights of sum 1."""
-    weights = jnp.exp(log_weights)
-    return jax.tree.map(
-        lambda f: jnp.tensordot(weights.astype(f.dtype), f, 1), jax.vmap(function)(particles)
-    )
+class Weighted:
+    """Samples, leaves (n, *state), with the logs of weights of sum 1."""
+
+    samples: Any
+    log_weights: Any
+
+    def mean(self, function: Callable[[Any], Any] = lambda x: x) -> Any:
+        """Posterior expectation of a function of one state.
+
+        Parameters
+        ----------
+        function : callable
+            ``function(x)`` of one state, a tree of floating point arrays; default the state.
+
+        Returns
+        -------
+        pytree
+            Self-normalised weighted mean.
+        """
+        weights = jnp.exp(self.log_weights)
+        return jax.tree.map(
+            lambda f: jnp.tensordot(weights.astype(f.dtype), f, 1),
+            jax.vmap(function)(self.samples),
+        )
+
+    def resample(self, key: PRNGKeyArray, count: int | None = None) -> Any:
+        """Draw equally weighted samples.
+
+        Parameters
+        ----------
+        key : PRNG key
+            Consumed.
+        count : int, optional
+            How many; default as many as there are.
+
+        Returns
+        -------
+        pytree
+            Leaves (count, *state); good ones come several times.
+        """
+        return choose(self.samples, systematic(key, self.log_weights, count))

@@ -24,7 +24,7 @@ from smdp_jax.solve.particles import (
     relative_variance,
     systematic,
 )
-from smdp_jax.solve.transitions import Transitions
+from smdp_jax.solve.transitions import StepKernel, Transitions
 
 
 class PathWeights(eqx.Module):
@@ -34,23 +34,29 @@ class PathWeights(eqx.Module):
     steps: Transitions
     prior: LogDensity = eqx.field(static=True)
     chunk_size: int | None = eqx.field(static=True)
+    offset: int = eqx.field(static=True, default=0)
+    """Step of a kernel's own grid at which ``ts`` begins."""
 
     def step(
-        self, score: ScoreFn, key: PRNGKeyArray, j: Array, x1: State, args: Args
+        self, score: ScoreFn | StepKernel, key: PRNGKeyArray, j: Array, x1: State, args: Args
     ) -> tuple[State, Array]:
         """Draw the state at ``ts[j]``; forward over backward density of the step."""
         t0, t1 = self.ts[j], self.ts[j + 1]
-        mean, spread = self.steps.backward(score, t1, t0, x1, args)
-        flat, unravel = ravel_pytree(mean)
-        white = unravel(jax.random.normal(key, flat.shape, flat.dtype))
-        kick = spread.power(0.5, white)
-        x0 = jax.tree.map(jnp.add, mean, kick)
+        if isinstance(score, StepKernel):
+            x0 = score.sample(key, self.offset + j, x1, args)
+            density = jnp.asarray(score.log_density(self.offset + j, x0, x1, args))
+        else:
+            mean, spread = self.steps.backward(score, t1, t0, x1, args)
+            flat, unravel = ravel_pytree(mean)
+            white = unravel(jax.random.normal(key, flat.shape, flat.dtype))
+            kick = spread.power(0.5, white)
+            x0, density = jax.tree.map(jnp.add, mean, kick), spread.log_density(kick)
         onward, noise = self.steps.forward(t0, t1, x0, args)
         gain = noise.log_density(jax.tree.map(jnp.subtract, x1, onward))
-        return x0, gain - spread.log_density(kick)
+        return x0, gain - density.astype(gain.dtype)
 
     def independent(
-        self, score: ScoreFn, key: PRNGKeyArray, x_end: State, count: int, args: Args
+        self, score: ScoreFn | StepKernel, key: PRNGKeyArray, x_end: State, count: int, args: Args
     ) -> tuple[State, Array]:
         """States at ``ts[0]`` and log weights of ``count`` paths."""
 
@@ -68,7 +74,7 @@ class PathWeights(eqx.Module):
 
     def resampled(
         self,
-        score: ScoreFn,
+        score: ScoreFn | StepKernel,
         key: PRNGKeyArray,
         x_end: State,
         count: int,

@@ -4,18 +4,34 @@ Forward ``x_1 | x_0 ~ N(F(x_0), Q)``, backward ``x_0 | x_1 ~ N(mu(x_1), Sigma)``
 depend on the times alone. Densities, weights and shifted proposals need nothing else of a solver.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
+from smdp_jax.solve.chain import chain_of
+from smdp_jax.solve.gaussian import GaussianStep, bind, check_gaussian
+from smdp_jax.solve.linear import (
+    LinearPart,
+    Transform,
+    multiplicity,
+    phi_functions,
+    rates_at,
+    times,
+    to_modes,
+    to_state,
+)
 from smdp_jax.solve.terms import Splitting
+
+_LOG_2PI = math.log(2 * math.pi)
 
 
 @jax.tree_util.register_dataclass
@@ -23,12 +39,14 @@ from smdp_jax.solve.terms import Splitting
 class Spread:
     """A covariance, diagonal in a unitary transform of the state.
 
-    ``variance`` has a number per leaf, or per coordinate: as many as the state has entries.
+    ``variance`` has a number per leaf, or per coordinate: as many as the state has entries, unless
+    ``counts`` tells how many entries each stands for.
     ``transform.apply(factors, x)`` multiplies the coordinates of a state; None is the identity.
     """
 
     variance: State
     transform: Any = None
+    counts: State = None
 
     def power(self, exponent: float, x: State) -> State:
         """Apply a power of the covariance: 1/2 colours white noise, -1 solves."""
@@ -43,12 +61,18 @@ class Spread:
     def log_density(self, offset: State) -> Array:
         """``log N(offset; 0, covariance)`` in nats."""
         white = ravel_pytree(self.power(-0.5, offset))[0]
+        return -0.5 * (jnp.sum(white**2) + self._logdet(offset) + white.size * _LOG_2PI)
+
+    def _logdet(self, like: State) -> Array:
         leaves = jax.tree.leaves(self.variance)
+        if self.counts is not None:
+            pairs = zip(jax.tree.leaves(self.counts), leaves, strict=True)
+            return sum((jnp.sum(n * jnp.log(v)) for n, v in pairs), jnp.zeros((), leaves[0].dtype))
         sizes = [v.size for v in leaves]
         if self.transform is None:
-            sizes = [x.size for x in jax.tree.leaves(offset)]
+            sizes = [x.size for x in jax.tree.leaves(like)]
         logs = [n * jnp.mean(jnp.log(v)) for n, v in zip(sizes, leaves, strict=True)]
-        return -0.5 * (jnp.sum(white**2) + sum(logs) + white.size * math.log(2 * math.pi))
+        return sum(logs, jnp.zeros((), leaves[0].dtype))
 
 
 @runtime_checkable
@@ -63,6 +87,19 @@ class Transitions(Protocol):
         self, score: ScoreFn, t1: Scalar, t0: Scalar, x: State, args: Args
     ) -> tuple[State, Spread]:
         """Mean and covariance of the state at ``t0 < t1``."""
+        ...
+
+
+@runtime_checkable
+class StepKernel(Protocol):
+    """A backward law of its own, by the index of the earlier time: needs no score."""
+
+    def sample(self, key: PRNGKeyArray, step: Any, x: State, args: Args = None) -> State:
+        """Draw the state at ``ts[step]``, given the one at ``ts[step + 1]``."""
+        ...
+
+    def log_density(self, step: Any, earlier: State, later: State, args: Args = None) -> Scalar:
+        """Log density of ``earlier``, in nats."""
         ...
 
 
@@ -102,14 +139,96 @@ class EulerTransitions:
         return Spread(jax.tree.map(lambda g: g * g * _as(dt, g), self.sde.g(t, x)))
 
 
+class Modes(eqx.Module):
+    """Coordinates in a unitary transform."""
+
+    transform: Transform | None = eqx.field(static=True)
+
+    def apply(self, factors: State, x: State) -> State:
+        """Multiply the modes of a state."""
+        scaled = jax.tree.map(times, factors, to_modes(self.transform, x))
+        return to_state(self.transform, scaled)
+
+
+class GaussianTransitions(eqx.Module):
+    """``GaussianStep`` back, and forward the chain that is exact for its linear part.
+
+    ``counts`` says how many entries of the state each mode stands for; at order 2 the corrector
+    looks at the predictor's mean, so that the law of a step is Gaussian.
+    """
+
+    step: GaussianStep
+    linear: LinearPart
+    counts: State
+    first: Array
+    sde: SDE = eqx.field(static=True)
+
+    @classmethod
+    def of(
+        cls, step: GaussianStep, sde: SDE, score: Any, ts: Array, x: State
+    ) -> "GaussianTransitions":
+        """Settle what the step takes from process and score."""
+        if isinstance(score, StepKernel):
+            linear = step.linear if step.linear is not None else sde.linear or LinearPart(0.0)
+        else:
+            solver = bind(step, sde, score)
+            linear = solver.linear
+            step = GaussianStep(step.order, linear, solver.reference)
+        keys = jax.random.split(jax.random.key(1), len(jax.tree.leaves(x)))
+        keys = jax.tree.unflatten(jax.tree.structure(x), list(keys))
+
+        def counts(x: State) -> State:
+            probe = jax.tree.map(lambda k, v: jax.random.normal(k, v.shape, v.dtype), keys, x)
+            return jax.tree.map(jnp.round, multiplicity(linear.transform, probe))
+
+        return cls(step, linear, jax.jit(counts)(x), jnp.asarray(ts)[0], sde)
+
+    def forward(self, t0: Scalar, t1: Scalar, x: State, args: Args) -> tuple[State, Spread]:
+        """Step, then the noise that has come in since, less what has decayed of it."""
+        chain = dataclasses.replace(self.sde, linear=self.linear)
+        flow, modes = chain_of(chain)[0].step, to_modes(self.linear.transform, x)
+        assert flow is not None
+
+        def variance(g: Array, rate: Array, count: Array) -> Array:
+            dt = jnp.asarray(t1 - t0).astype(g.dtype)
+            q = g * g * dt * phi_functions(-2 * jnp.real(rate) * dt)[0]
+            return jnp.broadcast_to(q.astype(g.dtype), count.shape)
+
+        rates, g = rates_at(self.linear, args, modes), self.sde.g_of_step(t0, t1, x)
+        return flow(t0, t1, x, args), self._spread(jax.tree.map(variance, g, rates, self.counts))
+
+    def backward(
+        self, score: ScoreFn, t1: Scalar, t0: Scalar, x: State, args: Args
+    ) -> tuple[State, Spread]:
+        """Bayes' rule for what is Gaussian, the rest stepped explicitly."""
+        solver = bind(self.step, self.sde, score, first=self.first)
+        mean = solver.advance(t0, t1, x, args, jax.tree.map(jnp.zeros_like, x))
+        variance = jax.tree.map(
+            lambda c, n: jnp.broadcast_to(c.variance, n.shape),
+            solver.coefficients(t0, t1, x, args),
+            self.counts,
+            is_leaf=lambda node: hasattr(node, "variance"),
+        )
+        return mean, self._spread(variance)
+
+    def _spread(self, variance: State) -> Spread:
+        return Spread(variance, Modes(self.linear.transform), self.counts)
+
+
 def _as(value: Scalar, like: Array) -> Array:
     return jnp.asarray(value).astype(like.dtype)
 
 
-def transitions_of(sde: SDE, solver: Any) -> Transitions:
-    """Gaussian laws of the steps of a solver."""
+def transitions_of(
+    solver: Any, sde: SDE, score: Any, ts: Array, x: State, args: Args
+) -> Transitions:
+    """Gaussian laws of the steps of a solver, for states like ``x``."""
     if solver is None or isinstance(solver, diffrax.Euler | Splitting):
         return EulerTransitions(sde)
+    if isinstance(solver, GaussianStep):
+        if not isinstance(score, StepKernel):
+            check_gaussian(solver, sde, score, ts, x, args)
+        return GaussianTransitions.of(solver, sde, score, ts, x)
     if not isinstance(solver, Transitions):
         raise ValueError(
             "solver must have Gaussian steps, such as Euler(), Splitting() or GaussianStep(), got "

@@ -1,0 +1,88 @@
+"""The two halves of conditioning: the end state tempered, then carried back past all sensors."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PRNGKeyArray
+
+from smdp_jax.sde import Args, ScoreFn, State
+from smdp_jax.solve.particles import over_particles
+from smdp_jax.solve.smoothing import Sight, Smoothed, smooth
+from smdp_jax.solve.tempering import Metric, Target, Tempered, Tempering, temper
+from smdp_jax.solve.transitions import Spread, Transitions
+
+Unravel = Callable[[Array], State]
+
+
+class Conditioning(eqx.Module):
+    """Everything that is decided before the particles start; particles are rows (count, entries).
+
+    ``sights`` hold what linear sensors have yet to show, ``rest`` the log-likelihoods of all other
+    observations with the index of their time, ``metric`` the covariance of the end states.
+    """
+
+    ts: Array
+    steps: Transitions
+    sights: tuple[Sight, Sight]
+    rest: tuple[tuple[int, Callable], ...] = eqx.field(static=True)
+    metric: Spread
+    tempering: Tempering = eqx.field(static=True)
+    threshold: float = eqx.field(static=True)
+    chunk_size: int | None = eqx.field(static=True)
+
+    def temper(
+        self, key: PRNGKeyArray, score: ScoreFn, x: Array, unravel: Unravel, args: Args
+    ) -> Tempered:
+        """Carry draws of the end state to what the observations make of them."""
+        last = len(self.ts) - 1
+        gain, seen, constant = jax.tree.map(lambda x: x[-1], self.sights[1]).whitened()
+
+        def scores(x: Array) -> Array:
+            one = lambda v: _flat(score(self.ts[-1], unravel(v), args))
+            return over_particles(one, x, chunk_size=self.chunk_size)
+
+        def rest(x: Array) -> tuple[Array, Array]:
+            return jax.vmap(jax.value_and_grad(lambda v: self._rest(last, v, unravel, args)))(x)
+
+        metric = Metric(lambda p, v: _flat(self.metric.power(p, unravel(v))))
+        end = temper(key, x, Target(scores, gain, seen, rest), metric, self.tempering)
+        return end._replace(log_evidence=constant + end.log_evidence)
+
+    def carry(
+        self, key: PRNGKeyArray, score: ScoreFn, x: Array, unravel: Unravel, args: Args
+    ) -> Smoothed:
+        """Carry particles from the last time to the first."""
+
+        def backward(t1: Any, t0: Any, v: Array) -> tuple[Array, Callable]:
+            mean, spread = self.steps.backward(score, t1, t0, unravel(v), args)
+            return _flat(mean), lambda p, w: _flat(spread.power(p, unravel(w)))
+
+        def rest(j: Array, x: Array) -> Array:
+            nothing = total = jnp.zeros(len(x), x.dtype)
+            for i in sorted({i for i, _ in self.rest}):
+                value = lambda v, i=i: self._rest(i, v, unravel, args)
+                total = total + jax.lax.cond(j == i, jax.vmap(value), lambda _: nothing, x)
+            return total
+
+        return smooth(
+            key,
+            x,
+            self.ts,
+            backward,
+            *self.sights,
+            rest,
+            threshold=self.threshold,
+            chunk_size=self.chunk_size,
+        )
+
+    def _rest(self, index: int, x: Array, unravel: Unravel, args: Args) -> Array:
+        values = [jnp.asarray(f(unravel(x), args)) for i, f in self.rest if i == index]
+        return sum((v.astype(x.dtype) for v in values), jnp.zeros((), x.dtype))
+
+
+def _flat(tree: State) -> Array:
+    return ravel_pytree(tree)[0]
