@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float
 
 from smdp_jax.physics.exact.law import TwoStarts
 from smdp_jax.physics.exact.ornstein_uhlenbeck import decay, noise_variance
 from smdp_jax.physics.spectral.periodic import check_grid
-from smdp_jax.physics.starts import balanced_signs
-from smdp_jax.sde import SDE, Args, Scalar
+from smdp_jax.physics.starts import SignedSystem
+from smdp_jax.sde import Args, Scalar
 
 __all__ = ["Affine"]
 
@@ -24,7 +24,7 @@ ScalarState = Float[ArrayLike, "1"]
 
 
 @dataclass(frozen=True)
-class Affine(TwoStarts):
+class Affine(TwoStarts, SignedSystem):
     r"""The process ``dx = -lambda x dt + g dW`` started at +1 or -1 with probability 1/2 each.
 
     With ``m = exp(-lambda t)`` and ``v = g^2 (1 - exp(-2 lambda t)) / (2 lambda)``::
@@ -68,56 +68,9 @@ class Affine(TwoStarts):
             raise ValueError(f"Affine.noise must be finite and positive, got {self.noise}")
 
     def drift(self, t: Scalar, x: ScalarState, args: Args = None) -> Float[Array, "1"]:
-        """Velocity ``dx/dt = -lambda x``.
-
-        Parameters
-        ----------
-        t : scalar
-            Time; ignored.
-        x : array, shape (1,)
-            State.
-        args : Any
-            Ignored.
-
-        Returns
-        -------
-        array, shape (1,)
-            Velocity, in units of state / time.
-
-        Raises
-        ------
-        ValueError
-            If ``x`` has another shape.
-        """
+        """Velocity ``dx/dt = -lambda x``; ``t`` and ``args`` are ignored."""
         check_grid(x, (1,), "Affine")
         return -self.rate * jnp.asarray(x)
-
-    def sde(self) -> SDE:
-        """Return the forward process.
-
-        Returns
-        -------
-        SDE
-            With the drift and the noise above.
-        """
-        return SDE(self.drift, diffusion=self.noise)
-
-    def prior(self, key: PRNGKeyArray, n: int) -> Float[Array, "n 1"]:
-        """Draw starting points, half +1 and half -1; see ``balanced_signs``.
-
-        Parameters
-        ----------
-        key : PRNG key
-            Consumed.
-        n : int
-            Number of points, at least 1.
-
-        Returns
-        -------
-        array, shape (n, 1)
-            States.
-        """
-        return balanced_signs(key, n)
 
     def transition_mean(self, t: Scalar, x0: ScalarState) -> Float[Array, "1"]:
         """Mean of x_t given ``x0``.

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.physics.conditions import coefficients
-from smdp_jax.physics.courant import warn_step
 from smdp_jax.physics.spectral.exponential import etdrk4, phi_functions
 from smdp_jax.physics.spectral.periodic import angular_wavenumbers, check_grid, dealiased, waves
 from smdp_jax.physics.starts import check_draws
-from smdp_jax.sde import SDE, Args, Scalar, negated
+from smdp_jax.physics.system import AdvectingSystem, DriftSystem
+from smdp_jax.sde import Args, Scalar
 
 __all__ = ["Burgers"]
 
@@ -27,7 +27,7 @@ COURANT = 2.8  # |u| k dt up to which a fourth-order Runge-Kutta scheme is stabl
 
 
 @dataclass(frozen=True)
-class Burgers:
+class Burgers(AdvectingSystem, DriftSystem):
     r"""Burgers' equation with white noise on ``size`` points of the unit interval.
 
         u_t + (u^2 / 2)_x = nu u_xx,   E = <u^2> / 2,   dE/dt = -nu <u_x^2>
@@ -83,78 +83,19 @@ class Burgers:
                 f"got {self.size}"
             )
 
-    def sde(self) -> SDE:
-        """Return the process as a flow map, walked back by the negated increment.
-
-        Returns
-        -------
-        SDE
-            With ``step`` and ``inverse``.
-        """
-        return SDE(step=self.step, diffusion=self.noise, inverse=negated(self.step))
-
-    def continuous_sde(self) -> SDE:
-        """Return the process with its continuous drift.
-
-        Stiff: explicit steps need ``dt nu (pi size)^2 < 2``.
-
-        Returns
-        -------
-        SDE
-            With ``drift``.
-        """
-        return SDE(self.drift, diffusion=self.noise)
-
     def drift(self, t: Scalar, x: Field, args: Args = None) -> Field:
-        """Right-hand side ``-(u^2 / 2)_x + nu u_xx``.
-
-        Parameters
-        ----------
-        t : scalar
-            Time; ignored.
-        x : array, shape (size,)
-            Velocity field.
-        args : dict, optional
-            ``{"viscosity": nu}``.
-
-        Returns
-        -------
-        array, shape (size,)
-            In units of the field / time.
-
-        Raises
-        ------
-        ValueError
-            If ``x`` has another shape, or ``args`` holds anything but a viscosity.
-        """
+        """Right-hand side ``-(u^2 / 2)_x + nu u_xx``; ``args`` may hold the viscosity."""
         check_grid(x, (self.size,), "Burgers")
         v = jnp.fft.rfft(x)
         linear = -self.decay_rates(args).astype(x.dtype)
         return jnp.fft.irfft(linear.astype(v.dtype) * v + self._advection(v.dtype)(v))
 
     def step(self, t0: Scalar, t1: Scalar, x: Field, args: Args = None) -> Field:
-        """Solve the noise-free equation from ``t0`` to ``t1``.
+        """Solve the noise-free equation; ``args`` may hold the viscosity.
 
-        Parameters
-        ----------
-        t0, t1 : scalar
-            Times. ``t1 < t0`` integrates backward: exact advection as long as no shock has
-            formed, while mode k grows by ``exp(4 pi^2 nu k^2 (t0 - t1))``; stay within
-            ``(t0 - t1) << 1 / (nu (pi size)^2)`` unless the high modes are empty.
-        x : array, shape (size,)
-            Velocity field at ``t0``.
-        args : dict, optional
-            ``{"viscosity": nu}``.
-
-        Returns
-        -------
-        array, shape (size,)
-            Velocity field at ``t1``.
-
-        Raises
-        ------
-        ValueError
-            If ``x`` has another shape, or ``args`` holds anything but a viscosity.
+        Backward, advection is exact as long as no shock has formed, while mode k grows by
+        ``exp(4 pi^2 nu k^2 (t0 - t1))``: stay within ``(t0 - t1) << 1 / (nu (pi size)^2)`` unless
+        the high modes are empty.
         """
         check_grid(x, (self.size,), "Burgers")
         length = (jnp.asarray(t1, float) - jnp.asarray(t0, float)).astype(x.dtype)
@@ -167,23 +108,8 @@ class Burgers:
     def prior(self, key: PRNGKeyArray, n: int) -> Float[Array, "n size"]:
         """Draw smooth initial velocities of zero mean.
 
-        Parameters
-        ----------
-        key : PRNG key
-            Consumed.
-        n : int
-            Number of fields.
-
-        Returns
-        -------
-        array, shape (n, size)
-            ``sum_k a_k cos(2 pi k x) + b_k sin(2 pi k x)`` over k = 1 ... modes, all coefficients
-            independent and normal with variance ``amplitude^2 / modes``.
-
-        Raises
-        ------
-        ValueError
-            If ``n`` is smaller than 1.
+        ``sum_k a_k cos(2 pi k x) + b_k sin(2 pi k x)`` over k = 1 ... modes, all coefficients
+        independent and normal with variance ``amplitude^2 / modes``.
         """
         check_draws(n, "initial velocities")
         spread = self.amplitude / math.sqrt(self.modes)
@@ -297,42 +223,9 @@ class Burgers:
         return -jnp.mean(x * jnp.fft.irfft(-rates * v))
 
     def stable_step(self, x: Float[Array, "*batch size"]) -> Float[Array, ""]:
-        """Longest stable inner step for fields as fast as these.
-
-        Parameters
-        ----------
-        x : array, shape (..., size)
-            Velocity fields.
-
-        Returns
-        -------
-        scalar
-            In time: ``2.8 / (2 pi k max |u|)``, k the last advected mode.
-        """
+        """Longest stable inner step: ``2.8 / (2 pi k max |u|)``, k the last advected mode."""
         fastest = 2 * math.pi * ((self.size - 1) // 3) * jnp.max(jnp.abs(x))
         return COURANT / fastest
-
-    def check_step(self, dt: float | int, x: Float[Array, "*batch size"]) -> None:
-        """Warn, naming the step that would do, if calls of this length break the CFL condition.
-
-        Parameters
-        ----------
-        dt : float
-            Length of one call of ``step``, in time.
-        x : array, shape (..., size)
-            Velocity fields as fast as those to come.
-
-        Raises
-        ------
-        ValueError
-            If the states are not finite.
-
-        Warns
-        -----
-        CourantWarning
-            Naming the step that would do.
-        """
-        warn_step(float(dt), float(self.stable_step(x)), "Burgers", self.inner_steps)
 
     def _advection(self, dtype: Any) -> Callable[[Array], Array]:
         """Return ``v -> -(u^2 / 2)_x`` in Fourier space, dealiased."""

@@ -16,7 +16,8 @@ from smdp_jax.physics.exact.ornstein_uhlenbeck import decay
 from smdp_jax.physics.spectral.gaussian_field import filter_modes, power_law
 from smdp_jax.physics.spectral.periodic import check_grid, squared_wavenumbers
 from smdp_jax.physics.starts import check_draws
-from smdp_jax.sde import SDE, Args, Scalar, negated
+from smdp_jax.physics.system import DriftSystem, StepSystem
+from smdp_jax.sde import Args, Scalar
 
 __all__ = ["Heat"]
 
@@ -24,7 +25,7 @@ Field = Float[Array, "size size"]
 
 
 @dataclass(frozen=True)
-class Heat(GaussianModes):
+class Heat(GaussianModes, StepSystem, DriftSystem):
     r"""Heat equation with white noise on ``size x size`` points of a periodic square, side 2 pi.
 
     Mode k (integer wavenumbers) decays at the rate ``kappa = alpha |k|^2``; the initial field is
@@ -73,75 +74,13 @@ class Heat(GaussianModes):
                     f"Heat.{name} must be finite and positive, got {getattr(self, name)}"
                 )
 
-    def sde(self) -> SDE:
-        """Return the process as an exact flow map, walked back by the negated increment.
-
-        Returns
-        -------
-        SDE
-            With ``step`` and ``inverse``.
-        """
-        return SDE(step=self.step, diffusion=self.noise, inverse=negated(self.step))
-
-    def continuous_sde(self) -> SDE:
-        """Return the process with its continuous drift.
-
-        Stiff: explicit steps need ``dt max(kappa) < 2``, and backward ones less.
-
-        Returns
-        -------
-        SDE
-            With ``drift``.
-        """
-        return SDE(self.drift, diffusion=self.noise)
-
     def drift(self, t: Scalar, x: Field, args: Args = None) -> Field:
-        """Velocity ``alpha Laplace(x)``, computed in Fourier space.
-
-        Parameters
-        ----------
-        t : scalar
-            Time; ignored.
-        x : array, shape (size, size)
-            Field.
-        args : Any
-            Ignored.
-
-        Returns
-        -------
-        array, shape (size, size)
-            In units of the field / time.
-
-        Raises
-        ------
-        ValueError
-            If ``x`` has another shape.
-        """
+        """Velocity ``alpha Laplace(x)``, in Fourier space; ``t`` and ``args`` are ignored."""
         check_grid(x, (self.size, self.size), "Heat")
         return filter_modes(-self.decay_rates(), x)
 
     def step(self, t0: Scalar, t1: Scalar, x: Field, args: Args = None) -> Field:
-        """Solve the noise-free equation from ``t0`` to ``t1``, exactly.
-
-        Parameters
-        ----------
-        t0, t1 : scalar
-            Times. ``t1 < t0`` amplifies mode k by ``exp(kappa (t0 - t1))``.
-        x : array, shape (size, size)
-            Field at ``t0``.
-        args : Any
-            Ignored.
-
-        Returns
-        -------
-        array, shape (size, size)
-            Field at ``t1``.
-
-        Raises
-        ------
-        ValueError
-            If ``x`` has another shape.
-        """
+        """Solve the noise-free equation, exactly; back, modes grow by ``exp(kappa (t0 - t1))``."""
         check_grid(x, (self.size, self.size), "Heat")
         length = jnp.asarray(t1, float) - jnp.asarray(t0, float)
         return filter_modes(decay(self.decay_rates(), length), x)
@@ -173,25 +112,7 @@ class Heat(GaussianModes):
         return self.step(t0, t1, x) + filter_modes(spread, white)
 
     def prior(self, key: PRNGKeyArray, n: int) -> Float[Array, "n size size"]:
-        """Draw initial fields: zero mean, unit variance per point, spectrum ``|k|^-4``.
-
-        Parameters
-        ----------
-        key : PRNG key
-            Consumed.
-        n : int
-            Number of fields.
-
-        Returns
-        -------
-        array, shape (n, size, size)
-            Independent fields.
-
-        Raises
-        ------
-        ValueError
-            If ``n`` is smaller than 1.
-        """
+        """Draw Gaussian fields: zero mean, unit variance per point, spectrum ``|k|^-4``."""
         check_draws(n, "initial fields")
         white = jax.random.normal(key, (n, self.size, self.size))
         return jax.vmap(filter_modes, (None, 0))(jnp.sqrt(self.prior_variance()), white)

@@ -10,21 +10,21 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float
 
 from smdp_jax.physics.affine import Affine
 from smdp_jax.physics.exact.fokker_planck import transition_density
 from smdp_jax.physics.exact.law import TwoStarts
 from smdp_jax.physics.exact.transition import Transition
 from smdp_jax.physics.spectral.periodic import check_grid
-from smdp_jax.physics.starts import balanced_signs
-from smdp_jax.sde import SDE, Args, Scalar
+from smdp_jax.physics.starts import SignedSystem
+from smdp_jax.sde import Args, Scalar
 
 __all__ = ["Quadratic", "Reference", "reference"]
 
 
 @dataclass(frozen=True)
-class Quadratic:
+class Quadratic(SignedSystem):
     """The process ``dx = -lambda sign(x) x^2 dt + g dW`` from +1 or -1, probability 1/2 each.
 
     Without noise a path is ``x(t) = +-1 / (1 + lambda t)``. States have shape (1,) and are
@@ -59,57 +59,10 @@ class Quadratic:
                 )
 
     def drift(self, t: Scalar, x: Float[ArrayLike, "1"], args: Args = None) -> Float[Array, "1"]:
-        """Velocity ``dx/dt = -lambda sign(x) x^2``.
-
-        Parameters
-        ----------
-        t : scalar
-            Time; ignored.
-        x : array, shape (1,)
-            State.
-        args : Any
-            Ignored.
-
-        Returns
-        -------
-        array, shape (1,)
-            Velocity, in units of state / time.
-
-        Raises
-        ------
-        ValueError
-            If ``x`` has another shape.
-        """
+        """Velocity ``-lambda sign(x) x^2``; ``t`` and ``args`` are ignored."""
         check_grid(x, (1,), "Quadratic")
         x = jnp.asarray(x)
         return -self.rate * jnp.abs(x) * x
-
-    def sde(self) -> SDE:
-        """Return the forward process.
-
-        Returns
-        -------
-        SDE
-            With the drift and the noise above.
-        """
-        return SDE(self.drift, diffusion=self.noise)
-
-    def prior(self, key: PRNGKeyArray, n: int) -> Float[Array, "n 1"]:
-        """Draw starting points, half +1 and half -1; see ``balanced_signs``.
-
-        Parameters
-        ----------
-        key : PRNG key
-            Consumed.
-        n : int
-            Number of points, at least 1.
-
-        Returns
-        -------
-        array, shape (n, 1)
-            States.
-        """
-        return balanced_signs(key, n)
 
 
 @jax.tree_util.register_dataclass

@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-__all__ = ["balanced_signs", "check_draws"]
+from smdp_jax.physics.system import DriftSystem
+
+__all__ = ["SignedSystem", "balanced_signs", "check_draws"]
 
 
 def check_draws(n: int, what: str) -> None:
@@ -42,3 +44,11 @@ def balanced_signs(key: PRNGKeyArray, n: int) -> Float[Array, "n 1"]:
     odd = jnp.where(jax.random.bernoulli(k_odd, shape=(n % 2,)), jnp.ones(()), -jnp.ones(()))
     signs = jnp.concatenate([half, -half, odd])
     return jax.random.permutation(k_order, signs)[:, None]
+
+
+class SignedSystem(DriftSystem):
+    """A scalar process that starts at +1 or -1, with probability 1/2 each."""
+
+    def prior(self, key: PRNGKeyArray, n: int) -> Float[Array, "n 1"]:
+        """Draw starting points, half +1 and half -1; see ``balanced_signs``."""
+        return balanced_signs(key, n)

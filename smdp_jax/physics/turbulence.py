@@ -17,12 +17,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.physics.adapters.jax_cfd import spectral_navier_stokes
 from smdp_jax.physics.conditions import coefficients
-from smdp_jax.physics.courant import warn_step
 from smdp_jax.physics.spectral.gaussian_field import filter_modes
 from smdp_jax.physics.spectral.periodic import check_grid, dealiased, squared_wavenumbers
 from smdp_jax.physics.spectral.vorticity import stream_function, velocity
 from smdp_jax.physics.starts import check_draws
-from smdp_jax.sde import SDE, Args, FlowMap, Scalar, negated
+from smdp_jax.physics.system import AdvectingSystem
+from smdp_jax.sde import Args, Scalar
 
 __all__ = ["Turbulence"]
 
@@ -31,7 +31,7 @@ COURANT = 3.0  # (|u| + |v|) k dt; the scheme is stable for advection up to 3.3
 
 
 @dataclass(frozen=True)
-class Turbulence:
+class Turbulence(AdvectingSystem):
     r"""Decaying, steadily forced or Kolmogorov-forced turbulence on ``size x size`` points.
 
         forcing "none":        F = 0
@@ -140,44 +140,10 @@ class Turbulence:
         }
         return cls(**(setting | changes))
 
-    def sde(self, inverse: FlowMap | None = None) -> SDE:
-        """Return the process as a flow map.
-
-        Parameters
-        ----------
-        inverse : callable, optional
-            ``inverse(t1, t0, x, args)``, for example a learned surrogate; by default the negated
-            increment.
-
-        Returns
-        -------
-        SDE
-            With ``step`` and ``inverse``.
-        """
-        return SDE(step=self.step, diffusion=self.noise, inverse=inverse or negated(self.step))
-
     def step(self, t0: Scalar, t1: Scalar, x: Field, args: Args = None) -> Field:
-        """Solve the noise-free equation from ``t0`` to ``t1``.
+        """Solve the noise-free equation; ``args`` may hold ``viscosity`` and ``drag``.
 
-        Parameters
-        ----------
-        t0, t1 : scalar
-            Times. ``t1 < t0`` integrates backward, which amplifies the small scales: good for
-            spans short against ``1 / (nu (pi size)^2)``.
-        x : array, shape (size, size)
-            Vorticity at ``t0``, in 1 / time.
-        args : dict, optional
-            ``{"viscosity": nu, "drag": mu}``, or one of them.
-
-        Returns
-        -------
-        array, shape (size, size)
-            Vorticity at ``t1``.
-
-        Raises
-        ------
-        ValueError
-            If ``x`` has another shape, or ``args`` names another coefficient.
+        Backward, the small scales grow: good for spans short against ``1 / (nu (pi size)^2)``.
         """
         shape = (self.size, self.size)
         check_grid(x, shape, "Turbulence")
@@ -212,25 +178,7 @@ class Turbulence:
         return jnp.asarray(sources[self.forcing], float)
 
     def prior(self, key: PRNGKeyArray, n: int) -> Float[Array, "n size size"]:
-        """Draw initial vorticities from ``N(0, 7^(3/2) (-Laplace + 49)^(-5/2))``.
-
-        Parameters
-        ----------
-        key : PRNG key
-            Consumed.
-        n : int
-            Number of fields.
-
-        Returns
-        -------
-        array, shape (n, size, size)
-            Independent fields of zero mean, in 1 / time.
-
-        Raises
-        ------
-        ValueError
-            If ``n`` is smaller than 1.
-        """
+        """Draw vorticities, in 1 / time, from ``N(0, 7^(3/2) (-Laplace + 49)^(-5/2))``."""
         check_draws(n, "initial vorticities")
         white = jax.random.normal(key, (n, self.size, self.size))
         return jax.vmap(filter_modes, (None, 0))(jnp.sqrt(self.prior_variance()), white)
@@ -264,39 +212,6 @@ class Turbulence:
         return jnp.mean(stream_function(x) * self.source().astype(x.dtype))
 
     def stable_step(self, x: Float[Array, "*batch size size"]) -> Float[Array, ""]:
-        """Longest stable inner step for fields as fast as these.
-
-        Parameters
-        ----------
-        x : array, shape (..., size, size)
-            Vorticities.
-
-        Returns
-        -------
-        scalar
-            In time: ``3 / (2 pi k max(|u| + |v|))``, k the last advected mode.
-        """
+        """Longest stable inner step: ``3 / (2 pi k max(|u| + |v|))``, k the last advected mode."""
         u, v = jax.vmap(velocity)(x.reshape(-1, self.size, self.size))
         return COURANT / (2 * math.pi * ((self.size - 1) // 3) * jnp.max(jnp.abs(u) + jnp.abs(v)))
-
-    def check_step(self, dt: float | int, x: Float[Array, "*batch size size"]) -> None:
-        """Warn, naming the step that would do, if calls of this length break the CFL condition.
-
-        Parameters
-        ----------
-        dt : float
-            Length of one call of ``step``, in time.
-        x : array, shape (..., size, size)
-            Vorticities of flows as fast as those to come.
-
-        Raises
-        ------
-        ValueError
-            If the states are not finite.
-
-        Warns
-        -----
-        CourantWarning
-            Naming the step that would do.
-        """
-        warn_step(float(dt), float(self.stable_step(x)), "Turbulence", self.inner_steps)

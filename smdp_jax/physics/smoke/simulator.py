@@ -25,7 +25,8 @@ from smdp_jax.physics.smoke.grid import (
 )
 from smdp_jax.physics.smoke.projection import project
 from smdp_jax.physics.starts import check_draws
-from smdp_jax.sde import SDE, Args, Scalar, integrated_backward
+from smdp_jax.physics.system import AdvectingSystem
+from smdp_jax.sde import SDE, Args, FlowMap, Scalar, integrated_backward
 
 __all__ = ["Smoke"]
 
@@ -35,7 +36,7 @@ _MOST_CELLS = 4
 
 
 @dataclass(frozen=True)
-class Smoke(ClosedBox):
+class Smoke(ClosedBox, AdvectingSystem):
     r"""Buoyant smoke in a closed box, with noise on smoke and air.
 
     The marker m (smoke) is carried along by the velocity v of the air, which it drives upward::
@@ -103,39 +104,18 @@ class Smoke(ClosedBox):
         if not math.isfinite(self.buoyancy) or self.buoyancy == 0:
             raise ValueError(f"Smoke.buoyancy must be finite and not 0, got {self.buoyancy}")
 
-    def sde(self) -> SDE:
-        """Return the process as a flow map, walked back by the same step with negative time.
-
-        Returns
-        -------
-        SDE
-            With ``step``, ``inverse``, and one g for each leaf of the state.
-        """
+    def sde(self, inverse: FlowMap | None = None) -> SDE:
+        """Return the process as a flow map, walked back by the same step with negative time."""
         diffusion = dict.fromkeys(self._shapes(), self.noise)
-        return SDE(step=self.step, diffusion=diffusion, inverse=integrated_backward(self.step))
+        return SDE(
+            step=self.step, diffusion=diffusion, inverse=inverse or integrated_backward(self.step)
+        )
 
     def step(self, t0: Scalar, t1: Scalar, x: State, args: Args = None) -> dict[str, Array]:
-        """Advance the smoke from ``t0`` to ``t1`` in one step.
+        """Advance the smoke in one step; ``args`` may hold ``obstacles``, a mask of solid cells.
 
-        Parameters
-        ----------
-        t0, t1 : scalar
-            Times. With ``t1 < t0`` the state is carried back, force and inflow are taken away and
-            the velocity is projected; the marker may then become negative where the inflow was.
-        x : dict
-            State at ``t0``.
-        args : dict, optional
-            ``{"obstacles": mask}``, shape (size, size): solid cells. Default: none.
-
-        Returns
-        -------
-        dict
-            State at ``t1``.
-
-        Raises
-        ------
-        ValueError
-            If the state or the mask is not on this grid.
+        With ``t1 < t0`` the state is carried back, force and inflow are taken away and the velocity
+        is projected; the marker may then become negative where the inflow was.
         """
         velocity, faces, marker = self._read(x, args)
         dtype, solid = marker.dtype, self.solid(args)
@@ -154,25 +134,7 @@ class Smoke(ClosedBox):
         return self._write(marker, project((vx, vy), faces, self.spacing))
 
     def prior(self, key: PRNGKeyArray, n: int) -> dict[str, Array]:
-        """Return initial states: at rest and without smoke, the same whatever the key.
-
-        Parameters
-        ----------
-        key : PRNG key
-            Not used: all randomness is in the obstacles and in the noise.
-        n : int
-            Number of states.
-
-        Returns
-        -------
-        dict
-            Zeros, with a leading axis of length n.
-
-        Raises
-        ------
-        ValueError
-            If ``n`` is smaller than 1.
-        """
+        """Return states at rest and without smoke: all randomness is in obstacles and noise."""
         check_draws(n, "initial states")
         del key
         return {name: jnp.zeros((n, *shape)) for name, shape in self._shapes().items()}
@@ -235,45 +197,17 @@ class Smoke(ClosedBox):
         return jnp.maximum(*lost)
 
     def stable_step(self, x: State) -> Float[Array, ""]:
-        """Longest time step for flows as fast as these.
+        """Longest time step for flows as fast as these; infinite at rest.
 
         Semi-Lagrangian transport is stable for any step, but in the standard setting smoke is lost
         where a step crosses more than 4 cells: at t = 0.65 and 64 x 64 cells the total marker is
         2200, 1920, 1650, 1350 for steps that cross up to 3.4 (the published one), 3.9, 4.2, 4.6.
-
-        Parameters
-        ----------
-        x : dict
-            States; leading axes allowed.
-
-        Returns
-        -------
-        scalar
-            In units of t; infinite at rest.
         """
         fastest = jnp.maximum(jnp.max(jnp.abs(x["velocity_x"])), jnp.max(jnp.abs(x["velocity_y"])))
         return _MOST_CELLS * self.spacing * self.time_unit / fastest
 
     def check_step(self, dt: float | int, x: State) -> None:
-        """Warn if a step is too long; looks at values, so not under ``jit``.
-
-        Parameters
-        ----------
-        dt : float
-            Length of one step, in units of t; its sign does not matter.
-        x : dict
-            States as fast as those to come; leading axes allowed.
-
-        Raises
-        ------
-        ValueError
-            If the states are not finite.
-
-        Warns
-        -----
-        CourantWarning
-            Naming the step that would do.
-        """
+        """Warn if a step is too long; looks at values, so not under ``jit``."""
         stable = float(self.stable_step(x))
         check_stable(stable, "Smoke")
         if not abs(dt) <= stable:
