@@ -9,7 +9,16 @@ from smdp_jax import datasets, models
 from smdp_jax.evaluate import CalibrationReport, calibration_report
 from smdp_jax.experiment import load
 from smdp_jax.likelihood import LogProb, certify, log_prob
-from smdp_jax.objectives import BackwardKernel, InverseStep, MultiStep, OneStep, PathScore
+from smdp_jax.objectives import (
+    BackwardKernel,
+    DenoisingScore,
+    ImplicitScore,
+    InverseStep,
+    MultiStep,
+    OneStep,
+    PathScore,
+    SlicedScore,
+)
 from smdp_jax.objectives.step_miss import step_miss
 from smdp_jax.observations import Conditioned, ConditionInfo, condition
 from smdp_jax.posterior import Path, Posterior, probability_flow, sample_posterior
@@ -49,10 +58,12 @@ __all__ = [
     "Certificate",
     "ConditionInfo",
     "Conditioned",
+    "DenoisingScore",
     "Fit",
     "GaussianReference",
     "GaussianStep",
     "GaussianTransition",
+    "ImplicitScore",
     "InverseStep",
     "Langevin",
     "LearnedKernel",
@@ -71,6 +82,7 @@ __all__ = [
     "PowerRamp",
     "Preconditioner",
     "SinhRamp",
+    "SlicedScore",
     "SolveInfo",
     "Splitting",
     "StepCorrection",

@@ -28,6 +28,7 @@ from smdp_jax.evaluate.ensembles import (
 from smdp_jax.evaluate.environment import describe_environment
 from smdp_jax.evaluate.figures import save_figures
 from smdp_jax.evaluate.held_out import calibration_report
+from smdp_jax.evaluate.images import lpips, lpips_weights, ssim
 from smdp_jax.evaluate.metrics import (
     HitShares,
     ensemble_mse,
@@ -50,9 +51,11 @@ from smdp_jax.evaluate.report import (
 from smdp_jax.evaluate.spectra import (
     amplitude_spectrum,
     power_spectrum,
+    published_spectral_error,
     shell_indices,
     spectral_error,
 )
+from smdp_jax.evaluate.two_sample import TwoSample, c2st
 
 if TYPE_CHECKING:
     from smdp_jax.evaluate import plots
@@ -74,8 +77,10 @@ __all__ = [
     "ReportFigure",
     "Section",
     "SpreadSkill",
+    "TwoSample",
     "UniformityTest",
     "amplitude_spectrum",
+    "c2st",
     "calibration_report",
     "crps_ensemble",
     "crps_gaussian",
@@ -85,11 +90,14 @@ __all__ = [
     "ensemble_mse",
     "expected_coverage",
     "hit_shares",
+    "lpips",
+    "lpips_weights",
     "marginal_coverage",
     "mse",
     "plots",
     "posterior_hit_metric",
     "power_spectrum",
+    "published_spectral_error",
     "rank_band",
     "reached_times",
     "reconstruction_mse",
@@ -100,6 +108,7 @@ __all__ = [
     "shell_indices",
     "spectral_error",
     "spread_skill",
+    "ssim",
     "tarp_ranks",
     "uniformity_test",
     "weighted_score_error",

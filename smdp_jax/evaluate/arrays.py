@@ -36,6 +36,19 @@ def check_same_shape(**arrays: Any) -> None:
             )
 
 
+def check_varying(**arrays: Any) -> None:
+    """Check that named arrays are finite and not constant, if they can be looked at."""
+    for name, array in arrays.items():
+        if not concrete(array):
+            continue
+        values = np.asarray(array)
+        if not np.isfinite(values).all():
+            lost = int((~np.isfinite(values)).sum())
+            raise ValueError(f"{name} must be finite, got {lost} lost of {values.size} entries")
+        if values.size and np.ptp(values) == 0:
+            raise ValueError(f"{name} must vary, got {values.flat[0]:g} everywhere")
+
+
 def check_ensemble(samples: Any, truth: Any) -> tuple[jax.Array, jax.Array]:
     """Samples (members, *state) and truth (*state) as floats, if they belong together."""
     if samples.ndim != truth.ndim + 1 or samples.shape[1:] != truth.shape:

@@ -9,7 +9,7 @@ from smdp_jax.objectives.step_miss import step_miss
 from smdp_jax.scores.learned import LearnedScore
 from smdp_jax.scores.preconditioner import Preconditioner
 from smdp_jax.sde import SDE, Scalar
-from smdp_jax.trajectories import Trajectories
+from smdp_jax.trajectories import Trajectories, window
 
 __all__ = ["Kind", "Objective"]
 
@@ -167,6 +167,25 @@ class Objective:
             What ``fit`` returns; by default the same.
         """
         return learned
+
+    def cut(self, data: Trajectories, sample: Any, start: Any, steps: int) -> Trajectories:
+        """Cut what ``loss`` is shown from one path.
+
+        Parameters
+        ----------
+        data : Trajectories
+            Stored paths.
+        sample, start : int
+            Which path, and the index of the first time.
+        steps : int
+            Steps of the window.
+
+        Returns
+        -------
+        Trajectories
+            By default the window of ``steps + 1`` consecutive states.
+        """
+        return window(data, sample, start, steps)
 
     def loss(
         self, learned: Any, sde: SDE, window: Trajectories, constants: Any, key: PRNGKeyArray

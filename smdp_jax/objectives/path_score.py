@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from smdp_jax.objectives.base import Objective
 from smdp_jax.objectives.step_miss import mean_square
-from smdp_jax.sde import SDE, Scalar, ScoreFn
+from smdp_jax.sde import SDE, Scalar, ScoreFn, State
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["PathScore"]
@@ -60,7 +60,7 @@ class PathScore(Objective):
             return jax.tree.map(lambda s: jnp.sqrt(jnp.where(s > 0, s, 1.0)), square)
 
         def at(i: Any) -> Any:
-            return one_time(jax.tree.map(lambda t: t[:, i], data.score_targets))
+            return one_time(self._targets(data, i))
 
         return data.ts, jax.lax.map(at, jnp.arange(data.num_times))
 
@@ -69,8 +69,16 @@ class PathScore(Objective):
     ) -> Scalar:
         """Mean over entries of |s - T|^2 / E|T|^2, of one state."""
         ts, scales = constants
-        t = window.ts[0]
-        x, target = jax.tree.map(lambda v: v[0], (window.xs, window.score_targets))
+        t, x, target = self._seen(window)
         i = jnp.searchsorted(ts, t)
         miss = jax.tree.map(jnp.subtract, learned(t, x, window.args), target)
         return mean_square(miss, jax.tree.map(lambda s: s[i], scales), self.transform)
+
+    def _targets(self, data: Trajectories, i: Any) -> State:
+        """Targets of all paths at one time."""
+        return jax.tree.map(lambda t: t[:, i], data.score_targets)
+
+    def _seen(self, window: Trajectories) -> tuple[Scalar, State, State]:
+        """Time, state and target of one window."""
+        x, target = jax.tree.map(lambda v: v[0], (window.xs, window.score_targets))
+        return window.ts[0], x, target

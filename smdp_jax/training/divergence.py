@@ -8,7 +8,7 @@ import numpy as np
 
 from smdp_jax.sde import SDE
 from smdp_jax.training.updates import Fixed, Problem, TrainingState, Windows
-from smdp_jax.trajectories import Trajectories, window
+from smdp_jax.trajectories import Trajectories
 
 __all__ = ["TrainingDiverged", "reason_of"]
 
@@ -33,7 +33,7 @@ def reason_of(
     @jax.jit
     def look(source: Windows) -> dict[str, Any]:
         def one(sample: Any, start: Any, key: Any) -> dict[str, Any]:
-            piece = window(source.data, sample, start, steps)
+            piece = problem.objective.cut(source.data, sample, start, steps)
             args, last = piece.args, piece.ts.shape[0] - 1
             x = jax.tree.map(lambda x: x[last], piece.xs)
             found: dict[str, Any] = {"args": args}

@@ -15,7 +15,7 @@ from smdp_jax.scores.sharing import described
 from smdp_jax.sde import SDE
 from smdp_jax.training.programs import computes
 from smdp_jax.training.updates import Fixed, Problem, TrainingState
-from smdp_jax.trajectories import Trajectories, window
+from smdp_jax.trajectories import Trajectories
 
 __all__ = ["identity_of"]
 
@@ -97,7 +97,7 @@ def _loss(problem: Problem, fixed: Fixed, data: Trajectories, constants: Any) ->
         learned = objective.learned(plain, _Echo(), fixed.variables, fixed.scales, fixed.ts)
         return [
             objective.loss(
-                learned, plain, window(data, jnp.array(0), jnp.array(0), n), constants, key
+                learned, plain, objective.cut(data, jnp.array(0), jnp.array(0), n), constants, key
             )
             for n in objective.windows
         ]

@@ -10,7 +10,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.objectives import Objective
 from smdp_jax.sde import SDE
-from smdp_jax.trajectories import Trajectories, window
+from smdp_jax.trajectories import Trajectories
 
 __all__ = ["Fixed", "Problem", "TrainingState", "Windows", "averages"]
 
@@ -95,7 +95,7 @@ class Problem:
         """Compute the mean loss over random windows of one length."""
 
         def one(sample: Array, start: Array, key: PRNGKeyArray) -> Array:
-            piece = window(source.data, sample, start, steps)
+            piece = self.objective.cut(source.data, sample, start, steps)
             return self.objective.loss(learned, self.sde, piece, source.constants, key)
 
         return jax.vmap(one)(*self.places(source.data, key, steps)).mean()

@@ -77,6 +77,29 @@ def test_spectral_error_floor_of_two_unrelated_fields() -> None:
     assert abs(jnp.mean(errors) - np.log(2)) < 0.024
 
 
+def test_published_error_takes_real_parts() -> None:
+    field = gaussian_field(jax.random.key(5), 32, 4.0)
+    np.testing.assert_allclose(evaluate.published_spectral_error(field, 3 * field), np.log(3), 1e-4)
+    # cos(kx) moved by a quarter of its wave has no real part left; cos(k h) of it moved by h.
+    wave = np.cos(2 * np.pi * np.arange(64) / 64).astype(np.float32)
+    moved = np.cos(2 * np.pi * (np.arange(64) - 7) / 64).astype(np.float32)
+    found = evaluate.published_spectral_error(moved, wave, 1)
+    np.testing.assert_allclose(found, -np.log(np.cos(2 * np.pi * 7 / 64)), rtol=1e-4)
+    np.testing.assert_allclose(evaluate.spectral_error(moved, wave, 1), 0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("error", "floor"), [(evaluate.spectral_error, 0.17), (evaluate.published_spectral_error, 0.24)]
+)
+def test_floors_of_two_unrelated_fields_on_a_square(error, floor) -> None:
+    """Shell k has about 2 pi k entries, every other one independent; both as the docstrings say."""
+    keys = jax.random.split(jax.random.key(6), 400)
+    fields = jax.vmap(lambda key: gaussian_field(key, 32, 4.0))(keys)
+    errors = jax.vmap(error)(fields[:200], fields[200:])
+    # One pair's error varies by 0.05, so the mean's standard error is 0.004; rounding adds 0.005.
+    assert abs(jnp.mean(errors) - floor) < 0.02
+
+
 @pytest.mark.parametrize("spectrum", [evaluate.power_spectrum, evaluate.amplitude_spectrum])
 def test_spectra_under_jit_and_grad(spectrum) -> None:
     field = gaussian_field(jax.random.key(4), 16, 2.0)
@@ -93,5 +116,11 @@ def test_bad_inputs() -> None:
         evaluate.spectral_error(field, field, kmax=0)
     with pytest.raises(ValueError, match="y must have the shape of x"):
         evaluate.spectral_error(field, field[:4])
+    wave = jnp.cos(jnp.arange(8.0))[:, None] * field
+    for error in (evaluate.spectral_error, evaluate.published_spectral_error):
+        with pytest.raises(ValueError, match="y must vary, got 1 everywhere"):
+            error(wave, field, 3)
+        with pytest.raises(ValueError, match="x must be finite, got 1 lost of 64"):
+            error(wave.at[2, 3].set(jnp.nan), wave, 3)
     with pytest.raises(ValueError, match="at least one axis"):
         evaluate.amplitude_spectrum(jnp.ones(()))
