@@ -22,7 +22,6 @@ from smdp_jax.objectives import (
 from smdp_jax.objectives.step_miss import step_miss
 from smdp_jax.observations import Conditioned, ConditionInfo, condition
 from smdp_jax.posterior import Path, Posterior, probability_flow, sample_posterior
-from smdp_jax.score_targets import PowerRamp, SinhRamp, TableRamp, least_variance_ramp
 from smdp_jax.scores.estimate import estimate_kernel
 from smdp_jax.scores.gaussian import GaussianReference
 from smdp_jax.scores.guidance import dps_guidance, moment_matched_guidance
@@ -32,6 +31,7 @@ from smdp_jax.scores.preconditioner import Preconditioner
 from smdp_jax.scores.sensors import LinearObservation, Observation
 from smdp_jax.scores.sharing import load_score, save
 from smdp_jax.scores.step import LearnedStep
+from smdp_jax.scores.targets import PowerRamp, SinhRamp, TableRamp, least_variance_ramp
 from smdp_jax.scores.twist import LinearTwist
 from smdp_jax.sde import SDE, integrated_backward, negated
 from smdp_jax.simulate import simulate

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax import checks
 from smdp_jax.compiled import compiled
-from smdp_jax.score_targets import Ramp, ScoreTargetSplitting, least_variance_ramp
+from smdp_jax.scores.targets import Ramp, ScoreTargetSplitting, least_variance_ramp
 from smdp_jax.sde import SDE, Args, State
 from smdp_jax.solve.batches import in_chunks, on_auto_mesh
 from smdp_jax.solve.chain import ChainSplitting, chain_of
