@@ -136,3 +136,97 @@ def test_stages_of_a_preset_are_compiled(benchmark_module, monkeypatch):
     assert row["at most, GiB"] == pytest.approx(max(largest) + data / 2**30)
     # simulate; the network's first parameters, an epoch, the miss of a step; sample.
     assert row["programs"] == 5
+
+
+def test_work_is_counted(benchmark_module):
+    """Products, loops of known length, the branch that runs on one platform; bytes of the ends."""
+    import jax
+    import jax.numpy as jnp
+
+    import smdp_jax as smdp
+
+    work_of = benchmark_module("work").work_of
+    a, x = jnp.ones((3, 5)), jnp.ones((5, 7))
+    assert vars(work_of(jnp.matmul, a, x)) == {
+        "products": 2 * 3 * 5 * 7,
+        "other": 0,
+        "bytes": 4 * (15 + 35 + 21),
+    }
+    turns = work_of(lambda x: jax.lax.scan(lambda x, _: (2 * x, None), x, length=10)[0], x)
+    assert (turns.other, turns.bytes) == (350, 4 * 35 * 2 * 11)
+    batch = work_of(jax.vmap(jnp.matmul, (None, 0)), a, jnp.ones((4, 5, 7)))
+    assert batch.products == 4 * 2 * 3 * 5 * 7
+    net, field = smdp.models.UNet((4,), dims=1), jnp.ones(16)
+    variables = net.init(jax.random.key(0), 0.5, field, None)
+    forward = work_of(lambda v: net.apply(v, 0.5, field, None), variables)
+    kernels = [p for p in jax.tree.leaves(variables) if p.ndim == 3]
+    convolved = sum(2 * 16 * k.size for k in kernels)
+    dense = sum(2 * p.size for p in jax.tree.leaves(variables) if p.ndim == 2)
+    assert forward.products == convolved + dense
+
+
+def test_accelerator(benchmark_module, tmp_path, monkeypatch, capsys):
+    """Pieces are kept as they are done, a failed case is tried again, and what is done is not."""
+    script = benchmark_module("accelerator")
+    cases = benchmark_module("accelerator_cases")
+    given = ["--quick", "--no-apart", "--folder", str(tmp_path), "--runs-dir", str(tmp_path / "r")]
+    pieces = ["--pieces", "paths_exact", "navier_stokes", "foretold_heat", "paper_heat"]
+    asked = []
+
+    def part_of_preset(settings, name, *, twice):
+        asked.append(name)
+        return {
+            "seconds": {"simulate": 1.0, "train": 3.0 + twice, "sample": 2.0},
+            "peak": 1,
+            "limit": None,
+            "paths": 1,
+        }
+
+    def killed(*inputs, **named):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(cases.paper_presets, "run_apart", part_of_preset)
+    monkeypatch.setattr(cases, "run_experiment", killed)
+    record = script.main([*given, *pieces])
+    ((device, rows),) = record["results"].items()
+    found = {row["figure"]: row for row in rows}
+    assert found["paper_heat: heat, whole"]["unit"] == "RuntimeError: out of memory"
+    assert found["foretold_heat: heat, whole"]["measured"] > 0
+    exact = found["paths_exact: 20 paths"]
+    assert 0 < exact["share of it"] < 1
+    assert exact["roofline"] == pytest.approx(exact["measured"] / exact["share of it"])
+    assert found["navier_stokes: 16², 2 at once"]["measured"] > 0
+    assert set(script.peaks_of(tmp_path / device)) == {"bfloat16", "float32", "other", "bytes"}
+
+    def done(file, config, *, preset, runs_dir, say):
+        folder = Path(runs_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        metrics = {"error": {"value": 1.0, "target": 2.0, "bound": "at most"}}
+        text = json.dumps({"metrics": metrics, "seconds": {"train": 120.0}})
+        (folder / "metrics.json").write_text(text)
+        return folder
+
+    monkeypatch.setattr(cases, "run_experiment", done)
+    asked.clear()
+    again = {row["figure"]: row for row in script.main([*given, *pieces])["results"][device]}
+    assert again["paper_heat: heat, whole"]["measured"] == 2.0
+    assert not asked
+    assert again["paths_exact: 20 paths"] == exact
+    assert "share of it" in capsys.readouterr().out
+    (folder,) = (path for path in tmp_path.iterdir() if path.name == device)
+    cut = json.loads((folder / "paths_exact.json").read_text())
+    (folder / "paths_exact.json").write_text(json.dumps(cut)[:50])  # as no kill leaves it
+    assert not script.read(folder / "paths_exact.json")["done"]
+
+
+def test_accelerator_sold_peaks(benchmark_module, tmp_path):
+    """An H100 has those of its data sheet; what is asked of it is not asked of others."""
+    script = benchmark_module("accelerator")
+    folder = tmp_path / "NVIDIA-H100-80GB-HBM3"
+    assert script.peaks_of(folder)["bytes"] == 3.35e12
+    row = {"part": "d", "unit": "cell-steps/s", "share of it": 0.5}
+    rows = [row | {"figure": "smoke: 64², 2 at once", "measured": 30.0}]
+    rows.append(row | {"figure": "smoke: 64², 2 at once, PhiFlow", "measured": 2.0})
+    (target,) = script.targets_of(rows, folder.name)
+    assert (target.value, target.met) == (15.0, True)
+    assert script.targets_of(rows, "cpu")[0].met is None

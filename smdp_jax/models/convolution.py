@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from smdp_jax.models.layers import lecun_normal
+from smdp_jax.models.layout import at_least_float32
 
 # "reflect" mirrors at the face of the last cell, where a wall stands for cell-centred fields.
 _PAD_MODES = {"periodic": "wrap", "zero": "constant", "reflect": "symmetric"}
@@ -40,8 +41,9 @@ class Conv(nn.Module):
             h = jnp.pad(h, [sides] * dims + [(0, 0)], mode=_PAD_MODES[self.padding])
         init = nn.initializers.zeros if self.zero_init else lecun_normal
         shape = (*(self.kernel,) * dims, h.shape[-1], self.features)
-        kernel = self.param("kernel", init, shape, h.dtype).astype(h.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), h.dtype).astype(h.dtype)
+        kept = at_least_float32(h.dtype)
+        kernel = self.param("kernel", init, shape, kept).astype(h.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), kept).astype(h.dtype)
         # Inside a loop, XLA's gradient of a convolution is ten times slower on CPU than this.
         out = jax.lax.platform_dependent(
             h,

@@ -36,7 +36,7 @@ class DilatedResNet(FieldNetwork):
     embedding : int
         0: time and global conditions are constant channels of the input. Otherwise the size of the
         vector that carries them to every block, which it modulates.
-    dims, coordinates, time_features, conditions
+    dims, coordinates, time_features, conditions, dtype
         As for `FieldNetwork`.
 
     References
@@ -56,7 +56,8 @@ class DilatedResNet(FieldNetwork):
         self, h: Float[Array, "*grid c"], vector: Float[Array, " n"], features: int
     ) -> Float[Array, "*grid features"]:
         embedding = embed(vector, self.embedding) if self.embedding else None
-        h = self._conv(self.channels)(as_channels(vector, h) if embedding is None else h)
+        h = as_channels(vector, h) if embedding is None else h
+        h = self.narrow(self._conv(self.channels)(h))
         for _ in range(self.blocks):
             r = h if embedding is None else modulate(h, embedding)
             for dilation in self.dilations:

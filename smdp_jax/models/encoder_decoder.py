@@ -49,7 +49,7 @@ class EncoderDecoder(FieldNetwork):
         Width of the convolutions in cells, also even.
     padding : str
         What lies outside the grid: "periodic", "zero", or "reflect" (mirror at the wall).
-    dims, coordinates, time_features, conditions
+    dims, coordinates, time_features, conditions, dtype
         As for `FieldNetwork`.
 
     References
@@ -67,7 +67,7 @@ class EncoderDecoder(FieldNetwork):
     def transform(
         self, h: Float[Array, "*grid c"], vector: Float[Array, " n"], features: int
     ) -> Float[Array, "*grid features"]:
-        h = self._conv(self.channels)(as_channels(vector, h))
+        h = self.narrow(self._conv(self.channels)(as_channels(vector, h)))
         encoded = []
         for _ in range(self.blocks):
             h = PairBlock(self.kernel, self.padding)(h)

@@ -4,7 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PyTree
 
 from smdp_jax.models.fields import (
@@ -34,17 +34,23 @@ class FieldNetwork(nn.Module, kw_only=True):
     Leaves of the state are (*grid,) or (*grid, channels) arrays at the centres of the cells or
     staggered (see `fields`); all become channels of one field, beside the fields among the
     conditions and, where asked for, the coordinates.
+
+    With ``dtype``, such as ``jnp.bfloat16``, fields are transformed in it; parameters, the result
+    and what is seen of time keep the dtype of the state, at least float32.
     """
 
     dims: int = 2
     coordinates: bool = False
     time_features: TimeFeatures = "log_fourier"
     conditions: Conditions = everything
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, t: ArrayLike, x: PyTree, args: Any) -> PyTree:
         """Score at one time and state."""
         dtype = working_dtype(x)
+        if self.dtype is not None and not jnp.issubdtype(self.dtype, jnp.floating):
+            raise ValueError(f"dtype must be floating, such as jnp.bfloat16, got {self.dtype!r}")
         grid = cell_grid(x, self.dims)
         self.check(grid)
         fields, numbers = split_conditions(self.conditions(args), grid, dtype)
@@ -54,7 +60,11 @@ class FieldNetwork(nn.Module, kw_only=True):
             seen.append(cell_centres(grid, dtype))
         vector = jnp.concatenate([time_vector(self.time_features, t, dtype), numbers])
         out = self.transform(jnp.concatenate(seen, axis=-1), vector, state.shape[-1])
-        return from_channels(out, x)
+        return from_channels(out.astype(dtype), x)
+
+    def narrow(self, h: Float[Array, "*grid c"]) -> Float[Array, "*grid c"]:
+        """Cast a field to the dtype that it is transformed in."""
+        return h if self.dtype is None else h.astype(self.dtype)
 
     def check(self, grid: tuple[int, ...]) -> None:
         """Check the options of the network, and that the grid suits it."""

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from smdp_jax.models.field_network import FieldNetwork, as_channels
 from smdp_jax.models.layers import dense, lecun_normal
+from smdp_jax.models.layout import at_least_float32
 
 
 class SpectralConv(nn.Module):
@@ -26,6 +27,7 @@ class SpectralConv(nn.Module):
     @nn.compact
     def __call__(self, h: Float[Array, "*grid c"]) -> Float[Array, "*grid features"]:
         """Convolve one field of shape (*grid, c)."""
+        given, h = h.dtype, h.astype(at_least_float32(h.dtype))  # there is no narrower FFT
         *grid, channels = h.shape
         axes = tuple(range(len(grid)))
         both = np.r_[0 : self.modes, -self.modes : 0]
@@ -36,7 +38,8 @@ class SpectralConv(nn.Module):
         parts = self.param("kernel", _mode_init, shape, h.dtype).astype(h.dtype)
         mixed = jnp.einsum("...i,...io->...o", low, jax.lax.complex(parts[0], parts[1]))
         full = jnp.zeros((*grid[:-1], grid[-1] // 2 + 1, self.features), mixed.dtype)
-        return jnp.fft.irfftn(full.at[kept].set(mixed), s=grid, axes=axes, norm="forward")
+        out = jnp.fft.irfftn(full.at[kept].set(mixed), s=grid, axes=axes, norm="forward")
+        return out.astype(given)
 
 
 def _mode_init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
@@ -66,7 +69,7 @@ class FNO(FieldNetwork):
     margin : int
         Cells of zeros beyond the end of each axis, cut off again: for fields that are not periodic.
         Good values: 0, or an eighth of the side.
-    dims, coordinates, time_features, conditions
+    dims, coordinates, time_features, conditions, dtype
         As for `FieldNetwork`.
 
     References
@@ -85,7 +88,7 @@ class FNO(FieldNetwork):
         self, h: Float[Array, "*grid c"], vector: Float[Array, " n"], features: int
     ) -> Float[Array, "*grid features"]:
         *grid, _ = h.shape
-        h = dense(self.width, h.dtype)(as_channels(vector, h))
+        h = self.narrow(dense(self.width, h.dtype)(as_channels(vector, h)))
         h = jnp.pad(h, [(0, self.margin)] * len(grid) + [(0, 0)])
         for layer in range(self.layers):
             h = dense(self.width, h.dtype)(h) + SpectralConv(self.width, self.modes)(h)

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from smdp_jax.models.layout import at_least_float32
+
 
 def lecun_normal(
     key: PRNGKeyArray, shape: Sequence[int], dtype: DTypeLike = float
@@ -41,9 +43,10 @@ def _elu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arra
 
 
 def dense(features: int, dtype: DTypeLike, *, zero_init: bool = False) -> nn.Dense:
-    """Affine layer that computes and keeps its parameters in one dtype."""
+    """Affine layer that computes in a dtype, and keeps its parameters at least in float32."""
     init = nn.initializers.zeros if zero_init else lecun_normal
-    return nn.Dense(features, dtype=dtype, param_dtype=dtype, kernel_init=init)
+    param_dtype = at_least_float32(dtype)
+    return nn.Dense(features, dtype=dtype, param_dtype=param_dtype, kernel_init=init)
 
 
 def embed(vector: Float[Array, " n"], size: int) -> Float[Array, " size"]:
@@ -56,6 +59,6 @@ def embed(vector: Float[Array, " n"], size: int) -> Float[Array, " size"]:
 def modulate(h: Float[Array, "*grid c"], embedding: Float[Array, " e"]) -> Float[Array, "*grid c"]:
     """Scale and shift every channel, (1 + a) h + b, a and b linear in an embedding."""
     channels = h.shape[-1]
-    film = dense(2 * channels, h.dtype)(embedding).reshape((1,) * (h.ndim - 1) + (-1,))
-    gain, shift = jnp.split(film, 2, axis=-1)
+    film = dense(2 * channels, embedding.dtype)(embedding).reshape((1,) * (h.ndim - 1) + (-1,))
+    gain, shift = jnp.split(film.astype(h.dtype), 2, axis=-1)
     return (1 + gain) * h + shift

@@ -71,7 +71,7 @@ class UNet(FieldNetwork):
         Residual blocks per resolution, on the way down and up each.
     embedding : int
         Size of the vector that carries time and global conditions to the blocks.
-    dims, coordinates, time_features, conditions
+    dims, coordinates, time_features, conditions, dtype
         As for `FieldNetwork`.
 
     References
@@ -89,7 +89,7 @@ class UNet(FieldNetwork):
         self, h: Float[Array, "*grid c"], vector: Float[Array, " n"], features: int
     ) -> Float[Array, "*grid features"]:
         embedding = embed(vector, self.embedding)
-        h = self._conv(self.channels[0])(h)
+        h = self._conv(self.channels[0])(self.narrow(h))
         h = self._down_and_up(h, embedding)
         return self._conv(features, zero_init=True)(nn.silu(h))
 

@@ -105,7 +105,9 @@ def load_score(path: str | os.PathLike[str], model: Any) -> Any:
 
 def described(part: Any) -> str:
     """Print a part in one line, without addresses: another process has others."""
-    return re.sub(r"\s+", " ", re.sub(r" at 0x[0-9a-f]+|# attributes", "", repr(part)))
+    # Files older than networks' dtype know of none.
+    told = re.sub(r" at 0x[0-9a-f]+|# attributes|\bdtype = None\b", "", repr(part))
+    return re.sub(r"\s+", " ", told)
 
 
 def _encoded(value: Any) -> Any:

@@ -1,7 +1,9 @@
 """What ``fit`` takes where nothing is named."""
 
+import dataclasses
 from typing import Any
 
+import flax.linen as nn
 import jax
 import optax
 
@@ -28,3 +30,16 @@ def batch_of(objective: Any, data: Any) -> int:
         return 256
     entries = sum(leaf.size for leaf in jax.tree.leaves(data.at(0, 0)))
     return min(max(4096 // entries, 16), 512)
+
+
+def in_dtype(model: Any, dtype: Any) -> Any:
+    """A copy of a network, or of one that wraps it, that transforms fields in this dtype."""
+    names = {f.name for f in dataclasses.fields(model)} if dataclasses.is_dataclass(model) else ()
+    if "dtype" in names:
+        return model.clone(dtype=dtype)
+    for name in names:
+        if name != "parent" and isinstance(inner := getattr(model, name), nn.Module):
+            return model.clone(**{name: in_dtype(inner, dtype)})
+    raise TypeError(
+        f"dtype must be given for a network on fields, such as UNet(), got {type(model).__name__}"
+    )
