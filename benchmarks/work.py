@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 SOLD = {
@@ -136,5 +137,5 @@ def _inner(equation: Any) -> Iterator[Any]:
 
 def _bytes(variables: Any) -> float:
     avals = [v.aval for v in variables if hasattr(v.aval, "shape")]
-    plain = [a for a in avals if not jax.dtypes.issubdtype(a.dtype, jax.dtypes.extended)]
+    plain = [a for a in avals if not jnp.issubdtype(a.dtype, jax.dtypes.extended)]
     return float(sum(math.prod(a.shape) * np.dtype(a.dtype).itemsize for a in plain))

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.checks import (
@@ -30,6 +31,7 @@ from smdp_jax.scores.reference import reference_of
 from smdp_jax.scores.sensors import LinearObservation, Observation
 from smdp_jax.scores.twist import LinearTwist, sights_of, time_index
 from smdp_jax.sde import SDE, Args, ScoreFn, State
+from smdp_jax.solve.batches import split_of
 from smdp_jax.solve.conditioning import Conditioning
 from smdp_jax.solve.particles import Weighted, choose, systematic
 from smdp_jax.solve.tempering import Tempering
@@ -110,6 +112,7 @@ def condition(
     threshold: float = 0.5,
     resample: bool = True,
     chunk_size: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Conditioned:
     """Sample what led to sensors' readings, at one time or at several.
 
@@ -151,6 +154,9 @@ def condition(
         Return equally weighted samples.
     chunk_size : int, optional
         Particles stepped at once, to bound memory; default all.
+    mesh : jax.sharding.Mesh, optional
+        Devices that share the particles along its axis ``data``, of which ``num_particles`` must
+        be a multiple; they move where they are resampled, and come back split.
 
     Returns
     -------
@@ -173,6 +179,12 @@ def condition(
     num_particles, chunk_size = check_positive(num_particles=num_particles, chunk_size=chunk_size)
     check_key(key)
     check_is_score(score, "condition")
+    split = split_of(mesh)
+    if split is not None and num_particles is not None and num_particles % split.count:
+        raise ValueError(
+            f"num_particles must be a multiple of the mesh's {split.count} devices, got "
+            f"{num_particles}"
+        )
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be in (0, 1], got {threshold}")
     draws = _ends(data, ends, ts)
@@ -195,10 +207,13 @@ def condition(
         Tempering() if tempering is None else tempering,
         threshold,
         chunk_size,
+        split,
     )
+    if split is not None:
+        plan, score, draws, key, args = split.known((plan, score, draws, key, args))
     found = _condition(plan, score, draws, key, args, num_particles, resample)
     _check_particles(found)
-    return found
+    return found if split is None else split.returned(found)
 
 
 @eqx.filter_jit
@@ -214,12 +229,15 @@ def _condition(
     k_pick, k_temper, k_smooth, k_last = jax.random.split(key, 4)
     _, unravel = ravel_pytree(jax.tree.map(lambda x: x[0], draws))
     start = jax.vmap(lambda x: ravel_pytree(x)[0])(choose(draws, _picks(k_pick, draws, count)))
+    start = start if plan.split is None else plan.split.pin(start)
     end = plan.temper(k_temper, score, start, unravel, args)
     carried = plan.carry(k_smooth, score, end.x, unravel, args)
     x, log_weights = carried.x, jax.nn.log_softmax(carried.log_weights)
     if resample:
         x = x[systematic(k_last, log_weights)]
         log_weights = jnp.full_like(log_weights, -math.log(count))
+    if plan.split is not None:
+        x, log_weights = plan.split.pin((x, log_weights))
     full = jnp.full((), count, carried.ess.dtype)
     info = ConditionInfo(
         plan.ts,

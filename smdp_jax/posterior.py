@@ -10,6 +10,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.checks import concrete, not_finite
@@ -19,7 +20,14 @@ from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.sde import SDE, Args, ScoreFn, State
 from smdp_jax.solve.asked import Work, check_backward
 from smdp_jax.solve.backward import BackwardSolve, Langevin, SolveInfo
-from smdp_jax.solve.batches import in_chunks, on_auto_mesh
+from smdp_jax.solve.batches import (
+    Split,
+    filled_up,
+    in_chunks,
+    on_auto_mesh,
+    say_filled_up,
+    split_of,
+)
 from smdp_jax.solve.gaussian import GaussianStep
 from smdp_jax.solve.integrate import Save
 
@@ -86,6 +94,7 @@ def sample_posterior(
     batch_axes: int | None = None,
     chunk_size: int | None = None,
     rematerialise: bool = False,
+    mesh: Mesh | None = None,
 ) -> Posterior:
     """Sample what led to an observed end state.
 
@@ -139,6 +148,10 @@ def sample_posterior(
         Paths solved at once, to bound memory; default all.
     rematerialise : bool
         Recompute each step where gradients are taken through the paths, instead of storing it.
+    mesh : jax.sharding.Mesh, optional
+        Devices that share the paths along its axis ``data``, ``chunk_size`` of them at once on
+        each; the result comes back split. Default: that over whose axis ``x_end`` is split along
+        its first batch axis, if it is.
 
     Returns
     -------
@@ -152,6 +165,7 @@ def sample_posterior(
     TypeError
         If the score is no function, or the solver no solver.
     """
+    split = split_of(mesh, x_end if batch_axes else None)
     ts, x_end, score, args, key = on_auto_mesh((ts, x_end, score, args, key))
     asked = BackwardSolve(
         sde,
@@ -172,7 +186,7 @@ def sample_posterior(
         walk = kernel_walk(score, solve, work.x_end, input_noise)
     elif input_noise != 0:
         raise ValueError(f"input_noise needs a LearnedKernel, got a score and {input_noise}")
-    samples, info = _solve(walk, score, work, args, key)
+    samples, info = _solve(walk, score, work, args, key, split)
     return Posterior(samples, info)
 
 
@@ -190,6 +204,7 @@ def probability_flow(
     batch_axes: int | None = None,
     chunk_size: int | None = None,
     rematerialise: bool = False,
+    mesh: Mesh | None = None,
 ) -> Path:
     """Follow the probability-flow ODE from an observed end state back.
 
@@ -224,6 +239,10 @@ def probability_flow(
         Paths solved at once, to bound memory; default all.
     rematerialise : bool
         Recompute each step where gradients are taken through the paths, instead of storing it.
+    mesh : jax.sharding.Mesh, optional
+        Devices that share the paths along its axis ``data``, ``chunk_size`` of them at once on
+        each; the result comes back split. Default: that over whose axis ``x_end`` is split along
+        its first batch axis, if it is.
 
     Returns
     -------
@@ -237,13 +256,14 @@ def probability_flow(
     TypeError
         If the score is no function, or the solver no solver.
     """
+    split = split_of(mesh, x_end if batch_axes else None)
     ts, x_end, score, args = on_auto_mesh((ts, x_end, score, args))
     asked = BackwardSolve(
         sde, ts, solver, substeps, 0.0, False, None, controller, "all", rematerialise
     )
     work, key = Work(x_end, args_axes, (), 1, chunk_size), jax.random.key(0)
     solve, work = check_backward("probability_flow", asked, score, work, batch_axes, args, key)
-    xs, info = _solve(solve, score, work, args, key)
+    xs, info = _solve(solve, score, work, args, key, split)
     axis = info.finite.ndim - 1
     return Path(jnp.asarray(ts), *jax.tree.map(lambda x: x.squeeze(axis), (xs, info)))
 
@@ -254,9 +274,14 @@ def _solve(
     work: Work,
     args: Args,
     key: PRNGKeyArray,
+    split: Split | None,
 ) -> tuple[State, SolveInfo]:
     """Solve for every end state and sample, and say how many were lost."""
-    xs, info = _sample(solve, score, work.x_end, key, args, *work[1:])
+    say_filled_up("paths:", math.prod(work.batch) * work.num_samples, split)
+    if split is not None:
+        solve, score, args, key, x_end = split.known((solve, score, args, key, work.x_end))
+        work = work._replace(x_end=x_end)
+    xs, info = _sample(solve, score, work.x_end, key, args, *work[1:], split)
     lost_at: Any = info.lost_at
     if concrete(lost_at) and lost_at.is_fully_addressable and not info.finite.all():
         lost = np.asarray(lost_at)[~np.asarray(info.finite)]
@@ -269,7 +294,7 @@ def _solve(
             f"{why}",
             stacklevel=3,
         )
-    return xs, info
+    return (xs, info) if split is None else split.returned((xs, info))
 
 
 @compiled
@@ -283,19 +308,38 @@ def _sample(
     batch: tuple[int, ...],
     num_samples: int,
     chunk_size: int | None,
+    split: Split | None,
 ) -> tuple[State, SolveInfo]:
     def flat(tree: Any) -> Any:
         return jax.tree.map(
             lambda x: jnp.reshape(x, (math.prod(batch), *jnp.shape(x)[len(batch) :])), tree
         )
 
-    ends, mapped = flat(x_end), flat(args) if args_axes == 0 else None
+    number = math.prod(batch)
+    # Where every device has end states of its own, a path is with them.
+    dealt = split is not None and number % split.count == 0
 
-    def one(i: Array) -> tuple[State, SolveInfo]:
-        x, own = jax.tree.map(lambda e: e[i // num_samples], (ends, mapped))
-        own = own if args_axes == 0 else args
-        return solve(score, x, jax.random.fold_in(key, i), own)
+    def some(own: tuple[State, Args], rows: Array) -> tuple[State, SolveInfo]:
+        """Paths from end states, by their numbers; dealt out, the first is of the first state."""
+        first = rows[0] // num_samples if dealt else jnp.zeros((), rows.dtype)
 
-    paths = in_chunks(one, jnp.arange(math.prod(batch) * num_samples), chunk_size)
+        def one(i: Array) -> tuple[State, SolveInfo]:
+            x, conditions = jax.tree.map(lambda e: e[i // num_samples - first], own)
+            conditions = conditions if args_axes == 0 else args
+            return solve(score, x, jax.random.fold_in(key, i), conditions)
+
+        return in_chunks(one, rows, chunk_size)
+
+    own = (flat(x_end), flat(args) if args_axes == 0 else None)
+    count = number * num_samples
+    rows = jnp.arange(count)
+    if split is None:
+        paths = some(own, rows)
+    elif dealt:
+        paths = split.over(some, own, rows)
+    else:
+        paths = split.over(some, filled_up(rows, count, split), whole=(own,))
+        paths = jax.tree.map(lambda x: x[:count], paths)
     shape = (*batch, num_samples)
-    return jax.tree.map(lambda x: jnp.reshape(x, shape + x.shape[1:]), paths)
+    paths = jax.tree.map(lambda x: jnp.reshape(x, shape + x.shape[1:]), paths)
+    return paths if split is None else split.pin(paths)

@@ -5,13 +5,14 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax import checks
 from smdp_jax.compiled import compiled
 from smdp_jax.scores.targets import Ramp, ScoreTargetSplitting, least_variance_ramp
 from smdp_jax.sde import SDE, Args, State
-from smdp_jax.solve.batches import in_chunks, on_auto_mesh
+from smdp_jax.solve.batches import Split, in_chunks, on_auto_mesh, say_filled_up, split_of
 from smdp_jax.solve.chain import ChainSplitting, chain_of
 from smdp_jax.solve.integrate import advance
 from smdp_jax.solve.solvers import check_solver, splits
@@ -35,6 +36,7 @@ def simulate(
     score_targets: bool | Ramp = False,
     chunk_size: int | None = None,
     rematerialise: bool = False,
+    mesh: Mesh | None = None,
 ) -> Trajectories:
     """Simulate paths of ``dx = P dt + g dW`` from given initial states.
 
@@ -69,6 +71,9 @@ def simulate(
         Simulate that many paths at once, to bound memory; default all.
     rematerialise : bool
         Recompute each step where gradients are taken through the paths, instead of storing it.
+    mesh : jax.sharding.Mesh, optional
+        Devices that share the paths along its axis ``data``, ``chunk_size`` of them at once on
+        each; ``xs`` comes back split. Default: that over whose axis ``x0`` is split, if it is.
 
     Returns
     -------
@@ -83,6 +88,7 @@ def simulate(
     TypeError
         If the solver is no solver, or ``score_targets`` no ramp.
     """
+    split = split_of(mesh, x0)
     ts, x0, args, key = on_auto_mesh((ts, x0, args, key))
     x0, samples, substeps, chunk_size = _check(
         sde,
@@ -99,6 +105,10 @@ def simulate(
     )
     ts = jnp.asarray(ts)
     path_key, pilot_key = jax.random.split(key)
+    say_filled_up("paths:", samples, split)
+    if split is not None:
+        ts, args, path_key = split.known((ts, args, path_key))
+        x0 = split.known(x0) if samples % split.count else split.put(x0)
     ramp = None if isinstance(score_targets, bool) else score_targets
     if score_targets is True:
         # Evenly spaced: initial states may be sorted. A pilot of a chunk or so has its memory.
@@ -114,16 +124,15 @@ def simulate(
             solver=solver,
             substeps=substeps,
         )
-    xs, targets = _simulate(
-        sde, x0, ts, path_key, args, args_axes, solver, substeps, ramp, chunk_size, rematerialise
-    )
+    how = (args_axes, solver, substeps, ramp, chunk_size, rematerialise, split)
+    xs, targets = _simulate(sde, x0, ts, path_key, args, *how)
     data = Trajectories(ts, xs, args, targets, args_axes)
     try:
         data.check()
     except ValueError:
         checks.check_finite(args, "args")
         raise
-    return data
+    return data if split is None else split.returned(data)
 
 
 def _check(
@@ -185,6 +194,7 @@ def _simulate(
     ramp: Ramp | None,
     chunk_size: int | None,
     rematerialise: bool,
+    split: Split | None,
 ) -> tuple[State, State | None]:
     """Return states, and score targets where there is a ramp."""
     process, halves = sde, False
@@ -211,7 +221,8 @@ def _simulate(
         )[0]
 
     samples = jax.tree.leaves(x0)[0].shape[0]
-    paths = in_chunks(one, (jnp.arange(samples), x0, args if args_axes == 0 else None), chunk_size)
+    inputs = (jnp.arange(samples), x0, args if args_axes == 0 else None)
+    paths = in_chunks(one, inputs, chunk_size, split)
     if ramp is None:
         return paths, None
     return paths[0], jax.tree.map(jnp.negative, paths[1])

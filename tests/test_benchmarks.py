@@ -230,3 +230,21 @@ def test_accelerator_sold_peaks(benchmark_module, tmp_path):
     (target,) = script.targets_of(rows, folder.name)
     assert (target.value, target.met) == (15.0, True)
     assert script.targets_of(rows, "cpu")[0].met is None
+
+
+def test_scaling(benchmark_module, monkeypatch):
+    """One device in this process; what the tables are made of, with numbers known."""
+    script = benchmark_module("scaling")
+    monkeypatch.setattr(script, "VERBS", {"simulate": script.simulate})
+    strong, weak = script.count(script.Settings(batch=8, field=16, steps=2), 1)
+    assert (strong["of"], weak["of"]) == (8, 1)
+    # Keys of the paths and what is done once are work, too.
+    assert weak["operations of each"] * 8 == pytest.approx(strong["operations of each"], rel=0.2)
+    halves, whole = strong | {"devices": 2, "operations of each": 0.5}, strong
+    shown = script.efficiencies([whole | {"operations of each": 0.8}, halves])
+    assert shown[1]["efficiency"] == 0.8
+    text = "%a = f32[3,5]{1,0} all-reduce(%b), x\n%c = (f32[7]{0}, f32[]) all-gather-start(%d)"
+    assert script.collectives(text) == [15, 7]
+    costs = script.costs(script.Settings(quick=True))
+    assert all(row["hours"] > 0 for row in costs)
+    assert costs[0]["hours"] == pytest.approx(8 * costs[1]["hours"])

@@ -8,6 +8,7 @@ are averaged (Holzschuh et al. 2023, eqs. 4 and 5).
 
 import math
 from dataclasses import dataclass, field, replace
+from types import NoneType
 from typing import Any, Literal
 
 import diffrax
@@ -29,6 +30,7 @@ from smdp_jax.trajectories import Trajectories
 __all__ = ["MultiStep", "OneStep"]
 
 Form = Literal["backward", "bidirectional", "penalised"]
+_FEW_ENTRIES = 64
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,9 @@ class MultiStep(Objective):
     learns : "score" or "correction", optional
         What the result is. Default: a score for drifts (exact as dt -> 0), a step correction for
         flow maps, whose inverse has an error that the minimiser absorbs.
-    rematerialise : bool
+    rematerialise : bool, optional
         Recompute each step in the backward pass: memory of one step instead of a whole window, for
-        about a third more time.
+        about a third more time. Default: for states of more than 64 numbers.
 
     Raises
     ------
@@ -83,7 +85,7 @@ class MultiStep(Objective):
     training_noise: float = 0.0
     solver: diffrax.AbstractSolver | GaussianStep | None = None
     learns: Kind | None = None
-    rematerialise: bool = True
+    rematerialise: bool | None = None
 
     def __post_init__(self) -> None:
         windows = self.windows if isinstance(self.windows, (tuple, list)) else ()
@@ -95,7 +97,7 @@ class MultiStep(Objective):
         object.__setattr__(self, "windows", tuple(map(int, windows)))
         if self.learns not in (None, "score", "correction"):
             raise ValueError(f"learns must be 'score' or 'correction', got {self.learns!r}")
-        if not isinstance(self.rematerialise, bool):
+        if not isinstance(self.rematerialise, (bool, NoneType)):
             raise ValueError(f"rematerialise must be True or False, got {self.rematerialise!r}")
         if self.form not in ("backward", "bidirectional", "penalised"):
             raise ValueError(
@@ -197,6 +199,9 @@ class MultiStep(Objective):
         """Return the states after each step, gradients cut between segments."""
         steps = ts.shape[0] - 1
         length = min(self.gradient_cut or steps, steps)
+        again = self.rematerialise
+        if again is None:
+            again = sum(leaf.size for leaf in jax.tree.leaves(x)) > _FEW_ENTRIES
 
         def segment(x: State, inputs: tuple) -> tuple[State, State]:
             n, grid = inputs
@@ -207,7 +212,7 @@ class MultiStep(Objective):
                 key=jax.random.fold_in(key, n),
                 args=args,
                 solver=solver,
-                rematerialise=self.rematerialise and steps > 1,
+                rematerialise=again and steps > 1,
             )
             return jax.tree.map(lambda s: s[-1], states), jax.tree.map(lambda s: s[1:], states)
 

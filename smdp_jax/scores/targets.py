@@ -32,6 +32,7 @@ from smdp_jax.compiled import compiled
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.solve.chain import ChainSplitting, chain_of
 from smdp_jax.solve.integrate import advance
+from smdp_jax.solve.varying import varying_as
 
 __all__ = ["PowerRamp", "Ramp", "SinhRamp", "TableRamp", "Transform", "least_variance_ramp"]
 
@@ -176,7 +177,7 @@ class ScoreTargetSplitting(ChainSplitting):
         x, m = y0
         for move in self.moves(terms, t0, t1, x, args):
             moved, pull_back = jax.vjp(move.flow, x)
-            (pulled,) = pull_back(move.score)
+            (pulled,) = pull_back(varying_as(moved, move.score))
             past = jax.tree.map(jnp.subtract, m, pulled)
             past = self.rho(move.t0 - self.start, move.t1 - self.start, past)
             x = jax.tree.map(jnp.add, moved, move.kick)
@@ -212,7 +213,7 @@ class _PilotSplitting(ChainSplitting):
         for move in self.moves(terms, t0, t1, x, args):
             follows = move.t0 > self.start
             moved, pull_back = jax.vjp(move.flow, x)
-            (pulled,) = pull_back(move.score)
+            (pulled,) = pull_back(varying_as(moved, move.score))
             m_hat, q_hat, pulled_hat = (jax.vmap(self.forward)(v) for v in (m, move.score, pulled))
 
             def best(m: Array, q: Array, p: Array, follows: Any = follows) -> Array:

@@ -1,24 +1,140 @@
-"""Many solves: all at once, or a chunk at a time."""
+"""Many solves: all at once, a chunk at a time, or dealt out over the devices of a mesh."""
 
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from smdp_jax.checks import concrete
 
-__all__ = ["in_chunks", "on_auto_mesh"]
+__all__ = ["AXIS", "Split", "in_chunks", "on_auto_mesh", "split_of"]
+
+AXIS = "data"
+"""The axis of a mesh over which batches, paths and particles are split."""
 
 
-def in_chunks(function: Callable, inputs: Any, size: int | None) -> Any:
+@dataclass(frozen=True)
+class Split:
+    """Entries of leading axes dealt out over one axis of a mesh, in equal parts.
+
+    Inside, the mesh has automatic axes, as gathers ask for; ``asked`` is the caller's own.
+    """
+
+    asked: Mesh
+    axis: str
+
+    @property
+    def mesh(self) -> Mesh:
+        """The same devices, with automatic axes."""
+        return Mesh(self.asked.devices, self.asked.axis_names)
+
+    @property
+    def count(self) -> int:
+        """Number of parts."""
+        return self.asked.shape[self.axis]
+
+    def spec(self, axes: int = 0) -> PartitionSpec:
+        """The split of one axis, after others that are whole."""
+        return PartitionSpec(*(None,) * axes, self.axis)
+
+    def put(self, tree: Any, *, whole: bool = False) -> Any:
+        """Lay arrays out: every device holds its part of the leading axis, or all of it."""
+        spec = PartitionSpec() if whole else self.spec()
+        return jax.device_put(tree, NamedSharding(self.mesh, spec))
+
+    def known(self, tree: Any) -> Any:
+        """Of several processes: what each of them has alike becomes one array of all."""
+        if jax.process_count() == 1:
+            return tree
+
+        def one(x: Any) -> Any:
+            local = isinstance(x, jax.Array) and concrete(x) and x.is_fully_addressable
+            return self.put(x, whole=True) if local else x
+
+        return jax.tree.map(one, tree)
+
+    def over(self, function: Callable, *inputs: Any, whole: tuple[Any, ...] = ()) -> Any:
+        """Call on every device with its parts of the inputs; results are parts again.
+
+        What is ``whole`` is handed to every call before them, all of it. Types do not tell what
+        varies over the devices: diffrax's loops over stages would not bear it.
+        """
+        specs = (PartitionSpec(),) * len(whole) + (self.spec(),) * len(inputs)
+        return self.map(function, specs, self.spec())(*whole, *inputs)
+
+    def map(self, function: Callable, in_specs: Any, out_specs: Any) -> Callable:
+        """``jax.shard_map`` over the axis."""
+        return jax.shard_map(
+            function,
+            mesh=self.mesh,
+            in_specs=in_specs,
+            out_specs=out_specs,
+            axis_names={self.axis},
+            check_vma=False,
+        )
+
+    def pin(self, tree: Any, *, axes: int = 0) -> Any:
+        """Ask the compiler to keep arrays split, where the parts are equal."""
+
+        def one(x: Any) -> Any:
+            if x.shape[axes] % self.count:
+                return x
+            return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, self.spec(axes)))
+
+        return jax.tree.map(one, tree)
+
+    def returned(self, tree: Any) -> Any:
+        """Results as the caller's mesh has them: nothing moves."""
+
+        def one(x: Any) -> Any:
+            sharding = getattr(x, "sharding", None)
+            if not concrete(x) or not isinstance(sharding, NamedSharding):
+                return x
+            return jax.device_put(x, NamedSharding(self.asked, sharding.spec))
+
+        explicit = AxisType.Explicit in self.asked.axis_types
+        return jax.tree.map(one, tree) if explicit else tree
+
+
+def split_of(mesh: Any, tree: Any = None) -> Split | None:
+    """What ``mesh=`` asks for; without one, what the leading axes of a caller's arrays show."""
+    if mesh is None:
+        for x in jax.tree.leaves(tree):
+            sharding = x.sharding if isinstance(x, jax.Array) and concrete(x) else None
+            if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
+                first = next(iter(sharding.spec), None)
+                if isinstance(first, str) and sharding.mesh.shape[first] > 1:
+                    return Split(sharding.mesh, first)
+        return None
+    if not isinstance(mesh, Mesh):
+        raise TypeError(
+            f"mesh must be a jax.sharding.Mesh, such as jax.make_mesh((8,), ('{AXIS}',)), got "
+            f"{type(mesh).__name__}"
+        )
+    if AXIS not in mesh.axis_names:
+        raise ValueError(
+            f"mesh must have an axis named '{AXIS}', over which paths are split, got "
+            f"{mesh.axis_names}: jax.make_mesh((8,), ('{AXIS}',))"
+        )
+    return Split(mesh, AXIS)
+
+
+def in_chunks(function: Callable, inputs: Any, size: int | None, split: Split | None = None) -> Any:
     """Map over the leading axis of ``inputs``, ``size`` entries at a time (None: all).
 
     The last chunk is filled up with copies of the last entry: one of another length would be
-    compiled on its own.
+    compiled on its own. With a split every device maps its own part, and the last part is filled up
+    in the same way.
     """
     count = jax.tree.leaves(inputs)[0].shape[0]
+    if split is not None:
+        filled = filled_up(inputs, count, split)
+        results = split.over(lambda part: in_chunks(function, part, size), filled)
+        return jax.tree.map(lambda x: x[:count], results) if count % split.count else results
     if size is None or size >= count:
         return jax.vmap(function)(inputs)
     chunks = -(-count // size)
@@ -27,6 +143,25 @@ def in_chunks(function: Callable, inputs: Any, size: int | None) -> Any:
         lambda row: jax.vmap(function)(jax.tree.map(lambda x: x[row], inputs)), rows
     )
     return jax.tree.map(lambda x: x.reshape(chunks * size, *x.shape[2:])[:count], results)
+
+
+def filled_up(tree: Any, count: int, split: Split) -> Any:
+    """Repeat the last of ``count`` entries until the parts are equal."""
+    if not count % split.count:
+        return tree
+    rows = jnp.minimum(jnp.arange(-(-count // split.count) * split.count), count - 1)
+    return jax.tree.map(lambda x: x[rows], tree)
+
+
+def say_filled_up(what: str, count: int, split: Split | None) -> None:
+    """Warn where parts of a split are not equal: some work is done for nothing."""
+    if split is not None and count % split.count:
+        each = -(-count // split.count)
+        warnings.warn(
+            f"{what} {count} do not divide over {split.count} devices: each solves {each}, "
+            f"{each * split.count - count} of them for nothing, and the result is not split",
+            stacklevel=4,
+        )
 
 
 def on_auto_mesh(tree: Any) -> Any:

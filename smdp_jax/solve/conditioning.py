@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.sde import Args, ScoreFn, State
+from smdp_jax.solve.batches import Split
 from smdp_jax.solve.particles import over_particles
 from smdp_jax.solve.smoothing import Sight, Smoothed, smooth
 from smdp_jax.solve.tempering import Metric, Target, Tempered, Tempering, temper
@@ -33,6 +34,7 @@ class Conditioning(eqx.Module):
     tempering: Tempering = eqx.field(static=True)
     threshold: float = eqx.field(static=True)
     chunk_size: int | None = eqx.field(static=True)
+    split: Split | None = eqx.field(static=True, default=None)
 
     def temper(
         self, key: PRNGKeyArray, score: ScoreFn, x: Array, unravel: Unravel, args: Args
@@ -43,7 +45,7 @@ class Conditioning(eqx.Module):
 
         def scores(x: Array) -> Array:
             one = lambda v: _flat(score(self.ts[-1], unravel(v), args))
-            return over_particles(one, x, chunk_size=self.chunk_size)
+            return over_particles(one, x, chunk_size=self.chunk_size, split=self.split)
 
         def rest(x: Array) -> tuple[Array, Array]:
             return jax.vmap(jax.value_and_grad(lambda v: self._rest(last, v, unravel, args)))(x)
@@ -77,6 +79,7 @@ class Conditioning(eqx.Module):
             rest,
             threshold=self.threshold,
             chunk_size=self.chunk_size,
+            split=self.split,
         )
 
     def _rest(self, index: int, x: Array, unravel: Unravel, args: Args) -> Array:

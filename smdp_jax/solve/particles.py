@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.sde import State
+from smdp_jax.solve.batches import Split
 
 
 def effective_size(log_weights: Array) -> Array:
@@ -64,8 +66,13 @@ def next_temperature(log_likelihoods: Array, beta: Array, target: float) -> Arra
     return jnp.where(enough(left), 1.0, beta + jnp.maximum(low, 1e-7)).clip(max=1.0)
 
 
-def over_particles(function: Any, *batches: Any, chunk_size: int | None = None) -> Any:
-    """Map over particles, all at once or in chunks."""
+def over_particles(
+    function: Any, *batches: Any, chunk_size: int | None = None, split: Split | None = None
+) -> Any:
+    """Map over particles, all at once or in chunks; of a split, each device over its own."""
+    if split is not None:
+        local = partial(over_particles, function, chunk_size=chunk_size)
+        return split.over(local, *batches)
     if chunk_size is None:
         return jax.vmap(function)(*batches)
     return jax.lax.map(lambda entry: function(*entry), batches, batch_size=chunk_size)

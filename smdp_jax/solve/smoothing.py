@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from smdp_jax.solve.batches import Split
 from smdp_jax.solve.particles import (
     effective_size,
     log_mean_exp,
@@ -93,6 +94,7 @@ def smooth(
     *,
     threshold: float,
     chunk_size: int | None,
+    split: Split | None = None,
 ) -> Smoothed:
     """Carry particles (count, entries) from ``ts[-1]`` to ``ts[0]``.
 
@@ -107,7 +109,9 @@ def smooth(
         t1, t0 = ts[j + 1], ts[j]
         old = jax.tree.map(lambda a: a[j + 1], before)
         new = jax.tree.map(lambda a: a[j], after)
-        means = over_particles(lambda v: backward(t1, t0, v)[0], x, chunk_size=chunk_size)
+        means = over_particles(
+            lambda v: backward(t1, t0, v)[0], x, chunk_size=chunk_size, split=split
+        )
         _, spread = backward(t1, t0, x[0])
         wide = new.widened(spread)
         log_weights = log_weights + wide.log_density(means) - old.log_density(x)

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-__all__ = ["either", "like_results"]
+__all__ = ["either", "like_results", "varying_as"]
 
 
 def either(chosen: Any, yes: Callable, no: Callable, *operands: Any) -> Any:
@@ -29,6 +29,13 @@ def like_results(body: Callable, carry: Any, i: Any) -> Any:
         results = jax.eval_shape(body, carry, i)[0]
         carry = jax.tree.map(lambda x, y: _widen(x, _axes(y)), carry, results)
     return carry
+
+
+def varying_as(like: Any, tree: Any) -> Any:
+    """Let leaves vary over all axes that those of another tree vary over."""
+    if not _manual():
+        return tree
+    return jax.tree.map(lambda x, y: _widen(x, _axes(jax.typeof(y))), tree, like)
 
 
 def _manual() -> bool:

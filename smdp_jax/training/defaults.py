@@ -34,7 +34,7 @@ def batch_of(objective: Any, data: Any) -> int:
 
 def in_dtype(model: Any, dtype: Any) -> Any:
     """A copy of a network, or of one that wraps it, that transforms fields in this dtype."""
-    names = {f.name for f in dataclasses.fields(model)} if dataclasses.is_dataclass(model) else ()
+    names = {f.name for f in dataclasses.fields(model)} if isinstance(model, nn.Module) else ()
     if "dtype" in names:
         return model.clone(dtype=dtype)
     for name in names:

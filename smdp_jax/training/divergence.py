@@ -51,10 +51,11 @@ def reason_of(
         def finite(name: str, tree: Any) -> Any:
             leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
             good = [jnp.isfinite(x).reshape(x.shape[0], -1).all(axis=1) for x in leaves]
-            return jnp.stack(good).all(axis=0) if good else jnp.ones(problem.batch_size, bool)
+            return jnp.stack(good).all(axis=0) if good else jnp.ones(len(rows), bool)
 
-        samples, starts, keys = problem.places(source.data, key, steps)
-        found = jax.vmap(one)(samples, starts, keys)
+        rows, starts, keys = problem.all_places(source, key, steps)
+        found = jax.vmap(one)(rows, starts, keys)
+        samples = jnp.asarray(problem.shares(source).rows.reshape(-1))[rows]
         return {"samples": samples, "starts": starts} | {n: finite(n, v) for n, v in found.items()}
 
     seen = jax.device_get(look(source))

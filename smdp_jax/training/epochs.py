@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -84,12 +84,12 @@ def run_epochs(
                 "history between is lost",
                 stacklevel=4,
             )
-    coming = blocks.after(_epochs_in(problem.objective, pace, done))
+    coming = _laid_out(problem, source, blocks.after(_epochs_in(problem.objective, pace, done)))
     epochs, saved_at, enough = Epochs(problem), time.monotonic(), False
     with tqdm(total=pace.steps, initial=done, disable=not pace.progress, unit="update") as bar:
         try:
             for size, start, stop in _epochs(problem.objective, pace, done):
-                source = replace(source, data=next(coming))
+                source = next(coming)
                 # Its inputs are gone once an epoch has begun: Ctrl-C waits until it is noted.
                 with interrupts_deferred():
                     state, *losses = epochs(size, state, fixed, source, held_out, stop)
@@ -118,6 +118,17 @@ def run_epochs(
             raise
     _warn_of_validation(records)
     return state, records
+
+
+def _laid_out(
+    problem: Problem, source: Windows, blocks: Iterator[Trajectories]
+) -> Iterator[Windows]:
+    """Blocks as the devices want them; the same one is laid out once."""
+    seen = None
+    for block in blocks:
+        if block is not seen:
+            seen, source = block, problem.windows(block, source.constants, source.key)
+        yield source
 
 
 def _record(stop: int, size: int, loss: Any, validation: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import PRNGKeyArray
 
@@ -26,14 +27,15 @@ from smdp_jax.scores.learned import (
 )
 from smdp_jax.scores.step import LearnedStep
 from smdp_jax.sde import SDE
-from smdp_jax.solve.batches import on_auto_mesh
+from smdp_jax.solve.batches import Split, on_auto_mesh, say_filled_up, split_of
 from smdp_jax.training.asked import check_fit
 from smdp_jax.training.checkpoints import RunDirectory
 from smdp_jax.training.defaults import batch_of, in_dtype, objective_of, optimizer_of
 from smdp_jax.training.divergence import TrainingDiverged
 from smdp_jax.training.epochs import Blocks, Callback, Pace, run_epochs
 from smdp_jax.training.identity import identity_of
-from smdp_jax.training.updates import Fixed, Problem, TrainingState, Windows, averages
+from smdp_jax.training.shares import Shares
+from smdp_jax.training.updates import Fixed, Problem, TrainingState, averages
 from smdp_jax.trajectories import Trajectories, TrajectoryStream
 
 __all__ = ["Fit", "TrainingDiverged", "fit"]
@@ -137,6 +139,7 @@ def fit(
     initial: LearnedScore | StepCorrection | LearnedStep | LearnedKernel | None = None,
     epoch_steps: int = 500,
     directory: str | Path | None = None,
+    mesh: Mesh | None = None,
     checkpoint_seconds: float = 10.0,
     progress: bool = True,
     callback: Callback | None = None,
@@ -190,6 +193,11 @@ def fit(
         Keep checkpoints and ``metrics.jsonl`` there. The same call on the same directory goes on
         where it was stopped, to the same result bit for bit on CPU; another call is refused, told
         by what it computes (process, network, loss, optimiser, data, versions).
+    mesh : jax.sharding.Mesh, optional
+        Devices that share the work along its axis ``data``: each holds its part of the paths and
+        takes its part of every batch, with one sum of the gradients per update, to the same result
+        up to rounding. Default: that over whose axis the paths are split already, if they are.
+        A run may be resumed on another number of devices.
     checkpoint_seconds : float
         Least time between checkpoints.
     progress : bool
@@ -212,6 +220,7 @@ def fit(
     TrainingDiverged
         If an update leaves the finite numbers, with the reason; the last checkpoint is kept.
     """
+    split = split_of(mesh, getattr(data, "xs", None))
     data, validation, initial, key = on_auto_mesh((data, validation, initial, key))
     objective = objective_of() if objective is None else objective
     optimizer = optimizer_of(steps) if optimizer is None else optimizer
@@ -234,9 +243,10 @@ def fit(
     init_key, batch_key, val_key, miss_key, order_key = jax.random.split(key, 5)
     set_aside = validation
     if isinstance(data, Trajectories):
-        data = _on_device(data)
+        data = _on_device(data, split)
         if validation is None:
             data, set_aside = objective.split(data)
+    say_filled_up("windows: a batch of", asked.batch_size, split)
     blocks, held_out = Blocks(data, order_key, asked.check_block), None
     paths = next(blocks.after(0))
     constants = objective.prepare(sde, paths)
@@ -244,11 +254,12 @@ def fit(
     params, others = _start(model, initial, objective.seen(scales, paths), init_key)
     fixed = Fixed(others, scales, paths.ts)
     optimizer = optax.with_extra_args_support(optimizer)
-    problem = Problem(sde, model, objective, optimizer, asked.batch_size, asked.ema)
+    problem = Problem(sde, model, objective, optimizer, asked.batch_size, asked.ema, split)
     state = TrainingState(params, *_initial(optimizer, params), jnp.array(0))
+    state, fixed = (state, fixed) if split is None else split.put((state, fixed), whole=True)
     if validation is not None:
-        validation = _on_device(validation)
-        held_out = Windows(validation, constants, val_key)
+        validation = _on_device(validation, split)
+        held_out = problem.windows(validation, constants, val_key)
     pace = Pace(asked.steps, asked.epoch_steps, asked.checkpoint_seconds, progress, callback)
     with contextlib.ExitStack() as stack:
         store = None
@@ -259,26 +270,29 @@ def fit(
             if isinstance(data, TrajectoryStream):
                 identity |= {"data": data.fingerprint, "epoch_steps": asked.epoch_steps}
             store = stack.enter_context(RunDirectory(directory, identity))
-        source = Windows(paths, constants, batch_key)
+        source = problem.windows(paths, constants, batch_key)
         state, records = run_epochs(problem, state, fixed, source, blocks, held_out, pace, store)
     finish_key, miss_key = jax.random.split(miss_key)
     kept = objective.split(paths)[1] if set_aside is None else set_aside
     learned = problem.averaged(state, fixed)
     if kept is not None:
-        learned = objective.finish(learned, _on_device(kept), finish_key)
-    miss = np.asarray(objective.miss(sde, learned, validation or paths, miss_key))
+        learned = objective.finish(learned, _on_device(kept, split), finish_key)
 
-    def gaussian() -> np.ndarray:
-        base = gaussian_of(learned, sde, paths)
-        return np.asarray(objective.miss(sde, base, validation or paths, miss_key))
+    def miss_of(term: Any) -> np.ndarray:
+        return np.asarray(objective.miss(sde, term, validation or paths, miss_key))
 
+    miss = miss_of(learned)
+    gaussian = partial(lambda term: miss_of(gaussian_of(term, sde, paths)), learned)
     is_score = isinstance(learned, (LearnedScore, StepCorrection))
     warn_of_miss(miss, paths.ts, learned.kind, gaussian if is_score else None)
-    names = ("step", "window", "loss", "validation_loss")
-    history = {n: np.array([r[n] if r[n] is not None else np.nan for r in records]) for n in names}
     if learned.kind == "score":
         learned = replace(learned, shapes=tuple(x.shape for x in jax.tree.leaves(paths.at(0, 0))))
-    return Fit(learned, history, miss)
+    return Fit(learned if split is None else split.returned(learned), _history(records), miss)
+
+
+def _history(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    names = ("step", "window", "loss", "validation_loss")
+    return {n: np.array([r[n] if r[n] is not None else np.nan for r in records]) for n in names}
 
 
 def _start(
@@ -312,6 +326,11 @@ def _initial(optimizer: optax.GradientTransformation, params: Any) -> tuple[Any,
         return jax.jit(lambda params: (averages(params), optimizer.init(params)))(params)
 
 
-def _on_device(data: Trajectories) -> Trajectories:
-    """Numpy's arrays, as read from files, take no traced index and would be moved every epoch."""
-    return jax.tree.map(jnp.asarray, data)
+def _on_device(data: Trajectories, split: Split | None) -> Trajectories:
+    """Numpy's arrays, as read from files, take no traced index and would be moved every epoch.
+
+    Equal parts go to their devices at once, and never lie on one.
+    """
+    if split is None or data.num_samples % split.count:
+        return jax.tree.map(jnp.asarray, data)
+    return Shares(data.num_samples, split.count, split.count).laid_out(data, split)

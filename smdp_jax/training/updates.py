@@ -1,15 +1,21 @@
 """One update of a network's parameters, and an epoch of updates on the device."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.objectives import Objective
 from smdp_jax.sde import SDE
+from smdp_jax.solve.batches import Split
+from smdp_jax.training.shares import Shares
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["Fixed", "Problem", "TrainingState", "Windows", "averages"]
@@ -39,11 +45,12 @@ class Fixed:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Windows:
-    """Where random windows come from."""
+    """Where random windows come from; ``paths`` of them, however they are laid out."""
 
     data: Trajectories
     constants: Any
-    key: PRNGKeyArray
+    key: Any
+    paths: int = field(metadata={"static": True})
 
 
 def averages(params: Any) -> Any:
@@ -66,6 +73,7 @@ class Problem:
     optimizer: optax.GradientTransformationExtraArgs
     batch_size: int
     ema: float
+    split: Split | None = None
 
     def learned(self, params: Any, fixed: Fixed) -> Any:
         """Return what the objective learns, with these parameters."""
@@ -77,28 +85,94 @@ class Problem:
         ema = jax.tree.map(lambda e, p: e.astype(p.dtype), state.ema, state.params)
         return self.learned(ema, fixed)
 
-    def places(
-        self, data: Trajectories, key: PRNGKeyArray, steps: int
-    ) -> tuple[Array, Array, Array]:
-        """Choose random windows of one length: samples, first times, and a key for each."""
-        k_window, k_loss = jax.random.split(key)
-        first, last = self.objective.first_time, data.num_times - 1 - steps
-        # Two calls of randint compile for longer than the rest of a small update.
-        bits = jax.random.bits(k_window, (2, self.batch_size), jnp.uint32)
-        samples, starts = (
-            (row % jnp.uint32(count)).astype(jnp.int32)
-            for row, count in zip(bits, (data.num_samples, last + 1 - first), strict=True)
+    def shares(self, source: Windows) -> Shares:
+        """Which paths are drawn where."""
+        return Shares(source.paths, self.batch_size, 1 if self.split is None else self.split.count)
+
+    def windows(self, data: Trajectories, constants: Any, key: PRNGKeyArray) -> Windows:
+        """Lay paths out for the devices that there are."""
+        source = Windows(data, constants, key, data.num_samples)
+        if self.split is None:
+            return source
+        whole = self.split.put((constants, key), whole=True)
+        return Windows(
+            self.shares(source).laid_out(data, self.split), *whole, paths=data.num_samples
         )
-        return samples, first + starts, jax.random.split(k_loss, self.batch_size)
+
+    def places(
+        self, source: Windows, key: PRNGKeyArray, steps: int, part: Any = 0
+    ) -> tuple[Array, Array, Array, Array]:
+        """Choose random windows of one length, those of one part of the batch.
+
+        Numbers of the entries, samples (among those of the part), first times, a key for each.
+        """
+        k_window, k_loss = jax.random.split(key)
+        shares = self.shares(source)
+        entries = jnp.asarray(part, jnp.int32) * shares.each + jnp.arange(
+            shares.each, dtype="int32"
+        )
+        keys = [jax.vmap(jax.random.fold_in, (None, 0))(k, entries) for k in (k_window, k_loss)]
+        # A key and a number are folded by a hash, whose words are as random as any drawn from it:
+        # two calls of randint compile for longer than the rest of a small update.
+        words = jax.random.key_data(keys[0])
+        first, last = self.objective.first_time, source.data.num_times - 1 - steps
+        starts = first + (words[:, 1] % jnp.uint32(last + 1 - first)).astype(jnp.int32)
+        return entries, shares.draw(words[:, 0], part), starts, keys[1]
+
+    def all_places(
+        self, source: Windows, key: PRNGKeyArray, steps: int
+    ) -> tuple[Array, Array, Array]:
+        """The windows of all parts, among the paths as they are laid out."""
+        found = []
+        for part, rows in enumerate(self.shares(source).rows):
+            _, samples, starts, keys = self.places(source, key, steps, part)
+            found.append((part * len(rows) + samples, starts, keys))
+        samples, starts, keys = (jnp.concatenate(parts) for parts in zip(*found, strict=True))
+        return samples, starts, keys
 
     def batch_loss(self, learned: Any, source: Windows, key: PRNGKeyArray, steps: int) -> Array:
-        """Compute the mean loss over random windows of one length."""
+        """Compute the mean loss over random windows of one length; of a split, this device's part.
+
+        The parts' sum is the mean.
+        """
 
         def one(sample: Array, start: Array, key: PRNGKeyArray) -> Array:
             piece = self.objective.cut(source.data, sample, start, steps)
             return self.objective.loss(learned, self.sde, piece, source.constants, key)
 
-        return jax.vmap(one)(*self.places(source.data, key, steps)).mean()
+        if self.split is None:
+            return jax.vmap(one)(*self.places(source, key, steps)[1:]).mean()
+        part = jax.lax.axis_index(self.split.axis)
+        entries, *places = self.places(source, key, steps, part)
+        losses = jax.vmap(one)(*places)
+        return jnp.where(entries < self.batch_size, losses, 0).sum() / self.batch_size
+
+    def _sum(self, tree: Any) -> Any:
+        """Sum over the parts, all leaves at once."""
+        if self.split is None:
+            return tree
+        axis = self.split.axis
+        with jax.numpy_dtype_promotion("standard"):
+            flat, unravel = ravel_pytree(tree)
+            return unravel(jax.lax.psum(flat, axis))
+
+    def _gradient(self, loss_of: Callable[[Any], Array], params: Any) -> tuple[Array, Any]:
+        """Value and gradient of the whole batch, by one sum over the devices."""
+        return self._sum(jax.value_and_grad(loss_of)(params))
+
+    def _whole(self, loss_of: Callable[[Any], Array]) -> Callable[[Any], Array]:
+        """The loss of the whole batch, for optimisers that look along a line.
+
+        A sum over devices does not know that what is derived is the same on all of them.
+        """
+        if self.split is None:
+            return loss_of
+        whole = jax.custom_vjp(lambda params: self._sum(loss_of(params)))
+        whole.defvjp(
+            lambda params: self._gradient(loss_of, params),
+            lambda grads, by: (jax.tree.map(lambda g: g * by.astype(g.dtype), grads),),
+        )
+        return whole
 
     def update(
         self, state: TrainingState, fixed: Fixed, source: Windows, steps: int
@@ -109,11 +183,16 @@ class Problem:
         def loss_of(params: Any) -> Array:
             return self.batch_loss(self.learned(params, fixed), source, key, steps)
 
-        loss, grads = jax.value_and_grad(loss_of)(state.params)
+        loss, grads = self._gradient(loss_of, state.params)
         # optax mixes integer counts and floats, which strict dtype promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = self.optimizer.update(
-                grads, state.opt_state, state.params, value=loss, grad=grads, value_fn=loss_of
+                grads,
+                state.opt_state,
+                state.params,
+                value=loss,
+                grad=grads,
+                value_fn=self._whole(loss_of),
             )
             params = optax.apply_updates(state.params, updates)
         # Early averages forget the initial parameters faster.
@@ -135,7 +214,26 @@ class Problem:
         stop: Array,
         steps: int,
     ) -> tuple[TrainingState, Array, Array | None]:
-        """Update until ``stop``; one that leaves the finite numbers is undone, and the last."""
+        """Update until ``stop``; one that leaves the finite numbers is undone, and the last.
+
+        Of a split all devices do the same, each with the gradient of its part of the batch.
+        """
+        if self.split is None:
+            return self._epoch(state, fixed, source, held_out, stop, steps)
+        whole = PartitionSpec()
+        specs = (whole, whole, _specs(source, self.split), _specs(held_out, self.split), whole)
+        call = self.split.map(partial(self._epoch, steps=steps), specs, whole)
+        return call(state, fixed, source, held_out, stop)
+
+    def _epoch(
+        self,
+        state: TrainingState,
+        fixed: Fixed,
+        source: Windows,
+        held_out: Windows | None,
+        stop: Array,
+        steps: int,
+    ) -> tuple[TrainingState, Array, Array | None]:
         start = state.step
 
         def going(carry: tuple) -> Array:
@@ -154,8 +252,27 @@ class Problem:
         validation = None
         if held_out is not None:
             learned = self.averaged(state, fixed)
-            validation = self.batch_loss(learned, held_out, held_out.key, steps)
+            validation = self._sum(self.batch_loss(learned, held_out, held_out.key, steps))
         return state, total / (stop - start).astype(total.dtype), validation
+
+
+def _specs(source: Windows | None, split: Split) -> Any:
+    """Where the arrays are split: paths, their targets and their conditions."""
+    if source is None:
+        return None
+    data, whole = source.data, PartitionSpec()
+    return replace(
+        source,
+        constants=whole,
+        key=whole,
+        data=Trajectories(
+            ts=whole,
+            xs=split.spec(),
+            args=whole if data.args_axes is None else split.spec(),
+            score_targets=split.spec(),
+            args_axes=data.args_axes,
+        ),
+    )
 
 
 def _finite(tree: Any) -> Array:
