@@ -51,8 +51,10 @@ class Options(Settings):
     """A trained run; empty: none."""
     cases: int = 200
     """Truths that the learned score is tried on."""
-    case_particles: int = 64
+    case_particles: int = 48
     """Particles for each of them."""
+    case_steps: int = 16
+    """Gaussian-exact steps back: as many as there are need one evaluation each."""
     draws: int = 15
     """Samples of each that are compared by rank."""
     evidence_paths: int = 2048
@@ -67,10 +69,12 @@ class Options(Settings):
 
 @dataclass(frozen=True)
 class Sensors:
-    """Sensors of the heat equation at some of 32 steps, and what is exact about them."""
+    """Sensors of the heat equation at some of its times, and what is exact about them."""
 
     options: Options
     indices: tuple[int, ...]
+    """Of 32."""
+    steps: int = 32
 
     @property
     def system(self) -> physics.Heat:
@@ -80,7 +84,7 @@ class Sensors:
     @property
     def ts(self) -> Any:
         """Times of the backward steps."""
-        return smdp.linear_grid(0.0, END, 32)
+        return smdp.linear_grid(0.0, END, self.steps)
 
     def paths(self, key: Any, count: int) -> smdp.Trajectories:
         """Paths of the continuous process."""
@@ -90,7 +94,7 @@ class Sensors:
         """What noisy sensors show of a path."""
         sensors, variance = np.s_[::4, ::4], float((0.05 * truth[-1].std()) ** 2)
         seen = []
-        for i in self.indices:
+        for i in (i * self.steps // 32 for i in self.indices):
             shown = truth[i][sensors]
             noise = jax.random.normal(jax.random.fold_in(key, i), shown.shape)
             value = shown + variance**0.5 * noise
@@ -179,7 +183,8 @@ def _guided(sensors: Sensors, seen: list, data: smdp.Trajectories) -> dict[str, 
 
 def learned(options: Options, indices: tuple[int, ...]) -> tuple[list[Row], list[Target]]:
     """A learned score over many cases: error of the mean, spread, and ranks of the truths."""
-    sensors, score = Sensors(options, indices), smdp.load(options.run).score
+    sensors = Sensors(options, indices, options.case_steps)
+    score = smdp.load(options.run).score
     system, ts, half = sensors.system, sensors.ts, options.size // 2 + 1
     transform = (partial(jnp.fft.rfft2, norm="ortho"), partial(jnp.fft.irfft2, norm="ortho"))
     solver = smdp.GaussianStep(
@@ -195,7 +200,7 @@ def learned(options: Options, indices: tuple[int, ...]) -> tuple[list[Row], list
         found = smdp.condition(
             system.continuous_sde(), score, seen, ts, num_particles=options.case_particles,
             key=jax.random.fold_in(k_run, i), data=data, solver=solver,
-            tempering=smdp.Tempering(moves=1, final_moves=2, nodes=2),
+            tempering=smdp.Tempering(ess=0.3, moves=1, final_moves=2, nodes=2),
         )  # fmt: skip
         samples = np.asarray(found.samples)
         kept.append(samples[:: max(len(samples) // options.draws, 1)][: options.draws])

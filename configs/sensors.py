@@ -63,11 +63,11 @@ class Config(Experiment):
     """Standard deviation of the sensors' noise, over that of the field."""
     test_cases: Count = 12
     """Fields whose past is sampled."""
-    particles: Count = 256
+    particles: Count = 128
     """Particles for each of them."""
     heat_size: Count = 16
     """Grid points per side of the heat equation, on a square of side 2 pi."""
-    heat_particles: Count = 1024
+    heat_particles: Count = 512
     """Particles of the heat equation."""
 
     def check(self) -> None:
@@ -236,7 +236,7 @@ class Config(Experiment):
         paths, burgers, heat = np.asarray(run.truth["paths"]), arrays["burgers"], arrays["heat"]
         points = np.arange(self.size) / self.size
         exact = heat["three times"]
-        std = self.sensor_noise * paths[0, -1].std()
+        std = self.sensor_noise * float(paths[0, -1].std())
         found = {
             "burgers": ReportFigure(
                 evaluate.plots.sensor_profiles(
