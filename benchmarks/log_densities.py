@@ -23,7 +23,7 @@ def log_densities(options: Any) -> tuple[list[Row], list[Target]]:
     """Affine and heat by the exact trace, heat by Hutchinson's estimate."""
     affine, heat = physics.Affine(rate=0.5, noise=0.3), physics.Heat(size=options.size)
     xs = jnp.array([[0.01], [-0.3], [0.9], [1.6]])
-    rows = [
+    rows: list[Row] = [
         _row(
             "affine, exact trace", affine.sde(), affine, xs, jnp.geomspace(START, 3.0, 61),
             jax.vmap(lambda x: affine.log_density(3.0, x))(xs), diffrax.Dopri8(),

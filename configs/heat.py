@@ -138,7 +138,7 @@ class Config(Experiment):
     def certificate(self, run: Run, key: PRNGKeyArray) -> dict[str, Any]:
         """How far paths from one end state are from the truth, by steps exact for Gaussians."""
         system, ts, half = self.system(), run.data.ts[1:], self.size // 2 + 1
-        modes = tuple(partial(f, norm="ortho") for f in (jnp.fft.rfft2, jnp.fft.irfft2))
+        modes = partial(jnp.fft.rfft2, norm="ortho"), partial(jnp.fft.irfft2, norm="ortho")
         solver = smdp.GaussianStep(
             1,
             smdp.LinearPart(system.decay_rates()[:, :half], modes),

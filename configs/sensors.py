@@ -201,7 +201,7 @@ class Config(Experiment):
             misses.append(evaluate.rmse(record["samples"].mean(axis=1), truth))
             modes = jax.vmap(self.system().leading_modes)
             covered = evaluate.marginal_coverage(
-                modes(truth), jax.vmap(modes)(record["samples"]), jnp.array([0.8])
+                modes(jnp.asarray(truth)), jax.vmap(modes)(record["samples"]), jnp.array([0.8])
             )
             least = record["ess"].min(axis=1) / self.particles
             found += [

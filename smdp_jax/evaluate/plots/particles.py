@@ -59,11 +59,11 @@ def particles(
     style.same_shape("ess", ess, ts.shape)
     resampled = style.array("resampled", resampled, 1) > 0
     style.same_shape("resampled", resampled, (ts.size - 1,))
-    stages = {"acceptance": acceptance, "step size": step_sizes}
     temperatures = style.array("temperatures", temperatures, 1)
+    given = {"acceptance": acceptance, "step size": step_sizes}
+    stages = {name: style.array(name, values, 1) for name, values in given.items()}
     for name, values in stages.items():
-        stages[name] = style.array(name, values, 1)
-        style.same_shape(name, stages[name], temperatures.shape)
+        style.same_shape(name, values, temperatures.shape)
     figure = style.new_figure(8.6, 3.2)
     left, right = figure.subplots(1, 2)
     _shares(left, ts, ess / num_particles, resampled)
