@@ -144,7 +144,8 @@ def schedule(settings: Settings, folder: Path, started: float) -> None:
             for piece in pieces:
                 file = folder / f"{piece}.json"
                 wanted = not settings.pieces or piece in settings.pieces or part == "peaks"
-                left = (spent_by if first else end) - time.perf_counter()
+                # Without the peaks no figure has a roofline.
+                left = (spent_by if first and part != "peaks" else end) - time.perf_counter()
                 if wanted and left > 1 and not read(file)["done"]:
                     do(settings, part, piece, file, left)
 

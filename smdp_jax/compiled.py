@@ -18,9 +18,11 @@ import equinox as eqx
 import jax
 import numpy as np
 
-__all__ = ["Recent", "compiled", "parts_of", "signature_of"]
+__all__ = ["ONCE", "Recent", "compiled", "parts_of", "signature_of"]
 
 SIZE = 32
+ONCE = {"xla_backend_optimization_level": 1}
+"""Compiler options of what runs once: what counts is to compile quickly."""
 
 
 def parts_of(value: Any) -> Hashable:

@@ -1,6 +1,6 @@
 """One of two processes with four devices each, for ``tests/test_mesh.py``: the verbs over all 8.
 
-Run as ``one_of_two_processes.py NUMBER PORT``; prints what was learned and sampled.
+Run as ``one_of_two_processes.py NUMBER PORT FOLDER``; says whether they are those of one.
 """
 
 import sys
@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 import smdp_jax as smdp
 
 
-def main(number: int, port: int) -> None:
+def main(number: int, port: int, folder: str) -> None:
     """Compare with the same on one device of this process."""
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=number)
@@ -35,6 +35,8 @@ def main(number: int, port: int) -> None:
             key=key,
             batch_size=16,
             mesh=mesh,
+            directory=None if mesh is None else folder,
+            checkpoint_seconds=0,
             progress=False,
         )
         past = smdp.sample_posterior(sde, fit.score, x0[0], ts, num_samples=16, key=key, mesh=mesh)
@@ -50,4 +52,4 @@ def main(number: int, port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -27,8 +27,8 @@ def test_eight_devices():
 
 
 @pytest.mark.slow
-def test_two_processes():
-    """Four devices each, over the loopback: what one device finds, in both."""
+def test_two_processes(tmp_path):
+    """Four devices each, over the loopback: what one device finds, in both; one of them writes."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
@@ -36,7 +36,7 @@ def test_two_processes():
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     started = [
         subprocess.Popen(
-            [sys.executable, script, str(number), port],
+            [sys.executable, script, str(number), port, str(tmp_path)],
             env=os.environ | flags | {"PYTHONPATH": str(SCRIPT.parent.parent)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -50,3 +50,6 @@ def test_two_processes():
         for process in started:
             process.kill()
     assert all("the same" in text for text in said), said[0][-3000:] + said[1][-3000:]
+    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["20"]

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import diffrax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.compiled import compiled
+from smdp_jax.compiled import ONCE, compiled
 from smdp_jax.scores.preconditioner import Preconditioner
 from smdp_jax.scores.step import LearnedStep
 from smdp_jax.sde import SDE, Scalar, ScoreFn, State
@@ -99,7 +100,7 @@ class _Level:
     alpha: float
 
 
-@compiled
+@partial(compiled, compiler_options=ONCE)
 def _step_miss(
     sde: SDE,
     score: ScoreFn,
@@ -125,7 +126,7 @@ def _step_miss(
     return _by_time(miss, data, key, samples)
 
 
-@compiled
+@partial(compiled, compiler_options=ONCE)
 def _learned_step_miss(
     step: LearnedStep, data: Trajectories, key: PRNGKeyArray, samples: int | None
 ) -> Array:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
-from smdp_jax.files import write_atomically
+from smdp_jax.files import digest_of, write_atomically
 
 __all__ = ["RunDirectory", "interrupts_deferred"]
 
@@ -61,17 +63,34 @@ def _change(name: str, before: Any, now: Any) -> str:
     return f"{name} was {before!r}, now {now!r}"
 
 
+def _check_alike(identity: dict[str, Any]) -> None:
+    """Of several processes: all of them train the same."""
+    if jax.process_count() == 1:
+        return
+    own = np.frombuffer(digest_of([json.dumps(identity)])[:16].encode(), np.uint8)
+    others = multihost_utils.process_allgather(own)
+    wrong = np.flatnonzero((others != others[0]).any(axis=1))
+    if wrong.size:
+        raise ValueError(
+            f"all processes must train the same, got process {wrong[0]} unlike process 0: start "
+            "them with the same code, config and data"
+        )
+
+
 class RunDirectory:
-    """Checkpoints and metrics of one training run."""
+    """Checkpoints and metrics of one training run; of several processes, the first one writes."""
 
     def __init__(self, path: str | Path, identity: dict[str, Any]) -> None:
         self.path = Path(path).absolute()
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.path)
+        self._writes = jax.process_index() == 0
+        self._lock = _locked(self.path) if self._writes else -1
         try:
             self._check_identity(identity)
+            _check_alike(identity)
         except BaseException:
-            os.close(self._lock)
+            if self._lock >= 0:
+                os.close(self._lock)
             raise
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2, create=True, enable_async_checkpointing=False
@@ -95,7 +114,7 @@ class RunDirectory:
                     f"{self.path} holds another training run: {', '.join(changes)}; use another "
                     "directory or remove this one"
                 )
-        else:
+        elif self._writes:
             write_atomically(file, json.dumps(identity, indent=2))
 
     @property
@@ -119,7 +138,7 @@ class RunDirectory:
         """Checkpoints with something in them, the newest first; empty folders are removed."""
         for step in self._manager.all_steps():
             folder = self.path / "checkpoints" / str(step)
-            if folder.is_dir() and not any(folder.iterdir()):
+            if self._writes and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
         with interrupts_deferred():
             self._manager.reload()
@@ -160,13 +179,15 @@ class RunDirectory:
                 if later:
                     break
                 records.append(record)
-        write_atomically(self.metrics_file, "".join(json.dumps(r) + "\n" for r in records))
+        if self._writes:
+            write_atomically(self.metrics_file, "".join(json.dumps(r) + "\n" for r in records))
         return records
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Append one record."""
-        with open(self.metrics_file, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        if self._writes:
+            with open(self.metrics_file, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
 
     def __enter__(self) -> "RunDirectory":
         return self

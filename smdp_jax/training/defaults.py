@@ -17,11 +17,11 @@ def objective_of() -> Objective:
 
 
 def optimizer_of(steps: Any) -> optax.GradientTransformation:
-    """Adam with a falling rate, and bounded gradients."""
+    """Adam with a falling rate, and bounded gradients; on one flat array, for fewer operations."""
     rate = (
         optax.cosine_decay_schedule(2e-3, steps) if isinstance(steps, int) and steps > 0 else 2e-3
     )
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+    return optax.flatten(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)))
 
 
 def batch_of(objective: Any, data: Any) -> int:

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import PRNGKeyArray
 
 from smdp_jax.checks import check_like
-from smdp_jax.compiled import compiled
+from smdp_jax.compiled import ONCE, compiled
 from smdp_jax.objectives import Objective
 from smdp_jax.objectives.step_miss import gaussian_of, warn_of_miss
 from smdp_jax.scores.kernel import LearnedKernel
@@ -165,7 +165,7 @@ def fit(
     optimizer : optax.GradientTransformation, optional
         Default: Adam from 2e-3 down to 0 as a cosine, gradients clipped at norm 1.
         Any optax optimiser, also with extra arguments (``optax.lbfgs``, ``reduce_on_plateau``);
-        schedules count updates.
+        schedules count updates. ``optax.flatten`` spares small networks most of its operations.
     steps : int
         Updates in all; several window lengths share them equally.
     key : PRNG key
@@ -314,16 +314,17 @@ def _start(
     return variables.get("params", {}), others
 
 
-@partial(compiled, compiler_options={"xla_backend_optimization_level": 1})
+@partial(compiled, compiler_options=ONCE)
 def _drawn(model: Any, key: PRNGKeyArray, t: Any, x: Any, args: Any) -> Any:
-    """Random variables of a network; they are drawn once, so what counts is to compile quickly."""
+    """Random variables of a network."""
     return model.init(key, t, x, args)
 
 
 def _initial(optimizer: optax.GradientTransformation, params: Any) -> tuple[Any, Any]:
     """Averages and the optimiser's state, their own from the start: the first epoch uses them."""
     with jax.numpy_dtype_promotion("standard"):
-        return jax.jit(lambda params: (averages(params), optimizer.init(params)))(params)
+        begin = lambda params: (averages(params), optimizer.init(params))
+        return jax.jit(begin, compiler_options=ONCE)(params)
 
 
 def _on_device(data: Trajectories, split: Split | None) -> Trajectories:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import PRNGKeyArray
 
 from smdp_jax.files import digest_of
@@ -47,11 +48,21 @@ def identity_of(
         "ema": problem.ema,
         "samples": data.num_samples,
         "times": data.num_times,
-        "data": digest_of(data),
-        "validation": None if validation is None else digest_of(validation),
+        "data": digest_of(_gathered(data)),
+        "validation": None if validation is None else digest_of(_gathered(validation)),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "initial": None if initial is None else digest_of(jax.tree.leaves(initial)),
     }
+
+
+def _gathered(data: Trajectories) -> Any:
+    """Paths that several processes hold in parts, in one."""
+
+    def one(x: Any) -> Any:
+        whole = not isinstance(x, jax.Array) or x.is_fully_addressable
+        return x if whole else multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(one, data)
 
 
 def _process(sde: SDE, data: Trajectories) -> str:

@@ -151,10 +151,8 @@ class Problem:
         """Sum over the parts, all leaves at once."""
         if self.split is None:
             return tree
-        axis = self.split.axis
-        with jax.numpy_dtype_promotion("standard"):
-            flat, unravel = ravel_pytree(tree)
-            return unravel(jax.lax.psum(flat, axis))
+        flat, unravel = _flat(tree)
+        return unravel(jax.lax.psum(flat, self.split.axis))
 
     def _gradient(self, loss_of: Callable[[Any], Array], params: Any) -> tuple[Array, Any]:
         """Value and gradient of the whole batch, by one sum over the devices."""
@@ -177,7 +175,7 @@ class Problem:
     def update(
         self, state: TrainingState, fixed: Fixed, source: Windows, steps: int
     ) -> tuple[TrainingState, Array]:
-        """Take one step of the optimiser."""
+        """Take one step of the optimiser; the averages are one flat array."""
         key = jax.random.fold_in(source.key, state.step)
 
         def loss_of(params: Any) -> Array:
@@ -198,11 +196,8 @@ class Problem:
         # Early averages forget the initial parameters faster.
         count = state.step.astype(jnp.result_type(float))
         decay = jnp.minimum(self.ema, (1 + count) / (10 + count))
-        ema = jax.tree.map(
-            lambda e, p: e + jnp.asarray(1 - decay, e.dtype) * (p.astype(e.dtype) - e),
-            state.ema,
-            params,
-        )
+        now = _flat(params)[0].astype(state.ema.dtype)
+        ema = state.ema + jnp.asarray(1 - decay, now.dtype) * (now - state.ema)
         return TrainingState(params, ema, opt_state, state.step + 1), loss
 
     def epoch(
@@ -234,26 +229,38 @@ class Problem:
         stop: Array,
         steps: int,
     ) -> tuple[TrainingState, Array, Array | None]:
-        start = state.step
+        first = state.step
+        # One operation for all averages, not one for each parameter: small networks wait for these.
+        flat, unravel = _flat(state.ema)
+        start = replace(state, ema=flat)
 
-        def going(carry: tuple) -> Array:
-            state, _, good = carry
-            return good & (state.step < stop)
+        def updates(target: Array) -> tuple:
+            def going(carry: tuple) -> Array:
+                state, _, good = carry
+                return good & (state.step < target)
 
-        def body(carry: tuple) -> tuple:
-            state, total, _ = carry
-            new, loss = self.update(state, fixed, source, steps)
-            good = jnp.isfinite(loss) & _finite(new.params)
-            new = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, state)
-            return new, total + loss.astype(total.dtype), good
+            def body(carry: tuple) -> tuple:
+                state, total, _ = carry
+                state, loss = self.update(state, fixed, source, steps)
+                good = jnp.isfinite(loss) & _finite(state.params)
+                return state, total + loss.astype(total.dtype), good
 
-        carry = (state, jnp.zeros(()), jnp.array(True))
-        state, total, _ = jax.lax.while_loop(going, body, carry)
+            return jax.lax.while_loop(going, body, (start, jnp.zeros(()), jnp.array(True)))
+
+        # To undo an update, those before it are done again: to keep what it changes costs more.
+        def again(carry: tuple) -> tuple:
+            _, _, good, target = carry
+            state, total, good = updates(target)
+            return state, total, good, jnp.where(good, target, state.step - 1)
+
+        carry = (start, jnp.zeros(()), jnp.array(False), stop)
+        state, total, _, _ = jax.lax.while_loop(lambda carry: ~carry[2], again, carry)
+        state = replace(state, ema=unravel(state.ema))
         validation = None
         if held_out is not None:
             learned = self.averaged(state, fixed)
             validation = self._sum(self.batch_loss(learned, held_out, held_out.key, steps))
-        return state, total / (stop - start).astype(total.dtype), validation
+        return state, total / (stop - first).astype(total.dtype), validation
 
 
 def _specs(source: Windows | None, split: Split) -> Any:
@@ -275,9 +282,12 @@ def _specs(source: Windows | None, split: Split) -> Any:
     )
 
 
+def _flat(tree: Any) -> tuple[Array, Callable[[Array], Any]]:
+    """All entries in one array, and the way back."""
+    with jax.numpy_dtype_promotion("standard"):
+        return ravel_pytree(tree)
+
+
 def _finite(tree: Any) -> Array:
     """Whether all numbers are, by one sum: infinities and NaN survive it."""
-    total = jnp.zeros(())
-    for x in jax.tree.leaves(tree):
-        total += jnp.sum(jnp.abs(x).astype(total.dtype))
-    return jnp.isfinite(total)
+    return jnp.isfinite(jnp.sum(jnp.abs(_flat(tree)[0])))
