@@ -18,7 +18,10 @@ from harness import Settings, Target, parse, publish, say
 
 from smdp_jax.experiment import load_config_file, run_experiment
 
-_MINUTES = {"affine": 5, "quadratic": 5, "heat": 15, "burgers": 15, "smoke": 15, "turbulence": 15}
+_MINUTES = {
+    "affine": 5, "quadratic": 5, "heat": 15, "burgers": 15, "smoke": 15, "turbulence": 15,
+    "sensors": 15,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -159,6 +159,7 @@ def publish(
     tables: Mapping[str, Sequence[Row]],
     targets: Sequence[Target],
     started: float,
+    shown: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Print the figures, and write them with what they were measured on.
 
@@ -174,6 +175,8 @@ def publish(
         What they should reach.
     started : float
         ``time.perf_counter()`` at the start.
+    shown : sequence of str, optional
+        Which tables to print, with the targets that are named after them; default: all.
 
     Returns
     -------
@@ -191,9 +194,10 @@ def publish(
         "results": tables,
         "targets": [{**dataclasses.asdict(t), "met": t.met} for t in targets],
     }
-    for heading, rows in tables.items():
-        _say(f"\n{heading}\n{table(rows)}")
-    _say(f"\n{table([t.row() for t in targets])}")
+    for heading in tables if shown is None else shown:
+        _say(f"\n{heading}\n{table(tables[heading])}")
+    named = [t for t in targets if shown is None or t.what.startswith(tuple(shown))]
+    _say(f"\n{table([t.row() for t in named])}")
     _say(f"\n{record['seconds']:.0f} s on {record['environment']['devices']}")
     if settings.output:
         path = Path(settings.output.replace("NAME", name))
@@ -201,6 +205,60 @@ def publish(
         path.write_text(json.dumps(_jsonable(record), indent=1) + "\n")
         _say(f"written to {path}")
     return record
+
+
+Cell = Callable[[], tuple[list[Row], list[Target]]]
+
+
+def publish_cells(
+    settings: Settings, script: str, cells: Mapping[str, Cell], only: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Measure one table after the other, and write what there is after each.
+
+    Tables that the file holds already are kept: a benchmark of hours may be stopped at any time.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of this run.
+    script : str
+        ``__file__`` of the benchmark.
+    cells : dict of callables
+        Each returns the rows of its table, and targets; their names get that of the table.
+    only : sequence of str
+        Measure tables with one of these words in their name, again if they are there; default: all
+        that are missing.
+
+    Returns
+    -------
+    dict
+        What was written last.
+    """
+    path = Path(settings.output.replace("NAME", Path(script).stem)) if settings.output else None
+    old = json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else {}
+    tables = {name: rows for name, rows in old.get("results", {}).items() if name in cells}
+    kept = {name: [t for t in old.get("targets", ()) if _of(t, name)] for name in tables}
+    targets = {name: [_target(t) for t in own] for name, own in kept.items()}
+    record, started = old, time.perf_counter() - old.get("seconds", 0.0)
+    for name, cell in cells.items():
+        if any(word in name for word in only) if only else name not in tables:
+            say(f"{name} ...")
+            tables[name], own = cell()
+            targets[name] = [dataclasses.replace(t, what=f"{name}: {t.what}") for t in own]
+            known = [n for n in cells if n in tables]
+            every = [t for n in known for t in targets[n]]
+            record = publish(
+                settings, script, {n: tables[n] for n in known}, every, started, [name]
+            )
+    return record
+
+
+def _of(target: Row, name: str) -> bool:
+    return str(target["what"]).startswith(f"{name}: ")
+
+
+def _target(kept: Row) -> Target:
+    return Target(kept["what"], float(kept["value"]), kept["bound"], kept["at_least"])
 
 
 def say(line: str) -> None:

@@ -41,42 +41,12 @@ class ExactHeatSteps:
         spread = Spread(variance, Fourier())
         return spread.power(1.0, pulled), spread
 
-
-def heat_covariance(system: physics.Heat, s: float, t: float) -> np.ndarray:
-    """Covariance of the fields at two times, (entries, entries)."""
-    with jax.enable_x64(True):
-        early, late = min(s, t), max(s, t)
-        modes = np.asarray(system.marginal_variance(early), np.float64)
-        modes = modes * np.exp(-np.asarray(system.decay_rates(), np.float64) * (late - early))
-    kernel = np.fft.ifft2(modes).real
-    i, j = np.divmod(np.arange(system.size**2), system.size)
-    return kernel[(i[:, None] - i) % system.size, (j[:, None] - j) % system.size]
-
-
-def heat_posterior(
-    system: physics.Heat,
-    matrices: list,
-    times: list,
-    values: list,
-    variance: float,
-    at: float = 0.0,
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Mean, covariance of the field at a time, and log evidence, given sensors at several times."""
-    looks = [np.asarray(a, np.float64) for a in matrices]
-    seen = np.concatenate([np.asarray(v, np.float64).ravel() for v in values])
-    blocks = [
-        [a @ heat_covariance(system, s, t) @ b.T for b, t in zip(looks, times, strict=True)]
-        for a, s in zip(looks, times, strict=True)
-    ]
-    total = np.block(blocks) + variance * np.eye(len(seen))
-    cross = np.concatenate(
-        [heat_covariance(system, at, t) @ a.T for a, t in zip(looks, times, strict=True)], axis=1
-    )
-    mean = cross @ np.linalg.solve(total, seen)
-    covariance = heat_covariance(system, at, at) - cross @ np.linalg.solve(total, cross.T)
-    sign, logdet = np.linalg.slogdet(2 * np.pi * total)
-    assert sign > 0
-    return mean, covariance, float(-0.5 * (seen @ np.linalg.solve(total, seen) + logdet))
+    def log_density(self, t: Any, x: Any, args: Any) -> Any:
+        """Log p_t, of the diffusivity that ``args`` says."""
+        rates = self._rates(args)
+        grown = noise_variance(rates, self.system.noise, t)
+        variance = self.system.prior_variance() * jnp.exp(-2 * rates * t) + grown
+        return Spread(variance.astype(x.dtype), Fourier()).log_density(x)
 
 
 def euler_elbo(

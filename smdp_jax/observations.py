@@ -304,10 +304,13 @@ def _check_particles(found: Conditioned) -> None:
         raise ValueError(
             "the tempered end state must reach temperature 1, got "
             f"{np.nanmax(found.info.temperatures):g} after {len(found.info.temperatures)} stages: "
-            "observations that no end state is near to, or a log_likelihood that is not finite"
+            "observations that no end state is near to (more particles, gentler tempering, or a "
+            "larger covariance), or a log_likelihood that is not finite"
         )
     worst = int(sizes.argmin())
-    remedies = "more particles, a twist learned from data, more steps, or a larger covariance"
+    remedies = (
+        "more particles, tempering, a twist learned from data, more steps, or a larger covariance"
+    )
     where = f"at t={float(found.info.ts[worst]):g}"
     if sizes[worst] < 1 - 1e-3:
         check_finite(found.samples, "samples")

@@ -1,6 +1,7 @@
 """Log densities and certificates against closed forms: affine, heat, and chains of Gaussians."""
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 
 import diffrax
@@ -8,9 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
+from scipy.stats import multivariate_normal
 
 import smdp_jax as smdp
 from smdp_jax import physics
+from smdp_jax.solve.transitions import transitions_of
 
 _spec = importlib.util.spec_from_file_location(
     "linear_gaussian", Path(__file__).parent.parent / "benchmarks" / "linear_gaussian.py"
@@ -115,6 +119,91 @@ def test_exact_steps_certify_to_rounding_and_correct_expectations(fields):
         *given, num_paths=64, key=jax.random.key(0), solver=solver, reference=HEAT.log_density
     )
     assert float(guided.log_evidence) == pytest.approx(want, abs=5e-3)
+
+
+MODES = smdp.LinearPart(
+    HEAT.decay_rates()[:, :4],
+    (partial(jnp.fft.rfft2, norm="ortho"), partial(jnp.fft.irfft2, norm="ortho")),
+)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_gaussian_steps_certify_in_half_a_spectrum(fields, order):
+    """Modes that stand for two entries; an inexact score costs as much as its own law says."""
+    step = smdp.GaussianStep(order, MODES, lambda t: HEAT.marginal_variance(t)[:, :4])
+    ts = smdp.linear_grid(START, 0.2, 5)
+    given = {"num_paths": 400, "key": jax.random.key(0), "solver": step}
+    sde, want = HEAT.continuous_sde(), float(HEAT.log_evidence(fields[0]))
+    found = smdp.certify(sde, HEAT.score, fields[0], ts, heat_prior, **given)
+    assert float(found.elbo) == pytest.approx(want, abs=5e-3)
+    assert float(found.share) == pytest.approx(1, abs=1e-3)
+    wrong = lambda t, x, args: 1.3 * HEAT.score(t, x)
+    found = smdp.certify(sde, wrong, fields[0], ts, heat_prior, **given, reference=HEAT.log_density)
+    # Five of its own standard errors, which are below 0.2; the gap above five of its own.
+    assert float(found.log_evidence_error) < 0.2
+    assert float(found.log_evidence) == pytest.approx(want, abs=1.0)
+    assert want - float(found.elbo) > 5 * float(found.elbo_error)
+
+
+def test_spread_in_half_a_spectrum_is_the_dense_gaussian():
+    """Covariance column by column, and its log density, of a state of two leaves."""
+    transform = (
+        partial(jax.tree.map, partial(jnp.fft.rfft, norm="ortho")),
+        lambda w: {k: jnp.fft.irfft(w[k], n=n, norm="ortho") for k, n in (("a", 5), ("b", 4))},
+    )
+    like = {"a": jnp.zeros(5), "b": jnp.zeros(4)}
+    linear = smdp.LinearPart({"a": jnp.array([0.0, 1.0, 3.0]), "b": 0.5}, transform)
+    sde = smdp.SDE(lambda t, x, args: x, diffusion={"a": 0.3, "b": 0.7}, linear=linear)
+    step = smdp.GaussianStep(1, reference=lambda t: {"a": 1.0, "b": 1.0})
+    score = lambda t, x, args: jax.tree.map(jnp.negative, x)
+    steps = transitions_of(step, sde, score, jnp.array([0.0, 0.4]), like, None)
+    _, spread = steps.forward(jnp.asarray(0.0), jnp.asarray(0.4), like, None)
+    flat, unravel = ravel_pytree(like)
+    dense = jax.vmap(lambda v: ravel_pytree(spread.power(1.0, unravel(v)))[0])(jnp.eye(flat.size))
+    x = jnp.linspace(-0.5, 1.0, 9)
+    want = multivariate_normal(np.zeros(9), np.asarray(dense, np.float64)).logpdf(x)
+    assert float(spread.log_density(unravel(x))) == pytest.approx(want, rel=1e-4)
+    rates = np.repeat([0.0, 1.0, 3.0, 0.5], [1, 2, 2, 4])
+    noise = np.repeat([0.09, 0.49], [5, 4])
+    exact = np.where(
+        rates > 0, noise * (1 - np.exp(-0.8 * rates)) / (2 * rates + (rates == 0)), 0.4 * noise
+    )
+    np.testing.assert_allclose(np.sort(np.linalg.eigvalsh(dense)), np.sort(exact), rtol=1e-4)
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_kernel_from_paths_certifies_on_its_own_steps(start):
+    """A rotating decay, exact forward: evidence in closed form, and a gap that paths explain."""
+    rate, noise, ts = 0.8, 0.4, jnp.linspace(0.0, 1.0, 6)
+    linear = smdp.LinearPart(rate)
+    sde = smdp.SDE(lambda t, x, args: -rate * x, diffusion=noise, linear=linear)
+    x0 = 0.7 * jax.random.normal(jax.random.key(0), (4000, 2)) + jnp.array([[0.5, -0.2]])
+    kernel = smdp.estimate_kernel(sde, smdp.simulate(sde, x0, ts, key=jax.random.key(1)))
+    grown = lambda t: noise**2 * (1 - np.exp(-2 * rate * t)) / (2 * rate)
+    moments = lambda t: (
+        np.exp(-rate * t) * np.array([0.5, -0.2]),
+        0.49 * np.exp(-2 * rate * t) + grown(t),
+    )
+    first, x_end = float(ts[start]), jnp.array([0.9, 0.1])
+    mean, variance = moments(first)
+
+    def prior(x, args):
+        return jnp.sum(jax.scipy.stats.norm.logpdf(x, jnp.asarray(mean, x.dtype), variance**0.5))
+
+    found = smdp.certify(
+        sde, kernel, x_end, ts[start:], prior, num_paths=2000, key=jax.random.key(2),
+        solver=smdp.GaussianStep(),
+    )  # fmt: skip
+    mean, variance = moments(1.0)
+    want = multivariate_normal(mean, variance * np.eye(2)).logpdf(np.asarray(x_end, np.float64))
+    # Per step 2 x 3 numbers from 4000 paths: a gap of 6 / (2 x 4000) each on average.
+    assert float(found.log_evidence) == pytest.approx(want, abs=5e-3)
+    assert abs(want - float(found.elbo)) < 0.03
+    with pytest.raises(ValueError, match="a LearnedKernel has its own steps"):
+        smdp.certify(
+            sde, kernel, x_end, ts[::2][:2], prior, num_paths=8, key=jax.random.key(2),
+            solver=smdp.GaussianStep(),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (1.3, 0.0), (1.0, 8.0)])

@@ -1,6 +1,7 @@
 """Sensors, several times, evidence: dense Gaussians and mixtures in closed form."""
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 
 import diffrax
@@ -11,6 +12,7 @@ import pytest
 
 import smdp_jax as smdp
 from smdp_jax import physics
+from smdp_jax.physics.exact.sensors import sensor_posterior
 
 _spec = importlib.util.spec_from_file_location(
     "linear_gaussian", Path(__file__).parent.parent / "benchmarks" / "linear_gaussian.py"
@@ -20,6 +22,13 @@ _spec.loader.exec_module(exact)
 
 HEAT = physics.Heat(size=8, noise=0.3)
 TS = smdp.linear_grid(0.0, 0.2, 8)
+STEP = smdp.GaussianStep(
+    linear=smdp.LinearPart(
+        HEAT.decay_rates()[:, :5],
+        (partial(jnp.fft.rfft2, norm="ortho"), partial(jnp.fft.irfft2, norm="ortho")),
+    ),
+    reference=lambda t: HEAT.marginal_variance(t)[:, :5],
+)
 AFFINE = physics.Affine(rate=0.5, noise=0.5)
 FINE = jnp.geomspace(0.02, 2.0, 193)
 
@@ -63,10 +72,10 @@ def test_heat_sensors_against_the_dense_gaussian(heat_paths, indices, kind):
         key=jax.random.key(3),
         data=heat_paths,
         twist=smdp.LinearTwist.of(heat_paths, seen, kind=kind),
-        solver=exact.ExactHeatSteps(HEAT),
+        solver=exact.ExactHeatSteps(HEAT) if len(indices) == 1 else STEP,
     )
     looks = [o.matrix(truth[0]) for o in seen]
-    mean, covariance, evidence = exact.heat_posterior(HEAT, looks, times, values, variance)
+    mean, covariance, evidence = sensor_posterior(HEAT, looks, times, values, variance)
     spread = np.sqrt(np.diag(covariance))
     miss = np.asarray(found.samples.mean(axis=0)).ravel() - mean
     least = float(found.info.ess.min())
@@ -213,6 +222,7 @@ def _seen(time=1.0, operator=0, value=0.1, covariance=0.1, **more):
     return [smdp.LinearObservation(time, operator, jnp.asarray(value), covariance, **more)]
 
 
+DATA = smdp.Trajectories(jnp.linspace(0.0, 0.9, 4), jnp.ones((8, 4, 1)))
 CORRECTION = smdp.StepCorrection(smdp.models.MLP(), {}, ts=jnp.linspace(0, 1, 5), noise_level=1.0)
 
 
@@ -224,11 +234,18 @@ CORRECTION = smdp.StepCorrection(smdp.models.MLP(), {}, ts=jnp.linspace(0, 1, 5)
         (lambda: {"observations": []}, "list of at least one"),
         (lambda: {"observations": _seen(time=0.55)}, "add the time to the grid"),
         (lambda: {"observations": _seen(time=3.0)}, "the grid goes from 0.1 to 1"),
+        (lambda: {"observations": _seen(time=np.nan)}, "must be one of the solve's ts, got nan"),
+        (
+            lambda: {"data": DATA, "ends": None, "twist": smdp.LinearTwist.of(DATA, _seen())},
+            "must be one of the data's ts",
+        ),
         (lambda: {"observations": _seen(operator=lambda x: x, value=0.1)}, "shape of value"),
         (lambda: {"observations": _seen(operator=np.ones((1, 3)), value=[0.1])}, "1 columns"),
         (lambda: {"observations": _seen(operator=np.ones((2,), bool), value=[0.1])}, "a mask must"),
         (lambda: {"observations": _seen(operator=lambda x: x[0] + 1)}, "operator must be linear"),
+        (lambda: {"observations": _seen(operator=np.s_[:, 0])}, "an index into a state of shape"),
         (lambda: {"observations": _seen(covariance=0.0)}, "covariance must be positive"),
+        (lambda: {"observations": _seen(covariance=np.inf)}, "covariance must be positive"),
         (
             lambda: {"observations": _seen(covariance=np.array([1.0, -1.0]), value=[0, 0])},
             "positive",
@@ -251,11 +268,11 @@ CORRECTION = smdp.StepCorrection(smdp.models.MLP(), {}, ts=jnp.linspace(0, 1, 5)
             lambda: {
                 "observations": [smdp.Observation(1.0, lambda x, args: jnp.log(-(x[0] ** 2)))]
             },
-            "must reach temperature 1",
+            "must reach temperature 1.*more particles, gentler tempering",
         ),
         (
             lambda: {"observations": [smdp.Observation(0.5, lambda x, args: -jnp.inf * x[0] ** 2)]},
-            "more particles, a twist",
+            "must stay above 1.*more particles, tempering, a twist",
         ),
         (lambda: {"ends": None}, "got neither"),
         (lambda: {"ends": jnp.ones((1, 1))}, "at least 2 draws"),

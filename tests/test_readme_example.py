@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import smdp_jax as smdp
+from smdp_jax import physics
 
 README = Path(__file__).parents[1] / "README.md"
 SMALLER = {
@@ -89,6 +90,35 @@ def test_a_simulator_of_another_library():
     explained = float(np.mean([miss(x) for x in samples]))
     assert explained < 3 * miss(data.at(0, 0))
     assert explained < miss(alone) / 3
+
+
+def test_sensors(capsys):
+    """On the affine process with its own score: a start of -1 is out of the question."""
+    code = block_with("smdp.LinearObservation")
+    assert len(code.splitlines()) <= 15
+    for written, smaller in {"2048": "256", "num_paths=1000": "num_paths=64"}.items():
+        assert code.count(written) == 1, written
+        code = code.replace(written, smaller)
+    affine = physics.Affine(rate=0.5, noise=0.04)
+    ts, key = smdp.log_grid(0.0, 10.0, 64, offset=0.1), jax.random.key(0)
+    x0 = affine.prior(key, 256)
+    seen = {
+        "smdp": smdp,
+        "sde": affine.sde(),
+        "score": affine.score,
+        "ts": ts.at[jnp.abs(ts - 5).argmin()].set(5.0),
+        "x": jnp.array([0.02]),
+        "prior": lambda x, args: affine.log_density(ts[1], x),
+        "key": key,
+    }
+    seen["data"] = smdp.simulate(seen["sde"], x0, seen["ts"], key=jax.random.key(1))
+    exec(compile(code, "README.md", "exec"), seen)
+    past = seen["past"]
+    assert past.samples.shape == (256, 1)
+    assert past.info.ess.shape == ts.shape
+    # exp(-2.5) = 0.08 of the start is left at 5, where the noise has a std of 0.04.
+    assert float(jnp.mean(past.samples > 0)) > 0.8
+    assert "nats from the truth" in capsys.readouterr().out
 
 
 def test_data_on_disk(tmp_path, monkeypatch):

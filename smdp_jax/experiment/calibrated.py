@@ -1,14 +1,14 @@
-"""The calibration report on its way through ``samples.npz``."""
+"""The calibration report, and a certificate, on their way through ``samples.npz``."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from smdp_jax.evaluate import CalibrationReport
+from smdp_jax.evaluate import CalibrationReport, Metric
 from smdp_jax.evaluate.calibration_record import Ratio
 
-__all__ = ["calibration_of", "lost_of"]
+__all__ = ["calibration_of", "certified", "lost_of"]
 
 
 def calibration_of(arrays: Mapping[str, Any]) -> CalibrationReport:
@@ -35,3 +35,23 @@ def lost_of(arrays: Mapping[str, Any]) -> tuple[int, int] | None:
         return None
     paths = int(stored["cases"]) * int(stored["num_samples"])
     return round(float(stored["lost"]) * paths), paths
+
+
+def certified(arrays: Mapping[str, Any]) -> list[Metric]:
+    """Show how far a sampler is from the truth, where ``certify`` could say.
+
+    Parameters
+    ----------
+    arrays : dict
+        What ``Experiment.sample`` returned, with ``{"gap": c.gap, "line": str(c)}`` of a
+        ``Certificate`` c as "certificate".
+
+    Returns
+    -------
+    list of Metric
+        One row, or none.
+    """
+    if "certificate" not in arrays:
+        return []
+    gap, line = float(arrays["certificate"]["gap"]), str(arrays["certificate"]["line"])
+    return [Metric("nats from the truth, paths from one end state", gap, 0.0, note=line)]

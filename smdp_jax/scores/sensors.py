@@ -150,7 +150,12 @@ class LinearObservation:
             raise ValueError(
                 f"operator must be a function for a state of several leaves, got {operator!r}"
             )
-        return x[operator]
+        try:
+            return x[operator]
+        except (IndexError, TypeError) as error:
+            raise ValueError(
+                f"operator must be an index into a state of shape {x.shape}, got {operator!r}"
+            ) from error
 
     @property
     def _is_mask(self) -> bool:

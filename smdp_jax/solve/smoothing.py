@@ -69,7 +69,7 @@ class Sight(NamedTuple):
 
 
 class Smoothed(NamedTuple):
-    """Particles at the first time, and what happened at every step, from the last to the first."""
+    """Particles at the first time, and what happened on the way to each time but the last."""
 
     x: Array
     log_weights: Array
@@ -141,7 +141,8 @@ def smooth(
     log_weights = jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
     log_evidence = log_evidence + log_mean_exp(log_weights)
     variance = variance + relative_variance(log_weights)
-    sizes = jnp.concatenate([effective_size(log_weights)[None], sizes[::-1]])
+    # What else was seen at the first time is weighed after the last step.
+    sizes = sizes[::-1].at[0].min(effective_size(log_weights))
     return Smoothed(x, log_weights, log_evidence, variance, sizes, resampled[::-1])
 
 

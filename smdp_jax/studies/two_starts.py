@@ -15,7 +15,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax import evaluate as metrics
 from smdp_jax.evaluate import Metric, ReportFigure
+from smdp_jax.experiment.calibrated import certified
 from smdp_jax.experiment.definition import Run
+from smdp_jax.likelihood import certify
 from smdp_jax.physics import Affine, Reference
 from smdp_jax.posterior import probability_flow, sample_posterior
 
@@ -25,7 +27,7 @@ _GROUPS = 20
 
 
 Exact = Affine | Reference
-"""Exact answers: ``score``, ``density`` and ``posterior_plus``."""
+"""Exact answers: ``score``, ``density``, ``log_density`` and ``posterior_plus``."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def sample(
     field_reach: float = 1.2,
 ) -> dict[str, Any]:
     """Evaluate the learned score on grids, and walk back from end points."""
-    ends_key, paths_key = jax.random.split(key)
+    ends_key, paths_key, bound_key = jax.random.split(key, 3)
     ts = run.data.ts
     ends = jnp.linspace(-end_range, end_range, end_points)[:, None]
     i = int(jnp.argmin(jnp.abs(ts - middle)))
@@ -77,6 +79,7 @@ def sample(
     grid = jnp.linspace(-reach, reach, 2001)
     given_end = jax.vmap(jax.vmap(path_density, (None, None, 0)), (None, 0, None))
     return {
+        "certificate": _certificate(run, exact, ends[end_points * 12 // _GROUPS], bound_key),
         "end_states": ends[:, 0],
         "start_samples": past.samples[..., 0, 0],
         "flow_starts": flow[:, 0, 0],
@@ -98,6 +101,14 @@ def sample(
             jnp.linspace(-field_reach, field_reach, 161),
         ),
     }
+
+
+def _certificate(run: Run, exact: Exact, x_end: Any, key: PRNGKeyArray) -> dict[str, Any]:
+    """From the first step on: two points have no density."""
+    ts = run.data.ts[1:]
+    prior = lambda x, args: exact.log_density(ts[0], x)
+    found = certify(run.sde, run.learned, x_end, ts, prior, num_paths=1000, key=key)
+    return {"gap": found.gap, "line": str(found)}
 
 
 def _scores(
@@ -147,6 +158,7 @@ def evaluate(arrays: Mapping[str, Any], targets: Targets) -> list[Metric]:
             bound="at most",
         ),
         Metric("error of P(+1 | x_T), mean", np.abs(found - exact).mean()),
+        *certified(arrays),
     ]
     note = "relative L2 error weighted by the density"
     for i, t in enumerate(at["times"]):

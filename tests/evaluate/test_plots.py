@@ -32,6 +32,7 @@ FIELDS = RNG.normal(size=(4, 16, 16))
 KS = np.arange(9)
 SPECTRUM = 1.0 / (1 + KS) ** 3
 LEVELS = np.linspace(0, 1, 21)
+PADDED = np.where(np.arange(9) < 5, np.geomspace(0.01, 1, 9), np.nan) * np.ones((3, 1))
 
 FIGURES = {
     "score_field": lambda: plots.score_field(TS, XS, 1.1 * EXACT, EXACT, density=DENSITY),
@@ -53,6 +54,24 @@ FIGURES = {
     ),
     "field_panel without exact": lambda: plots.field_panel(
         *FIELDS[:2, :8], FIELDS[:1, :8], FIELDS.mean(0)[:8], FIELDS.std(0)[:8], field_unit="K"
+    ),
+    "particles": lambda: plots.particles(
+        TS,
+        100 - 9 * TS,
+        np.arange(59) % 20 == 7,
+        *PADDED,
+        num_particles=100,
+        log_evidence=-12.3,
+        log_evidence_error=0.12,
+    ),
+    "sensor_profiles": lambda: plots.sensor_profiles(
+        TS,
+        PATHS[0],
+        PATHS[1],
+        TS[::20],
+        PATHS[1, ::20],
+        {"one time": PATHS, "three": PATHS[:5]},
+        reading_error=0.3,
     ),
     "power_spectra": lambda: plots.power_spectra(
         KS,
@@ -233,6 +252,13 @@ def test_jax_arrays_are_welcome() -> None:
             "mean of samples must have shape",
         ),
         (lambda: plots.power_spectra(KS, {}), "at least one spectrum"),
+        (lambda: plots.particles(TS, XS, TS[1:], *PADDED, num_particles=9), "ess must have shape"),
+        (lambda: plots.particles(TS, TS, TS, *PADDED, num_particles=9), "resampled must have"),
+        (lambda: plots.particles(TS, TS, TS[1:], *PADDED, num_particles=0), "at least 1, got 0"),
+        (
+            lambda: plots.sensor_profiles(TS, TS, TS, TS[:3], TS[:2], {"once": PATHS}),
+            "readings must have shape",
+        ),
         (lambda: plots.coverage_curve(LEVELS, {"SDE": TS}), "SDE must have shape"),
         (lambda: plots.rank_histogram(np.array([41]), 39), r"ranks must lie in 0 \.\.\. 39"),
         (lambda: plots.rank_histogram(np.array([1]), 39, bins=50), "bins must lie"),
@@ -283,3 +309,16 @@ def test_profiles_and_space_time() -> None:
         plots.space_time(ts, points, path, path[None, :4])
     with pytest.raises(ValueError, match=r"sample_ends must have shape"):
         plots.profiles(points, path[0], path[0], path, path[:2])
+
+
+def test_particles_and_sensors(figures: dict[str, Figure]) -> None:
+    left, right = figures["particles"].axes
+    np.testing.assert_allclose(left.lines[0].get_ydata(), 1 - 0.09 * TS)
+    np.testing.assert_allclose(left.lines[1].get_xdata(), TS[7:59:20])
+    assert left.get_title(loc="left") == "log evidence -12.3 ± 0.12 nats"
+    assert right.get_title(loc="left") == "End state: 5 stages"
+    np.testing.assert_allclose(right.lines[0].get_xdata(), PADDED[0, :5])
+    end, once, three = figures["sensor_profiles"].axes
+    np.testing.assert_allclose(end.lines[1].get_ydata(), PATHS[1, ::20])
+    assert [len(axes.lines) for axes in (once, three)] == [41, 6]
+    np.testing.assert_allclose(three.lines[-1].get_ydata(), PATHS[0])

@@ -67,7 +67,7 @@ def test_help(capsys):
     assert "usage: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["affine", "quadratic", "heat"])
+@pytest.mark.parametrize("name", ["affine", "quadratic", "heat", "sensors"])
 def test_help_of_run_lists_every_field(capsys, name):
     path = ROOT / "configs" / f"{name}.py"
     assert status_of("run", path, "--help") == 0

@@ -31,7 +31,7 @@ def test_config_round_trip():
         from_json(type(config), as_json(config) | {"colour": 1})
 
 
-@pytest.mark.parametrize("name", ["affine", "quadratic", "heat"])
+@pytest.mark.parametrize("name", ["affine", "quadratic", "heat", "sensors"])
 def test_shipped_configs_have_both_presets_and_build(name):
     file = load_config_file(CONFIGS / f"{name}.py")
     assert list(file.presets) == ["small", "paper"]

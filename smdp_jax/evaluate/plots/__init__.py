@@ -6,8 +6,9 @@ Needs matplotlib (``pip install "smdp_jax[plots]"``); nothing else in the packag
 from smdp_jax.evaluate.plots.animation import field_animation
 from smdp_jax.evaluate.plots.calibration import calibration_panel, coverage_curve, rank_histogram
 from smdp_jax.evaluate.plots.fields import field_panel, power_spectra
+from smdp_jax.evaluate.plots.particles import particles
 from smdp_jax.evaluate.plots.posteriors import posterior_histogram, posterior_probability
-from smdp_jax.evaluate.plots.profiles import profiles, space_time
+from smdp_jax.evaluate.plots.profiles import profiles, sensor_profiles, space_time
 from smdp_jax.evaluate.plots.scalar import score_field, trajectories
 from smdp_jax.evaluate.plots.training import step_miss, training_curve
 
@@ -16,12 +17,14 @@ __all__ = [
     "coverage_curve",
     "field_animation",
     "field_panel",
+    "particles",
     "posterior_histogram",
     "posterior_probability",
     "power_spectra",
     "profiles",
     "rank_histogram",
     "score_field",
+    "sensor_profiles",
     "space_time",
     "step_miss",
     "trajectories",

@@ -1,5 +1,7 @@
 """Figures of fields on an interval: what was, what is observed, what may have been."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -78,6 +80,75 @@ def profiles(
         left.plot(points, flow, color=style.FLOW, linestyle="--", label=name)
     left.set_ylabel(style.label("field", field_unit))
     style.legend_below(figure, left)
+    return figure
+
+
+@style.styled
+def sensor_profiles(
+    points: ArrayND,
+    truth: ArrayND,
+    end_state: ArrayND,
+    sensors: ArrayND,
+    readings: ArrayND,
+    samples: Mapping[str, ArrayND],
+    *,
+    reading_error: float = 0.0,
+    field_unit: str = "",
+) -> Figure:
+    """Left: an end state and what sensors showed of it; then initial states, as told by each.
+
+    Parameters
+    ----------
+    points : array (points,)
+        Positions.
+    truth, end_state : array (points,)
+        True initial and end state, in units of the field.
+    sensors, readings : array (sensors,)
+        Positions of the sensors, and what they showed of the end state.
+    samples : dict of arrays (samples, points)
+        Posterior samples of the initial state, by what was seen.
+    reading_error : float
+        Standard deviation of the readings' noise.
+    field_unit : str
+        Unit of the field; empty if dimensionless.
+
+    Returns
+    -------
+    Figure
+        One panel more than there are sets of samples.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together.
+    """
+    points, truth = style.array("points", points, 1), style.array("truth", truth, 1)
+    end_state = style.array("end_state", end_state, 1)
+    for name, values in (("truth", truth), ("end_state", end_state)):
+        style.same_shape(name, values, points.shape)
+    sensors, readings = style.array("sensors", sensors, 1), style.array("readings", readings, 1)
+    style.same_shape("readings", readings, sensors.shape)
+    figure = style.new_figure(3.2 * (1 + len(samples)) + 0.6, 3.3)
+    first, *others = figure.subplots(1, 1 + len(samples), sharey=True)
+    first.plot(points, end_state, color=style.EXACT, label="true")
+    first.errorbar(
+        sensors, readings, 2 * reading_error, fmt="o", color=style.FLOW, markersize=4,
+        label="sensors, ± 2 std",
+    )  # fmt: skip
+    first.set_title("End state")
+    first.set_ylabel(style.label("field", field_unit))
+    for axes, (name, many) in zip(others, samples.items(), strict=True):
+        drawn = style.array(name, many, 2)
+        style.same_shape(name, drawn, (len(drawn), points.size))
+        lines = axes.plot(points, drawn.T, color=style.LEARNED, linewidth=0.8, alpha=0.4)
+        lines[0].set_label("samples")
+        axes.plot(points, truth, color=style.EXACT, label="true")
+        axes.set_title(f"Initial state, {name}")
+    for axes in (first, *others):
+        axes.set_xlabel("position")
+        style.grid_lines(axes)
+        style.legend(axes)
+        axes.margins(x=0)
     return figure
 
 

@@ -1,0 +1,94 @@
+"""How particles fared on the way to a posterior: effective sizes, and the tempered end state."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from smdp_jax.evaluate.plots import _style as style
+from smdp_jax.evaluate.plots._style import ArrayND
+
+
+@style.styled
+def particles(
+    ts: ArrayND,
+    ess: ArrayND,
+    resampled: ArrayND,
+    temperatures: ArrayND,
+    acceptance: ArrayND,
+    step_sizes: ArrayND,
+    *,
+    num_particles: int,
+    log_evidence: float | None = None,
+    log_evidence_error: float = 0.0,
+    time_unit: str = "",
+) -> Figure:
+    """Draw the record that ``condition`` returns as ``info``.
+
+    Good: the share of particles that count stays above a few per cent at all times, few stages of
+    tempering were needed, and about half to nine tenths of the moves are accepted.
+
+    Parameters
+    ----------
+    ts, ess : array
+        Times and effective sizes there, shape (times,).
+    resampled : array
+        Whether particles were resampled on the way to each time but the last, shape (times - 1,).
+    temperatures, acceptance, step_sizes : array
+        Of the tempered end state, shape (stages,); NaN where no stage was needed.
+    num_particles : int
+        Particles.
+    log_evidence, log_evidence_error : float
+        Log density of what was seen and its standard error, in nats; None: not shown.
+    time_unit : str
+        Unit of the times; empty if dimensionless.
+
+    Returns
+    -------
+    Figure
+        Left: share of the particles that count, over time; right: acceptance and step sizes over
+        the temperature of the end state.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together, or ``num_particles`` is not positive.
+    """
+    if num_particles < 1:
+        raise ValueError(f"num_particles must be at least 1, got {num_particles}")
+    ts, ess = style.array("ts", ts, 1), style.array("ess", ess, 1)
+    style.same_shape("ess", ess, ts.shape)
+    resampled = style.array("resampled", resampled, 1) > 0
+    style.same_shape("resampled", resampled, (ts.size - 1,))
+    temperatures = style.array("temperatures", temperatures, 1)
+    given = {"acceptance": acceptance, "step size": step_sizes}
+    stages = {name: style.array(name, values, 1) for name, values in given.items()}
+    for name, values in stages.items():
+        style.same_shape(name, values, temperatures.shape)
+    figure = style.new_figure(8.6, 3.2)
+    left, right = figure.subplots(1, 2)
+    _shares(left, ts, ess / num_particles, resampled)
+    left.set_xlabel(style.label("time $t$", time_unit))
+    if log_evidence is not None:
+        error = f" ± {log_evidence_error:.2g}" if log_evidence_error else ""
+        left.set_title(f"log evidence {log_evidence:.4g}{error} nats")
+    kept = np.isfinite(temperatures)
+    for i, (name, values) in enumerate(stages.items()):
+        look = {"color": style.SERIES[i], "linestyle": style.DASHES[i], "marker": "."}
+        right.plot(temperatures[kept], values[kept], label=name, **look)
+    right.set_xscale("log")
+    right.set_ylim(0, 1.05)
+    right.set_title(f"End state: {int(kept.sum())} stages")
+    right.set_xlabel("share of the log-likelihood")
+    for axes in (left, right):
+        style.grid_lines(axes)
+        style.legend(axes)
+    return figure
+
+
+def _shares(axes: Axes, ts: np.ndarray, share: np.ndarray, resampled: np.ndarray) -> None:
+    """Over time, from the last back to the first."""
+    axes.plot(ts, share, color=style.LEARNED, label="count")
+    where = np.flatnonzero(resampled)
+    axes.plot(ts[where], share[where], "o", color=style.FLOW, markersize=4, label="resampled")
+    axes.set_ylim(0, 1.05)
+    axes.set_ylabel("share of the particles")
