@@ -58,12 +58,12 @@ def shown(records: dict[str, dict[str, Any]]) -> list[str]:
     return [*lines, "", summary]
 
 
-def replace(file: Path, lines: list[str]) -> None:
+def replace(file: Path, lines: list[str], marks: tuple[str, str] = _MARKS) -> None:
     """Replace what stands between the marks."""
     text = file.read_text(encoding="utf-8")
-    before, rest = text.split(_MARKS[0])
-    after = rest.split(_MARKS[1])[1]
-    file.write_text("\n".join([before + _MARKS[0], *lines, _MARKS[1]]) + after, encoding="utf-8")
+    before, rest = text.split(marks[0])
+    after = rest.split(marks[1], 1)[1]
+    file.write_text("\n".join([before + marks[0], *lines, marks[1]]) + after, encoding="utf-8")
 
 
 def main() -> None:

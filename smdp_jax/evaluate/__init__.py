@@ -48,6 +48,12 @@ from smdp_jax.evaluate.report import (
     Section,
     write_report,
 )
+from smdp_jax.evaluate.scored_samplers import (
+    SamplerScore,
+    read_task,
+    score_sampler,
+    write_tasks,
+)
 from smdp_jax.evaluate.spectra import (
     amplitude_spectrum,
     power_spectrum,
@@ -75,6 +81,7 @@ __all__ = [
     "RankBand",
     "Ratio",
     "ReportFigure",
+    "SamplerScore",
     "Section",
     "SpreadSkill",
     "TwoSample",
@@ -100,10 +107,12 @@ __all__ = [
     "published_spectral_error",
     "rank_band",
     "reached_times",
+    "read_task",
     "reconstruction_mse",
     "relative_error",
     "rmse",
     "save_figures",
+    "score_sampler",
     "sbc_ranks",
     "shell_indices",
     "spectral_error",
@@ -113,4 +122,5 @@ __all__ = [
     "uniformity_test",
     "weighted_score_error",
     "write_report",
+    "write_tasks",
 ]

@@ -59,11 +59,15 @@ class DilatedResNet(FieldNetwork):
         h = as_channels(vector, h) if embedding is None else h
         h = self.narrow(self._conv(self.channels)(h))
         for _ in range(self.blocks):
-            r = h if embedding is None else modulate(h, embedding)
-            for dilation in self.dilations:
-                r = nn.relu(self._conv(self.channels, dilation=dilation)(r))
-            h = h + r
+            h = self._block(h, embedding)
         return self._conv(features, zero_init=True)(h)
+
+    def _block(self, h: Float[Array, "*grid c"], embedding: Array | None) -> Array:
+        """Add what a block finds."""
+        r = h if embedding is None else modulate(h, embedding)
+        for dilation in self.dilations:
+            r = nn.relu(self._conv(self.channels, dilation=dilation)(r))
+        return h + r
 
     def _conv(self, features: int, *, dilation: int = 1, zero_init: bool = False) -> Conv:
         return Conv(features, self.kernel, self.padding, zero_init, dilation)

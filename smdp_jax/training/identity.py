@@ -89,7 +89,7 @@ class _Echo:
     """Stands for the network, so that the loss tells of itself alone."""
 
     @staticmethod
-    def apply(variables: Any, t: Any, x: Any, args: Any) -> Any:
+    def apply(variables: Any, t: Any, x: Any, args: Any, **options: Any) -> Any:
         return x
 
 

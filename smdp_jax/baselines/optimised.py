@@ -1,0 +1,230 @@
+r"""Optimise the initial state through the simulator; and its honest relative, an ensemble of these.
+
+    x0 = argmin |F(x0) - x_T|^2 / (2 r^2) - log p_0(x0)
+
+by L-BFGS, F the simulation without noise and r the spread that the noise gives the end. Randomised
+maximum likelihood perturbs the data and the prior's centre for every sample (Kitanidis 1986; Oliver
+et al. 1996): exact where F is linear and all is Gaussian.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from smdp_jax.baselines.parts import as_posterior, half_square, noise_free
+from smdp_jax.checks import check_finite, check_key, check_positive, check_samples, check_time_grid
+from smdp_jax.posterior import Posterior
+from smdp_jax.sde import SDE, Args, State
+from smdp_jax.trajectories import Trajectories
+
+__all__ = ["end_spread", "optimise_start", "randomised_maximum_likelihood"]
+
+
+def end_spread(
+    sde: SDE,
+    data: Trajectories,
+    *,
+    solver: diffrax.AbstractSolver | None = None,
+    substeps: int = 1,
+) -> State:
+    """Measure what the noise does to the end: root mean square of ``x_T - F(x_0)`` over paths.
+
+    Parameters
+    ----------
+    sde : SDE
+        The process.
+    data : Trajectories
+        Simulated paths.
+    solver : diffrax.AbstractSolver, optional
+        Of the noise-free simulation F; default Heun for drifts.
+    substeps : int
+        Solver steps per interval of ``data.ts``.
+
+    Returns
+    -------
+    pytree
+        One number per leaf, in units of the state.
+    """
+    end = noise_free(sde, data.ts, solver, substeps)
+    starts, ends = (jax.tree.map(lambda x, i=i: x[:, i], data.xs) for i in (0, -1))
+    found = jax.jit(jax.vmap(end, (0, data.args_axes)))(starts, data.args)
+    return jax.tree.map(lambda a, b: jnp.sqrt(jnp.mean((a - b) ** 2)), found, ends)
+
+
+def optimise_start(
+    sde: SDE,
+    x_end: State,
+    ts: Float[Array, "times"],
+    starts: State,
+    *,
+    spread: Any,
+    prior_loss: Callable[[State], Any] | None = None,
+    steps: int = 50,
+    args: Args = None,
+    solver: diffrax.AbstractSolver | None = None,
+    substeps: int = 1,
+) -> Posterior:
+    """Find the start that explains an end state best, by L-BFGS from several first guesses.
+
+    Parameters
+    ----------
+    sde : SDE
+        The process; its simulation is differentiated.
+    x_end : pytree
+        Observed state at ``ts[-1]``, unbatched.
+    ts : array (times,)
+        Increasing times.
+    starts : pytree
+        First guesses, leaves (starts, *state), such as draws of the prior.
+    spread : number or pytree
+        Spread that the noise gives the end, in units of the state; see `end_spread`.
+    prior_loss : callable, optional
+        Minus the log density of a start, up to a constant. None: flat.
+    steps : int
+        Iterations of L-BFGS from every guess.
+    args : pytree, optional
+        Conditions.
+    solver : diffrax.AbstractSolver, optional
+        Default Heun for drifts.
+    substeps : int
+        Solver steps per interval of ``ts``.
+
+    Returns
+    -------
+    Posterior
+        One sample, the best of all guesses: no spread is claimed.
+
+    Raises
+    ------
+    ValueError
+        If the grid, the end state, the guesses or a number do not fit.
+    """
+    check_time_grid(ts, sde)
+    check_finite(x_end, "x_end")
+    check_samples(starts, "starts")
+    check_positive(steps=steps, substeps=substeps)
+    end = noise_free(sde, ts, solver, substeps)
+
+    def loss(x: State) -> Array:
+        total = half_square(jax.tree.map(jnp.subtract, end(x, args), x_end), spread)
+        return total if prior_loss is None else total + prior_loss(x)
+
+    found, losses = jax.jit(jax.vmap(lambda x: _lbfgs(loss, x, steps)))(starts)
+    best = jnp.argmin(losses)
+    sample = jax.tree.map(lambda x: x[best][None], found)
+    return as_posterior(sample, steps * losses.shape[0], ts[-1])
+
+
+def randomised_maximum_likelihood(
+    sde: SDE,
+    x_end: State,
+    ts: Float[Array, "times"],
+    draws: State,
+    *,
+    spread: Any,
+    prior_distance: Callable[[State, State], Any],
+    key: PRNGKeyArray,
+    steps: int = 50,
+    args: Args = None,
+    solver: diffrax.AbstractSolver | None = None,
+    substeps: int = 1,
+) -> Posterior:
+    """Sample starts by optimising each against perturbed data and a draw of the prior.
+
+    Parameters
+    ----------
+    sde : SDE
+        The process; its simulation is differentiated.
+    x_end : pytree
+        Observed state at ``ts[-1]``, unbatched.
+    ts : array (times,)
+        Increasing times.
+    draws : pytree
+        Draws of a Gaussian prior, leaves (num_samples, *state): centres, and first guesses.
+    spread : number or pytree
+        Standard deviation of the end given the start, in units of the state; see `end_spread`.
+    prior_distance : callable
+        ``prior_distance(x, centre)``, the prior's ``|x - centre|^2 / 2`` in its own covariance.
+    key : PRNG key
+        Perturbs the data.
+    steps : int
+        Iterations of L-BFGS for every sample.
+    args : pytree, optional
+        Conditions.
+    solver : diffrax.AbstractSolver, optional
+        Default Heun for drifts.
+    substeps : int
+        Solver steps per interval of ``ts``.
+
+    Returns
+    -------
+    Posterior
+        As many samples as draws.
+
+    Raises
+    ------
+    ValueError
+        If the grid, the end state, the draws, the key or a number do not fit.
+
+    References
+    ----------
+    Oliver, He & Reynolds (1996), "Conditioning permeability fields to pressure data", ECMOR V.
+    """
+    check_time_grid(ts, sde)
+    check_finite(x_end, "x_end")
+    count = check_samples(draws, "draws")
+    check_key(key)
+    check_positive(steps=steps, substeps=substeps)
+    end = noise_free(sde, ts, solver, substeps)
+    if jax.tree.structure(spread) != jax.tree.structure(x_end):
+        spread = jax.tree.map(lambda _: spread, x_end)
+
+    def one(centre: State, key: PRNGKeyArray) -> State:
+        leaves, tree = jax.tree.flatten(x_end)
+        keys = jax.tree.unflatten(tree, list(jax.random.split(key, len(leaves))))
+        noisy = jax.tree.map(
+            lambda x, s, k: x + jnp.asarray(s, x.dtype) * jax.random.normal(k, x.shape, x.dtype),
+            x_end,
+            spread,
+            keys,
+        )
+
+        def loss(x: State) -> Array:
+            miss = jax.tree.map(jnp.subtract, end(x, args), noisy)
+            return half_square(miss, spread) + prior_distance(x, centre)
+
+        return _lbfgs(loss, centre, steps)[0]
+
+    samples = jax.jit(jax.vmap(one))(draws, jax.random.split(key, count))
+    return as_posterior(samples, steps, ts[-1])
+
+
+def _lbfgs(loss: Callable[[State], Array], x: State, steps: int) -> tuple[State, Array]:
+    """Lowest point of some iterations, and its loss (inf where none was finite)."""
+    optimizer = optax.lbfgs()
+    value_and_grad = optax.value_and_grad_from_state(loss)
+
+    def body(carry: tuple, _: None) -> tuple[tuple, None]:
+        x, state, best, least = carry
+        with jax.numpy_dtype_promotion("standard"):
+            value, grad = value_and_grad(x, state=state)
+            updates, state = optimizer.update(grad, state, x, value=value, grad=grad, value_fn=loss)
+            moved = optax.apply_updates(x, updates)
+        best, least = _lower(x, jnp.asarray(value), best, least)
+        return (moved, state, best, least), None
+
+    first = (x, optimizer.init(x), x, jnp.array(jnp.inf, jax.eval_shape(loss, x).dtype))
+    (x, _, best, least), _ = jax.lax.scan(body, first, length=steps)
+    return _lower(x, loss(x), best, least)
+
+
+def _lower(x: State, value: Array, best: State, least: Array) -> tuple[State, Array]:
+    lower = value < least
+    return jax.tree.map(lambda a, b: jnp.where(lower, a, b), x, best), jnp.where(
+        lower, value, least
+    )

@@ -1,0 +1,56 @@
+"""What the baselines share: the simulator without noise, and samples with their diagnostics."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from smdp_jax.posterior import Posterior
+from smdp_jax.sde import SDE, Args, State
+from smdp_jax.solve.backward import SolveInfo
+from smdp_jax.solve.integrate import advance
+
+
+def noise_free(
+    sde: SDE, ts: Any, solver: diffrax.AbstractSolver | None, substeps: int
+) -> Callable[[State, Args], State]:
+    """End state of the simulation without noise, as a function of its start."""
+    quiet = replace(sde, diffusion=None)
+    if solver is None and sde.step is None:
+        solver = diffrax.Heun()
+    ts = jnp.asarray(ts)
+
+    def end(x: State, args: Args) -> State:
+        return advance(
+            quiet,
+            x,
+            ts,
+            args=args,
+            solver=solver,
+            substeps=substeps,
+            save="last",
+            rematerialise=True,
+        )[0]
+
+    return end
+
+
+def as_posterior(samples: State, evaluations: int, lost_at: Any) -> Posterior:
+    """Samples (num_samples, *state), with which of them are finite."""
+    finite = [jnp.isfinite(x).reshape(x.shape[0], -1).all(axis=1) for x in jax.tree.leaves(samples)]
+    kept: Array = jnp.stack(finite).all(axis=0)
+    times = jnp.where(kept, -jnp.inf, jnp.asarray(lost_at, float))
+    none = jnp.zeros(kept.shape)
+    return Posterior(samples, SolveInfo(jnp.full(kept.shape, evaluations), kept, none, times))
+
+
+def half_square(miss: State, spread: State) -> Array:
+    """``sum of (miss / spread)^2 / 2`` over all entries; spread a number, or one per leaf."""
+    if jax.tree.structure(spread) != jax.tree.structure(miss):
+        spread = jax.tree.map(lambda _: spread, miss)
+    parts = jax.tree.map(lambda m, s: jnp.sum((m / jnp.asarray(s, m.dtype)) ** 2), miss, spread)
+    return sum(jax.tree.leaves(parts), jnp.zeros(())) / 2

@@ -1,0 +1,211 @@
+"""Score any sampler on stored tasks with truth: held-out end states, starts, exact draws.
+
+A store is a Zarr group with one group for each task, arrays ``truths`` (cases, *state), ``ends``
+(cases, *state) and ``reference`` (cases, draws, *state), each with its SHA-256.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from smdp_jax.checks import check_key, check_positive
+from smdp_jax.evaluate.arrays import AnyArray, check_cases
+from smdp_jax.evaluate.calibration import sbc_ranks, tarp_ranks, uniformity_test
+from smdp_jax.evaluate.ensembles import crps_ensemble, energy_score, spread_skill
+from smdp_jax.evaluate.observables import Observables, default_observables
+from smdp_jax.evaluate.two_sample import TwoSample, c2st
+
+FORMAT = 1
+_ARRAYS = ("truths", "ends", "reference")
+
+
+class SamplerScore(NamedTuple):
+    """How good a sampler is, beside exact draws.
+
+    Parameters
+    ----------
+    crps, energy : float
+        Fair scores, over those of the reference's draws: 1 is the best there is.
+    spread_skill : float
+        1 if calibrated, below if too sure.
+    sbc_p : float
+        Smallest p-value over observables, times their number.
+    tarp_p : float
+        Of the joint law of all observables.
+    told : TwoSample
+        Classifier between samples and reference, given the end states.
+    """
+
+    crps: float
+    energy: float
+    spread_skill: float
+    sbc_p: float
+    tarp_p: float
+    told: TwoSample
+
+
+def write_tasks(path: str | Path, tasks: Mapping[str, Mapping[str, Any]], *, version: str) -> None:
+    """Write tasks as a Zarr store.
+
+    Parameters
+    ----------
+    path : path
+        A folder that does not exist yet.
+    tasks : dict of dict of array
+        By name: ``truths`` (cases, *state), ``ends`` (cases, *state), ``reference``
+        (cases, draws, *state).
+    version : str
+        Of the tasks, for whoever compares figures.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder exists.
+    ValueError
+        If arrays are missing, are not finite, or do not belong together.
+    """
+    import zarr
+
+    if Path(path).exists():
+        raise FileExistsError(f"{path} must not exist yet: figures belong to one version")
+    for name, arrays in tasks.items():
+        if missing := sorted(set(_ARRAYS) - set(arrays)):
+            raise ValueError(f"task {name} must hold {', '.join(missing)}, got {sorted(arrays)}")
+        check_cases(arrays["truths"], arrays["reference"])
+    root = zarr.open_group(str(path), mode="w")
+    root.attrs.update({"format": FORMAT, "version": version})
+    for name, arrays in tasks.items():
+        group = root.create_group(name)
+        for key in _ARRAYS:
+            values = np.ascontiguousarray(arrays[key])
+            stored = group.create_array(key, data=values)
+            stored.attrs["sha256"] = hashlib.sha256(values.tobytes()).hexdigest()
+
+
+def read_task(path: str | Path, task: str) -> dict[str, np.ndarray]:
+    """Read one task of a store, and check that it is as it was written.
+
+    Parameters
+    ----------
+    path : path
+        Folder of the store.
+    task : str
+        Its name.
+
+    Returns
+    -------
+    dict of str to array
+        ``truths``, ``ends``, ``reference``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such task, or an array has changed.
+    """
+    import zarr
+
+    root = zarr.open_group(str(path), mode="r")
+    if task not in root:
+        raise ValueError(f"task must be one of {sorted(root.group_keys())}, got {task!r}")
+    found = {}
+    for key in _ARRAYS:
+        stored: Any = root[f"{task}/{key}"]
+        found[key] = np.ascontiguousarray(stored[:])
+        if hashlib.sha256(found[key].tobytes()).hexdigest() != stored.attrs["sha256"]:
+            raise ValueError(f"{path}/{task}/{key} must be as it was written, got other numbers")
+    return found
+
+
+def score_sampler(
+    sampler: Callable[[Any, int, Any], Any],
+    path: str | Path,
+    task: str,
+    *,
+    key: Key[Array, ""],
+    num_samples: int = 19,
+    observables: Observables = default_observables,
+) -> SamplerScore:
+    """Score a sampler of starts on a stored task.
+
+    Parameters
+    ----------
+    sampler : callable
+        ``sampler(ends, num_samples, key)`` returns starts (cases, num_samples, *state) for end
+        states (cases, *state).
+    path : path
+        Folder of the store.
+    task : str
+        Name of the task.
+    key : PRNG key
+        Handed on to the sampler, and for ties, references and folds.
+    num_samples : int
+        Samples for each case, at least 9.
+    observables : callable
+        Numbers by name of one state, that ranks and the classifier see.
+
+    Returns
+    -------
+    SamplerScore
+        Scores over the reference's, and tests of calibration.
+
+    Raises
+    ------
+    ValueError
+        If the samples do not fit the task, some are lost (which cases), or are too few.
+    """
+    check_key(key)
+    check_positive(least=9, num_samples=num_samples)
+    k_draw, k_judge = jax.random.split(key)
+    stored = read_task(path, task)
+    samples = sampler(stored["ends"], num_samples, k_draw)
+    return judge(samples, **stored, key=k_judge, observables=observables)
+
+
+def judge(
+    samples: AnyArray,
+    truths: AnyArray,
+    ends: AnyArray,
+    reference: AnyArray,
+    *,
+    key: Key[Array, ""],
+    observables: Observables = default_observables,
+) -> SamplerScore:
+    """Compare samples (cases, draws, *state) with truths and with exact draws."""
+    truths, samples = check_cases(truths, samples)
+    _, reference = check_cases(truths, reference)
+    k_sbc, k_tarp, k_told = jax.random.split(key, 3)
+
+    def mean_of(score: Callable) -> tuple[float, float]:
+        each = jax.jit(jax.vmap(lambda x, y: jnp.mean(score(x, y))))
+        return float(each(samples, truths).mean()), float(each(reference, truths).mean())
+
+    (crps, best_crps), (energy, best_energy) = mean_of(crps_ensemble), mean_of(energy_score)
+    seen = jax.vmap(observables)
+    true, drawn, exact, end = (
+        jnp.stack(list(tree.values()), axis=-1)
+        for tree in (seen(truths), jax.vmap(seen)(samples), seen(reference[:, 0]), seen(ends))
+    )
+    varying = np.ptp(np.asarray(true), axis=0) > 0
+    true, drawn, exact = true[:, varying], drawn[..., varying], exact[:, varying]
+    count = samples.shape[1]
+    sbc = uniformity_test(sbc_ranks(true, drawn, key=k_sbc), count).p_value
+    tarp = uniformity_test(tarp_ranks(true, drawn, key=k_tarp), count).p_value
+    told = c2st(
+        jnp.concatenate([drawn[:, 0], end], axis=1),
+        jnp.concatenate([exact, end], axis=1),
+        key=k_told,
+    )
+    return SamplerScore(
+        crps / best_crps,
+        energy / best_energy,
+        float(spread_skill(truths, samples).ratio),
+        min(1.0, float(sbc.min()) * sbc.size),
+        float(tarp),
+        told,
+    )
