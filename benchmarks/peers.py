@@ -111,7 +111,8 @@ def problem_of(name: str, preset: str, seed: int, budget: Budget) -> Problem:
         observe=lambda x: {"side": jnp.sign(x[0])},
         exact=exact,
         system=law,
-        simulator=(config.sde(), train.ts),
+        # Without noise a tenth of the steps will do.
+        simulator=(config.sde(), train.ts[::10]),
         kernel=kernel,
         optimizer=lambda steps: optax.adam(optax.cosine_decay_schedule(1e-2, steps), b2=0.99),
         nets={"MLP": models.MLP()},
