@@ -43,7 +43,7 @@ class DropoutResNet(DilatedResNet):
         As for ``DilatedResNet``.
     rate : float
         Share of channels that are dropped. Good values: 0.1.
-    dims, coordinates, time_features, conditions
+    dims, coordinates, time_features, conditions, dtype
         As for ``DilatedResNet``.
 
     References
