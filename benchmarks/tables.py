@@ -104,12 +104,14 @@ class Options(Settings):
     """Samples for each."""
 
 
-def cell(path: Path, asked: dict[str, Any], run: Any) -> dict[str, Any]:
-    """Read a finished cell of the same settings, or run it; a fault is a result."""
+def cell(path: Path, asked: dict[str, Any], run: Any) -> dict[str, Any] | None:
+    """Read a finished cell of the same settings, or run it if asked to; a fault is a result."""
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["asked"] == asked:
             return found
+    if run is None:
+        return None
     try:
         result: dict[str, Any] = {"row": run()}
     except Exception as error:  # whatever it was, the other methods go on
@@ -212,8 +214,7 @@ def run_experiment(name: str, options: Options, folder: Path) -> list[dict[str, 
     cells: dict[str, list[dict[str, Any]]] = {}
     problems: dict[int, Any] = {}
     for method in METHODS_OF[name]:
-        if options.methods and method not in options.methods:
-            continue
+        wanted = not options.methods or method in options.methods
         for seed in range(options.seeds):
 
             def run(method: str = method, seed: int = seed) -> dict[str, float]:
@@ -225,9 +226,10 @@ def run_experiment(name: str, options: Options, folder: Path) -> list[dict[str, 
 
             asked = {"preset": options.preset, "seed": seed, **vars(budget)}
             file = folder / name / f"{method.replace(' ', '_').replace(',', '')}-{seed}.json"
-            cells.setdefault(method, []).append(cell(file, asked, run))
-            say(f"{name}, {method}, seed {seed}: {cells[method][-1].get('failed', 'done')}")
-            jax.clear_caches()
+            if found := cell(file, asked, run if wanted else None):
+                cells.setdefault(method, []).append(found)
+                say(f"{name}, {method}, seed {seed}: {found.get('failed', 'done')}")
+                jax.clear_caches()
     return rows_of(cells)
 
 
