@@ -5,46 +5,16 @@ hard, and others of their kind: with walls, in two dimensions, of low dimension.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
+from newcomer_case import Case
+from newcomer_more import MORE
 
 import smdp_jax as smdp
-
-
-@dataclass(frozen=True)
-class Case:
-    """A process with its prior, the times of its paths, and what is known of its posterior."""
-
-    sde: smdp.SDE
-    ts: Array
-    prior: Callable[[PRNGKeyArray, int], Any]
-    args: Callable[[PRNGKeyArray, int], Any] | None = None
-    exact: Callable[[Any, Any], tuple[np.ndarray, Any]] | None = None
-    """Mean and standard deviation of the start, given an end state and its conditions."""
-    simulation: dict[str, Any] = field(default_factory=dict)
-    """Options of ``simulate``."""
-    observables: Callable[[Any], dict[str, Any]] | None = None
-    paths: int = 4000
-    steps: int = 3000
-
-    def simulate(self, key: PRNGKeyArray, number: int) -> smdp.Trajectories:
-        """Draw paths."""
-        k_prior, k_args, k_noise = jax.random.split(key, 3)
-        args = None if self.args is None else self.args(k_args, number)
-        return smdp.simulate(
-            self.sde,
-            self.prior(k_prior, number),
-            self.ts,
-            key=k_noise,
-            args=args,
-            args_axes=None if args is None else 0,
-            **self.simulation,
-        )
 
 
 def _linear_posterior(rate: np.ndarray, prior: np.ndarray, g: float, end: float) -> Callable:
@@ -133,6 +103,7 @@ def lorenz() -> Case:
         smdp.linear_grid(0.0, 0.5, 100),
         lambda key, m: mean + std * jax.random.normal(key, (m, 3)),
         simulation={"substeps": 2},
+        particles=True,
         steps=6000,
     )
 
@@ -227,6 +198,7 @@ def oscillator() -> Case:
         2.0 * jnp.linspace(0.0, 1.0, 41) ** 1.5,
         lambda key, m: 1.5 * jax.random.normal(key, (m, 2)),
         simulation={"substeps": 4},
+        particles=True,
         steps=6000,
     )
 
@@ -239,4 +211,4 @@ CASES = {
     "walls": walls,
     "bistable_plane": bistable_plane,
     "oscillator": oscillator,
-}
+} | MORE
