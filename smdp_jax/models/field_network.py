@@ -1,6 +1,6 @@
 """What all networks for fields share: the state becomes one field of cells, and comes back."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -38,6 +38,8 @@ class FieldNetwork(nn.Module, kw_only=True):
     With ``dtype``, such as ``jnp.bfloat16``, fields are transformed in it; parameters, the result
     and what is seen of time keep the dtype of the state, at least float32.
     """
+
+    takes_trees: ClassVar[bool] = True
 
     dims: int = 2
     coordinates: bool = False

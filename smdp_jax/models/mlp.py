@@ -1,7 +1,7 @@
 """Multilayer perceptron over the whole state: s(t, x) = W · h(x, features(t), conditions)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -38,6 +38,8 @@ class MLP(nn.Module):
     ----------
     Holzschuh, Vegetti, Thuerey, "Solving Inverse Physics Problems with Score Matching", 2023.
     """
+
+    takes_trees: ClassVar[bool] = True
 
     widths: Sequence[int] = (30, 30, 25, 20, 10)
     time_features: TimeFeatures = "log"

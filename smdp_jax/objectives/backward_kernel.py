@@ -20,14 +20,9 @@ from jaxtyping import Array, PRNGKeyArray
 from smdp_jax.objectives.base import Objective
 from smdp_jax.objectives.step_miss import mean_square
 from smdp_jax.scores.estimate import Base, kernel_tables
-from smdp_jax.scores.kernel import (
-    KernelTables,
-    LearnedKernel,
-    inputs,
-    residual,
-    with_input_noise,
-)
+from smdp_jax.scores.kernel import LearnedKernel, residual, shown
 from smdp_jax.scores.leftover import miss_of, noise_left
+from smdp_jax.scores.tables import KernelTables, with_input_noise
 from smdp_jax.sde import SDE, Scalar, State
 from smdp_jax.trajectories import Trajectories
 
@@ -123,9 +118,9 @@ class BackwardKernel(Objective):
             key=jax.random.key(0),
         )
 
-    def seen(self, scales: KernelTables, data: Trajectories) -> tuple[Any, Any, Any]:
+    def seen(self, model: Any, scales: KernelTables, data: Trajectories) -> tuple[Any, Any, Any]:
         """A state in the kernel's units, and the same with its covariance divided out."""
-        return inputs(scales, data.num_times - 2, data.at(0, -1), data.args_of(0))
+        return shown(model, scales, data.num_times - 2, data.at(0, -1), data.args_of(0))
 
     def learned(
         self, sde: SDE, model: Any, variables: Any, scales: KernelTables, ts: Any

@@ -132,11 +132,13 @@ class Objective:
         """
         return data, None
 
-    def seen(self, scales: Any, data: Trajectories) -> tuple[Any, Any, Any]:
+    def seen(self, model: Any, scales: Any, data: Trajectories) -> tuple[Any, Any, Any]:
         """Return what the network is shown, for its initial parameters.
 
         Parameters
         ----------
+        model : flax.linen.Module
+            The network.
         scales : pytree
             From ``scales``.
         data : Trajectories

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.checks import check_number
-from smdp_jax.scores.kernel import LearnedKernel, draw, first_step, with_input_noise
+from smdp_jax.scores.kernel import LearnedKernel, draw, first_step
+from smdp_jax.scores.tables import with_input_noise
 from smdp_jax.sde import Args, State
 from smdp_jax.solve.backward import BackwardSolve, SolveInfo
 from smdp_jax.solve.integrate import Save, Watched, scan_saving

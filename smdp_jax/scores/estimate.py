@@ -12,14 +12,10 @@ from smdp_jax.checks import check_process
 from smdp_jax.scores import blocks
 from smdp_jax.scores.blocks import Transform
 from smdp_jax.scores.conditions import Hats
-from smdp_jax.scores.kernel import (
-    KernelTables,
-    LearnedKernel,
-    move_of,
-    noise_of,
-    with_input_noise,
-)
+from smdp_jax.scores.kernel import LearnedKernel
+from smdp_jax.scores.own_steps import move_of, noise_of
 from smdp_jax.scores.regression import Regression, regress
+from smdp_jax.scores.tables import KernelTables, with_input_noise
 from smdp_jax.sde import SDE, Args, FlowMap, Scalar, State
 from smdp_jax.trajectories import Trajectories, grid_axes
 
@@ -28,6 +24,7 @@ Base = Literal["state", "inverse"]
 _LEAST_PATHS = 8
 _JOINT_ENTRIES = 256
 _COMPARED_STEPS = 6
+_LEAST_BOUND = 4.0
 
 
 @dataclass(frozen=True)
@@ -142,7 +139,7 @@ def _tables(
     """Tables of some steps (default: of all)."""
     steps = np.arange(data.num_times - 1) if steps is None else steps
     hats = Hats.of(data, _most_features(data, transform))
-    x = data.at(0, -1)
+    x, args = data.at(0, -1), data.args_of(0)
     dtype = jax.tree.leaves(x)[0].dtype
 
     @jax.jit
@@ -152,11 +149,12 @@ def _tables(
         size = jax.tree.map(lambda s: jnp.where(s > 0, s, jnp.ones_like(s)), size)
         samples = jnp.arange(data.num_samples)
         features = jax.vmap(lambda i: hats(data.args_of(i), dtype))(samples)
+        unit, probe = jax.tree.map(jnp.ones_like, size), (x, args, move_of(sde, data.ts, x, args))
         empty = KernelTables(
-            data.ts, (), hats, (mean, size), noise, _probe(sde, data), transform, spread, physics
+            data.ts, (), hats, (mean, size), noise, probe, unit, transform, spread, physics
         )
 
-        def one(step: Array) -> tuple[Regression, ...]:
+        def one(step: Array) -> tuple[tuple[Regression, ...], State]:
             def pair(i: Array) -> tuple[Any, ...]:
                 own = jax.random.fold_in(jax.random.fold_in(key, step), i)
                 earlier, later = data.at(i, step), data.at(i, step + 1)
@@ -168,17 +166,21 @@ def _tables(
                 return tuple(transform.to(s) for s in (earlier, base, later))
 
             earlier, base, later = jax.vmap(pair)(samples)
-            groups = zip(earlier, base, later, strict=True)
-            return tuple(regress(x, b, y, features) for x, b, y in groups)
+            pairs = zip(earlier, base, later, strict=True)
+            groups = tuple(regress(x, b, y, features) for x, b, y in pairs)
 
-        return replace(empty, groups=jax.lax.map(one, jnp.asarray(steps)))
+            def missed(x: Any, b: Any, features: Array) -> State:
+                white = (g.missed(x, b, features) for g, x, b in zip(groups, x, b, strict=True))
+                return transform.back(tuple(white), probe[0])
+
+            left = jax.vmap(missed)(earlier, base, features)
+            return groups, jax.tree.map(lambda w: jnp.abs(w).max(), left)
+
+        groups, largest = jax.lax.map(one, jnp.asarray(steps))
+        largest = jax.tree.map(lambda w: jnp.maximum(w.max(), _LEAST_BOUND), largest)
+        return replace(empty, groups=groups, largest=largest)
 
     return estimate(data, key)
-
-
-def _probe(sde: SDE, data: Trajectories) -> tuple[Any, Any, Any]:
-    x, args = data.at(0, -1), data.args_of(0)
-    return x, args, move_of(sde, data.ts, x, args)
 
 
 def _most_features(data: Trajectories, transform: Transform) -> int:

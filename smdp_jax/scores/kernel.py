@@ -17,57 +17,19 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.checks import concrete
-from smdp_jax.scores.blocks import Blocks, Transform, matvec
-from smdp_jax.scores.conditions import Hats
+from smdp_jax.scores.blocks import Blocks, matvec
 from smdp_jax.scores.learned import apply_network
-from smdp_jax.scores.regression import Regression, solve_lower
-from smdp_jax.sde import SDE, Args, FlowMap, Scalar, State
+from smdp_jax.scores.own_steps import check_same_process, first_of, steps_of
+from smdp_jax.scores.regression import solve_lower
+from smdp_jax.scores.tables import KernelTables, inputs, white_noise
+from smdp_jax.sde import SDE, Args, Scalar, State
 
 # The noise may depend on the state by a factor of up to e^2.
 _LARGEST = 2.0
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class KernelTables:
-    """All that a kernel knows beside its network.
-
-    Parameters
-    ----------
-    ts : array (times,)
-        Its grid.
-    groups : tuple of Regression
-        One per grid of the state, each with a leading axis of steps.
-    hats : Hats
-        Features of the conditions.
-    size : tuple of pytree
-        Mean and standard deviation of the states, one number per leaf.
-    noise : pytree
-        g sqrt(dt) of each step, leaves (steps,).
-    probe : tuple of pytree
-        A state, its conditions, and the physics there: what tells one process from another.
-    transform : Transform
-        Takes a state to blocks.
-    spread : bool
-        Whether the network also says how the noise depends on the state.
-    physics : callable or None
-        b as a function of (t1, t0, x, args); None: b is x itself.
-    """
-
-    ts: Any
-    groups: tuple[Regression, ...]
-    hats: Hats
-    size: tuple[Any, Any]
-    noise: Any
-    probe: tuple[Any, Any, Any]
-    transform: Transform = field(metadata={"static": True})
-    spread: bool = field(metadata={"static": True})
-    physics: FlowMap | None = field(metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -81,10 +43,12 @@ class LearnedKernel:
     Parameters
     ----------
     model : flax.linen.Module or None
-        Network N of the remainder, called as ``model.apply(variables, t, x, (args, y, 0))``, and
-        with a 1 in place of the 0 for h: t from 0 to 1 over the grid, x the later state divided by
-        its standard deviation, y the same state with the covariance of its blocks divided out.
-        None: neither.
+        Network of the remainder N and its noise h; None: neither. It is called as
+        ``model.apply(variables, t, (x, y), args)`` and returns both: t from 0 to 1 over the grid, x
+        the later state divided by its standard deviation, y the same state with the covariance of
+        its blocks divided out. Without h, or if it takes no pair of states (one of ours does and
+        says ``takes_trees``), as ``(t, x, (args, y))`` for N, or ``(t, x, (args, y, 0))``, and with
+        a 1 in place of the 0 for h.
     variables : pytree
         Its parameters.
     tables : KernelTables
@@ -175,7 +139,7 @@ class LearnedKernel:
                 "steps and noise of its own. PathScore() learns a score"
             )
         first_step(self.ts, ts)
-        _check_process(self.tables, sde)
+        check_same_process(self.ts, self.tables.noise, self.tables.probe, sde)
 
     def mean(self, step: Any, x: State, args: Args = None) -> State:
         """Mean of the state at ``ts[step]``, given the one at ``ts[step + 1]``.
@@ -303,26 +267,43 @@ def remainder(kernel: LearnedKernel, step: Any, x: State, args: Args) -> tuple[S
     nothing = jax.tree.map(jnp.zeros_like, x)
     if kernel.model is None:
         return nothing, nothing
-    t, y, seen = inputs(kernel.tables, step, x, args)
+
+    def asked(flag: int) -> Any:
+        seen = shown(kernel.model, kernel.tables, step, x, args, flag)
+        return apply_network(kernel.model, kernel.variables, *seen)
+
     if not kernel.tables.spread:
-        return apply_network(kernel.model, kernel.variables, t, y, seen), nothing
-    mean, scale = (
-        apply_network(kernel.model, kernel.variables, t, y, (*seen[:2], flag))
-        for flag in (jnp.zeros_like(t), jnp.ones_like(t))
-    )
-    return mean, jax.tree.map(lambda h: _LARGEST * jnp.tanh(h / _LARGEST), scale)
+        mean, scale = asked(0), nothing
+    elif takes_trees(kernel.model):
+        mean, scale = asked(0)
+    else:
+        mean, scale = asked(0), asked(1)
+    # No remainder is larger than what some path of the data missed: the chain can't run off.
+    mean = jax.tree.map(_bounded, mean, kernel.tables.largest)
+    return mean, jax.tree.map(lambda h: _bounded(h, _LARGEST), scale)
 
 
-def inputs(tables: KernelTables, step: Any, x: State, args: Args) -> tuple[Scalar, State, Args]:
-    """Return what the network sees of a later state."""
-    groups = jax.tree.map(lambda v: v[step], tables.groups)
-    blocks = tables.transform.to(x)
-    white = tuple(matvec(g.whitener, b - g.later_mean) for g, b in zip(groups, blocks, strict=True))
-    y = tables.transform.back(white, x)
-    ts = tables.ts
-    t = (ts[step + 1] - ts[0]) / (ts[-1] - ts[0])
-    seen = (args, y, jnp.zeros_like(t)) if tables.spread else (args, y)
-    return t, jax.tree.map(lambda x, m, s: (x - m) / s, x, *tables.size), seen
+def takes_trees(model: Any) -> bool:
+    """Whether a network takes a pair of states for a state, and returns such a pair."""
+    return getattr(model, "takes_trees", False)
+
+
+def shown(
+    model: Any, tables: KernelTables, step: Any, x: State, args: Args, flag: int = 0
+) -> tuple[Scalar, Any, Args]:
+    """Time, state and conditions as the network is shown them."""
+    t, scaled, white = inputs(tables, step, x)
+    if not tables.spread:
+        return t, scaled, (args, white)
+    if takes_trees(model):
+        return t, (scaled, white), args
+    return t, scaled, (args, white, jnp.full_like(t, flag))
+
+
+def _bounded(values: Array, largest: Any) -> Array:
+    """Keep values within a bound, smoothly."""
+    largest = jnp.asarray(largest, values.dtype)
+    return largest * jnp.tanh(values / largest)
 
 
 def draw(
@@ -387,61 +368,6 @@ def _noise(kernel: LearnedKernel, step: Any, blocks: Blocks) -> Blocks:
     return tuple(matvec(root[step], b) for root, b in zip(kernel.left, blocks, strict=True))
 
 
-def white_noise(key: PRNGKeyArray, x: State) -> State:
-    """Draw standard normal entries like those of a state."""
-    leaves, tree = jax.tree.flatten(x)
-    keys = jax.random.split(key, len(leaves))
-    drawn = [jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, drawn)
-
-
-def with_input_noise(
-    tables: KernelTables, key: PRNGKeyArray, step: Any, x: State, sigma: Any
-) -> State:
-    """Add sigma times the noise of one step of the process to a later state."""
-    return jax.tree.map(
-        lambda x, z, n: x + jnp.asarray(sigma, x.dtype) * n[step] * z,
-        x,
-        white_noise(key, x),
-        tables.noise,
-    )
-
-
-def _check_process(tables: KernelTables, sde: SDE) -> None:
-    """Refuse another process, by its noise on the grid and its physics at one state."""
-    probe, args, moved = tables.probe
-    if not concrete(tables.noise, moved, tables.ts):
-        return
-    noise, again = jax.jit(lambda t, x, a: (noise_of(sde, t, x), move_of(sde, t, x, a)))(
-        tables.ts, probe, args
-    )
-    for name, old, new in (("noise", tables.noise, noise), ("physics", moved, again)):
-        for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
-            size = float(jnp.abs(a).max())
-            apart = float(jnp.abs(a - b).max())
-            if not apart <= 1e-3 * size:
-                raise ValueError(
-                    f"sde is another process than the kernel's: its {name} differs by {apart:.3g} "
-                    f"where the kernel's is up to {size:.3g}; a LearnedKernel belongs to one "
-                    "process, learn another one"
-                )
-
-
-def noise_of(sde: SDE, ts: Array, x: State) -> State:
-    """g sqrt(dt) of every step of a grid."""
-    table = jax.vmap(lambda t: sde.g(t, x))(ts[1:])
-    return jax.tree.map(lambda g: g * jnp.sqrt(jnp.diff(ts)).astype(g.dtype), table)
-
-
-def move_of(sde: SDE, ts: Array, x: State, args: Args) -> State:
-    """What the physics makes of a state in the last step."""
-    if sde.step is not None:
-        moved = sde.step(ts[-2], ts[-1], x, args)
-        return jax.tree.map(jnp.subtract, moved, x)
-    assert sde.drift is not None
-    return sde.drift(ts[-1], x, args)
-
-
 def first_step(own: Any, ts: Any) -> int:
     """Find the step of a kernel at which a grid begins; refuse other steps."""
     if not concrete(own, ts):
@@ -451,14 +377,10 @@ def first_step(own: Any, ts: Any) -> int:
                 f"{jnp.shape(ts)}"
             )
         return 0
-    own, asked = np.asarray(own), np.asarray(ts)
-    nearest = np.abs(asked[:, None] - own[None]).argmin(axis=1)
-    near = np.abs(own[nearest] - asked).max() <= 1e-3 * np.diff(own).min()
-    if not (near and (np.diff(nearest) == 1).all()):
+    first = first_of(own, ts)
+    if first is None:
         raise ValueError(
-            f"a LearnedKernel has its own steps ({len(own) - 1} of {np.diff(own).min():g} to "
-            f"{np.diff(own).max():g} in [{own[0]:g}, {own[-1]:g}]), got {len(asked) - 1} steps in "
-            f"[{asked[0]:g}, {asked[-1]:g}]. Learn another one for other steps, or a score, "
-            "PathScore()"
+            f"a LearnedKernel has its own steps {steps_of(own, ts)}. Learn another one for other "
+            "steps, or a score, PathScore()"
         )
-    return int(nearest[0])
+    return first

@@ -22,6 +22,7 @@ from flax.errors import (
 )
 
 from smdp_jax.checks import check_kind, check_like, check_process, check_time_grid, concrete
+from smdp_jax.scores.own_steps import first_of, steps_of
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 
 
@@ -191,16 +192,10 @@ class StepCorrection(_Learned):
             )
         if not concrete(ts, self.ts):
             return
-        own, asked = np.asarray(self.ts), np.asarray(ts)
-        nearest = np.abs(asked[:, None] - own[None]).argmin(axis=1)
-        tolerance = 1e-3 * np.diff(own).min()
-        same = np.abs(own[nearest] - asked).max() <= tolerance and (np.diff(nearest) == 1).all()
-        if not same:
+        if first_of(self.ts, ts) is None:
             raise ValueError(
-                f"{use} needs the steps that this StepCorrection was trained on ({len(own) - 1} "
-                f"steps of {np.diff(own).min():g} to {np.diff(own).max():g} in [{own[0]:g}, "
-                f"{own[-1]:g}]), got {len(asked) - 1} steps in [{asked[0]:g}, {asked[-1]:g}]. "
-                "PathScore() learns a score for any steps"
+                f"{use} needs the steps that this StepCorrection was trained on "
+                f"{steps_of(self.ts, ts)}. PathScore() learns a score for any steps"
             )
 
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.scores.kernel import LearnedKernel, residual, with_input_noise
+from smdp_jax.scores.kernel import LearnedKernel, residual
+from smdp_jax.scores.tables import with_input_noise
 from smdp_jax.sde import State
 from smdp_jax.trajectories import Trajectories
 

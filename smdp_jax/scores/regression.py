@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from smdp_jax.scores.blocks import matvec
+
 # Shares of a variance, far above rounding in float32 and far below what is measured.
 _RIDGE = 1e-5
 _FLOOR = 1e-10
@@ -53,6 +55,12 @@ class Regression:
         parts = (jnp.tensordot(weights, part, 1) for part in (self.offset, self.gain, self.factor))
         offset, gain, factor = parts
         return offset, gain, factor
+
+    def missed(self, earlier: Array, base: Array, features: Array) -> Array:
+        """What is left of an earlier state, in units of its covariance."""
+        offset, gain, factor = self.at(features)
+        mean = self.mean + offset + matvec(gain, base - self.base_mean)
+        return solve_lower(factor, earlier - mean)
 
 
 def regress(earlier: Array, base: Array, later: Array, features: Array) -> Regression:

@@ -251,7 +251,7 @@ def fit(
     paths = next(blocks.after(0))
     constants = objective.prepare(sde, paths)
     scales = initial.preconditioner if initial else objective.scales(sde, paths, precondition)
-    params, others = _start(model, initial, objective.seen(scales, paths), init_key)
+    params, others = _start(model, initial, objective.seen(model, scales, paths), init_key)
     fixed = Fixed(others, scales, paths.ts)
     optimizer = optax.with_extra_args_support(optimizer)
     problem = Problem(sde, model, objective, optimizer, asked.batch_size, asked.ema, split)

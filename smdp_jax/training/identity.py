@@ -81,7 +81,7 @@ def _network(problem: Problem, fixed: Fixed, state: TrainingState, data: Traject
     def network(variables: Any, key: Any, t: Any, x: Any, args: Any) -> Any:
         return model.init(key, t, x, args), model.apply(variables, t, x, args)
 
-    t, x, args = problem.objective.seen(fixed.scales, data)
+    t, x, args = problem.objective.seen(problem.model, fixed.scales, data)
     return computes(network, variables, jax.random.key(0), t, x, args)
 
 

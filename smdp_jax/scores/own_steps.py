@@ -1,0 +1,61 @@
+"""What belongs to one grid of times, and one process: is it asked for these?"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from smdp_jax.checks import concrete
+from smdp_jax.sde import SDE, Args, State
+
+
+def first_of(own: Any, asked: Any) -> int | None:
+    """Find where in its own times a grid begins that consists of its steps; None: other steps."""
+    own, asked = np.asarray(own), np.asarray(asked)
+    nearest = np.abs(asked[:, None] - own[None]).argmin(axis=1)
+    near = np.abs(own[nearest] - asked).max() <= 1e-3 * np.diff(own).min()
+    return int(nearest[0]) if near and (np.diff(nearest) == 1).all() else None
+
+
+def steps_of(own: Any, asked: Any) -> str:
+    """Both grids in words."""
+    own, asked = np.asarray(own), np.asarray(asked)
+    return (
+        f"({len(own) - 1} steps of {np.diff(own).min():g} to {np.diff(own).max():g} in "
+        f"[{own[0]:g}, {own[-1]:g}]), got {len(asked) - 1} steps in [{asked[0]:g}, {asked[-1]:g}]"
+    )
+
+
+def noise_of(sde: SDE, ts: Array, x: State) -> State:
+    """g sqrt(dt) of every step of a grid."""
+    table = jax.vmap(lambda t: sde.g(t, x))(ts[1:])
+    return jax.tree.map(lambda g: g * jnp.sqrt(jnp.diff(ts)).astype(g.dtype), table)
+
+
+def move_of(sde: SDE, ts: Array, x: State, args: Args) -> State:
+    """What the physics makes of a state in the last step."""
+    if sde.step is not None:
+        moved = sde.step(ts[-2], ts[-1], x, args)
+        return jax.tree.map(jnp.subtract, moved, x)
+    assert sde.drift is not None
+    return sde.drift(ts[-1], x, args)
+
+
+def check_same_process(ts: Array, noise: State, probe: tuple[State, Args, State], sde: SDE) -> None:
+    """Refuse another process, by its noise on the grid and its physics at one state."""
+    x, args, moved = probe
+    if not concrete(noise, moved, ts):
+        return
+    now, again = jax.jit(lambda t, x, a: (noise_of(sde, t, x), move_of(sde, t, x, a)))(ts, x, args)
+    for name, old, new in (("noise", noise, now), ("physics", moved, again)):
+        for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
+            size = float(jnp.abs(a).max())
+            apart = float(jnp.abs(a - b).max())
+            if not apart <= 1e-3 * size:
+                raise ValueError(
+                    f"sde is another process than the kernel's: its {name} differs by {apart:.3g} "
+                    f"where the kernel's is up to {size:.3g}; a LearnedKernel belongs to one "
+                    "process, learn another one"
+                )

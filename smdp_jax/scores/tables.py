@@ -1,0 +1,85 @@
+"""What a backward kernel knows beside its network, and what it shows the network of a state."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
+
+from smdp_jax.scores.blocks import Transform, matvec
+from smdp_jax.scores.conditions import Hats
+from smdp_jax.scores.regression import Regression
+from smdp_jax.sde import FlowMap, Scalar, State
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class KernelTables:
+    """All that a kernel knows beside its network.
+
+    Parameters
+    ----------
+    ts : array (times,)
+        Its grid.
+    groups : tuple of Regression
+        One per grid of the state, each with a leading axis of steps.
+    hats : Hats
+        Features of the conditions.
+    size : tuple of pytree
+        Mean and standard deviation of the states, one number per leaf.
+    noise : pytree
+        g sqrt(dt) of each step, leaves (steps,).
+    probe : tuple of pytree
+        A state, its conditions, and the physics there: what tells one process from another.
+    largest : pytree
+        Largest whitened miss of the linear part on the paths, one number per leaf.
+    transform : Transform
+        Takes a state to blocks.
+    spread : bool
+        Whether the network also says how the noise depends on the state.
+    physics : callable or None
+        b as a function of (t1, t0, x, args); None: b is x itself.
+    """
+
+    ts: Any
+    groups: tuple[Regression, ...]
+    hats: Hats
+    size: tuple[Any, Any]
+    noise: Any
+    probe: tuple[Any, Any, Any]
+    largest: Any
+    transform: Transform = field(metadata={"static": True})
+    spread: bool = field(metadata={"static": True})
+    physics: FlowMap | None = field(metadata={"static": True})
+
+
+def inputs(tables: KernelTables, step: Any, x: State) -> tuple[Scalar, State, State]:
+    """Time, a later state over its size, and the same with the covariance of its blocks out."""
+    groups = jax.tree.map(lambda v: v[step], tables.groups)
+    blocks = tables.transform.to(x)
+    white = tuple(matvec(g.whitener, b - g.later_mean) for g, b in zip(groups, blocks, strict=True))
+    ts = tables.ts
+    t = (ts[step + 1] - ts[0]) / (ts[-1] - ts[0])
+    scaled = jax.tree.map(lambda x, m, s: (x - m) / s, x, *tables.size)
+    return t, scaled, tables.transform.back(white, x)
+
+
+def white_noise(key: PRNGKeyArray, x: State) -> State:
+    """Draw standard normal entries like those of a state."""
+    leaves, tree = jax.tree.flatten(x)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(tree, drawn)
+
+
+def with_input_noise(
+    tables: KernelTables, key: PRNGKeyArray, step: Any, x: State, sigma: Any
+) -> State:
+    """Add sigma times the noise of one step of the process to a later state."""
+    return jax.tree.map(
+        lambda x, z, n: x + jnp.asarray(sigma, x.dtype) * n[step] * z,
+        x,
+        white_noise(key, x),
+        tables.noise,
+    )
