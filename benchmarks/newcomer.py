@@ -41,8 +41,8 @@ class Options(Settings):
     """Training paths; 0: as many as the problem says."""
     steps: int = 0
     """Updates; 0: as many as the problem says."""
-    test_paths: int = 400
-    """Unseen paths, whose ends are observed."""
+    test_paths: int = 0
+    """Unseen paths, whose ends are observed; 0: as many as the problem says."""
     samples: int = 99
     """Posterior draws of each."""
     particles: int = 300_000
@@ -188,7 +188,7 @@ def rows_of(name: str, options: Options, seed: int) -> list[Row]:
     data = case.simulate(k_paths, options.paths or case.paths)
     jax.block_until_ready(data.xs)
     simulated = time.perf_counter() - began
-    test = case.simulate(k_test, options.test_paths)
+    test = case.simulate(k_test, options.test_paths or case.ends)
     began = time.perf_counter()
     fit = smdp.fit(
         case.sde,

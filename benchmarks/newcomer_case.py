@@ -26,6 +26,8 @@ class Case:
     simulation: dict[str, Any] = field(default_factory=dict)
     """Options of ``simulate``."""
     observables: Callable[[Any], dict[str, Any]] | None = None
+    ends: int = 400
+    """Unseen paths, whose ends are observed: few entries need many, chance being what it is."""
     paths: int = 4000
     steps: int = 3000
 

@@ -49,6 +49,7 @@ def spring() -> Case:
         prior,
         exact=_matrix_posterior(rate, noise, np.zeros(2), std, 1.5),
         simulation={"substeps": 8},
+        ends=1500,
         steps=3000,
     )
 
@@ -79,6 +80,7 @@ def shear() -> Case:
         prior,
         exact=_matrix_posterior(rate, noise, mean, std, 1.0),
         simulation={"substeps": 4},
+        ends=1000,
         steps=3000,
     )
 
@@ -91,6 +93,7 @@ def two_wells() -> Case:
         lambda key, m: jax.random.normal(key, (m,)),
         simulation={"substeps": 4},
         particles=True,
+        ends=2000,
         steps=4000,
     )
 
@@ -112,6 +115,7 @@ def predators() -> Case:
         prior,
         args=lambda key, m: {"growth": jax.random.uniform(key, (m,), minval=0.5, maxval=1.5)},
         simulation={"substeps": 4},
+        ends=1500,
         steps=4000,
     )
 
@@ -127,6 +131,7 @@ def weather() -> Case:
         smdp.linear_grid(0.0, 0.4, 40),
         lambda key, m: 2.5 + 3.5 * jax.random.normal(key, (m, 12)),
         simulation={"substeps": 4},
+        ends=600,
         steps=5000,
     )
 
@@ -209,6 +214,7 @@ def wind() -> Case:
         args=lambda key, m: {"wind": jax.random.uniform(key, (m, 2), minval=-1.0, maxval=1.0)},
         exact=exact,
         paths=2000,
+        ends=100,
         steps=1500,
     )
 

@@ -104,6 +104,7 @@ def lorenz() -> Case:
         lambda key, m: mean + std * jax.random.normal(key, (m, 3)),
         simulation={"substeps": 2},
         particles=True,
+        ends=1000,
         steps=6000,
     )
 
@@ -183,6 +184,7 @@ def bistable_plane() -> Case:
         prior,
         simulation={"substeps": 4},
         paths=1500,
+        ends=80,
         steps=1200,
     )
 
@@ -199,6 +201,7 @@ def oscillator() -> Case:
         lambda key, m: 1.5 * jax.random.normal(key, (m, 2)),
         simulation={"substeps": 4},
         particles=True,
+        ends=1500,
         steps=6000,
     )
 

@@ -18,6 +18,7 @@ from smdp_jax.experiment.calibrated import calibration_of
 from smdp_jax.experiment.fields import Count, Positive, Seed, Share
 from smdp_jax.objectives import MultiStep, PathScore
 from smdp_jax.posterior import Posterior, sample_posterior
+from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.learned import LearnedScore, StepCorrection
 from smdp_jax.sde import SDE, State
 from smdp_jax.simulate import simulate
@@ -413,7 +414,7 @@ class Run:
         The forward process.
     dataset : Dataset
         Simulated paths and known answers.
-    learned : LearnedScore or StepCorrection
+    learned : LearnedScore, StepCorrection or LearnedKernel
         What training returned, EMA parameters.
     history : dict of arrays
         Training by epoch, see ``smdp_jax.Fit``.
@@ -426,7 +427,7 @@ class Run:
     config: Experiment
     sde: SDE
     dataset: Dataset
-    learned: LearnedScore | StepCorrection
+    learned: LearnedScore | StepCorrection | LearnedKernel
     history: Mapping[str, np.ndarray]
     step_miss: np.ndarray
     directory: Path
@@ -448,7 +449,7 @@ class Run:
         Raises
         ------
         TypeError
-            If training learned a step correction.
+            If training learned something else.
         """
         return Fit(self.learned, dict(self.history), self.step_miss).score
 
@@ -459,6 +460,17 @@ class Run:
         Raises
         ------
         TypeError
-            If training learned a score.
+            If training learned something else.
         """
         return Fit(self.learned, dict(self.history), self.step_miss).correction
+
+    @property
+    def kernel(self) -> LearnedKernel:
+        """The learned backward kernel.
+
+        Raises
+        ------
+        TypeError
+            If training learned something else.
+        """
+        return Fit(self.learned, dict(self.history), self.step_miss).kernel

@@ -25,6 +25,7 @@ from smdp_jax.experiment.storage import (
 from smdp_jax.files import digest_of, write_atomically
 from smdp_jax.scores.learned import LearnedScore, StepCorrection
 from smdp_jax.scores.preconditioner import Preconditioner
+from smdp_jax.scores.sharing import decoded, encoded
 from smdp_jax.training.fit import Fit
 from smdp_jax.trajectories import Trajectories
 
@@ -294,9 +295,12 @@ class RunFiles:
         **facts
             Seconds, warnings and the like.
         """
-        learned, preconditioner = fit.learned, fit.learned.preconditioner
+        learned = fit.learned
+        whole = encoded(learned) if learned.kind in ("kernel", "step") else None
+        preconditioner = None if whole else learned.preconditioner
         tree = {
-            "variables": learned.variables,
+            "whole": whole,
+            "variables": None if whole else learned.variables,
             "preconditioner": None if preconditioner is None else _fields(preconditioner),
             "correction": None,
             "history": fit.history,
@@ -329,8 +333,10 @@ class RunFiles:
         preconditioner, correction = tree.pop("preconditioner"), tree.pop("correction")
         if preconditioner is not None:
             preconditioner = Preconditioner(**_on_device(preconditioner))
-        variables = _on_device(tree.pop("variables"))
-        if correction is None:
+        variables, whole = _on_device(tree.pop("variables")), tree.pop("whole", None)
+        if whole is not None:
+            learned: Any = decoded(whole, model)
+        elif correction is None:
             learned = LearnedScore(model, variables, preconditioner)
         else:
             learned = StepCorrection(model, variables, preconditioner, **_on_device(correction))

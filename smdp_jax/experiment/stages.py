@@ -54,7 +54,7 @@ def load(run_dir: str | Path) -> Run:
     Returns
     -------
     Run
-        With ``.sde``, ``.score`` (or ``.correction``), ``.data`` and ``.config``.
+        With ``.sde``, ``.score`` (or ``.correction``, ``.kernel``), ``.data`` and ``.config``.
 
     Raises
     ------
@@ -290,8 +290,9 @@ class _Stages:
 
 def _trained(files: RunFiles, config: Experiment, dataset: Dataset) -> tuple[Run, dict[str, Any]]:
     fit, facts = files.read_fit(config.model(dataset.train))
-    sde, learned = config.sde(), fit.score_or_correction
-    run = Run(config, sde, dataset, learned, fit.history, fit.step_miss, files.directory)
+    run = Run(
+        config, config.sde(), dataset, fit.learned, fit.history, fit.step_miss, files.directory
+    )
     return run, facts
 
 

@@ -84,13 +84,12 @@ def regress(earlier: Array, base: Array, later: Array, features: Array) -> Regre
     freedom = paths / max(paths - seen.shape[-1], 1)
     shares = features / features.sum(axis=0, keepdims=True)
     spread = freedom * jnp.einsum("sm,skc,skd->mkcd", shares.astype(left.dtype), left, left.conj())
-    floor = _FLOOR * jnp.mean(jnp.abs(centred) ** 2)
     return Regression(
         mean=mean[0],
         base_mean=base_mean[0],
         offset=jnp.moveaxis(slopes[:, :, 0], 1, 0),
         gain=jnp.moveaxis(gain, 1, 0),
-        factor=jnp.linalg.cholesky(_lifted(spread, 1e-6, floor)),
+        factor=jnp.linalg.cholesky(_lifted(spread, 1e-6, _FLOOR * _sizes(centred))),
         later_mean=later_mean[0],
         whitener=_whitener(later - later_mean),
     )
@@ -107,20 +106,24 @@ def solve_lower(factor: Array, vectors: Array) -> Array:
 def _whitener(centred: Array) -> Array:
     size = centred.shape[-1]
     spread = jnp.einsum("skc,skd->kcd", centred, centred.conj()) / centred.shape[0]
-    floor = 1e-8 * jnp.mean(jnp.abs(centred) ** 2)
-    factor = jnp.linalg.cholesky(_lifted(spread, _RIDGE, floor))
+    factor = jnp.linalg.cholesky(_lifted(spread, _RIDGE, 1e-8 * _sizes(centred)))
     identity = jnp.broadcast_to(jnp.eye(size, dtype=factor.dtype), factor.shape)
     return jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
 
 
+def _sizes(centred: Array) -> Array:
+    """Mean square of every entry of a block, over paths and blocks: (S, K, c) -> (c,)."""
+    return (jnp.abs(centred) ** 2).mean(axis=(0, 1))
+
+
 def _lifted(spread: Array, share: float, floor: Array) -> Array:
-    """Keep a covariance positive definite in the face of rounding."""
-    size = spread.shape[-1]
-    own = jnp.trace(spread, axis1=-2, axis2=-1).real / size
-    tiny = jnp.finfo(own.dtype).tiny
-    least = (share * own + floor + tiny)[..., None, None]
-    identity = jnp.broadcast_to(jnp.eye(size, dtype=spread.dtype), spread.shape)
-    return spread + least.astype(spread.dtype) * identity
+    """Keep a covariance positive definite in the face of rounding, every entry in its own unit."""
+    own = jnp.diagonal(spread, axis1=-2, axis2=-1).real
+    least = share * own + floor.reshape((1,) * (own.ndim - 1) + (-1,)) + jnp.finfo(own.dtype).tiny
+    identity = jnp.eye(spread.shape[-1], dtype=spread.dtype)
+    return spread + least[..., None].astype(spread.dtype) * identity.reshape(
+        (1,) * (spread.ndim - 2) + identity.shape
+    )
 
 
 def _rms(values: Array) -> Array:

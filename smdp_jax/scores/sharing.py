@@ -16,11 +16,16 @@ import numpy as np
 from flax.serialization import msgpack_restore, msgpack_serialize
 
 from smdp_jax.files import write_atomically
+from smdp_jax.scores.blocks import Cosine, Joint, Periodic, Points
+from smdp_jax.scores.conditions import Hats
+from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.learned import LearnedScore, StepCorrection
 from smdp_jax.scores.preconditioner import Preconditioner
+from smdp_jax.scores.regression import Regression
 from smdp_jax.scores.step import LearnedStep, StepScale
+from smdp_jax.scores.tables import KernelTables
 
-__all__ = ["described", "load_score", "save", "shareable"]
+__all__ = ["decoded", "described", "encoded", "load_score", "save", "shareable"]
 
 _MAGIC, _VERSION = b"smdp_jax learned term ", 1
 _records: dict[str, Callable] = {}
@@ -34,26 +39,29 @@ def shareable(record: type) -> type:
 
 for _record in (LearnedScore, StepCorrection, LearnedStep, Preconditioner, StepScale):
     shareable(_record)
+for _record in (LearnedKernel, KernelTables, Regression, Hats, Periodic, Cosine, Points, Joint):
+    shareable(_record)
 
 
 def save(score: Any, path: str | os.PathLike[str]) -> None:
-    """Write a learned score, correction or step to one file, whole or not at all.
+    """Write a learned score, correction, step or kernel to one file, whole or not at all.
 
     Parameters
     ----------
-    score : LearnedScore, StepCorrection or LearnedStep
-        ``fit.score``, ``fit.correction``, ``fit.step``, ``run.score``.
+    score : LearnedScore, StepCorrection, LearnedStep or LearnedKernel
+        ``fit.score``, ``fit.correction``, ``fit.step``, ``fit.kernel``, ``run.score``.
     path : path
         The file; one that exists is replaced.
 
     Raises
     ------
     TypeError
-        If it is a function of another kind.
+        If it is a function of another kind, or a kernel that calls functions of its own: a
+        ``transform`` given as a pair, or ``base="inverse"``.
     """
     if type(score).__name__ not in _records or not hasattr(score, "model"):
         raise TypeError(f"score must be learned, such as fit.score, got {type(score).__name__}")
-    content = {"network": described(score.model), "learned": _encoded(score)}
+    content = {"network": described(score.model), "learned": encoded(score)}
     body = msgpack_serialize(content)
     head = _MAGIC + f"{_VERSION} {hashlib.sha256(body).hexdigest()}\n".encode()
     write_atomically(path, head + body)
@@ -66,12 +74,13 @@ def load_score(path: str | os.PathLike[str], model: Any) -> Any:
     ----------
     path : path
         The file.
-    model : flax.linen.Module
-        The network that was trained, built anew: the file holds its parameters alone.
+    model : flax.linen.Module or None
+        The network that was trained, built anew: the file holds its parameters alone. None for a
+        kernel without a network.
 
     Returns
     -------
-    LearnedScore, StepCorrection or LearnedStep
+    LearnedScore, StepCorrection, LearnedStep or LearnedKernel
         As it was saved.
 
     Raises
@@ -100,7 +109,7 @@ def load_score(path: str | os.PathLike[str], model: Any) -> Any:
     tree = msgpack_restore(body)
     if tree["network"] != (asked := described(model)):
         raise ValueError(f"model must be the network of {path}, {tree['network']}, got {asked}")
-    return _decoded(tree["learned"], model)
+    return decoded(tree["learned"], model)
 
 
 def described(part: Any) -> str:
@@ -110,38 +119,42 @@ def described(part: Any) -> str:
     return re.sub(r"\s+", " ", told)
 
 
-def _encoded(value: Any) -> Any:
+def encoded(value: Any) -> Any:
     """Records, dicts and sequences as dicts; numbers, strings, None and arrays as they are."""
     if type(value).__name__ in _records and dataclasses.is_dataclass(value):
         names = [f.name for f in dataclasses.fields(value) if f.name != "model"]
-        fields = {name: _encoded(getattr(value, name)) for name in names}
+        fields = {name: encoded(getattr(value, name)) for name in names}
         return {"record": type(value).__name__, "fields": fields}
     if hasattr(value, "items"):
-        return {"dict": {str(name): _encoded(part) for name, part in value.items()}}
+        return {"dict": {str(name): encoded(part) for name, part in value.items()}}
     if isinstance(value, (tuple, list)):
         kind = "tuple" if isinstance(value, tuple) else "list"
-        return {kind: {str(i): _encoded(part) for i, part in enumerate(value)}}
+        return {kind: {str(i): encoded(part) for i, part in enumerate(value)}}
     if isinstance(value, (jax.Array, np.ndarray, np.generic)):
         return {"array": np.asarray(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"value": value}
-    raise TypeError(f"a learned term must hold arrays and numbers, got {type(value).__name__}")
+    raise TypeError(
+        "what is saved must hold arrays and numbers, no functions of its own (a kernel's transform "
+        f"given as a pair, its base 'inverse'), got {type(value).__name__}"
+    )
 
 
-def _decoded(tree: Any, model: Any) -> Any:
+def decoded(tree: Any, model: Any) -> Any:
+    """What ``encoded`` was given, with this network in its place."""
     if "record" in tree:
         if tree["record"] not in _records:
             raise ValueError(f"the file holds a {tree['record']}, which this smdp_jax has not")
         record = _records[tree["record"]]
-        fields = {name: _decoded(part, model) for name, part in tree["fields"].items()}
+        fields = {name: decoded(part, model) for name, part in tree["fields"].items()}
         own = {f.name for f in dataclasses.fields(record)}  # type: ignore[arg-type]
         return record(**({"model": model} if "model" in own else {}), **fields)
     ((kind, value),) = tree.items()
     if kind == "array":
         return jnp.asarray(value)
     if kind == "dict":
-        return {name: _decoded(part, model) for name, part in value.items()}
+        return {name: decoded(part, model) for name, part in value.items()}
     if kind in ("tuple", "list"):
-        parts = [_decoded(value[str(i)], model) for i in range(len(value))]
+        parts = [decoded(value[str(i)], model) for i in range(len(value))]
         return tuple(parts) if kind == "tuple" else parts
     return value

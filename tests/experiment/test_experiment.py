@@ -78,6 +78,24 @@ def test_run_leaves_every_file(finished):
     assert "http" not in page.split("<style>")[0]
 
 
+@hardly_trained
+def test_run_of_a_kernel_is_loaded_with_it(tmp_path):
+    config = tmp_path / "kernel.py"
+    config.write_text(TINY.read_text().replace("smdp.OneStep()", "smdp.BackwardKernel()"))
+    file = load_config_file(config)
+    folder = run_experiment(
+        file, file.presets["small"], preset="small", runs_dir=tmp_path, say=quiet
+    )
+    run = load(folder)
+    with pytest.raises(TypeError, match=r"a backward kernel: use fit\.kernel"):
+        run.score  # noqa: B018
+    again = run.config.sample(run, jax.random.key(0))["samples"]
+    past = run.config.posterior(run, run.truth["x_end"], num_samples=4, key=jax.random.key(0))
+    np.testing.assert_array_equal(again, past.samples)
+    assert run.kernel.ts.shape == (9,)
+    assert run.kernel.left is not None
+
+
 def test_load_works_anywhere(run_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = load("tiny/small")

@@ -1,5 +1,8 @@
 """Backward kernels without a network: what is exact, by construction or in closed form."""
 
+import dataclasses
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +30,7 @@ def transported(t0, t1, x, args):
 
 
 RING = smdp.SDE(step=transported, diffusion=G)
+TWO_STEPS = jnp.linspace(0.0, 1.0, 3)
 
 
 def ring_paths(key, paths, times):
@@ -219,6 +223,56 @@ def test_base_of_inverse_physics():
     ]
     # What is linear in the state is linear in its inverse step: the same kernel.
     np.testing.assert_allclose(*map(sample, kernels), atol=2e-3)
+
+
+def test_units_of_the_leaves_do_not_matter():
+    mix = jnp.array([[0.9, 0.2, 0.0], [-0.3, 0.8, 0.1], [0.05, 0.0, 0.95]])
+
+    def kernel_in(units):
+        unit = jnp.array([units["a"], units["a"], units["b"]])
+
+        def step(t0, t1, x, args):
+            y = unit * (mix @ (jnp.append(x["a"], x["b"]) / unit))
+            return {"a": y[:2], "b": y[2]}
+
+        sde = smdp.SDE(step=step, diffusion={k: 0.1 * u for k, u in units.items()})
+        x0 = jax.random.normal(jax.random.key(0), (200, 3)) * unit[None]
+        paths = smdp.simulate(
+            sde, {"a": x0[:, :2], "b": x0[:, 2]}, TWO_STEPS, key=jax.random.key(1)
+        )
+        kernel = smdp.estimate_kernel(sde, paths)
+        return np.asarray(kernel.covariance(0, paths.at(3, 1))), np.asarray(unit)
+
+    want, _ = kernel_in({"a": 1.0, "b": 1.0})
+    got, unit = kernel_in({"a": 1e5, "b": 1e-4})
+    np.testing.assert_allclose(got / unit / unit[:, None], want, rtol=1e-2, atol=1e-4)
+
+
+class Arrays(nn.Module):
+    """A user's own network: it takes an array for the state, and sees nothing else."""
+
+    @nn.compact
+    def __call__(self, t, x, args):
+        return nn.Dense(x.size)(jnp.tanh(x))
+
+
+@pytest.mark.parametrize("model", [Arrays(), smdp.models.MLP((8,))])
+@pytest.mark.parametrize("spread", [False, True])
+def test_no_network_can_drive_a_path_away(model, spread):
+    """A remainder never exceeds what the paths missed, however large the parameters."""
+    paths = ring_paths(jax.random.key(1), 40, 9)
+    objective = smdp.BackwardKernel(spread=spread)
+    fit = smdp.fit(
+        RING, model, paths, objective, steps=1, batch_size=2, key=jax.random.key(0), progress=False
+    )
+    wild = jax.tree.map(lambda v: 1e4 * (1 + v), fit.kernel.variables)
+    kernel = dataclasses.replace(fit.kernel, variables=wild)
+    past = smdp.sample_posterior(
+        RING, kernel, 30 * paths.at(0, -1), paths.ts, num_samples=20, key=jax.random.key(3)
+    )
+    assert past.info.finite.all()
+    largest = np.abs(np.asarray(past.samples)).max()
+    assert largest < 100 * np.abs(np.asarray(paths.xs)).max()
 
 
 REFUSED = {

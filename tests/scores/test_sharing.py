@@ -18,14 +18,17 @@ MODEL = smdp.models.MLP((3,))
 VARIABLES = MODEL.init(jax.random.key(0), TS[0], X, None)
 DATA = smdp.Trajectories(
     TS,
-    {"a": jax.random.normal(jax.random.key(1), (6, 5, 2)), "b": jnp.arange(30.0).reshape(6, 5)},
+    {"a": jax.random.normal(jax.random.key(1), (9, 5, 2)), "b": jnp.arange(45.0).reshape(9, 5)},
 )
-SCALE = smdp.Preconditioner.of(smdp.SDE(lambda t, x, args: x, diffusion=0.5), DATA)
+SDE = smdp.SDE(lambda t, x, args: jax.tree.map(jnp.negative, x), diffusion=0.5)
+SCALE = smdp.Preconditioner.of(SDE, DATA)
 LEARNED = {
     "score": smdp.LearnedScore(MODEL, VARIABLES, SCALE, ts=TS[jnp.array([0, -1])]),
     "plain score": smdp.LearnedScore(MODEL, VARIABLES),
     "correction": smdp.StepCorrection(MODEL, VARIABLES, SCALE, ts=TS, noise_level=0.5),
     "step": smdp.LearnedStep(MODEL, VARIABLES, StepScale.of(DATA)),
+    "kernel without a network": smdp.estimate_kernel(SDE, DATA),
+    "kernel of modes": smdp.estimate_kernel(SDE, DATA, transform="periodic", grid_axes=0),
     "half precision": smdp.LearnedScore(
         MODEL, jax.tree.map(lambda v: v.astype(jnp.bfloat16), VARIABLES)
     ),
@@ -36,7 +39,7 @@ LEARNED = {
 def test_comes_back(tmp_path, name):
     learned = LEARNED[name]
     smdp.save(learned, tmp_path / "term")
-    again = smdp.load_score(tmp_path / "term", smdp.models.MLP((3,)))
+    again = smdp.load_score(tmp_path / "term", learned.model and smdp.models.MLP((3,)))
     assert type(again) is type(learned)
     assert jax.tree.structure(again) == jax.tree.structure(learned)
     for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(learned), strict=True):
@@ -103,3 +106,23 @@ def test_an_old_file_stays_where_the_new_one_fails(tmp_path):
         smdp.save(broken, file)
     assert file.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["term"]
+
+
+def test_learned_kernel_samples_the_same(tmp_path):
+    kernel = smdp.fit(
+        SDE, MODEL, DATA, steps=2, key=jax.random.key(0), batch_size=4, progress=False
+    ).kernel
+    smdp.save(kernel, tmp_path / "term")
+    again = smdp.load_score(tmp_path / "term", smdp.models.MLP((3,)))
+    pasts = [
+        smdp.sample_posterior(SDE, k, X, TS, num_samples=3, key=jax.random.key(2)).samples
+        for k in (kernel, again)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *pasts)
+
+
+def test_kernel_with_functions_of_its_own(tmp_path):
+    same = lambda field: field
+    kernel = smdp.estimate_kernel(SDE, DATA, transform=(same, same), grid_axes=0)
+    with pytest.raises(TypeError, match=r"no functions of its own .* got Custom"):
+        smdp.save(kernel, tmp_path / "term")
