@@ -21,7 +21,7 @@ from smdp_jax.objectives.base import Objective
 from smdp_jax.objectives.step_miss import mean_square
 from smdp_jax.scores.estimate import Base, kernel_tables
 from smdp_jax.scores.kernel import LearnedKernel, residual, shown
-from smdp_jax.scores.leftover import miss_of, noise_left
+from smdp_jax.scores.leftover import miss_of, noise_left, trusted
 from smdp_jax.scores.tables import KernelTables, with_input_noise
 from smdp_jax.sde import SDE, Scalar, State
 from smdp_jax.trajectories import Trajectories
@@ -131,8 +131,10 @@ class BackwardKernel(Objective):
     def finish(
         self, learned: LearnedKernel, held_out: Trajectories, key: PRNGKeyArray
     ) -> LearnedKernel:
-        """Measure the noise that the network leaves on unseen paths."""
-        return noise_left(learned, held_out, self.input_noise, key)
+        """Measure how far the network is to be trusted, and the noise that it leaves."""
+        k_trust, k_noise = jax.random.split(key)
+        learned = trusted(learned, held_out, self.input_noise, k_trust)
+        return noise_left(learned, held_out, self.input_noise, k_noise)
 
     def miss(self, sde: SDE, learned: LearnedKernel, data: Trajectories, key: Any) -> Array:
         """Mean square of what is left, in units of the linear part's covariance."""

@@ -53,6 +53,8 @@ class LearnedKernel:
         Its parameters.
     tables : KernelTables
         Gains and covariances.
+    trust : array (2,), optional
+        Factors of N and h, at most 1, that suit paths that were not trained on; None: 1.
     left : tuple of arrays (steps, K, c, c), optional
         Roots R_j of the covariance that is left of the remainder, per group; None: 1.
 
@@ -68,6 +70,7 @@ class LearnedKernel:
     model: Any = field(metadata={"static": True})
     variables: Any
     tables: KernelTables
+    trust: Any = None
     left: Any = None
 
     @property
@@ -252,14 +255,20 @@ def residual(
     kernel: LearnedKernel, step: Any, earlier: State, later: State, args: Args
 ) -> tuple[State, State]:
     """What the mean misses, in units of the linear part's covariance, and its log size."""
+    explained, scale = remainder(kernel, step, later, args)
+    missed = whitened(kernel, step, earlier, later, args)
+    return jax.tree.map(jnp.subtract, missed, explained), scale
+
+
+def whitened(kernel: LearnedKernel, step: Any, earlier: State, later: State, args: Args) -> State:
+    """What the linear part misses, in units of its covariance."""
     transform = kernel.tables.transform
     centre, factors = _linear(kernel, step, later, args)
     white = tuple(
         solve_lower(factor, z - m)
         for factor, z, m in zip(factors, transform.to(earlier), centre, strict=True)
     )
-    explained, scale = remainder(kernel, step, later, args)
-    return jax.tree.map(jnp.subtract, transform.back(white, earlier), explained), scale
+    return transform.back(white, earlier)
 
 
 def remainder(kernel: LearnedKernel, step: Any, x: State, args: Args) -> tuple[State, State]:
@@ -280,7 +289,12 @@ def remainder(kernel: LearnedKernel, step: Any, x: State, args: Args) -> tuple[S
         mean, scale = asked(0), asked(1)
     # No remainder is larger than what some path of the data missed: the chain can't run off.
     mean = jax.tree.map(_bounded, mean, kernel.tables.largest)
-    return mean, jax.tree.map(lambda h: _bounded(h, _LARGEST), scale)
+    scale = jax.tree.map(lambda h: _bounded(h, _LARGEST), scale)
+    if kernel.trust is None:
+        return mean, scale
+    shares = zip((mean, scale), kernel.trust, strict=True)
+    mean, scale = (jax.tree.map(lambda v, a=a: a.astype(v.dtype) * v, part) for part, a in shares)
+    return mean, scale
 
 
 def takes_trees(model: Any) -> bool:

@@ -1,18 +1,73 @@
-"""The noise that a kernel's network leaves, measured on paths that it was not trained on."""
+"""How far to trust a kernel's network, and the noise that it leaves, on unseen paths."""
 
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.scores.kernel import LearnedKernel, residual
+from smdp_jax.scores.kernel import LearnedKernel, remainder, residual, whitened
 from smdp_jax.scores.tables import with_input_noise
 from smdp_jax.sde import State
 from smdp_jax.trajectories import Trajectories
 
 _NEIGHBOURS = 2
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_ENOUGH = 2_000_000
+# What the log likelihood must gain, in nats, for less than full trust.
+_GAIN = 3.0
+
+
+def trusted(
+    kernel: LearnedKernel, paths: Trajectories, input_noise: float, key: PRNGKeyArray
+) -> LearnedKernel:
+    """Scale the network's mean and noise down as far as the likelihood of unseen steps gains."""
+    if kernel.model is None:
+        return kernel
+    leaves = jax.tree.leaves(paths.xs)
+    entries = sum(leaf[0].size for leaf in leaves)
+    some = paths.some(0, min(max(_ENOUGH // entries, 1), paths.num_samples))
+    sigma = jnp.asarray(input_noise, leaves[0].dtype)
+    gains = np.array(_likelihoods(kernel, some, sigma, key))
+    gains[-1, -1] += _GAIN
+    if not np.isfinite(gains[-1, -1]):
+        return kernel
+    best = np.unravel_index(np.nanargmax(gains), gains.shape)
+    shares = [_SHARES[i] for i in best]
+    return replace(kernel, trust=jnp.asarray(shares, leaves[0].dtype))
+
+
+@jax.jit
+def _likelihoods(
+    kernel: LearnedKernel, paths: Trajectories, input_noise: Array, key: PRNGKeyArray
+) -> Array:
+    """Log likelihood (shares of N, shares of h), the size of the noise being free."""
+    shares = jnp.asarray(_SHARES)
+
+    def one(step: Array) -> tuple[Array, Array]:
+        def one_path(i: Array) -> tuple[Array, ...]:
+            own = jax.random.fold_in(jax.random.fold_in(key, step), i)
+            later = with_input_noise(kernel.tables, own, step, paths.at(i, step + 1), input_noise)
+            args = paths.args_of(i)
+            white = whitened(kernel, step, paths.at(i, step), later, args)
+            both = remainder(kernel, step, later, args)
+            return tuple(ravel_pytree(v)[0].astype(shares.dtype) for v in (white, *both))
+
+        white, mean, scale = jax.vmap(one_path)(jnp.arange(paths.num_samples))
+        squares = jax.lax.map(
+            lambda a: jax.lax.map(
+                lambda b: (((white - a * mean) * jnp.exp(-b * scale)) ** 2).mean(), shares
+            ),
+            shares,
+        )
+        return squares, scale.mean()
+
+    squares, scales = jax.lax.map(one, jnp.arange(paths.num_times - 1))
+    count = sum(leaf[:, 1:].size for leaf in jax.tree.leaves(paths.xs))
+    return -count * (jnp.log(squares.mean(axis=0)) / 2 + shares[None] * scales.mean())
 
 
 @jax.jit

@@ -1,5 +1,7 @@
 """The objective that learns a kernel: its minimiser, its noise, and what it refuses."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,6 +88,19 @@ def test_samples_are_those_of_the_posterior(fitted):
     # From end states of the data the chain returns to the data: here to two lumps.
     assert np.mean(np.abs(np.asarray(back)) < 0.4) < 0.15
     assert float(back.std()) == pytest.approx(float(data.xs[:, 0].std()), rel=0.08)
+
+
+def test_network_is_trusted_as_far_as_unseen_paths_bear_it_out(fitted):
+    assert fitted.kernel.trust[0] >= 0.75
+    # One that has learned nothing: 20 paths, and parameters of chance.
+    data, held = paths(jax.random.key(0), 20), paths(jax.random.key(9), 200)
+    options = {"steps": 1, "key": jax.random.key(1), "batch_size": 4, "progress": False}
+    net, objective = smdp.models.MLP((16,), time_features="raw"), smdp.BackwardKernel()
+    kernel = smdp.fit(SDE, net, data, objective, **options).kernel
+    drawn = iter(jax.random.split(jax.random.key(5), 100))
+    chance = jax.tree.map(lambda v: jax.random.normal(next(drawn), v.shape), kernel.variables)
+    blind = dataclasses.replace(kernel, variables=chance, trust=None)
+    assert objective.finish(blind, held, jax.random.key(2)).trust[0] == 0
 
 
 def test_other_kinds_are_not_offered(fitted):
