@@ -21,7 +21,7 @@ from smdp_jax.objectives.base import Objective
 from smdp_jax.objectives.step_miss import mean_square
 from smdp_jax.scores.estimate import Base, kernel_tables
 from smdp_jax.scores.kernel import LearnedKernel, residual, shown
-from smdp_jax.scores.leftover import miss_of, noise_left, trusted
+from smdp_jax.scores.leftover import miss_of, noise_left, trusted, widened
 from smdp_jax.scores.tables import KernelTables, with_input_noise
 from smdp_jax.sde import SDE, Scalar, State
 from smdp_jax.trajectories import Trajectories
@@ -132,9 +132,11 @@ class BackwardKernel(Objective):
         self, learned: LearnedKernel, held_out: Trajectories, key: PRNGKeyArray
     ) -> LearnedKernel:
         """Measure how far the network is to be trusted, and the noise that it leaves."""
-        k_trust, k_noise = jax.random.split(key)
+        k_trust, k_noise, k_chain = jax.random.split(key, 3)
         learned = trusted(learned, held_out, self.input_noise, k_trust)
-        return noise_left(learned, held_out, self.input_noise, k_noise)
+        learned = noise_left(learned, held_out, self.input_noise, k_noise)
+        # With noise on the inputs, how the chain is to be walked is not known here.
+        return learned if self.input_noise else widened(learned, held_out, k_chain)
 
     def miss(self, sde: SDE, learned: LearnedKernel, data: Trajectories, key: Any) -> Array:
         """Mean square of what is left, in units of the linear part's covariance."""

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import smdp_jax as smdp
+from smdp_jax.scores.leftover import noise_left, widened
 
 G, DT = 0.4, 0.25
 START = np.linspace(-2.5, 2.5, 2001)
@@ -101,6 +102,21 @@ def test_network_is_trusted_as_far_as_unseen_paths_bear_it_out(fitted):
     chance = jax.tree.map(lambda v: jax.random.normal(next(drawn), v.shape), kernel.variables)
     blind = dataclasses.replace(kernel, variables=chance, trust=None)
     assert objective.finish(blind, held, jax.random.key(2)).trust[0] == 0
+
+
+@pytest.mark.parametrize("narrow", [1.0, 0.75])
+def test_noise_is_widened_until_unseen_starts_are_ranked_evenly(narrow):
+    """On a linear process, where a kernel without a network has the right noise."""
+    sde = smdp.SDE(lambda t, x, args: -x, diffusion=0.7)
+    ts = jnp.linspace(0.0, 1.0, 9)
+    x0 = jax.random.normal(jax.random.key(0), (3000, 2))
+    data = smdp.simulate(sde, x0, ts, key=jax.random.key(1), substeps=4)
+    kernel = noise_left(smdp.estimate_kernel(sde, data), data, 0.0, jax.random.key(2))
+    kernel = dataclasses.replace(kernel, left=tuple(narrow * root for root in kernel.left))
+    wider = widened(kernel, data, jax.random.key(3))
+    factor = float(wider.left[0][0, 0, 0, 0] / kernel.left[0][0, 0, 0, 0])
+    # The square's standard error is about 1 / sqrt(3000 x 2 entries): 2 % of the factor.
+    assert factor == pytest.approx(1 / narrow, rel=0.08)
 
 
 def test_other_kinds_are_not_offered(fitted):
