@@ -148,6 +148,7 @@ def kuramoto() -> Case:
         smdp.linear_grid(0.0, 4.0, 40),
         lambda key, m: jax.vmap(lambda k: 2 * start(64, key=k)[0])(jax.random.split(key, m)),
         observables=lambda x: {"energy": (x**2).mean(), "max": x.max(), "first": x[0]},
+        ends=200,
         steps=4000,
     )
 

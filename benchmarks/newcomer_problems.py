@@ -56,6 +56,7 @@ def advection_diffusion() -> Case:
         _smooth(n, shape),
         exact=lambda x, args: exact(x),
         simulation={"substeps": 8},
+        ends=200,
         steps=2000,
     )
 
@@ -85,6 +86,7 @@ def heat_by_viscosity() -> Case:
         _smooth(n, shape),
         args=viscosities,
         exact=exact,
+        ends=200,
         steps=2000,
     )
 
@@ -134,6 +136,7 @@ def gray_scott() -> Case:
             "mean v": x["v"].mean(),
             "max v": x["v"].max(),
         },
+        ends=200,
         steps=4000,
     )
 
