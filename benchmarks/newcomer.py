@@ -256,8 +256,8 @@ def main(given: list[str] | None = None) -> dict[str, Any]:
     options = parse(Options(), quick | {"samples": 9, "particles": 1000}, __doc__, given)
     started = time.perf_counter()
     rows = kept(options)
-    for name in options.cases:
-        for seed in options.seeds:
+    for seed in options.seeds:
+        for name in options.cases:
             if not any(row["problem"] == name and row["seed"] == seed for row in rows):
                 rows = rows + rows_of(name, options, seed)
                 keep(options, rows)

@@ -52,10 +52,10 @@ class BackwardKernel(Objective):
     base : "state" or "inverse"
         b: the later state, or the inverse-physics step of it, which explains more where the
         inverse is good, and sends paths astray where it amplifies.
-    spread : bool, optional
-        Let the network also say how the size of the noise depends on the state, at twice the cost:
-        posteriors of nonlinear processes are narrow here and wide there. Default: where all entries
-        of the state are one block, as for states of few numbers.
+    spread : bool
+        Let the network also say how the size of the noise depends on the state: posteriors of
+        nonlinear processes are narrow here and wide there. One call of a network gives both, or
+        two, of one that takes arrays alone.
     hold_out : float
         Share of the paths on which the noise that is left is measured, where ``fit`` gets no
         ``validation``.
@@ -72,7 +72,7 @@ class BackwardKernel(Objective):
     input_noise: float = 0.0
     transform: Any = "auto"
     base: Base = "state"
-    spread: bool | None = None
+    spread: bool = True
     hold_out: float = 0.1
     grid_axes: int | None = None
 

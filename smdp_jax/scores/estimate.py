@@ -55,7 +55,7 @@ def kernel_tables(
     base: Base = "state",
     axes: int | None = None,
     input_noise: float = 0.0,
-    spread: bool | None = False,
+    spread: bool = False,
     key: PRNGKeyArray,
 ) -> KernelTables:
     """Estimate gains and covariances of every step."""
@@ -79,7 +79,6 @@ def kernel_tables(
     else:
         chosen = blocks.Custom(axes, *transform)
         blocks.check_unitary(chosen, x)
-    spread = isinstance(chosen, blocks.Joint) if spread is None else spread
     return _tables(sde, data, chosen, physics, input_noise, key, spread=spread)
 
 
