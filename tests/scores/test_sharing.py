@@ -108,6 +108,7 @@ def test_an_old_file_stays_where_the_new_one_fails(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["term"]
 
 
+@pytest.mark.filterwarnings("ignore:one backward step misses")
 def test_learned_kernel_samples_the_same(tmp_path):
     kernel = smdp.fit(
         SDE, MODEL, DATA, steps=2, key=jax.random.key(0), batch_size=4, progress=False
