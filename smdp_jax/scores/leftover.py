@@ -131,7 +131,7 @@ def widened(kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray) -> Le
     # Ranks of a few draws are binomial about those of infinitely many.
     squares = (squares - 1 / (4 * _DRAWS)) / (1 - 1 / _DRAWS)
     excess, chance = squares.mean() - 1 / 12, squares.var() / max(number - 1, 1)
-    if not (excess > 0 and excess**2 > chance):
+    if not (excess > 0 and excess**2 > 4 * chance):
         return kernel
     # What chance may have added is taken back (James, Stein 1961).
     found = min(1 / 12 + excess * (1 - chance / excess**2), _LARGEST_SQUARE)
