@@ -20,6 +20,7 @@ from smdp_jax.objectives import MultiStep, PathScore
 from smdp_jax.posterior import Posterior, sample_posterior
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.learned import LearnedScore, StepCorrection
+from smdp_jax.scores.step import LearnedStep
 from smdp_jax.sde import SDE, State
 from smdp_jax.simulate import simulate
 from smdp_jax.solve.time_grids import linear_grid
@@ -414,7 +415,7 @@ class Run:
         The forward process.
     dataset : Dataset
         Simulated paths and known answers.
-    learned : LearnedScore, StepCorrection or LearnedKernel
+    learned : LearnedScore, StepCorrection, LearnedStep or LearnedKernel
         What training returned, EMA parameters.
     history : dict of arrays
         Training by epoch, see ``smdp_jax.Fit``.
@@ -427,7 +428,7 @@ class Run:
     config: Experiment
     sde: SDE
     dataset: Dataset
-    learned: LearnedScore | StepCorrection | LearnedKernel
+    learned: LearnedScore | StepCorrection | LearnedStep | LearnedKernel
     history: Mapping[str, np.ndarray]
     step_miss: np.ndarray
     directory: Path
