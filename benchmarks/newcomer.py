@@ -106,12 +106,14 @@ def particle_draws(case: Case, test: smdp.Trajectories, number: int, particles: 
     def ended(x: Any) -> Any:
         last = jnp.arange(400 - short, 400)
         (end, covariance), _ = jax.lax.scan(spread, (x, jnp.zeros((size, size))), last)
-        precision = jnp.linalg.inv(covariance)
-        return end, jnp.linalg.cholesky(precision), jnp.linalg.slogdet(precision)[1]
+        return end, covariance
 
     k_start, k_path = jax.random.split(jax.random.key(12345))
     starts = jax.vmap(lambda x: ravel_pytree(x)[0])(case.prior(k_start, particles))
-    means, roots, logs = map(np.asarray, ended(forward(k_path, starts)))
+    means, covariances = map(np.asarray, ended(forward(k_path, starts)))
+    # In numpy: XLA's own decompositions of so many matrices never end on few cores.
+    precisions = np.linalg.inv(covariances)
+    roots, logs = np.linalg.cholesky(precisions), np.linalg.slogdet(precisions)[1]
     generator, found = np.random.default_rng(12345), []
     for x_end in np.asarray(flat(test.xs, 2)[:, -1]):
         white = np.einsum("ni,nij->nj", x_end - means, roots)
