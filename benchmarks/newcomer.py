@@ -110,17 +110,19 @@ def particle_draws(case: Case, test: smdp.Trajectories, number: int, particles: 
 
     k_start, k_path = jax.random.split(jax.random.key(12345))
     starts = jax.vmap(lambda x: ravel_pytree(x)[0])(case.prior(k_start, particles))
-    means, covariances = map(np.asarray, ended(forward(k_path, starts)))
+    means, covariances = (np.asarray(v, float) for v in ended(forward(k_path, starts)))
+    good = np.isfinite(means).all(axis=1) & np.isfinite(covariances).all(axis=(1, 2))
+    means, covariances, starts = means[good], covariances[good], np.asarray(starts)[good]
     # In numpy: XLA's own decompositions of so many matrices never end on few cores.
-    precisions = np.linalg.inv(covariances)
-    roots, logs = np.linalg.cholesky(precisions), np.linalg.slogdet(precisions)[1]
+    covariances += 1e-7 * np.einsum("nii,ij->nij", covariances, np.eye(size))
+    factors = np.linalg.cholesky((covariances + np.swapaxes(covariances, 1, 2)) / 2)
+    roots, logs = np.linalg.inv(factors), -np.log(np.einsum("nii->ni", factors)).sum(axis=1)
     generator, found = np.random.default_rng(12345), []
     for x_end in np.asarray(flat(test.xs, 2)[:, -1]):
-        white = np.einsum("ni,nij->nj", x_end - means, roots)
-        log = np.nan_to_num(logs / 2 - (white**2).sum(axis=1) / 2, nan=-np.inf)
-        total = np.cumsum(np.exp(log - log.max()), dtype=float)
-        chosen = np.searchsorted(total, generator.random(number) * total[-1])
-        found.append(np.asarray(starts)[chosen])
+        white = np.einsum("nij,nj->ni", roots, x_end - means)
+        log = logs - (white**2).sum(axis=1) / 2
+        total = np.cumsum(np.exp(log - log.max()))
+        found.append(starts[np.searchsorted(total, generator.random(number) * total[-1])])
     return jnp.asarray(np.stack(found))
 
 
