@@ -114,9 +114,10 @@ def particle_draws(case: Case, test: smdp.Trajectories, number: int, particles: 
     good = np.isfinite(means).all(axis=1) & np.isfinite(covariances).all(axis=(1, 2))
     means, covariances, starts = means[good], covariances[good], np.asarray(starts)[good]
     # In numpy: XLA's own decompositions of so many matrices never end on few cores.
-    covariances += 1e-7 * np.einsum("nii,ij->nij", covariances, np.eye(size))
-    factors = np.linalg.cholesky((covariances + np.swapaxes(covariances, 1, 2)) / 2)
-    roots, logs = np.linalg.inv(factors), -np.log(np.einsum("nii->ni", factors)).sum(axis=1)
+    sizes, axes = np.linalg.eigh((covariances + np.swapaxes(covariances, 1, 2)) / 2)
+    sizes = np.maximum(sizes, 1e-6 * sizes[:, -1:])
+    roots = np.swapaxes(axes / np.sqrt(sizes)[:, None], 1, 2)
+    logs = -np.log(sizes).sum(axis=1) / 2
     generator, found = np.random.default_rng(12345), []
     for x_end in np.asarray(flat(test.xs, 2)[:, -1]):
         white = np.einsum("nij,nj->ni", roots, x_end - means)
