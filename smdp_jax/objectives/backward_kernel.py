@@ -20,7 +20,8 @@ from jaxtyping import Array, PRNGKeyArray
 from smdp_jax.objectives.base import Objective
 from smdp_jax.objectives.step_miss import mean_square
 from smdp_jax.scores.estimate import Base, kernel_tables
-from smdp_jax.scores.kernel import LearnedKernel, residual, shown
+from smdp_jax.scores.kernel import LearnedKernel
+from smdp_jax.scores.kernel_step import residual, shown
 from smdp_jax.scores.leftover import miss_of, noise_left, trusted, widened
 from smdp_jax.scores.tables import KernelTables, with_input_noise
 from smdp_jax.sde import SDE, Scalar, State

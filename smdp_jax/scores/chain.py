@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.checks import check_number
-from smdp_jax.scores.kernel import LearnedKernel, draw, first_step
+from smdp_jax.scores.kernel import LearnedKernel, first_step
+from smdp_jax.scores.kernel_step import draw
 from smdp_jax.scores.tables import with_input_noise
 from smdp_jax.sde import Args, State
 from smdp_jax.solve.backward import BackwardSolve, SolveInfo

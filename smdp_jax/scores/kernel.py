@@ -21,15 +21,21 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.checks import concrete
-from smdp_jax.scores.blocks import Blocks, matvec
-from smdp_jax.scores.learned import apply_network
+from smdp_jax.scores.blocks import matvec
+from smdp_jax.scores.kernel_step import (
+    coloured,
+    draw,
+    linear,
+    log_determinants,
+    remainder,
+    residual,
+    roots_of,
+    state_of,
+)
 from smdp_jax.scores.own_steps import check_same_process, first_of, steps_of
 from smdp_jax.scores.regression import solve_lower
-from smdp_jax.scores.tables import KernelTables, inputs, white_noise
+from smdp_jax.scores.tables import KernelTables
 from smdp_jax.sde import SDE, Args, Scalar, State
-
-# The noise may depend on the state by a factor of up to e^2.
-_LARGEST = 2.0
 
 
 @jax.tree_util.register_dataclass
@@ -161,9 +167,9 @@ class LearnedKernel:
         pytree
             Like ``x``.
         """
-        centre, factors = _linear(self, step, x, args)
+        centre, factors = linear(self, step, x, args)
         white = self.tables.transform.to(remainder(self, step, x, args)[0])
-        return _state(self, centre, factors, white, x)
+        return state_of(self, centre, factors, white, x)
 
     def covariance(self, step: Any, x: State, args: Args = None) -> Array:
         """Covariance of one backward step.
@@ -183,12 +189,12 @@ class LearnedKernel:
             Over the entries of all leaves, in the order of ``jax.tree.leaves``.
         """
         flat, restore = ravel_pytree(x)
-        factors = _linear(self, step, x, args)[1]
+        factors = linear(self, step, x, args)[1]
         scale = remainder(self, step, x, args)[1]
 
         def spread(unit: Array) -> Array:
             transform = self.tables.transform
-            kick = transform.back(_noise(self, step, transform.to(restore(unit))), x)
+            kick = transform.back(coloured(self, step, transform.to(restore(unit))), x)
             blocks = transform.to(jax.tree.map(lambda k, h: k * jnp.exp(h), kick, scale))
             moved = tuple(matvec(f, b) for f, b in zip(factors, blocks, strict=True))
             return ravel_pytree(self.tables.transform.back(moved, x))[0]
@@ -235,151 +241,20 @@ class LearnedKernel:
             In nats, with respect to the volume of the state's entries.
         """
         transform = self.tables.transform
-        factors = _linear(self, step, later, args)[1]
+        factors = linear(self, step, later, args)[1]
         missed, scale = residual(self, step, earlier, later, args)
         left = transform.to(jax.tree.map(lambda r, h: r * jnp.exp(-h), missed, scale))
-        roots = _left(self, step, left)
+        roots = roots_of(self, step, left)
         white = tuple(solve_lower(r, b) for r, b in zip(roots, left, strict=True))
         total: Any = 0.0
         for factor, root, times in zip(factors, roots, transform.multiplicity(later), strict=True):
-            logs = _log_determinants(factor) + _log_determinants(root)
+            logs = log_determinants(factor) + log_determinants(root)
             total = total - (jnp.asarray(times, logs.dtype) * logs).sum()
         for h in jax.tree.leaves(scale):
             total = total - h.sum()
         for leaf in jax.tree.leaves(transform.back(white, later)):
             total = total - (leaf**2).sum() / 2 - leaf.size * math.log(2 * math.pi) / 2
         return total
-
-
-def residual(
-    kernel: LearnedKernel, step: Any, earlier: State, later: State, args: Args
-) -> tuple[State, State]:
-    """What the mean misses, in units of the linear part's covariance, and its log size."""
-    explained, scale = remainder(kernel, step, later, args)
-    missed = whitened(kernel, step, earlier, later, args)
-    return jax.tree.map(jnp.subtract, missed, explained), scale
-
-
-def whitened(kernel: LearnedKernel, step: Any, earlier: State, later: State, args: Args) -> State:
-    """What the linear part misses, in units of its covariance."""
-    transform = kernel.tables.transform
-    centre, factors = _linear(kernel, step, later, args)
-    white = tuple(
-        solve_lower(factor, z - m)
-        for factor, z, m in zip(factors, transform.to(earlier), centre, strict=True)
-    )
-    return transform.back(white, earlier)
-
-
-def remainder(kernel: LearnedKernel, step: Any, x: State, args: Args) -> tuple[State, State]:
-    """Evaluate the network: N in units of the linear part's covariance, and h of the noise."""
-    nothing = jax.tree.map(jnp.zeros_like, x)
-    if kernel.model is None:
-        return nothing, nothing
-
-    def asked(flag: int) -> Any:
-        seen = shown(kernel.model, kernel.tables, step, x, args, flag)
-        return apply_network(kernel.model, kernel.variables, *seen)
-
-    if not kernel.tables.spread:
-        mean, scale = asked(0), nothing
-    elif takes_trees(kernel.model):
-        mean, scale = asked(0)
-    else:
-        mean, scale = asked(0), asked(1)
-    # No remainder is larger than what some path of the data missed: the chain can't run off.
-    mean = jax.tree.map(_bounded, mean, kernel.tables.largest)
-    scale = jax.tree.map(lambda h: _bounded(h, _LARGEST), scale)
-    if kernel.trust is None:
-        return mean, scale
-    shares = zip((mean, scale), kernel.trust, strict=True)
-    mean, scale = (jax.tree.map(lambda v, a=a: a.astype(v.dtype) * v, part) for part, a in shares)
-    return mean, scale
-
-
-def takes_trees(model: Any) -> bool:
-    """Whether a network takes a pair of states for a state, and returns such a pair."""
-    return getattr(model, "takes_trees", False)
-
-
-def shown(
-    model: Any, tables: KernelTables, step: Any, x: State, args: Args, flag: int = 0
-) -> tuple[Scalar, Any, Args]:
-    """Time, state and conditions as the network is shown them."""
-    t, scaled, white = inputs(tables, step, x)
-    if not tables.spread:
-        return t, scaled, (args, white)
-    if takes_trees(model):
-        return t, (scaled, white), args
-    return t, scaled, (args, white, jnp.full_like(t, flag))
-
-
-def _bounded(values: Array, largest: Any) -> Array:
-    """Keep values within a bound, smoothly."""
-    largest = jnp.asarray(largest, values.dtype)
-    return largest * jnp.tanh(values / largest)
-
-
-def draw(
-    kernel: LearnedKernel,
-    key: PRNGKeyArray,
-    step: Any,
-    x: State,
-    args: Args,
-    amplitude: Any = None,
-) -> tuple[State, State]:
-    """Draw the earlier state, and return the remainder beside it."""
-    transform = kernel.tables.transform
-    centre, factors = _linear(kernel, step, x, args)
-    explained, scale = remainder(kernel, step, x, args)
-    noise = white_noise(key, x)
-    if amplitude is not None:
-        noise = jax.tree.map(lambda n: amplitude.astype(n.dtype) * n, noise)
-    kick = transform.back(_noise(kernel, step, transform.to(noise)), x)
-    white = transform.to(jax.tree.map(lambda n, h, k: n + k * jnp.exp(h), explained, scale, kick))
-    return _state(kernel, centre, factors, white, x), explained
-
-
-def _linear(kernel: LearnedKernel, step: Any, x: State, args: Args) -> tuple[Blocks, Blocks]:
-    """Mean of the linear part, and the factors of its covariance, in blocks."""
-    tables = kernel.tables
-    base = x
-    if tables.physics is not None:
-        base = tables.physics(tables.ts[step + 1], tables.ts[step], x, args)
-    blocks = tables.transform.to(base)
-    groups = jax.tree.map(lambda v: v[step], tables.groups)
-    features = tables.hats(args, jnp.abs(blocks[0]).dtype)
-    centre, factors = [], []
-    for group, b in zip(groups, blocks, strict=True):
-        offset, gain, factor = group.at(features)
-        centre.append(group.mean + offset + matvec(gain, b - group.base_mean))
-        factors.append(factor)
-    return tuple(centre), tuple(factors)
-
-
-def _log_determinants(factors: Array) -> Array:
-    return jnp.log(jnp.diagonal(factors, axis1=-2, axis2=-1).real).sum(axis=-1)
-
-
-def _state(
-    kernel: LearnedKernel, centre: Blocks, factors: Blocks, white: Blocks, like: State
-) -> State:
-    moved = tuple(m + matvec(f, w) for m, f, w in zip(centre, factors, white, strict=True))
-    return kernel.tables.transform.back(moved, like)
-
-
-def _left(kernel: LearnedKernel, step: Any, blocks: Blocks) -> Blocks:
-    if kernel.left is not None:
-        return tuple(root[step] for root in kernel.left)
-    return tuple(
-        jnp.broadcast_to(jnp.eye(b.shape[1], dtype=b.dtype), (*b.shape, b.shape[1])) for b in blocks
-    )
-
-
-def _noise(kernel: LearnedKernel, step: Any, blocks: Blocks) -> Blocks:
-    if kernel.left is None:
-        return blocks
-    return tuple(matvec(root[step], b) for root, b in zip(kernel.left, blocks, strict=True))
 
 
 def first_step(own: Any, ts: Any) -> int:

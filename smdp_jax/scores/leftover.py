@@ -9,7 +9,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.scores.kernel import LearnedKernel, draw, remainder, residual, whitened
+from smdp_jax.scores.kernel import LearnedKernel
+from smdp_jax.scores.kernel_step import draw, remainder, residual, whitened
 from smdp_jax.scores.tables import with_input_noise
 from smdp_jax.sde import State
 from smdp_jax.trajectories import Trajectories
