@@ -76,7 +76,10 @@ def particle_draws(case: Case, test: smdp.Trajectories, number: int, particles: 
     """
     assert case.sde.drift is not None
     x, restore = ravel_pytree(test.at(0, 0))
-    size, g = x.size, ravel_pytree(case.sde.g(test.ts[0], test.at(0, 0)))[0]
+    first = test.at(0, 0)
+    amplitudes = case.sde.g(test.ts[0], first)
+    size = x.size
+    g = ravel_pytree(jax.tree.map(lambda g, x: jnp.broadcast_to(g, x.shape), amplitudes, first))[0]
     short = 40 if size > 2 else 10
     dt = (test.ts[-1] - test.ts[0]) / 400
 
