@@ -22,7 +22,7 @@ from smdp_jax.objectives.step_miss import mean_square
 from smdp_jax.scores.estimate import Base, kernel_tables
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.kernel_step import residual, shown
-from smdp_jax.scores.leftover import miss_of, noise_left, trusted, widened
+from smdp_jax.scores.leftover import miss_of, noise_left, trusted, rescaled
 from smdp_jax.scores.tables import KernelTables, with_input_noise
 from smdp_jax.sde import SDE, Scalar, State
 from smdp_jax.trajectories import Trajectories
@@ -137,7 +137,7 @@ class BackwardKernel(Objective):
         learned = trusted(learned, held_out, self.input_noise, k_trust)
         learned = noise_left(learned, held_out, self.input_noise, k_noise)
         # With noise on the inputs, how the chain is to be walked is not known here.
-        return learned if self.input_noise else widened(learned, held_out, k_chain)
+        return learned if self.input_noise else rescaled(learned, held_out, k_chain)
 
     def miss(self, sde: SDE, learned: LearnedKernel, data: Trajectories, key: Any) -> Array:
         """Mean square of what is left, in units of the linear part's covariance."""

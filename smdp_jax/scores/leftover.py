@@ -20,10 +20,10 @@ _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _ENOUGH = 2_000_000
 # What the log likelihood must gain, in nats, for less than full trust.
 _GAIN = 3.0
-# Chains to find ranks with: draws of each path, entries in all, and where ranks say no more.
+# Chains to find ranks with: draws of each path, entries in all, and by what noise may change.
 _DRAWS = 16
 _CHAINED = 6_000_000
-_LARGEST_SQUARE = 0.11
+_FACTORS = (0.75, 1.33)
 
 
 def trusted(
@@ -118,12 +118,12 @@ def noise_left(
     return replace(kernel, left=tuple(root(m) for m in moments))
 
 
-def widened(kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray) -> LearnedKernel:
-    """Widen the noise by the errors of the mean that steps share, found on unseen paths.
+def rescaled(kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray) -> LearnedKernel:
+    """Scale the noise so that chains suit unseen paths: steps share errors that none shows alone.
 
     A chain is started at the end of each path. Among its draws the path's own early states have
     ranks u in (0, 1), uniform if all is well. If u = Phi(z) with z of variance v, then
-    E (u - 1/2)^2 = asin(v / (1 + v)) / (2 pi); where v exceeds 1 the noise grows by sqrt(v).
+    E (u - 1/2)^2 = asin(v / (1 + v)) / (2 pi); where v is clearly not 1 the noise grows by sqrt(v).
     """
     entries = sum(leaf[0].size for leaf in jax.tree.leaves(paths.xs))
     number = int(min(max(_CHAINED // (entries * _DRAWS), 8), paths.num_samples))
@@ -132,12 +132,11 @@ def widened(kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray) -> Le
     # Ranks of a few draws are binomial about those of infinitely many.
     squares = (squares - 1 / (4 * _DRAWS)) / (1 - 1 / _DRAWS)
     excess, chance = squares.mean() - 1 / 12, squares.var() / max(number - 1, 1)
-    if not (excess > 0 and excess**2 > 4 * chance):
+    if not excess**2 > 4 * chance:
         return kernel
     # What chance may have added is taken back (James, Stein 1961).
-    found = min(1 / 12 + excess * (1 - chance / excess**2), _LARGEST_SQUARE)
-    share = np.sin(2 * np.pi * found)
-    factor = float(np.sqrt(share / (1 - share)))
+    share = np.sin(2 * np.pi * np.clip(1 / 12 + excess * (1 - chance / excess**2), 0, 0.11))
+    factor = float(np.clip(np.sqrt(share / (1 - share)), *_FACTORS))
     assert kernel.left is not None
     return replace(kernel, left=tuple(root * factor for root in kernel.left))
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import smdp_jax as smdp
-from smdp_jax.scores.leftover import noise_left, widened
+from smdp_jax.scores.leftover import noise_left, rescaled
 
 G, DT = 0.4, 0.25
 START = np.linspace(-2.5, 2.5, 2001)
@@ -104,8 +104,8 @@ def test_network_is_trusted_as_far_as_unseen_paths_bear_it_out(fitted):
     assert objective.finish(blind, held, jax.random.key(2)).trust[0] == 0
 
 
-@pytest.mark.parametrize("narrow", [1.0, 0.75])
-def test_noise_is_widened_until_unseen_starts_are_ranked_evenly(narrow):
+@pytest.mark.parametrize("narrow", [1.0, 0.8, 1.25])
+def test_noise_is_rescaled_until_unseen_starts_are_ranked_evenly(narrow):
     """On a linear process, where a kernel without a network has the right noise."""
     sde = smdp.SDE(lambda t, x, args: -x, diffusion=0.7)
     ts = jnp.linspace(0.0, 1.0, 9)
@@ -113,7 +113,7 @@ def test_noise_is_widened_until_unseen_starts_are_ranked_evenly(narrow):
     data = smdp.simulate(sde, x0, ts, key=jax.random.key(1), substeps=4)
     kernel = noise_left(smdp.estimate_kernel(sde, data), data, 0.0, jax.random.key(2))
     kernel = dataclasses.replace(kernel, left=tuple(narrow * root for root in kernel.left))
-    wider = widened(kernel, data, jax.random.key(3))
+    wider = rescaled(kernel, data, jax.random.key(3))
     factor = float(wider.left[0][0, 0, 0, 0] / kernel.left[0][0, 0, 0, 0])
     # The square's standard error is about 1 / sqrt(3000 x 2 entries): 2 % of the factor.
     assert factor == pytest.approx(1 / narrow, rel=0.08)
