@@ -22,7 +22,7 @@ from smdp_jax.objectives.step_miss import mean_square
 from smdp_jax.scores.estimate import Base, kernel_tables
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.kernel_step import residual, shown
-from smdp_jax.scores.leftover import miss_of, noise_left, trusted, rescaled
+from smdp_jax.scores.leftover import miss_of, noise_left, rescaled, trusted
 from smdp_jax.scores.tables import KernelTables, with_input_noise
 from smdp_jax.sde import SDE, Scalar, State
 from smdp_jax.trajectories import Trajectories
