@@ -141,7 +141,7 @@ def kuramoto() -> Case:
     import exponax as ex
 
     stepper = ex.stepper.KuramotoSivashinskyConservative(1, 22.0, 64, dt=0.1)
-    start = ex.ic.RandomTruncatedFourierSeries(1, cutoff=4, offset_range=(0.0, 0.0))
+    start = ex.ic.RandomTruncatedFourierSeries(1, cutoff=4, offset_range=(0, 0))
 
     return Case(
         smdp.SDE(step=lambda t0, t1, x, args: stepper(x[None])[0], diffusion=0.15),

@@ -20,7 +20,6 @@ from smdp_jax.objectives import MultiStep, PathScore
 from smdp_jax.posterior import Posterior, sample_posterior
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.learned import LearnedScore, StepCorrection
-from smdp_jax.scores.step import LearnedStep
 from smdp_jax.sde import SDE, State
 from smdp_jax.simulate import simulate
 from smdp_jax.solve.time_grids import linear_grid
@@ -415,7 +414,7 @@ class Run:
         The forward process.
     dataset : Dataset
         Simulated paths and known answers.
-    learned : LearnedScore, StepCorrection, LearnedStep or LearnedKernel
+    learned : LearnedScore, StepCorrection or LearnedKernel
         What training returned, EMA parameters.
     history : dict of arrays
         Training by epoch, see ``smdp_jax.Fit``.
@@ -428,7 +427,7 @@ class Run:
     config: Experiment
     sde: SDE
     dataset: Dataset
-    learned: LearnedScore | StepCorrection | LearnedStep | LearnedKernel
+    learned: LearnedScore | StepCorrection | LearnedKernel
     history: Mapping[str, np.ndarray]
     step_miss: np.ndarray
     directory: Path

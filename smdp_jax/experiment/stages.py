@@ -290,9 +290,8 @@ class _Stages:
 
 def _trained(files: RunFiles, config: Experiment, dataset: Dataset) -> tuple[Run, dict[str, Any]]:
     fit, facts = files.read_fit(config.model(dataset.train))
-    run = Run(
-        config, config.sde(), dataset, fit.learned, fit.history, fit.step_miss, files.directory
-    )
+    learned: Any = fit.learned
+    run = Run(config, config.sde(), dataset, learned, fit.history, fit.step_miss, files.directory)
     return run, facts
 
 
