@@ -35,9 +35,9 @@ class Options:
 
     cases: int = 10
     """Held-out pairs."""
-    noise_times: int = 8
+    noise_times: int = 4
     """Times at which noise comes in."""
-    steps: int = 4000
+    steps: int = 2000
     """Proposals of each of four chains; four times as many where R-hat asks for it."""
     seed: int = 0
     """Of the pairs and of the chains."""
