@@ -28,6 +28,7 @@ from smdp_jax.solve.batches import (
     say_filled_up,
     split_of,
 )
+from smdp_jax.solve.choice import Ends, way_back
 from smdp_jax.solve.gaussian import GaussianStep
 from smdp_jax.solve.integrate import Save
 
@@ -182,11 +183,14 @@ def sample_posterior(
     work = Work(x_end, args_axes, (), num_samples, chunk_size)
     solve, work = check_backward("sample_posterior", asked, score, work, batch_axes, args, key)
     walk: Any = solve
+    grows = False
     if isinstance(score, LearnedKernel):
         walk = kernel_walk(score, solve, work.x_end, input_noise)
     elif input_noise != 0:
         raise ValueError(f"input_noise needs a LearnedKernel, got a score and {input_noise}")
-    samples, info = _solve(walk, score, work, args, key, split)
+    else:
+        walk, score, grows = way_back("sample_posterior", solve, score, _ends(work, args))
+    samples, info = _solve(walk, score, work, args, key, split, grows)
     return Posterior(samples, info)
 
 
@@ -263,7 +267,8 @@ def probability_flow(
     )
     work, key = Work(x_end, args_axes, (), 1, chunk_size), jax.random.key(0)
     solve, work = check_backward("probability_flow", asked, score, work, batch_axes, args, key)
-    xs, info = _solve(solve, score, work, args, key, split)
+    solve, score, grows = way_back("probability_flow", solve, score, _ends(work, args))
+    xs, info = _solve(solve, score, work, args, key, split, grows)
     axis = info.finite.ndim - 1
     return Path(jnp.asarray(ts), *jax.tree.map(lambda x: x.squeeze(axis), (xs, info)))
 
@@ -275,26 +280,74 @@ def _solve(
     args: Args,
     key: PRNGKeyArray,
     split: Split | None,
+    grows: bool,
 ) -> tuple[State, SolveInfo]:
-    """Solve for every end state and sample, and say how many were lost."""
+    """Solve for every end state and sample, and say how many were lost or left the data."""
     say_filled_up("paths:", math.prod(work.batch) * work.num_samples, split)
     if split is not None:
         solve, score, args, key, x_end = split.known((solve, score, args, key, work.x_end))
         work = work._replace(x_end=x_end)
     xs, info = _sample(solve, score, work.x_end, key, args, *work[1:], split)
-    lost_at: Any = info.lost_at
-    if concrete(lost_at) and lost_at.is_fully_addressable and not info.finite.all():
-        lost = np.asarray(lost_at)[~np.asarray(info.finite)]
-        why = "try more steps or substeps there, another solver, or a score trained for longer"
-        if where := not_finite(args, "args"):
-            why = f"args must be finite, got {where}"
+    lost_at, left_at = (
+        np.asarray(v)[np.asarray(v) > -np.inf]
+        if v is not None and concrete(v) and v.is_fully_addressable
+        else np.zeros(0)
+        for v in (info.lost_at, info.left_range_at)
+    )
+    count = np.size(info.finite)
+    if lost_at.size:
+        why = _reason(args, solve, lost_at, left_at, grows)
         warnings.warn(
-            f"{lost.size} of {lost_at.size} paths were lost: not finite from t={lost.max():g} on "
-            f"the way back (half of them at t={np.median(lost):g}). info.finite tells which; "
+            f"{lost_at.size} of {count} paths were lost: not finite from t={lost_at.max():g} on "
+            f"the way back (half of them at t={np.median(lost_at):g}). info.finite tells which; "
             f"{why}",
             stacklevel=3,
         )
+    elif left_at.size > _STRAYS * count:
+        warnings.warn(
+            f"{left_at.size} of {count} paths left the range of the training paths, from "
+            f"t={left_at.max():g} on the way back (half of them by t={np.median(left_at):g}): the "
+            "score extrapolates there. info.left_range_at tells which; "
+            f"{_reason(args, solve, left_at, left_at, grows)}",
+            stacklevel=3,
+        )
     return (xs, info) if split is None else split.returned((xs, info))
+
+
+_STRAYS = 0.05
+
+
+def _reason(args: Args, solve: Any, at: np.ndarray, left_at: np.ndarray, grows: bool) -> str:
+    """What would do, for paths that were lost (or left the data) at these times."""
+    if where := not_finite(args, "args"):
+        return f"args must be finite, got {where}"
+    if grows:
+        return "its steps amplify errors, as said before the solve"
+    if left_at.size and left_at.max() >= at.max():
+        return (
+            "they left the data before: the score is not right off the data; train it for longer, "
+            "on more paths or on windows (MultiStep), or learn a backward kernel with input_noise"
+        )
+    ts = getattr(solve, "ts", None)
+    if ts is not None and concrete(ts) and at.max() <= float(ts[1]):
+        return (
+            f"only the last step loses them: the score is singular, or was not learned, near "
+            f"ts[0]={float(ts[0]):g}; start ts later, or with shorter first steps (log_grid)"
+        )
+    return "try more steps or substeps there, another solver, or a score trained for longer"
+
+
+def _ends(work: Work, args: Args) -> Ends:
+    """End states and what belongs to them, on one axis."""
+    number = math.prod(work.batch)
+
+    def flat(tree: Any) -> Any:
+        return jax.tree.map(
+            lambda x: jnp.reshape(x, (number, *jnp.shape(x)[len(work.batch) :])), tree
+        )
+
+    mapped = work.args_axes == 0
+    return Ends(flat(work.x_end), flat(args) if mapped else args, mapped)
 
 
 @compiled

@@ -14,6 +14,7 @@ from smdp_jax.scores.targets import Ramp, ScoreTargetSplitting, least_variance_r
 from smdp_jax.sde import SDE, Args, State
 from smdp_jax.solve.batches import Split, in_chunks, on_auto_mesh, say_filled_up, split_of
 from smdp_jax.solve.chain import ChainSplitting, chain_of
+from smdp_jax.solve.choice import Ends, forward_way
 from smdp_jax.solve.integrate import advance
 from smdp_jax.solve.solvers import check_solver, splits
 from smdp_jax.trajectories import Trajectories
@@ -104,6 +105,8 @@ def simulate(
         rematerialise,
     )
     ts = jnp.asarray(ts)
+    if solver is None:
+        sde, substeps = forward_way(sde, ts, Ends(x0, args, args_axes == 0), substeps)
     path_key, pilot_key = jax.random.split(key)
     say_filled_up("paths:", samples, split)
     if split is not None:

@@ -101,10 +101,14 @@ class LearnedScore(_Learned):
         First and last time that it was trained on.
     shapes : tuple of tuples of int, optional
         Shapes of the leaves of the states it was trained on, which tell a state from a batch.
+    seen : SeenRange, optional
+        Range of the training paths over time; ``info.left_range_at`` says where a path left it.
     """
 
     kind: ClassVar = "score"
     what: ClassVar = "a score: use fit.score"
+
+    seen: Any = field(default=None, kw_only=True)
 
     def check_use(
         self, sde: SDE, ts: Any, noise_level: float, *, whole_steps: bool, use: str

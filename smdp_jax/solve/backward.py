@@ -37,12 +37,16 @@ class SolveInfo:
         in 32 or more of the other steps start.
     lost_at : array
         Time at which a path that is not finite was first found so; -inf for finite ones.
+    left_range_at : array or None
+        Time at which a path was first found outside of the range of the training paths, widened by
+        half of its width; -inf for those that stay. None for a score that knows no range.
     """
 
     evaluations: Any
     finite: Any
     max_score: Any
     lost_at: Any = None
+    left_range_at: Any = None
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["step_size"], meta_fields=["steps"])
@@ -114,7 +118,7 @@ class BackwardSolve:
         per_step = evaluations_per_step(solver)
         if isinstance(solver, GaussianStep):
             solver = bind(solver, self.sde, score, self.noise_level, self.ts[0])
-        last = self.ts.shape[0] - 1
+        last, seen = self.ts.shape[0] - 1, getattr(score, "seen", None)
 
         def correct(key: PRNGKeyArray, tau: Scalar, x: State) -> State:
             assert self.corrector is not None
@@ -135,6 +139,7 @@ class BackwardSolve:
             denoise_last=self.denoise_last,
             after_step=None if self.corrector is None else correct,
             monitor=lambda tau, x: _largest(score(-tau, x, args)),
+            outside=None if seen is None else lambda tau, x: seen.outside(-tau, x),
             rematerialise=self.rematerialise,
         )
         if save != "last":
@@ -142,7 +147,8 @@ class BackwardSolve:
         evaluations = last * self.substeps * per_step
         if self.corrector is not None:
             evaluations += (last * self.substeps - 1) * self.corrector.steps
-        return xs, _info(evaluations, watched.largest, -watched.lost_at)
+        left_at = None if seen is None else -watched.left_at
+        return xs, _info(evaluations, watched.largest, -watched.lost_at, left_at)
 
     def _adaptive(
         self, process: SDE, score: ScoreFn, x_end: State, key: PRNGKeyArray | None, args: Args
@@ -178,8 +184,11 @@ def _largest(score: State) -> Scalar:
     return jnp.max(jnp.stack([leaf.astype(leaves[0].dtype) for leaf in leaves]))
 
 
-def _info(evaluations: Any, largest: Scalar, lost_at: Scalar) -> SolveInfo:
-    return SolveInfo(jnp.asarray(evaluations), lost_at == -jnp.inf, largest, lost_at)
+def _info(
+    evaluations: Any, largest: Scalar, lost_at: Scalar, left_at: Scalar | None = None
+) -> SolveInfo:
+    finite = lost_at == -jnp.inf
+    return SolveInfo(jnp.asarray(evaluations), finite, largest, lost_at, left_at)
 
 
 def _langevin(

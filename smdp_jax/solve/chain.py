@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from smdp_jax.sde import SDE, Args, Scalar, State
-from smdp_jax.solve.linear import LinearPart, phi_functions, rates_at, times, to_modes, to_state
+from smdp_jax.solve.linear import phi_functions, rates_at, times, to_modes, to_state
 from smdp_jax.solve.solvers import flow_map_of
 from smdp_jax.solve.terms import GridNoise, Splitting
 
@@ -74,7 +74,7 @@ class _ExponentialHeun(eqx.Module):
         linear, drift = self.sde.linear, self.sde.drift
         assert drift is not None
         w = to_modes(linear.transform, x)
-        rates = rates_at(linear, args, w)
+        rates = rates_at(linear, args, w, t0, t1)
 
         def scaled(k: Any, index: int) -> Any:
             dt = jnp.asarray(t1 - t0).astype(jnp.finfo(k.dtype).dtype)
@@ -94,7 +94,7 @@ class _ExponentialHeun(eqx.Module):
 class ChainSplitting(Splitting):
     """Advance the chain; ``batched`` states have a leading axis, and args one if ``args_axes``."""
 
-    linear: LinearPart | None = None
+    linear: Any = None
     halves: bool = eqx.field(static=True, default=False)
     batched: bool = eqx.field(static=True, default=False)
     args_axes: int | None = eqx.field(static=True, default=None)
@@ -150,9 +150,8 @@ class ChainSplitting(Splitting):
                     share = phi_functions(-2 * k * dt.astype(k.dtype))[0]
                     return times(share**power, w)
 
-                return to_state(
-                    linear.transform, jax.tree.map(leaf, rates_at(linear, args, modes), modes)
-                )
+                rates = rates_at(linear, args, modes, t0, t1)
+                return to_state(linear.transform, jax.tree.map(leaf, rates, modes))
 
             return scale(white, 0.5), scale(precision, -0.5)
 

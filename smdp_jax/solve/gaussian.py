@@ -43,6 +43,7 @@ from smdp_jax.solve.linear import (
     to_modes,
     to_state,
 )
+from smdp_jax.solve.linearise import Curvature, Linearised
 from smdp_jax.solve.terms import Splitting
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "bind",
     "bound",
     "check_gaussian",
+    "is_mode",
 ]
 
 
@@ -84,7 +86,7 @@ class GaussianStep(eqx.Module):
     """
 
     order: int = eqx.field(static=True, default=2)
-    linear: LinearPart | None = None
+    linear: LinearPart | Linearised | None = None
     reference: Any = None
     serves: ClassVar = "drifts and flow maps"
 
@@ -122,7 +124,7 @@ class GaussianStep(eqx.Module):
         solver = bind(self, sde, score)
         coefficients = solver.coefficients(t0, t1, x1, args)
         mean = solver.advance(t0, t1, x1, args, jax.tree.map(jnp.zeros_like, x1))
-        variance = jax.tree.map(lambda c: c.variance, coefficients, is_leaf=_is_mode)
+        variance = jax.tree.map(lambda c: c.variance, coefficients, is_leaf=is_mode)
         return GaussianTransition(mean, variance, solver.linear.transform)
 
 
@@ -244,7 +246,8 @@ def _all_scalar(tree: Any) -> bool:
     return all(jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves(tree))
 
 
-def _is_mode(node: Any) -> bool:
+def is_mode(node: Any) -> bool:
+    """Tell the coefficients of a leaf."""
     return isinstance(node, _Mode)
 
 
@@ -253,7 +256,7 @@ class GaussianSolver(Splitting):
 
     sde: SDE = eqx.field(static=True)
     score: ScoreFn
-    linear: LinearPart
+    linear: LinearPart | Linearised
     reference: Any
     stages: int = eqx.field(static=True)
     noise_level: float = eqx.field(static=True)
@@ -279,11 +282,14 @@ class GaussianSolver(Splitting):
         y1 = self.advance(-t1, -t0, y0, args, z)
         return y1, None, {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful
 
-    def moments(self, t: Scalar, x: State) -> State:
+    def moments(self, t: Scalar, x: State, args: Args = None) -> State:
         """Pairs (mean, variance) of the reference, leaf by leaf like the modes of a state."""
         modes = jax.eval_shape(partial(to_modes, self.linear.transform), x)
         of = getattr(self.reference, "moments", None)
-        mean, variance = of(t) if of is not None else (None, self.reference(t))
+        if isinstance(self.reference, Curvature):
+            mean, variance = self.reference.moments(self.score, t, args)
+        else:
+            mean, variance = of(t) if of is not None else (None, self.reference(t))
 
         def spread(value: Any, like: State) -> State:
             one = jax.tree.structure(value) == jax.tree.structure(0.0)
@@ -313,7 +319,8 @@ class GaussianSolver(Splitting):
 
     def check_reference(self, ts: Array, x: State) -> None:
         """Look at the reference's variances at the times of a grid."""
-        if any(isinstance(v, Tracer) for v in jax.tree.leaves((ts, self.reference))):
+        known = not any(isinstance(v, Tracer) for v in jax.tree.leaves((ts, self.reference)))
+        if isinstance(self.reference, Curvature) or not known:
             return
         pairs = jax.vmap(lambda t: self.moments(t, x))(jnp.asarray(ts))
         for _, variance in jax.tree.leaves(pairs, is_leaf=lambda p: isinstance(p, tuple)):
@@ -327,8 +334,12 @@ class GaussianSolver(Splitting):
         """Coefficients of the step from t1 back to t0, a ``_Mode`` per leaf."""
         modes = jax.eval_shape(partial(to_modes, self.linear.transform), x)
         alpha = self.noise_level**2
+        trees = [self.sde.g_of_step(t0, t1, x), rates_at(self.linear, args, modes, t0, t1)]
+        trees += [self.moments(t0, x, args)]
+        if self.sde.step is not None and isinstance(self.linear, Linearised):
+            trees += [self.moments(t1, x, args)]
 
-        def leaf(w: Any, g: Array, kappa: Array, pair: tuple[Array, Array]) -> _Mode:
+        def leaf(w: Any, g: Array, kappa: Array, pair: tuple[Array, Array], *late: Any) -> _Mode:
             m, c0 = pair
             real = c0.dtype
             dt = jnp.asarray(t1 - t0).astype(real)
@@ -336,6 +347,10 @@ class GaussianSolver(Splitting):
             decay_rate = jnp.real(kappa)
             size = jnp.exp(-decay_rate * dt)
             q = g * g * dt * phi_functions(-2 * dt * decay_rate)[0]
+            for _, c1 in late:
+                # A simulator's noise may have decayed within a step, or come after it: the score
+                # tells by its variances.
+                q = jnp.clip(c1 - size * size * c0, jnp.minimum(q, c1), g * g * dt)
             # log rho by log1p: rho is 1 - O(dt) for short steps, and 0 where C_0 or d vanish.
             log_rho = -0.5 * jnp.log1p(q / (size * size * c0))
             later = size * size * c0 + q
@@ -363,13 +378,7 @@ class GaussianSolver(Splitting):
                 (times(dt, phi_1), times(dt, phi_2)),
             )
 
-        return jax.tree.map(
-            leaf,
-            modes,
-            self.sde.g_of_step(t0, t1, x),
-            rates_at(self.linear, args, modes),
-            self.moments(t0, x),
-        )
+        return jax.tree.map(leaf, modes, *trees)
 
     def remainder(self, t: Scalar, x: State, args: Args) -> State:
         """The score less that of the reference, per mode."""
@@ -382,16 +391,15 @@ class GaussianSolver(Splitting):
             mean, variance = pair
             return s + times(1 / variance, w - mean.astype(w.dtype))
 
-        return jax.tree.map(leaf, w, s, self.moments(t, x))
+        return jax.tree.map(leaf, w, s, self.moments(t, x, args))
 
     def increments(self, t0: Scalar, t1: Scalar, x: State, args: Args, later: bool) -> State:
         """What the nonlinear physics does over the step, looked at from ``x`` at t0 or t1."""
         w = to_modes(self.linear.transform, x)
         if self.sde.drift is not None:
             p = to_modes(self.linear.transform, self.sde.drift(t1 if later else t0, x, args))
-            return jax.tree.map(
-                lambda p, k, w: p + times(k, w), p, rates_at(self.linear, args, w), w
-            )
+            rates = rates_at(self.linear, args, w, t0, t1)
+            return jax.tree.map(lambda p, k, w: p + times(k, w), p, rates, w)
         assert self.sde.step is not None
         return to_modes(self.linear.transform, self.sde.step(t0, t1, x, args))
 
@@ -400,7 +408,7 @@ class GaussianSolver(Splitting):
         space = self.linear
         modes = self.coefficients(t0, t1, x1, args)
         w1, kicks = to_modes(space.transform, x1), to_modes(space.transform, z)
-        flat, tree = jax.tree.flatten(modes, is_leaf=_is_mode)
+        flat, tree = jax.tree.flatten(modes, is_leaf=is_mode)
         last = t0 <= self.first
 
         s1 = to_modes(space.transform, self.score(t1, x1, args))
@@ -420,13 +428,13 @@ class GaussianSolver(Splitting):
 
         def minus_linear(moved: State, w: State) -> State:
             return jax.tree.map(
-                lambda c, y, w: y - times(c.decay, w), modes, moved, w, is_leaf=_is_mode
+                lambda c, y, w: y - times(c.decay, w), modes, moved, w, is_leaf=is_mode
             )
 
         drift = self.sde.drift is not None
         n1 = self.increments(t0, t1, x1, args, later=True)
         if drift:
-            first = jax.tree.map(lambda c, n: times(c.phi[0], n), modes, n1, is_leaf=_is_mode)
+            first = jax.tree.map(lambda c, n: times(c.phi[0], n), modes, n1, is_leaf=is_mode)
         else:
             first = minus_linear(n1, w1)
         w0 = combine(first, None)
@@ -444,7 +452,7 @@ class GaussianSolver(Splitting):
                 modes,
                 n0,
                 n1,
-                is_leaf=_is_mode,
+                is_leaf=is_mode,
             )
         else:
             # The path between noisy ends sees the mean of both: the flow from x0, shifted by half

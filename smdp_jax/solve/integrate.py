@@ -36,6 +36,8 @@ class Watched(NamedTuple):
     largest: Any
     lost_at: Any
     """First time with a state that is not finite; inf where there is none."""
+    left_at: Any = None
+    """First time with a state outside of a range; inf where there is none."""
 
 
 def integrate(
@@ -161,11 +163,12 @@ def advance(
     denoise_last: bool = False,
     after_step: Hook | None = None,
     monitor: Callable[[Scalar, State], Scalar] | None = None,
+    outside: Callable[[Scalar, State], Array] | None = None,
     rematerialise: bool = False,
 ) -> tuple[State, Watched]:
     """``integrate`` for what is known to fit; ``ts`` of a flow map may also decrease.
 
-    Loss is looked for only with a monitor.
+    Loss is looked for only with a monitor, and so is a range that is left.
     """
     solver = with_root_finder(default_solver(sde) if solver is None else solver, x0)
     # Steps of half precision would be lost in the times that they are added to.
@@ -186,7 +189,12 @@ def advance(
         seen = either(chosen, monitor, lambda t, x: jnp.zeros_like(watched.largest), *before)
         finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(after[1])]).all()
         lost_at = jnp.where(finite, jnp.inf, after[0]).astype(ts.dtype)
-        return Watched(jnp.maximum(watched.largest, seen), jnp.minimum(watched.lost_at, lost_at))
+        left_at = watched.left_at
+        if outside is not None:
+            now = jnp.where(outside(*after), after[0], jnp.inf).astype(ts.dtype)
+            left_at = jnp.minimum(left_at, now)
+        largest = jnp.maximum(watched.largest, seen)
+        return Watched(largest, jnp.minimum(watched.lost_at, lost_at), left_at)
 
     def substep(carry: tuple, i: Any) -> tuple[tuple, None]:
         x, solver_state, watched = carry
@@ -213,7 +221,8 @@ def advance(
     if monitor is not None:
         seen = jax.eval_shape(monitor, ts[0], x0)
         size = jnp.zeros(seen.shape, seen.dtype)
-    carry = (x0, state0, Watched(size, jnp.asarray(jnp.inf, ts.dtype)))
+    never = jnp.asarray(jnp.inf, ts.dtype)
+    carry = (x0, state0, Watched(size, never, never))
     return scan_saving(body, like_results(body, carry, 0), ts.shape[0] - 1, substeps, save)
 
 

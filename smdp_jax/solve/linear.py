@@ -56,8 +56,13 @@ class LinearPart(eqx.Module):
             _check_rates(self.rates)
 
 
-def rates_at(linear: LinearPart, args: Args, modes: State) -> State:
-    """Rates like the modes (scalars, or of their shape), in their precision."""
+def rates_at(linear: Any, args: Args, modes: State, t0: Scalar, t1: Scalar) -> State:
+    """Rates over a step like the modes (scalars, or of their shape), in their precision.
+
+    A linear part that knows no rates is asked for those ``during`` the step (``Linearised``).
+    """
+    if not isinstance(linear, LinearPart):
+        linear = linear.during(t0, t1, args, modes)
     rates = linear.rates(args) if callable(linear.rates) else linear.rates
     if jax.tree.structure(rates) == jax.tree.structure(0.0):
         rates = jax.tree.map(lambda _: rates, modes)

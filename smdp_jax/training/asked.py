@@ -16,6 +16,7 @@ from smdp_jax.checks import (
     check_time_grid,
 )
 from smdp_jax.sde import SDE
+from smdp_jax.training.inverses import check_inverse
 
 
 class Training(NamedTuple):
@@ -59,6 +60,8 @@ def check_fit(
     check_flags(**flags)
     if not hasattr(data, "blocks"):
         check_paths(sde, objective, data)
+        if own == "correction":
+            check_inverse(sde, data)
         if validation is not None:
             check_validation(sde, objective, data, validation)
     seen: list[Any] = []

@@ -25,6 +25,7 @@ from smdp_jax.scores.learned import (
     apply_network,
     readable_errors,
 )
+from smdp_jax.scores.seen import SeenRange
 from smdp_jax.scores.step import LearnedStep
 from smdp_jax.sde import SDE
 from smdp_jax.solve.batches import Split, on_auto_mesh, say_filled_up, split_of
@@ -286,7 +287,8 @@ def fit(
     is_score = isinstance(learned, (LearnedScore, StepCorrection))
     warn_of_miss(miss, paths.ts, learned.kind, gaussian if is_score else None)
     if learned.kind == "score":
-        learned = replace(learned, shapes=tuple(x.shape for x in jax.tree.leaves(paths.at(0, 0))))
+        shapes = tuple(x.shape for x in jax.tree.leaves(paths.at(0, 0)))
+        learned = replace(learned, shapes=shapes, seen=SeenRange.of(paths))
     return Fit(learned if split is None else split.returned(learned), _history(records), miss)
 
 

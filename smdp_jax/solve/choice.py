@@ -1,0 +1,404 @@
+"""What solves a process where the caller names no solver; what is said of one that is named.
+
+Euler's step (``Splitting`` for flow maps) wherever it amplifies nothing that the true flow does
+not. Else: ``GaussianStep`` for fields whose physics is linear and everywhere the same, its linear
+part and Gaussian taken from the derivatives of physics and score; ``ShARK`` (without noise
+``Ralston``) in as many substeps as the stiffness asks for, for any other drift; and for a flow map
+whose inverse was not named, the other one. A traced call can't be looked at: it takes the first.
+"""
+
+import warnings
+from collections.abc import Hashable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from smdp_jax.checks import concrete, known
+from smdp_jax.compiled import compiled, parts_of
+from smdp_jax.sde import (
+    SDE,
+    Args,
+    FlowMap,
+    Scalar,
+    ScoreFn,
+    State,
+    integrated_backward,
+    negated,
+)
+from smdp_jax.solve.backward import BackwardSolve
+from smdp_jax.solve.chain import ChainSplitting, chain_of
+from smdp_jax.solve.gaussian import GaussianStep, bind, is_mode
+from smdp_jax.solve.inverses import miss_of_inverse
+from smdp_jax.solve.linearise import Curvature, Linearised, mean_field, misfit_of, waves_of
+from smdp_jax.solve.pilot import Pilot, Stepper, pilot_of
+from smdp_jax.solve.reversal import reverse_sde
+from smdp_jax.solve.solvers import default_solver
+
+__all__ = ["Ends", "forward_way", "way_back"]
+
+# Decades of spurious growth over a whole solve that are too many: of what is exact, learned, named.
+_DRIFT, _LEARNED, _NAMED = 0.1, 0.3, 1.0
+_UNRESOLVED, _BUDGET, _MOST = 0.1, 0.05, 256
+_LINEAR, _GAUSSIAN, _GAUSSIANS, _COARSE = 1e-3, 1e-2, 0.2, 1.0
+
+
+class Ends(NamedTuple):
+    """States of one batch axis, with their conditions, of which some are looked at."""
+
+    x: State
+    args: Args
+    mapped: bool
+
+    def chosen(self) -> list[tuple[State, Args]]:
+        """The largest state; four more where conditions differ."""
+        count = jax.tree.leaves(self.x)[0].shape[0]
+        places = {int(_largest(self.x))} if count > 1 else {0}
+        if self.mapped:
+            places |= set(np.linspace(0, count - 1, 4).astype(int).tolist())
+        return [self.at(i) for i in sorted(places)]
+
+    def at(self, i: int) -> tuple[State, Args]:
+        """One of them."""
+        x, own = jax.tree.map(
+            lambda v: jnp.asarray(v)[i], (self.x, self.args if self.mapped else None)
+        )
+        return x, own if self.mapped else self.args
+
+
+@compiled
+def _largest(x: State) -> Any:
+    def size(v: Array) -> Array:
+        return jnp.square(v.reshape(v.shape[0], -1).astype(jnp.float32)).sum(axis=1)
+
+    return jnp.argmax(jnp.stack([size(v) for v in jax.tree.leaves(x)]).sum(axis=0))
+
+
+class NotBefore(eqx.Module):
+    """A learned score, asked at no time before the first one that it was trained at."""
+
+    score: Any
+    first: Array
+
+    @property
+    def seen(self) -> Any:
+        """Range of the data."""
+        return getattr(self.score, "seen", None)
+
+    def __call__(self, t: Scalar, x: State, args: Args) -> State:
+        """Evaluate."""
+        return self.score(jnp.maximum(t, self.first.astype(jnp.result_type(t))), x, args)
+
+
+class Verdict(NamedTuple):
+    """How a solve differs from the one that was asked for, and what is to be said."""
+
+    solver: Any = None
+    substeps: int = 1
+    inverse: FlowMap | None = None
+    warning: str | None = None
+    amplifies: bool = False
+
+
+# Backward ----------------------------------------------------------------------------------------
+
+
+def way_back(
+    verb: str, asked: BackwardSolve, score: Any, ends: Ends
+) -> tuple[BackwardSolve, Any, bool]:
+    """Choose what was not named; warn of errors that would grow, and tell whether they would."""
+    named = asked.solver is not None
+    known_steps = isinstance(asked.solver, GaussianStep) or asked.controller is not None
+    correction = getattr(score, "kind", "score") != "score"
+    if known_steps or correction or not concrete(ends, asked.ts, score, asked.corrector):
+        return asked, score, False
+    looked = ends.chosen()
+    learned = hasattr(score, "check_use")
+    identity = (
+        verb,
+        named,
+        *map(_told, (asked.solver, asked.sde, asked.ts, score, looked)),
+        asked.substeps,
+        asked.noise_level,
+    )
+
+    def decide() -> Verdict:
+        with jax.ensure_compile_time_eval():
+            look = _Look(verb, asked, score, looked, learned)
+            return look.of_drift(named) if asked.sde.drift is not None else look.of_step(named)
+
+    verdict: Verdict = known.get(identity, decide)
+    if verdict.warning:
+        warnings.warn(verdict.warning, stacklevel=4)
+    solver, sde = verdict.solver, asked.sde
+    if solver is None and verdict.inverse is None:
+        return asked, score, verdict.amplifies
+    if verdict.inverse is not None:
+        sde = replace(sde, inverse=verdict.inverse)
+    elif isinstance(solver, GaussianStep):
+        solver = _gaussian(asked, score, ends, solver)
+    elif learned:
+        score = NotBefore(score, jnp.asarray(asked.ts)[1])
+    way = replace(asked, sde=sde, solver=solver, substeps=max(asked.substeps, verdict.substeps))
+    return way, score, verdict.amplifies
+
+
+def _gaussian(asked: BackwardSolve, score: Any, ends: Ends, template: GaussianStep) -> GaussianStep:
+    """Fill in where the score is looked at: the mean of the end states."""
+    reference = template.reference
+    if not isinstance(reference, Curvature):
+        return template
+    mean = mean_field(jax.tree.map(lambda v: jnp.mean(v, axis=0), ends.x))
+    return replace(template, reference=replace(reference, x=mean))
+
+
+class _Look(NamedTuple):
+    """What is needed to try a way back."""
+
+    verb: str
+    asked: BackwardSolve
+    score: ScoreFn
+    looked: list[tuple[State, Args]]
+    learned: bool
+
+    @property
+    def limit(self) -> float:
+        """Decades that are too many for a default."""
+        return _LEARNED if self.learned else _DRIFT
+
+    def tried(self, way: BackwardSolve) -> tuple[float, list[Pilot]] | None:
+        """Decades by which a way amplifies (infinite where paths are lost), and its pilots."""
+        score = self.score
+        if self.learned and not isinstance(way.solver, (GaussianStep, diffrax.Euler, type(None))):
+            score = NotBefore(score, jnp.asarray(way.ts)[1])
+        grid = -jnp.asarray(way.ts)[::-1]
+        found = [pilot_of(_backward, (way, score), x, grid, own) for x, own in self.looked]
+        pilots = [pilot for pilot in found if pilot is not None]
+        if len(pilots) < len(found):
+            return None
+        lost = any(pilot.lost for pilot in pilots)
+        return np.inf if lost else max(pilot.decades for pilot in pilots), pilots
+
+    def of_drift(self, named: bool) -> Verdict:
+        seen = self.tried(self.asked)
+        if seen is None or seen[0] < (_NAMED if named else self.limit):
+            return Verdict()
+        if named:
+            return Verdict(warning=self.says(seen[1], _NAMED_SAYS), amplifies=True)
+        linear = self.linear_fields()
+        best = Verdict(linear) if linear is not None else self.in_substeps(seen[1])
+        # What is lost whatever the steps are is not lost by them: that is said after the solve.
+        if best is None and seen[0] < np.inf:
+            best = Verdict(warning=self.says(seen[1], _NONE), amplifies=True)
+        return best or Verdict()
+
+    def in_substeps(self, pilots: list[Pilot]) -> Verdict | None:
+        """A solver of second order, in substeps for which its own pilots find enough."""
+        asked, best = self.asked, None
+        solver = diffrax.ShARK() if asked.noise_level else diffrax.Ralston()
+        needed = max(asked.substeps, *(p.substeps(_BUDGET) for p in pilots))
+        substeps = asked.substeps
+        while needed > substeps and substeps < _MOST:
+            substeps = min(_MOST, max(needed, 2 * substeps))
+            now = self.tried(replace(asked, solver=solver, substeps=substeps))
+            if now is None or not now[0] < self.limit:
+                needed = 2 * substeps
+                continue
+            best = Verdict(solver, substeps)
+            needed = max(p.substeps(_BUDGET) for p in now[1])
+        return best
+
+    def of_step(self, named: bool) -> Verdict:
+        asked, step = self.asked, self.asked.sde.step
+        assert step is not None
+        seen = self.tried(asked)
+        if seen is None or seen[0] < (_NAMED if named else self.limit):
+            return Verdict()
+        ways = {"negated" if asked.sde.inverse == negated(step) else "given": seen}
+        if not named:
+            linear = self.linear_fields()
+            if linear is not None:
+                return Verdict(linear)
+            if "negated" in ways:
+                inverse = integrated_backward(step)
+                other = self.tried(replace(asked, sde=replace(asked.sde, inverse=inverse)))
+                if other is not None and other[0] < self.limit:
+                    return Verdict(inverse=inverse)
+                if other is not None:
+                    ways["integrated_backward"] = other
+        if max(p.decades for p in seen[1]) < _NAMED:
+            return Verdict()
+        told = "; ".join(
+            f"{name}: {self.figures(name, pilots)}" for name, (_, pilots) in ways.items()
+        )
+        return Verdict(warning=self.says(seen[1], _INVERSE.format(told)), amplifies=True)
+
+    def linear_fields(self) -> GaussianStep | None:
+        """``GaussianStep`` for physics that is linear and diagonal in Fourier modes."""
+        asked, (x, own) = self.asked, self.looked[0]
+        transform, ts = waves_of(x), jnp.asarray(asked.ts)
+        noise = jax.tree.leaves(asked.sde.g(ts[0], x))
+        if transform is None or not all(bool(g > 0) for g in noise):
+            return None
+        try:
+            at = mean_field(x)
+            fit = misfit_of(asked.sde, self.score, x, at, ts, own, transform)
+            physics, score, sharpness = (np.asarray(v) for v in fit)
+        except Exception:  # what it says of other states than its own
+            return None
+        if not physics.max() < _LINEAR:
+            return None
+        linear: Any = asked.sde.linear
+        linear = linear or Linearised(replace(asked.sde, linear=None), transform)
+        starts = not self.learned and np.isfinite(sharpness[0]) and sharpness[0] > 0
+        if asked.sde.linear is None and (sharpness[1:] > 0).all():
+            reference = Curvature(at, ts[0] if starts else ts[1], transform)
+            solver = GaussianStep(linear=linear, reference=reference)
+            if score[1:].max() < _GAUSSIAN and self.consistent(solver, int(not starts)):
+                return solver
+        else:
+            solver = GaussianStep(linear=linear)
+        return solver if self.stable(solver) else None
+
+    def consistent(self, solver: GaussianStep, first: int) -> bool:
+        """Tell whether the Gaussians of the score follow from each other by the physics."""
+        asked, (x, own) = self.asked, self.looked[0]
+        ratios = np.asarray(drift_of_variances(solver, asked.sde, self.score, x, asked.ts, own))
+        return bool((np.abs(ratios[first:] - 1) < _GAUSSIANS).all())
+
+    def stable(self, solver: GaussianStep) -> bool:
+        """Tell whether a step amplifies little; coarse as it is, the flow changes within it."""
+        try:
+            bind(solver, self.asked.sde, self.score)
+        except ValueError:  # no Gaussian is known
+            return False
+        seen = self.tried(replace(self.asked, solver=solver))
+        return seen is not None and seen[0] < _COARSE
+
+    def says(self, pilots: list[Pilot], remedy: str) -> str:
+        """The figures, and what would do."""
+        growth, at = max(pilot.worst for pilot in pilots)
+        decades = max(pilot.decades for pilot in pilots)
+        return (
+            f"{self.verb}: one backward step amplifies errors up to {growth:.3g} times (at "
+            f"t={-at:g}), all steps together 1e{decades:.0f} times or more: {remedy}"
+        )
+
+    def figures(self, name: str, pilots: list[Pilot]) -> str:
+        """How a way back along a flow map misses and amplifies."""
+        sde, (x, own), ts = self.asked.sde, self.looked[0], jnp.asarray(self.asked.ts)
+        assert sde.step is not None
+        inverse: Any = sde.inverse
+        inverse = integrated_backward(sde.step) if name == "integrated_backward" else inverse
+        miss = miss_of_inverse(replace(sde, inverse=inverse), x, ts[-2], ts[-1], own)
+        growth = max(pilot.worst[0] for pilot in pilots)
+        return f"misses by {miss:.2g} times the noise of a step and amplifies {growth:.3g} times"
+
+
+_NAMED_SAYS = (
+    "name no solver (one that does not is chosen then), take substeps, or a step that is exact "
+    "for what is linear, solver=smdp.GaussianStep()"
+)
+_NONE = (
+    f"{_MOST} substeps of a second-order solver do not mend it. Take a step that is exact for what "
+    "is linear, solver=smdp.GaussianStep(linear=..., reference=...), or an implicit solver"
+)
+_INVERSE = (
+    "no way back along this flow map is stable with this score ({}). Give an inverse that is, "
+    "SDE(..., inverse=...), shorter steps, a drift, or solver=smdp.GaussianStep()"
+)
+
+
+@compiled
+def drift_of_variances(
+    step: GaussianStep, sde: SDE, score: ScoreFn, x: State, ts: Array, args: Args
+) -> Array:
+    """Least and largest variance by a step's physics over that of the score, (steps, 2)."""
+    solver = bind(step, sde, score)
+
+    def at(i: Array) -> Array:
+        modes = solver.coefficients(ts[i], ts[i + 1], x, args)
+        pairs = jax.tree.leaves(solver.moments(ts[i + 1], x, args))[1::2]
+        later = [mode.later for mode in jax.tree.leaves(modes, is_leaf=is_mode)]
+        ratios = [a / b for a, b in zip(later, pairs, strict=True)]
+        return jnp.stack([f(jnp.stack([f(r) for r in ratios])) for f in (jnp.min, jnp.max)])
+
+    return jax.lax.map(at, jnp.arange(ts.shape[0] - 1))
+
+
+def _backward(what: tuple[BackwardSolve, ScoreFn]) -> Stepper:
+    way, score = what
+    process = reverse_sde(way.sde, score, noise_level=way.noise_level)
+    solver: Any = default_solver(process) if way.solver is None else way.solver
+    if isinstance(solver, GaussianStep):
+        solver = bind(solver, way.sde, score, way.noise_level, way.ts[0])
+    return Stepper(process, solver, way.substeps, process.drift)
+
+
+# Forward -----------------------------------------------------------------------------------------
+
+
+def forward_way(sde: SDE, ts: Array, starts: Ends, substeps: int) -> tuple[SDE, int]:
+    """A drift whose default steps are too long: with its linear part, or in more substeps."""
+    if sde.drift is None or sde.linear is not None or not concrete(starts, ts):
+        return sde, substeps
+    looked = starts.chosen()
+
+    def decide() -> tuple[Any, int]:
+        with jax.ensure_compile_time_eval():
+            return _forward_verdict(sde, ts, looked, substeps)
+
+    identity = ("forward", *map(_told, (sde, ts, looked)), substeps)
+    linear, substeps = known.get(identity, decide)
+    return (replace(sde, linear=linear) if linear is not None else sde), substeps
+
+
+def _forward_verdict(
+    sde: SDE, ts: Array, looked: list[tuple[State, Args]], substeps: int
+) -> tuple[Any, int]:
+    def pilots(n: int) -> list[Pilot] | None:
+        found = [pilot_of(_forward, (sde, n), x, ts, own) for x, own in looked]
+        return None if any(p is None for p in found) else [p for p in found if p is not None]
+
+    seen = pilots(substeps)
+    if seen is None or not max(p.error for p in seen) > _UNRESOLVED:
+        return None, substeps
+    x, own = looked[0]
+    transform = waves_of(x)
+    if transform is not None:
+        fit = misfit_of(sde, None, x, x, ts, own, transform)
+        if np.asarray(fit.physics).max() < _LINEAR:
+            return Linearised(sde, transform), substeps
+    n = substeps
+    while seen is not None and n < _MOST:
+        n = min(_MOST, max(2 * n, *(p.substeps(_BUDGET) for p in seen)))
+        seen = pilots(n)
+        if seen is not None and max(p.error for p in seen) <= _UNRESOLVED:
+            return None, n
+    return None, substeps
+
+
+def _forward(what: tuple[SDE, int]) -> Stepper:
+    sde, substeps = what
+    process, halves = chain_of(sde)
+    return Stepper(process, ChainSplitting(sde.linear, halves), substeps, sde.drift)
+
+
+def _told(tree: Any) -> Hashable:
+    """What tells a tree from others: small arrays by their values, large ones by themselves."""
+    leaves, structure = jax.tree.flatten(tree)
+
+    def leaf(v: Any) -> Hashable:
+        if isinstance(v, (jax.Array, np.ndarray, np.generic)) and np.size(v) <= 4096:
+            if jnp.issubdtype(v.dtype, jax.dtypes.prng_key):
+                return ("key", v.dtype)
+            values = np.asarray(v)
+            return (values.shape, values.dtype.str, values.tobytes())
+        return parts_of(v)
+
+    return structure, tuple(leaf(v) for v in leaves)

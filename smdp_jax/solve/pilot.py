@@ -1,0 +1,211 @@
+r"""How a step treats small errors, before it is taken a thousand times.
+
+A pilot walks one path and looks, where some of its steps start, at the extreme eigenvalues of the
+derivative of what is stepped (Arnoldi's method, a few Jacobian-vector products): mu of the step
+itself, and lambda of the drift, whose exact flow multiplies errors by ``e^(lambda h)``.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
+
+from smdp_jax.compiled import compiled
+from smdp_jax.sde import SDE, Args, Drift, State
+from smdp_jax.solve.chain import ChainSplitting
+from smdp_jax.solve.integrate import advance
+
+__all__ = ["Pilot", "Stepper", "pilot_of"]
+
+_LOOKS, _DIRECTIONS, _ASTRAY = 8, 10, 0.5
+_TAYLOR = {
+    1: (diffrax.Euler,),
+    2: (diffrax.Heun, diffrax.Midpoint, diffrax.Ralston, diffrax.ShARK, ChainSplitting),
+}
+
+
+class Stepper(NamedTuple):
+    """What a path is advanced by."""
+
+    process: SDE
+    solver: Any
+    substeps: int
+    drift: Drift | None
+    """Of the process in continuous time, where there is one."""
+
+    @property
+    def order(self) -> int:
+        """Of the step's polynomial in lambda h, where it is Taylor's; else 0."""
+        if self.drift is None:
+            return 0
+        return next((n for n, kinds in _TAYLOR.items() if isinstance(self.solver, kinds)), 0)
+
+
+class Pilot(NamedTuple):
+    """Growth and rates that were seen along a path, and what they say of a solve."""
+
+    lost: bool
+    """Whether the path left the finite numbers."""
+    times: np.ndarray
+    """Where a look's step starts (looks,)."""
+    share: np.ndarray
+    """How many steps a look stands for."""
+    step: Any
+    """Eigenvalues of a step's derivative (looks, m)."""
+    flow: Any
+    """Those of the drift's, times the length of the step; of a flow map's step, log |mu|."""
+
+    paired: bool
+    """Whether the eigenvalues of step and flow belong to each other."""
+
+    @property
+    def growth(self) -> np.ndarray:
+        """By how much one step amplifies what the true flow would not, (looks,)."""
+        exact = np.maximum(1.0, np.exp(np.minimum(self.flow.real, 50.0)))
+        if not self.paired:
+            exact = exact.max(axis=1, keepdims=True)
+        return (np.abs(self.step) / exact).max(axis=1)
+
+    @property
+    def decades(self) -> float:
+        """By how many powers of ten all steps together do."""
+        with np.errstate(divide="ignore"):
+            return float(np.sum(self.share * np.log10(np.maximum(self.growth, 1.0))))
+
+    @property
+    def worst(self) -> tuple[float, float]:
+        """Largest growth of a step, and where that step starts."""
+        i = int(np.argmax(self.growth))
+        return float(self.growth[i]), float(self.times[i])
+
+    @property
+    def error(self) -> float:
+        """Largest error of a step, over what the true flow makes of it."""
+        exact = np.exp(np.minimum(self.flow.real, 50.0) + 1j * self.flow.imag)
+        return float((np.abs(self.step - exact) / np.maximum(1.0, np.abs(exact))).max())
+
+    def substeps(self, budget: float) -> int:
+        """Substeps by which a scheme of second order follows the flow to within ``budget``.
+
+        Its error of a step, |z|^3 / 6, adds up until the flow has forgotten it.
+        """
+        # What a path meets once its errors have taken it elsewhere does not count; and the last
+        # step may end where a score is singular, which no number of substeps resolves.
+        before = np.cumsum(self.share * np.log10(np.maximum(self.growth, 1.0)))
+        trusted = np.append(0.0, before[:-1]) < _ASTRAY
+        z: Any = self.flow[trusted]
+        z = z[:-1] if trusted.all() and len(z) > 1 else z
+        size, damping = np.abs(z).max(initial=0.0), np.maximum(-z.real, 1e-6)
+        steps = self.share.sum()
+        n = 1
+        while n < 4096:
+            error = np.abs(z / n) ** 3 / 6 * np.minimum(steps * n, n / damping)
+            if size / n <= 0.75 and error.max(initial=0.0) <= budget:
+                break
+            n *= 2
+        return n
+
+
+def pilot_of(
+    build: Callable[[Any], Stepper], what: Any, x: State, grid: Array, args: Args
+) -> Pilot | None:
+    """Walk ``build(what)`` from x; None where it can't be differentiated."""
+    try:
+        with jax.numpy_dtype_promotion("standard"):
+            found = _walk(build, what, x, grid, args)
+    except Exception:  # whatever a simulator says of derivatives: nothing is known then
+        return None
+    chosen, steps, flows = (np.asarray(v) for v in found)
+    widths, times = np.diff(np.asarray(grid, float)), np.asarray(grid, float)[:-1]
+    good = chosen & np.isfinite(steps).all(axis=(1, 2)) & np.isfinite(flows).all(axis=(1, 2))
+    if not good.any():
+        return None
+    starts = np.flatnonzero(chosen)
+    share = np.zeros(len(chosen))
+    share[starts] = np.diff(np.append(starts, len(chosen)))
+    stepper = build(what)
+    rates = np.linalg.eigvals(flows[good].astype(float)) * widths[good][:, None]
+    if n := stepper.order:
+        z = rates / stepper.substeps
+        mu = (1 + z + (0.5 * z**2 if n == 2 else 0)) ** stepper.substeps
+    else:
+        mu = np.linalg.eigvals(steps[good].astype(float))
+    if stepper.drift is None:
+        # The true flow is not known: what only stretches is taken for its own.
+        stretch = (mu.real > 0) & (np.abs(mu.imag) <= 0.1 * np.abs(mu))
+        rates = np.where(stretch, np.log(np.maximum(np.abs(mu), 1e-30)), 0.0) + 0j
+    paired = bool(n) or stepper.drift is None
+    return Pilot(bool(good.sum() < chosen.sum()), times[good], share[good], mu, rates, paired)
+
+
+@partial(compiled, compiler_options={"xla_backend_optimization_level": 1})
+def _walk(build: Any, what: Any, x: State, grid: Array, args: Args) -> tuple[Array, Array, Array]:
+    """Where was looked, and Hessenberg matrices (steps, m, m) of step and drift there."""
+    process, solver, substeps, drift = stepper = build(what)
+    flat, unravel = ravel_pytree(x)
+    steps = grid.shape[0] - 1
+    stride = max(1, steps // _LOOKS)
+
+    def look(function: Callable[[State], State], x: State) -> Array:
+        def apply(v: Array) -> Array:
+            return ravel_pytree(jax.jvp(function, (x,), (unravel(v),))[1])[0]
+
+        return arnoldi(apply, flat.size, flat.dtype)
+
+    m = min(_DIRECTIONS, flat.size)
+    nothing = jnp.zeros((m, m), flat.dtype)
+
+    def body(x: State, n: Array) -> tuple[State, tuple]:
+        def move(x: State) -> State:
+            return advance(
+                process,
+                x,
+                jnp.stack([grid[n], grid[n + 1]]),
+                key=jax.random.key(n),
+                args=args,
+                solver=solver,
+                substeps=substeps,
+                save="last",
+            )[0]
+
+        def both(x: State) -> tuple[Array, Array]:
+            flow = nothing if drift is None else look(lambda v: drift(grid[n], v, args), x)
+            return (nothing if stepper.order else look(move, x)), flow
+
+        chosen = (n % stride == 0) | (n == steps - 1)
+        found = jax.lax.cond(chosen, both, lambda x: (nothing, nothing), x)
+        return move(x), (chosen, *found)
+
+    return jax.lax.scan(body, x, jnp.arange(steps))[1]
+
+
+def arnoldi(apply: Callable[[Array], Array], size: int, dtype: Any) -> Array:
+    """Project a linear map on its Krylov space; the matrix has the map's extreme eigenvalues."""
+    if size == 1:
+        return apply(jnp.ones((1,), dtype))[:, None]
+    m = min(_DIRECTIONS, size)
+    start = jax.random.normal(jax.random.key(0), (size,), dtype)
+    basis = jnp.zeros((m + 1, size), dtype).at[0].set(start / jnp.linalg.norm(start))
+
+    def grow(j: Any, carry: tuple) -> tuple:
+        basis, matrix = carry
+        w = apply(basis[j])
+        scale = jnp.linalg.norm(w)
+        first = basis @ w
+        w = w - first @ basis
+        again = basis @ w  # twice is enough
+        w = w - again @ basis
+        left = jnp.linalg.norm(w)
+        # What rounding leaves of an exhausted space is no direction.
+        kept = left > 1e-4 * scale
+        basis = basis.at[j + 1].set(jnp.where(kept, w / jnp.where(kept, left, 1), 0))
+        column = (first + again).at[j + 1].add(jnp.where(kept, left, 0))
+        return basis, matrix.at[:, j].set(column)
+
+    return jax.lax.fori_loop(0, m, grow, (basis, jnp.zeros((m + 1, m), dtype)))[1][:m]
