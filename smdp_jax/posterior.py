@@ -125,8 +125,9 @@ def sample_posterior(
         None: the same ``args`` for all end states; 0: one entry per end state, on the same
         ``batch_axes`` leading axes.
     solver : diffrax.AbstractSolver or GaussianStep, optional
-        Default ``diffrax.Euler()``, or ``Splitting()`` for flow maps. ``GaussianStep()`` is stable
-        on what is linear, and needs fewer steps.
+        Default ``diffrax.Euler()``, or ``Splitting()`` for flow maps, unless a look at one path
+        finds that they amplify errors: then ``GaussianStep()`` for fields with linear physics, or
+        ``diffrax.ShARK()`` in substeps, or ``integrated_backward``. Nothing is looked at inside of ``jit``.
     substeps : int
         Solver steps per interval of ``ts``.
     noise_level : float
@@ -230,8 +231,9 @@ def probability_flow(
     args_axes : int or None
         None: the same ``args`` for all end states; 0: one entry per end state.
     solver : diffrax.AbstractSolver or GaussianStep, optional
-        Default ``diffrax.Euler()``, or ``Splitting()`` for flow maps. ``GaussianStep()`` is stable
-        on what is linear, and needs fewer steps.
+        Default ``diffrax.Euler()``, or ``Splitting()`` for flow maps, unless a look at one path
+        finds that they amplify errors: then ``GaussianStep()`` for fields with linear physics, or
+        ``diffrax.Ralston()`` in substeps, or ``integrated_backward``. Nothing is looked at inside of ``jit``.
     substeps : int
         Solver steps per interval of ``ts``.
     controller : diffrax.AbstractAdaptiveStepSizeController, optional

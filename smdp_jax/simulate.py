@@ -60,7 +60,8 @@ def simulate(
         Default: the same steps with and without ``score_targets``, so the same paths: a drift by
         Heun's step between two half kicks of noise (weak order 2), a flow map by its own step and
         the noise after it. With ``SDE.linear`` the linear part and its noise are exact at every
-        step. Or any diffrax solver for a drift; with ``score_targets`` that is the ODE solver of
+        step; so are fields with linear physics where Heun's step would be too long, and other
+        drifts then take more substeps (both are looked for outside of ``jit``). Or any diffrax solver for a drift; with ``score_targets`` that is the ODE solver of
         the physics step between the kicks.
     substeps : int
         Solver steps per interval of ``ts``: simulate finely, store coarsely.

@@ -194,7 +194,8 @@ class GaussianTransitions(eqx.Module):
             q = g * g * dt * phi_functions(-2 * jnp.real(rate) * dt)[0]
             return jnp.broadcast_to(q.astype(g.dtype), count.shape)
 
-        rates, g = rates_at(self.linear, args, modes), self.sde.g_of_step(t0, t1, x)
+        rates = rates_at(self.linear, args, modes, t0, t1)
+        g = self.sde.g_of_step(t0, t1, x)
         return flow(t0, t1, x, args), self._spread(jax.tree.map(variance, g, rates, self.counts))
 
     def backward(
