@@ -28,9 +28,10 @@ from smdp_jax.solve.batches import (
     say_filled_up,
     split_of,
 )
-from smdp_jax.solve.choice import Ends, way_back
+from smdp_jax.solve.choice import way_back
 from smdp_jax.solve.gaussian import GaussianStep
 from smdp_jax.solve.integrate import Save
+from smdp_jax.solve.looked import Ends
 
 __all__ = ["Path", "Posterior", "probability_flow", "sample_posterior"]
 
@@ -127,7 +128,8 @@ def sample_posterior(
     solver : diffrax.AbstractSolver or GaussianStep, optional
         Default ``diffrax.Euler()``, or ``Splitting()`` for flow maps, unless a look at one path
         finds that they amplify errors: then ``GaussianStep()`` for fields with linear physics, or
-        ``diffrax.ShARK()`` in substeps, or ``integrated_backward``. Nothing is looked at inside of ``jit``.
+        ``diffrax.ShARK()`` in substeps, or ``integrated_backward``. Nothing is looked at inside
+        of ``jit``.
     substeps : int
         Solver steps per interval of ``ts``.
     noise_level : float
@@ -233,7 +235,8 @@ def probability_flow(
     solver : diffrax.AbstractSolver or GaussianStep, optional
         Default ``diffrax.Euler()``, or ``Splitting()`` for flow maps, unless a look at one path
         finds that they amplify errors: then ``GaussianStep()`` for fields with linear physics, or
-        ``diffrax.Ralston()`` in substeps, or ``integrated_backward``. Nothing is looked at inside of ``jit``.
+        ``diffrax.Ralston()`` in substeps, or ``integrated_backward``. Nothing is looked at inside
+        of ``jit``.
     substeps : int
         Solver steps per interval of ``ts``.
     controller : diffrax.AbstractAdaptiveStepSizeController, optional

@@ -14,8 +14,9 @@ from smdp_jax.scores.targets import Ramp, ScoreTargetSplitting, least_variance_r
 from smdp_jax.sde import SDE, Args, State
 from smdp_jax.solve.batches import Split, in_chunks, on_auto_mesh, say_filled_up, split_of
 from smdp_jax.solve.chain import ChainSplitting, chain_of
-from smdp_jax.solve.choice import Ends, forward_way
+from smdp_jax.solve.forward import forward_way
 from smdp_jax.solve.integrate import advance
+from smdp_jax.solve.looked import Ends
 from smdp_jax.solve.solvers import check_solver, splits
 from smdp_jax.trajectories import Trajectories
 
@@ -61,8 +62,9 @@ def simulate(
         Heun's step between two half kicks of noise (weak order 2), a flow map by its own step and
         the noise after it. With ``SDE.linear`` the linear part and its noise are exact at every
         step; so are fields with linear physics where Heun's step would be too long, and other
-        drifts then take more substeps (both are looked for outside of ``jit``). Or any diffrax solver for a drift; with ``score_targets`` that is the ODE solver of
-        the physics step between the kicks.
+        drifts then take more substeps (both are looked for outside of ``jit``). Or any diffrax
+        solver for a drift; with ``score_targets`` that is the ODE solver of the physics step
+        between the kicks.
     substeps : int
         Solver steps per interval of ``ts``: simulate finely, store coarsely.
     score_targets : bool or ramp

@@ -8,7 +8,6 @@ whose inverse was not named, the other one. A traced call can't be looked at: it
 """
 
 import warnings
-from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ import numpy as np
 from jaxtyping import Array
 
 from smdp_jax.checks import concrete, known
-from smdp_jax.compiled import compiled, parts_of
+from smdp_jax.compiled import compiled
 from smdp_jax.sde import (
     SDE,
     Args,
@@ -32,51 +31,20 @@ from smdp_jax.sde import (
     negated,
 )
 from smdp_jax.solve.backward import BackwardSolve
-from smdp_jax.solve.chain import ChainSplitting, chain_of
 from smdp_jax.solve.gaussian import GaussianStep, bind, is_mode
 from smdp_jax.solve.inverses import miss_of_inverse
 from smdp_jax.solve.linearise import Curvature, Linearised, mean_field, misfit_of, waves_of
+from smdp_jax.solve.looked import Ends, told
 from smdp_jax.solve.pilot import Pilot, Stepper, pilot_of
 from smdp_jax.solve.reversal import reverse_sde
 from smdp_jax.solve.solvers import default_solver
 
-__all__ = ["Ends", "forward_way", "way_back"]
+__all__ = ["way_back"]
 
 # Decades of spurious growth over a whole solve that are too many: of what is exact, learned, named.
 _DRIFT, _LEARNED, _NAMED = 0.1, 0.3, 1.0
-_UNRESOLVED, _BUDGET, _MOST = 0.1, 0.05, 256
+_BUDGET, _MOST = 0.05, 256
 _LINEAR, _GAUSSIAN, _GAUSSIANS, _COARSE = 1e-3, 1e-2, 0.2, 1.0
-
-
-class Ends(NamedTuple):
-    """States of one batch axis, with their conditions, of which some are looked at."""
-
-    x: State
-    args: Args
-    mapped: bool
-
-    def chosen(self) -> list[tuple[State, Args]]:
-        """The largest state; four more where conditions differ."""
-        count = jax.tree.leaves(self.x)[0].shape[0]
-        places = {int(_largest(self.x))} if count > 1 else {0}
-        if self.mapped:
-            places |= set(np.linspace(0, count - 1, 4).astype(int).tolist())
-        return [self.at(i) for i in sorted(places)]
-
-    def at(self, i: int) -> tuple[State, Args]:
-        """One of them."""
-        x, own = jax.tree.map(
-            lambda v: jnp.asarray(v)[i], (self.x, self.args if self.mapped else None)
-        )
-        return x, own if self.mapped else self.args
-
-
-@compiled
-def _largest(x: State) -> Any:
-    def size(v: Array) -> Array:
-        return jnp.square(v.reshape(v.shape[0], -1).astype(jnp.float32)).sum(axis=1)
-
-    return jnp.argmax(jnp.stack([size(v) for v in jax.tree.leaves(x)]).sum(axis=0))
 
 
 class NotBefore(eqx.Module):
@@ -122,7 +90,7 @@ def way_back(
     identity = (
         verb,
         named,
-        *map(_told, (asked.solver, asked.sde, asked.ts, score, looked)),
+        *map(told, (asked.solver, asked.sde, asked.ts, score, looked)),
         asked.substeps,
         asked.noise_level,
     )
@@ -338,67 +306,3 @@ def _backward(what: tuple[BackwardSolve, ScoreFn]) -> Stepper:
     if isinstance(solver, GaussianStep):
         solver = bind(solver, way.sde, score, way.noise_level, way.ts[0])
     return Stepper(process, solver, way.substeps, process.drift)
-
-
-# Forward -----------------------------------------------------------------------------------------
-
-
-def forward_way(sde: SDE, ts: Array, starts: Ends, substeps: int) -> tuple[SDE, int]:
-    """A drift whose default steps are too long: with its linear part, or in more substeps."""
-    if sde.drift is None or sde.linear is not None or not concrete(starts, ts):
-        return sde, substeps
-    looked = starts.chosen()
-
-    def decide() -> tuple[Any, int]:
-        with jax.ensure_compile_time_eval():
-            return _forward_verdict(sde, ts, looked, substeps)
-
-    identity = ("forward", *map(_told, (sde, ts, looked)), substeps)
-    linear, substeps = known.get(identity, decide)
-    return (replace(sde, linear=linear) if linear is not None else sde), substeps
-
-
-def _forward_verdict(
-    sde: SDE, ts: Array, looked: list[tuple[State, Args]], substeps: int
-) -> tuple[Any, int]:
-    def pilots(n: int) -> list[Pilot] | None:
-        found = [pilot_of(_forward, (sde, n), x, ts, own) for x, own in looked]
-        return None if any(p is None for p in found) else [p for p in found if p is not None]
-
-    seen = pilots(substeps)
-    if seen is None or not max(p.error for p in seen) > _UNRESOLVED:
-        return None, substeps
-    x, own = looked[0]
-    transform = waves_of(x)
-    if transform is not None:
-        fit = misfit_of(sde, None, x, x, ts, own, transform)
-        if np.asarray(fit.physics).max() < _LINEAR:
-            return Linearised(sde, transform), substeps
-    n = substeps
-    while seen is not None and n < _MOST:
-        n = min(_MOST, max(2 * n, *(p.substeps(_BUDGET) for p in seen)))
-        seen = pilots(n)
-        if seen is not None and max(p.error for p in seen) <= _UNRESOLVED:
-            return None, n
-    return None, substeps
-
-
-def _forward(what: tuple[SDE, int]) -> Stepper:
-    sde, substeps = what
-    process, halves = chain_of(sde)
-    return Stepper(process, ChainSplitting(sde.linear, halves), substeps, sde.drift)
-
-
-def _told(tree: Any) -> Hashable:
-    """What tells a tree from others: small arrays by their values, large ones by themselves."""
-    leaves, structure = jax.tree.flatten(tree)
-
-    def leaf(v: Any) -> Hashable:
-        if isinstance(v, (jax.Array, np.ndarray, np.generic)) and np.size(v) <= 4096:
-            if jnp.issubdtype(v.dtype, jax.dtypes.prng_key):
-                return ("key", v.dtype)
-            values = np.asarray(v)
-            return (values.shape, values.dtype.str, values.tobytes())
-        return parts_of(v)
-
-    return structure, tuple(leaf(v) for v in leaves)

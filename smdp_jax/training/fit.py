@@ -287,8 +287,11 @@ def fit(
     is_score = isinstance(learned, (LearnedScore, StepCorrection))
     warn_of_miss(miss, paths.ts, learned.kind, gaussian if is_score else None)
     if learned.kind == "score":
-        shapes = tuple(x.shape for x in jax.tree.leaves(paths.at(0, 0)))
-        learned = replace(learned, shapes=shapes, seen=SeenRange.of(paths))
+        learned = replace(
+            learned,
+            shapes=tuple(x.shape for x in jax.tree.leaves(paths.at(0, 0))),
+            seen=SeenRange.of(paths),
+        )
     return Fit(learned if split is None else split.returned(learned), _history(records), miss)
 
 
