@@ -161,7 +161,7 @@ class _Look(NamedTuple):
         linear = self.linear_fields()
         best = Verdict(linear) if linear is not None else self.in_substeps(seen[1])
         # What is lost whatever the steps are is not lost by them: that is said after the solve.
-        if best is None and seen[0] < np.inf:
+        if best is None and _NAMED <= seen[0] < np.inf:
             best = Verdict(warning=self.says(seen[1], _NONE), amplifies=True)
         return best or Verdict()
 
@@ -169,17 +169,17 @@ class _Look(NamedTuple):
         """A solver of second order, in substeps for which its own pilots find enough."""
         asked, best = self.asked, None
         solver = diffrax.ShARK() if asked.noise_level else diffrax.Ralston()
-        needed = max(asked.substeps, *(p.substeps(_BUDGET) for p in pilots))
-        substeps = asked.substeps
-        while needed > substeps and substeps < _MOST:
+        substeps = min(_MOST, max(asked.substeps, *(p.substeps(_BUDGET) for p in pilots)))
+        while True:
+            now, needed = self.tried(replace(asked, solver=solver, substeps=substeps)), 0
+            if now is not None and now[0] < self.limit:
+                best = Verdict(solver, substeps)
+                needed = max(p.substeps(_BUDGET) for p in now[1])
+                if needed <= substeps:
+                    return best
+            if substeps >= _MOST:
+                return best
             substeps = min(_MOST, max(needed, 2 * substeps))
-            now = self.tried(replace(asked, solver=solver, substeps=substeps))
-            if now is None or not now[0] < self.limit:
-                needed = 2 * substeps
-                continue
-            best = Verdict(solver, substeps)
-            needed = max(p.substeps(_BUDGET) for p in now[1])
-        return best
 
     def of_step(self, named: bool) -> Verdict:
         asked, step = self.asked, self.asked.sde.step

@@ -158,7 +158,7 @@ class GaussianTransitions(eqx.Module):
     """
 
     step: GaussianStep
-    linear: LinearPart
+    linear: Any
     counts: State
     first: Array
     sde: SDE = eqx.field(static=True)
