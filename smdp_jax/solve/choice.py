@@ -154,14 +154,15 @@ class _Look(NamedTuple):
 
     def of_drift(self, named: bool) -> Verdict:
         seen = self.tried(self.asked)
-        if seen is None or seen[0] < (_NAMED if named else self.limit):
+        # What is lost without having grown is not lost by its steps: that is said after the solve.
+        grown = 0.0 if seen is None else max(p.decades for p in seen[1])
+        if seen is None or grown < (_NAMED if named else self.limit):
             return Verdict()
         if named:
             return Verdict(warning=self.says(seen[1], _NAMED_SAYS), amplifies=True)
         linear = self.linear_fields()
         best = Verdict(linear) if linear is not None else self.in_substeps(seen[1])
-        # What is lost whatever the steps are is not lost by them: that is said after the solve.
-        if best is None and _NAMED <= seen[0] < np.inf:
+        if best is None and grown >= _NAMED:
             best = Verdict(warning=self.says(seen[1], _NONE), amplifies=True)
         return best or Verdict()
 

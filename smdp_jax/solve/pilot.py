@@ -67,7 +67,7 @@ class Pilot(NamedTuple):
     @property
     def growth(self) -> np.ndarray:
         """By how much one step amplifies what the true flow would not, (looks,)."""
-        exact = np.maximum(1.0, np.exp(np.minimum(self.flow.real, 50.0)))
+        exact = np.maximum(1.0, np.exp(np.minimum(self.flow.real, 700.0)))
         if not self.paired:
             exact = exact.max(axis=1, keepdims=True)
         return (np.abs(self.step) / exact).max(axis=1)
@@ -87,7 +87,7 @@ class Pilot(NamedTuple):
     @property
     def error(self) -> float:
         """Largest error of a step, over what the true flow makes of it."""
-        exact = np.exp(np.minimum(self.flow.real, 50.0) + 1j * self.flow.imag)
+        exact = np.exp(np.minimum(self.flow.real, 700.0) + 1j * self.flow.imag)
         return float((np.abs(self.step - exact) / np.maximum(1.0, np.abs(exact))).max())
 
     def substeps(self, budget: float) -> int:
