@@ -21,9 +21,11 @@ def _miss(sde: SDE, x: State, t0: Scalar, t1: Scalar, args: Args) -> Any:
     assert sde.step is not None
     assert sde.inverse is not None
     back = sde.inverse(t1, t0, sde.step(t0, t1, x, args), args)
-    root, g = jnp.sqrt(t1 - t0), sde.g_of_step(t0, t1, x)
+    wide = lambda tree: jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), tree)
+    back, x, g = wide(back), wide(x), wide(sde.g_of_step(t0, t1, x))
+    dt = jnp.asarray(t1 - t0, jnp.float32)
     missed = sum(jnp.sum(jnp.square(b - v)) for b, v in _pairs(back, x))
-    noise = sum(jnp.square(g * root.astype(g.dtype)) * v.size for g, v in _pairs(g, x))
+    noise = sum(jnp.square(g) * dt * v.size for g, v in _pairs(g, x))
     return jnp.sqrt(missed / noise)
 
 
