@@ -105,6 +105,7 @@ def main() -> None:
         hats.append(float(chains.r_hat.max()))
         accepted.append(float(chains.accepted.mean()))
         print(len(draws), hats[-1], accepted[-1], file=sys.stderr, flush=True)
+    settings = {name: value for name, value in vars(options).items() if name != "output"}
     np.savez_compressed(
         options.output,
         truths=np.asarray(jax.vmap(system.leading_modes)(paths.xs[:, 0])),
@@ -112,7 +113,7 @@ def main() -> None:
         draws=np.stack(draws),
         r_hat=np.array(hats),
         accepted=np.array(accepted),
-        settings=json.dumps({**vars(options), "seconds": time.perf_counter() - started}),
+        settings=json.dumps(settings | {"seconds": time.perf_counter() - started}),
     )
 
 
