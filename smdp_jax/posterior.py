@@ -377,8 +377,9 @@ def _sample(
     # Where every device has end states of its own, a path is with them.
     dealt = split is not None and number % split.count == 0
 
-    def some(own: tuple[State, Args], rows: Array) -> tuple[State, SolveInfo]:
+    def some(shared: tuple, own: tuple[State, Args], rows: Array) -> tuple[State, SolveInfo]:
         """Paths from end states, by their numbers; dealt out, the first is of the first state."""
+        solve, score, key, args = shared
         first = rows[0] // num_samples if dealt else jnp.zeros((), rows.dtype)
 
         def one(i: Array) -> tuple[State, SolveInfo]:
@@ -388,15 +389,16 @@ def _sample(
 
         return in_chunks(one, rows, chunk_size)
 
+    shared = (solve, score, key, None if args_axes == 0 else args)
     own = (flat(x_end), flat(args) if args_axes == 0 else None)
     count = number * num_samples
     rows = jnp.arange(count)
     if split is None:
-        paths = some(own, rows)
+        paths = some(shared, own, rows)
     elif dealt:
-        paths = split.over(some, own, rows)
+        paths = split.over(some, own, rows, whole=(shared,))
     else:
-        paths = split.over(some, filled_up(rows, count, split), whole=(own,))
+        paths = split.over(some, filled_up(rows, count, split), whole=(shared, own))
         paths = jax.tree.map(lambda x: x[:count], paths)
     shape = (*batch, num_samples)
     paths = jax.tree.map(lambda x: jnp.reshape(x, shape + x.shape[1:]), paths)

@@ -213,7 +213,8 @@ def _simulate(
         start = lambda x: (x, jax.tree.map(jnp.zeros_like, x))
         stepper = ScoreTargetSplitting(sde.linear, halves, rho=ramp, start=ts[0])
 
-    def one(inputs: tuple) -> State:
+    def one(shared: tuple, inputs: tuple) -> State:
+        ts, key, args, stepper = shared
         i, x, own_args = inputs
         return advance(
             process,
@@ -228,7 +229,8 @@ def _simulate(
 
     samples = jax.tree.leaves(x0)[0].shape[0]
     inputs = (jnp.arange(samples), x0, args if args_axes == 0 else None)
-    paths = in_chunks(one, inputs, chunk_size, split)
+    shared = (ts, key, None if args_axes == 0 else args, stepper)
+    paths = in_chunks(one, inputs, chunk_size, split, (shared,))
     if ramp is None:
         return paths, None
     return paths[0], jax.tree.map(jnp.negative, paths[1])

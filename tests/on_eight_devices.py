@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -181,7 +182,14 @@ def test_training_is_that_of_one_device():
     close(got.history["loss"], want.history["loss"], 1e-5)
     close(got.history["validation_loss"], want.history["validation_loss"], 1e-5)
     close(got.step_miss, want.step_miss, 1e-4)
+    named = {"args": jnp.ones(()), "num_samples": 16, "key": KEY}
+    pasts = [
+        smdp.sample_posterior(SDE, got.score, X0[0], TS, mesh=m, **named) for m in (AUTO, None)
+    ]
+    close(*(past.samples for past in pasts), 1e-5)
     got = trained(simulate(mesh=EXPLICIT))
+    pasts.append(smdp.sample_posterior(SDE, got.score, X0[0], TS, mesh=EXPLICIT, **named))
+    close(pasts[2].samples, pasts[1].samples, 1e-4)
     close(got.score.variables, want.score.variables, 1e-5)
     assert all(p.sharding.mesh == EXPLICIT for p in jax.tree.leaves(got.score.variables))
 
@@ -246,7 +254,8 @@ def test_shares_cover_all_paths_equally():
 
 @pytest.mark.usefixtures("untyped")
 def test_meshes_that_do_not_fit():
-    for verb in (simulate, sample, flow):
+    data = simulate()
+    for verb in (simulate, sample, flow, conditioned, partial(trained, data)):
         for wrong, kind, message in (
             (jax.make_mesh((8,), ("model",)), ValueError, "axis named 'data'"),
             (8, TypeError, "must be a jax.sharding.Mesh"),

@@ -3,10 +3,13 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from smdp_jax.checks import concrete
@@ -44,7 +47,10 @@ class Split:
     def put(self, tree: Any, *, whole: bool = False) -> Any:
         """Lay arrays out: every device holds its part of the leading axis, or all of it."""
         spec = PartitionSpec() if whole else self.spec()
-        return jax.device_put(tree, NamedSharding(self.mesh, spec))
+        there = NamedSharding(self.mesh, spec)
+        if jax.process_count() == 1:
+            return jax.device_put(tree, there)
+        return jax.tree.map(lambda x: _over_processes(x, there), tree)
 
     def known(self, tree: Any) -> Any:
         """Of several processes: what each of them has alike becomes one array of all."""
@@ -60,11 +66,20 @@ class Split:
     def over(self, function: Callable, *inputs: Any, whole: tuple[Any, ...] = ()) -> Any:
         """Call on every device with its parts of the inputs; results are parts again.
 
-        What is ``whole`` is handed to every call before them, all of it. Types do not tell what
-        varies over the devices: diffrax's loops over stages would not bear it.
+        What is ``whole`` is handed to every call before them, all of it; arrays that lie on the
+        mesh must come so, not by closure. Types do not tell what varies over the devices: diffrax's
+        loops over stages would not bear it.
         """
-        specs = (PartitionSpec(),) * len(whole) + (self.spec(),) * len(inputs)
-        return self.map(function, specs, self.spec())(*whole, *inputs)
+        leaves, tree = jax.tree.flatten(whole)
+        arrays = [x if eqx.is_array(x) else None for x in leaves]
+
+        def call(arrays: list, *parts: Any) -> Any:
+            pairs = zip(arrays, leaves, strict=True)
+            own = jax.tree.unflatten(tree, [x if a is None else a for a, x in pairs])
+            return function(*own, *parts)
+
+        specs = (PartitionSpec(),) + (self.spec(),) * len(inputs)
+        return self.map(call, specs, self.spec())(arrays, *inputs)
 
     def map(self, function: Callable, in_specs: Any, out_specs: Any) -> Callable:
         """``jax.shard_map`` over the axis."""
@@ -94,10 +109,23 @@ class Split:
             sharding = getattr(x, "sharding", None)
             if not concrete(x) or not isinstance(sharding, NamedSharding):
                 return x
-            return jax.device_put(x, NamedSharding(self.asked, sharding.spec))
+            there = NamedSharding(self.asked, sharding.spec)
+            parts = [shard.data for shard in x.addressable_shards]
+            return jax.make_array_from_single_device_arrays(x.shape, there, parts)
 
         explicit = AxisType.Explicit in self.asked.axis_types
         return jax.tree.map(one, tree) if explicit else tree
+
+
+def _over_processes(x: Any, there: NamedSharding) -> jax.Array:
+    """Lay out what every process has, or all have together."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        words = _over_processes(jax.random.key_data(x), there)
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(x))
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return jax.jit(lambda x: x, out_shardings=there)(x)
+    here = np.asarray(x)
+    return jax.make_array_from_callback(here.shape, there, lambda index: here[index])
 
 
 def split_of(mesh: Any, tree: Any = None) -> Split | None:
@@ -123,8 +151,16 @@ def split_of(mesh: Any, tree: Any = None) -> Split | None:
     return Split(mesh, AXIS)
 
 
-def in_chunks(function: Callable, inputs: Any, size: int | None, split: Split | None = None) -> Any:
+def in_chunks(
+    function: Callable,
+    inputs: Any,
+    size: int | None,
+    split: Split | None = None,
+    shared: tuple[Any, ...] = (),
+) -> Any:
     """Map over the leading axis of ``inputs``, ``size`` entries at a time (None: all).
+
+    The function is called with what is ``shared`` by all entries, and one of them.
 
     The last chunk is filled up with copies of the last entry: one of another length would be
     compiled on its own. With a split every device maps its own part, and the last part is filled up
@@ -133,8 +169,13 @@ def in_chunks(function: Callable, inputs: Any, size: int | None, split: Split | 
     count = jax.tree.leaves(inputs)[0].shape[0]
     if split is not None:
         filled = filled_up(inputs, count, split)
-        results = split.over(lambda part: in_chunks(function, part, size), filled)
+
+        def part(*given: Any) -> Any:
+            return in_chunks(function, given[-1], size, shared=given[:-1])
+
+        results = split.over(part, filled, whole=shared)
         return jax.tree.map(lambda x: x[:count], results) if count % split.count else results
+    function = partial(function, *shared)
     if size is None or size >= count:
         return jax.vmap(function)(inputs)
     chunks = -(-count // size)

@@ -44,8 +44,10 @@ class Conditioning(eqx.Module):
         gain, seen, constant = jax.tree.map(lambda x: x[-1], self.sights[1]).whitened()
 
         def scores(x: Array) -> Array:
-            one = lambda v: _flat(score(self.ts[-1], unravel(v), args))
-            return over_particles(one, x, chunk_size=self.chunk_size, split=self.split)
+            one = lambda score, t, args, v: _flat(score(t, unravel(v), args))
+            shared = (score, self.ts[-1], args)
+            named = {"chunk_size": self.chunk_size, "split": self.split, "shared": shared}
+            return over_particles(one, x, **named)
 
         def rest(x: Array) -> tuple[Array, Array]:
             return jax.vmap(jax.value_and_grad(lambda v: self._rest(last, v, unravel, args)))(x)
@@ -59,8 +61,9 @@ class Conditioning(eqx.Module):
     ) -> Smoothed:
         """Carry particles from the last time to the first."""
 
-        def backward(t1: Any, t0: Any, v: Array) -> tuple[Array, Callable]:
-            mean, spread = self.steps.backward(score, t1, t0, unravel(v), args)
+        def backward(shared: tuple, t1: Any, t0: Any, v: Array) -> tuple[Array, Callable]:
+            steps, score, args = shared
+            mean, spread = steps.backward(score, t1, t0, unravel(v), args)
             return _flat(mean), lambda p, w: _flat(spread.power(p, unravel(w)))
 
         def rest(j: Array, x: Array) -> Array:
@@ -80,6 +83,7 @@ class Conditioning(eqx.Module):
             threshold=self.threshold,
             chunk_size=self.chunk_size,
             split=self.split,
+            shared=(self.steps, score, args),
         )
 
     def _rest(self, index: int, x: Array, unravel: Unravel, args: Args) -> Array:

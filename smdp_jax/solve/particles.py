@@ -67,12 +67,23 @@ def next_temperature(log_likelihoods: Array, beta: Array, target: float) -> Arra
 
 
 def over_particles(
-    function: Any, *batches: Any, chunk_size: int | None = None, split: Split | None = None
+    function: Any,
+    *batches: Any,
+    chunk_size: int | None = None,
+    split: Split | None = None,
+    shared: Any = (),
 ) -> Any:
-    """Map over particles, all at once or in chunks; of a split, each device over its own."""
+    """Map over particles, all at once or in chunks; of a split, each device over its own.
+
+    The function is called with what is ``shared`` by all, if anything is, and one particle.
+    """
     if split is not None:
-        local = partial(over_particles, function, chunk_size=chunk_size)
-        return split.over(local, *batches)
+
+        def local(shared: Any, *batches: Any) -> Any:
+            return over_particles(function, *batches, chunk_size=chunk_size, shared=shared)
+
+        return split.over(local, *batches, whole=(shared,))
+    function = partial(function, *shared)
     if chunk_size is None:
         return jax.vmap(function)(*batches)
     return jax.lax.map(lambda entry: function(*entry), batches, batch_size=chunk_size)

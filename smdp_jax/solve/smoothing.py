@@ -79,8 +79,8 @@ class Smoothed(NamedTuple):
     resampled: Array
 
 
-Backward = Callable[[Any, Any, Array], tuple[Array, Callable[[float, Array], Array]]]
-"""``(t1, t0, x (entries,))`` to the mean (entries,) and the powers of the covariance."""
+Backward = Callable[[Any, Any, Any, Array], tuple[Array, Callable[[float, Array], Array]]]
+"""``(shared, t1, t0, x (entries,))`` to the mean (entries,) and the powers of the covariance."""
 
 
 def smooth(
@@ -95,6 +95,7 @@ def smooth(
     threshold: float,
     chunk_size: int | None,
     split: Split | None = None,
+    shared: Any = None,
 ) -> Smoothed:
     """Carry particles (count, entries) from ``ts[-1]`` to ``ts[0]``.
 
@@ -110,9 +111,13 @@ def smooth(
         old = jax.tree.map(lambda a: a[j + 1], before)
         new = jax.tree.map(lambda a: a[j], after)
         means = over_particles(
-            lambda v: backward(t1, t0, v)[0], x, chunk_size=chunk_size, split=split
+            lambda *given: backward(*given)[0],
+            x,
+            chunk_size=chunk_size,
+            split=split,
+            shared=(shared, t1, t0),
         )
-        _, spread = backward(t1, t0, x[0])
+        _, spread = backward(shared, t1, t0, x[0])
         wide = new.widened(spread)
         log_weights = log_weights + wide.log_density(means) - old.log_density(x)
         log_weights = jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)

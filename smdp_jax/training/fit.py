@@ -319,9 +319,9 @@ def _start(
     return variables.get("params", {}), others
 
 
-@partial(compiled, compiler_options=ONCE)
+@partial(compiled, compiler_options={"xla_backend_optimization_level": 0})
 def _drawn(model: Any, key: PRNGKeyArray, t: Any, x: Any, args: Any) -> Any:
-    """Random variables of a network."""
+    """Random variables of a network; few numbers once, in a program that takes long to compile."""
     return model.init(key, t, x, args)
 
 
