@@ -5,9 +5,10 @@ stochastic process, then solve the process backward in time (Holzschuh, Vegetti,
 arXiv 2301.10250).
 """
 
-from smdp_jax import datasets, models
+from smdp_jax import datasets, models, training
 from smdp_jax.evaluate import CalibrationReport, calibration_report
 from smdp_jax.experiment import load
+from smdp_jax.experiment.pretrained import Pretrained, pretrained
 from smdp_jax.likelihood import LogProb, certify, log_prob
 from smdp_jax.objectives import (
     BackwardKernel,
@@ -81,6 +82,7 @@ __all__ = [
     "Posterior",
     "PowerRamp",
     "Preconditioner",
+    "Pretrained",
     "SinhRamp",
     "SlicedScore",
     "SolveInfo",
@@ -110,6 +112,7 @@ __all__ = [
     "models",
     "moment_matched_guidance",
     "negated",
+    "pretrained",
     "probability_flow",
     "probability_flow_sde",
     "reverse_sde",
@@ -118,4 +121,5 @@ __all__ = [
     "simulate",
     "solve_adaptive",
     "step_miss",
+    "training",
 ]

@@ -1,6 +1,7 @@
 """Run experiments: ``python -m smdp_jax COMMAND ...``.
 
 Commands:
+  new MINE.py                     write a config of twenty lines that runs, to be changed
   run CONFIG.py                   simulate, train, sample, evaluate and report; the same command
                                   goes on where it was stopped
   report RUN_DIR                  draw the figures and write the report again
@@ -31,6 +32,7 @@ from smdp_jax.experiment import (
     load_config_file,
     run_experiment,
     sample_end_states,
+    write_config,
 )
 from smdp_jax.experiment.lock import only_process_in
 from smdp_jax.experiment.report import check_matplotlib
@@ -164,7 +166,22 @@ def _list(given: list[str]) -> None:
     tyro.cli(list_experiments, args=given, prog="python -m smdp_jax list")
 
 
+def _new(given: list[str]) -> None:
+    def new(
+        path: tyro.conf.Positional[Path], *, field: tuple[int, ...] = (), periodic: bool = False
+    ) -> None:
+        """Write a config of twenty lines that runs, to be changed.
+
+        --field has the points along each axis of a grid, 64 or 32 32; without it the state is a
+        number. --periodic: the ends of the grid meet.
+        """
+        _out(f"{write_config(path, field, periodic=periodic)}\n")
+
+    tyro.cli(new, args=given, prog="python -m smdp_jax new")
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "new": _new,
     "run": _run,
     "report": _report,
     "sample": _sample,

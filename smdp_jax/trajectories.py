@@ -1,6 +1,6 @@
 """Simulated or measured paths, and the windows that training cuts from them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,7 +12,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from smdp_jax.checks import check_conditions, concrete
 from smdp_jax.sde import Args, State
 
-__all__ = ["Trajectories", "TrajectoryStream", "window"]
+__all__ = ["Trajectories", "TrajectoryStream", "as_stream", "window"]
 
 
 @jax.tree_util.register_dataclass
@@ -83,22 +83,49 @@ class Trajectories:
             return self.args
         return jax.tree.map(lambda a: a[sample], self.args)
 
-    def some(self, first: int | None, last: int | None) -> "Trajectories":
-        """Return some of the paths.
+    def __getitem__(self, samples: Any) -> "Trajectories":
+        """Paths ``data[:100]``, or of an array of indices or booleans, with all that is theirs."""
+        if isinstance(samples, (int, np.integer)):
+            raise TypeError(
+                f"samples must be a slice or an array of indices, got {samples}: "
+                f"data[{samples}:{samples + 1}] is one path, data.at(sample, time) one state"
+            )
+        cut = lambda tree: jax.tree.map(lambda leaf: leaf[samples], tree)
+        args = self.args if self.args_axes is None else cut(self.args)
+        return Trajectories(self.ts, cut(self.xs), args, cut(self.score_targets), self.args_axes)
+
+    def split(
+        self, share: float, *, key: PRNGKeyArray | None = None
+    ) -> "tuple[Trajectories, Trajectories]":
+        """Set a share of the paths aside, for ``fit(validation=...)`` or a calibration report.
 
         Parameters
         ----------
-        first, last : int or None
-            As in a slice.
+        share : float
+            Of the paths, between 0 and 1; at least one path goes to either side.
+        key : PRNG key, optional
+            Which ones, at random; default the last ones.
 
         Returns
         -------
-        Trajectories
-            Paths ``first`` to ``last - 1``, with their conditions and targets.
+        tuple of Trajectories
+            The paths that are left to learn from, and those set aside.
+
+        Raises
+        ------
+        ValueError
+            If the share is not between 0 and 1, or there is but one path.
         """
-        cut = lambda tree: jax.tree.map(lambda leaf: leaf[first:last], tree)
-        args = self.args if self.args_axes is None else cut(self.args)
-        return Trajectories(self.ts, cut(self.xs), args, cut(self.score_targets), self.args_axes)
+        if not 0 < share < 1:
+            raise ValueError(f"share must be between 0 and 1, got {share}")
+        count = self.num_samples
+        if count < 2:
+            raise ValueError(f"data must hold at least 2 paths to be split, got {count}")
+        kept = count - min(max(round(share * count), 1), count - 1)
+        if key is None:
+            return self[:kept], self[kept:]
+        order = jax.random.permutation(key, count)
+        return self[order[:kept]], self[order[kept:]]
 
     def check(self) -> None:
         """Check shapes, and that every state is finite.
@@ -162,6 +189,37 @@ class TrajectoryStream(Protocol):
             Blocks of equal shapes, on the same times.
         """
         ...
+
+
+@dataclass(frozen=True)
+class _Iterated:
+    """An iterable of blocks as a stream that goes through it again and again."""
+
+    source: Iterable[Trajectories]
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the source; "" where it has none."""
+        own = getattr(self.source, "fingerprint", None)
+        return own if isinstance(own, str) else ""
+
+    def blocks(self, key: PRNGKeyArray, first: int = 0) -> Iterator[Trajectories]:
+        """Blocks in the order in which they come."""
+        number, before = 0, -1
+        while before < number:
+            before = number
+            for block in self.source:
+                if number >= first:
+                    yield block
+                number += 1
+
+
+def as_stream(data: Any) -> Any:
+    """Take an iterable of blocks for a stream; whatever else is handed on."""
+    plain = isinstance(data, (jax.Array, np.ndarray, str, Mapping, tuple))
+    if plain or hasattr(data, "blocks") or not hasattr(data, "__iter__"):
+        return data
+    return _Iterated(data)
 
 
 _all_finite = jax.jit(lambda x: jnp.isfinite(x).all())  # without a mask as large as the data

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import smdp_jax as smdp
 from smdp_jax.solve.batches import split_of
-from smdp_jax.training import fit as training
+from smdp_jax.training import pieces
 from smdp_jax.training.shares import Shares
 from smdp_jax.training.updates import Fixed, Problem, TrainingState
 
@@ -213,7 +213,7 @@ def test_one_sum_of_the_gradients_per_update():
     data = simulate(jnp.ones((8 * 37, 3)), jnp.ones(8 * 37))
     problem = Problem(SDE, model, objective, optimizer, 8 * 11, 0.99, split)
     params = model.init(KEY, 0.5, X0[0], RATES[0])["params"]
-    averages, opt_state = training._initial(optimizer, params)
+    averages, opt_state = pieces._initial(optimizer, params)
     state = TrainingState(params, averages, opt_state, jnp.array(0))
     fixed = Fixed({}, objective.scales(SDE, data, True), TS)
     source = problem.windows(data, None, KEY)

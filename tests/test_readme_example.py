@@ -1,4 +1,7 @@
-"""The examples of the README run as written, the first one in smaller sizes."""
+"""The examples of the README run as written, the first one in smaller sizes.
+
+Those of the documentation are in ``test_documentation.py``.
+"""
 
 import re
 from pathlib import Path
@@ -11,7 +14,8 @@ import pytest
 import smdp_jax as smdp
 from smdp_jax import physics
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 SMALLER = {
     "shape=(2500, 1)": "shape=(64, 1)",
     "steps=20_000": "steps=40",
@@ -20,9 +24,9 @@ SMALLER = {
 }
 
 
-def block_with(words):
-    """Return the one python block of the README that holds these words."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.M | re.S)
+def block_with(words, page=README):
+    """Return the one python block of a page that holds these words."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
     (code,) = [block for block in blocks if words in block]
     return code
 
@@ -72,7 +76,7 @@ def test_a_simulator_of_another_library():
     Measured: samples miss the end state by as much as the true start does, 2.6e-4 in the mean
     square, and the negated steps alone by 1.8e-2.
     """
-    code = block_with("import exponax")
+    code = block_with("import exponax", ROOT / "docs" / "simulator.md")
     assert len(code.splitlines()) < 30
     seen = {}
     exec(compile(code, "README.md", "exec"), seen)
@@ -119,25 +123,3 @@ def test_sensors(capsys):
     # exp(-2.5) = 0.08 of the start is left at 5, where the noise has a std of 0.04.
     assert float(jnp.mean(past.samples > 0)) > 0.8
     assert "nats from the truth" in capsys.readouterr().out
-
-
-def test_data_on_disk(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code = block_with("datasets.write")
-    for written, smaller in {"256": "8", "chunks=100": "chunks=4", "block=10": "block=2"}.items():
-        assert code.count(written) == 1, written
-        code = code.replace(written, smaller)
-    ts = smdp.linear_grid(0.0, 1.0, 4)
-    np.savez("mine.npz", t=np.asarray(ts), u=np.ones((3, 5, 2), np.float32))
-    seen = {
-        "smdp": smdp,
-        "sde": smdp.SDE(lambda t, x, args: -x, diffusion=0.1),
-        "prior": lambda key, n: jax.random.normal(key, (n, 2)),
-        "ts": ts,
-        "key": jax.random.key(0),
-    }
-    exec(compile(code, "README.md", "exec"), seen)
-    assert seen["data"].xs.shape == (3, 5, 2)
-    assert seen["datasets"].open_trajectories("paths.zarr").xs.shape == (32, 5, 2)
-    blocks = seen["datasets"].open_stream("paths.zarr", chunks_per_block=2).blocks(seen["key"])
-    assert next(blocks).xs.shape == (16, 5, 2)

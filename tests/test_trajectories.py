@@ -33,6 +33,40 @@ def test_access():
     assert data.args_of(1)["rate"] == ARGS["rate"][1]
 
 
+def test_slices_and_indices_take_all_that_belongs_to_a_path():
+    data = mapped()
+    for some, kept in [(np.s_[1:], [1, 2]), (jnp.array([2, 0]), [2, 0]), (np.s_[::2], [0, 2])]:
+        part = data[some]
+        part.check()
+        np.testing.assert_array_equal(part.xs["a"], XS["a"][np.array(kept)])
+        np.testing.assert_array_equal(part.score_targets["b"], TARGETS["b"][np.array(kept)])
+        np.testing.assert_array_equal(part.args["rate"], ARGS["rate"][np.array(kept)])
+    assert data[np.array([False, True, False])].num_samples == 1
+    shared = mapped(args={"rate": jnp.array([1.0, 2.0])}, args_axes=None)
+    np.testing.assert_array_equal(shared[1:].args["rate"], [1.0, 2.0])
+    with pytest.raises(TypeError, match=r"must be a slice.*got 1: data\[1:2\] is one path"):
+        data[1]
+
+
+@pytest.mark.parametrize("key", [None, 3])
+@pytest.mark.parametrize(("share", "aside"), [(0.3, 3), (0.01, 1), (0.99, 9)])
+def test_split_loses_no_path_and_keeps_some_on_both_sides(key, share, aside):
+    data = smdp.Trajectories(TS[:2], jnp.arange(20.0).reshape(10, 2))
+    kept, held = data.split(share, key=None if key is None else jax.random.key(key))
+    assert held.num_samples == aside
+    both = np.concatenate([kept.xs, held.xs])
+    np.testing.assert_array_equal(both[np.argsort(both[:, 0])], data.xs)
+    assert (key is None) == np.array_equal(both, data.xs)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, float("nan")])
+def test_split_refuses_shares_that_are_none(share):
+    with pytest.raises(ValueError, match="share must be between 0 and 1, got"):
+        mapped().split(share)
+    with pytest.raises(ValueError, match="at least 2 paths"):
+        mapped()[:1].split(0.5)
+
+
 def test_shared_args_are_not_indexed():
     data = mapped(args={"rate": jnp.array([1.0, 2.0])}, args_axes=None)
     data.check()

@@ -13,6 +13,7 @@ from smdp_jax.experiment.fields import Count, NotNegative, Positive, Seed, Share
 from smdp_jax.experiment.report import build_report
 from smdp_jax.experiment.run_directory import RunFiles
 from smdp_jax.experiment.stages import load, run_experiment
+from smdp_jax.experiment.starter import write_config
 from smdp_jax.experiment.storage import read_arrays, write_arrays
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "run_experiment",
     "sample_end_states",
     "write_arrays",
+    "write_config",
 ]

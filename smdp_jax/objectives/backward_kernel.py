@@ -103,8 +103,7 @@ class BackwardKernel(Objective):
 
     def split(self, data: Trajectories) -> tuple[Trajectories, Trajectories]:
         """Set the last share of ``hold_out`` aside."""
-        held = min(max(round(self.hold_out * data.num_samples), 1), data.num_samples - 1)
-        return data.some(0, data.num_samples - held), data.some(-held, None)
+        return data.split(self.hold_out)
 
     def scales(self, sde: SDE, data: Trajectories, precondition: bool) -> KernelTables:
         """Gains and covariances of all steps."""

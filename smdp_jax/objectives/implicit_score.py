@@ -88,7 +88,7 @@ class ImplicitScore(Objective):
 
 @dataclass(frozen=True)
 class SlicedScore(ImplicitScore):
-    """Sliced score matching with variance reduction: ``|s|^2 / 2 + v . (ds/dx) v``.
+    """Sliced score matching with variance reduction: ``|s|^2 / 2 + v (ds/dx) v``.
 
     As ``ImplicitScore``, the divergence estimated along random directions with entries +-1, which
     makes it exact in one dimension.

@@ -201,7 +201,7 @@ def _best(sde: SDE, data: Trajectories, axes: int) -> Transform:
     last = data.num_times - 2
     # The first step may start from a prior that lives on few modes, where floors decide.
     steps = np.unique(np.linspace(min(1, last), last, _COMPARED_STEPS).astype(int))
-    seen, unseen = data.some(0, known), data.some(known, known + held)
+    seen, unseen = data[:known], data[known : known + held]
 
     def likelihood(transform: Transform) -> float:
         tables = _tables(sde, seen, transform, None, 0.0, jax.random.key(0), steps)

@@ -117,7 +117,7 @@ class GaussianReference:
             Leaves (*modes).
         """
         t = jnp.asarray(t, self.ts.dtype)
-        i = jnp.clip(jnp.searchsorted(self.ts, t, method="compare_all"), 1, self.ts.shape[0] - 1)
+        i = jnp.clip(jnp.sum(self.ts < t), 1, self.ts.shape[0] - 1)
         weight = jnp.clip((t - self.ts[i - 1]) / (self.ts[i] - self.ts[i - 1]), 0, 1)
 
         def straight(table: Array) -> Array:

@@ -63,15 +63,13 @@ class Preconditioner:
         nodes = np.unique(np.round(nodes).astype(int))
         return cls(*_tables(sde, data, jnp.asarray(nodes)))
 
+    def moments(self, t: Scalar) -> tuple[State, State]:
+        """Mean and variance at one time, one number for each leaf: the reference of a step."""
+        return self._at(t)[:2]
+
     def __call__(self, network: ScoreFn, t: Scalar, x: State, args: Args) -> State:
         """Evaluate the preconditioned score."""
-        i = jnp.clip(jnp.searchsorted(self.ts, t, method="compare_all"), 1, self.ts.shape[0] - 1)
-        weight = jnp.clip((t - self.ts[i - 1]) / (self.ts[i] - self.ts[i - 1]), 0, 1)
-
-        def at(table: Array) -> Array:
-            return table[i - 1] + weight.astype(table.dtype) * (table[i] - table[i - 1])
-
-        mean, variance, noise = jax.tree.map(at, (self.mean, self.variance, self.noise))
+        mean, variance, noise = self._at(t)
         centred = jax.tree.map(jnp.subtract, x, mean)
         sizes = jax.tree.map(jnp.mean, self.variance)
         y = jax.tree.map(lambda z, c: z / jnp.sqrt(c), centred, _or_one(sizes))
@@ -81,6 +79,17 @@ class Preconditioner:
         return jax.tree.map(
             lambda z, c, o, n: o / jnp.sqrt(n) - z / c, centred, variance, out, noise
         )
+
+    def _at(self, t: Scalar) -> tuple[State, State, State]:
+        """The tables between their times."""
+        # searchsorted is refused where devices share the work, and compiles no faster.
+        i = jnp.clip(jnp.sum(self.ts < t), 1, self.ts.shape[0] - 1)
+        weight = jnp.clip((t - self.ts[i - 1]) / (self.ts[i] - self.ts[i - 1]), 0, 1)
+
+        def at(table: Array) -> Array:
+            return table[i - 1] + weight.astype(table.dtype) * (table[i] - table[i - 1])
+
+        return jax.tree.map(at, (self.mean, self.variance, self.noise))
 
 
 def _or_one(tree: Any) -> Any:

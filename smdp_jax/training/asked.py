@@ -19,7 +19,7 @@ from smdp_jax.sde import SDE
 from smdp_jax.training.inverses import check_inverse
 
 
-class Training(NamedTuple):
+class Asked(NamedTuple):
     """What was asked of ``fit``, as it is wanted."""
 
     steps: int
@@ -43,7 +43,7 @@ def check_fit(
     counts: dict[str, Any],
     numbers: dict[str, Any],
     flags: dict[str, Any],
-) -> Training:
+) -> Asked:
     """Check ``fit``; blocks of a stream are checked as they come, by ``check_block``."""
     check_kinds(model, data, objective, optimizer, validation, initial, callback)
     check_key(key)
@@ -78,7 +78,7 @@ def check_fit(
                 f"blocks of data must be alike, got {_kinds_of(block)} after {seen[0]}"
             )
 
-    return Training(sizes[0], sizes[1], sizes[2], ema, seconds, check_block)
+    return Asked(sizes[0], sizes[1], sizes[2], ema, seconds, check_block)
 
 
 def _kinds_of(data: Any) -> Any:

@@ -1,43 +1,36 @@
 """Learn a score from trajectories: ``fit``."""
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import PRNGKeyArray
 
-from smdp_jax.checks import check_like
-from smdp_jax.compiled import ONCE, compiled
 from smdp_jax.objectives import Objective
 from smdp_jax.objectives.step_miss import gaussian_of, warn_of_miss
 from smdp_jax.scores.kernel import LearnedKernel
-from smdp_jax.scores.learned import (
-    LearnedScore,
-    StepCorrection,
-    apply_network,
-    readable_errors,
-)
+from smdp_jax.scores.learned import LearnedScore, StepCorrection
 from smdp_jax.scores.seen import SeenRange
 from smdp_jax.scores.step import LearnedStep
 from smdp_jax.sde import SDE
-from smdp_jax.solve.batches import Split, on_auto_mesh, say_filled_up, split_of
+from smdp_jax.solve.batches import on_auto_mesh, say_filled_up, split_of
 from smdp_jax.training.asked import check_fit
 from smdp_jax.training.checkpoints import RunDirectory
 from smdp_jax.training.defaults import batch_of, in_dtype, objective_of, optimizer_of
 from smdp_jax.training.divergence import TrainingDiverged
 from smdp_jax.training.epochs import Blocks, Callback, Pace, run_epochs
 from smdp_jax.training.identity import identity_of
-from smdp_jax.training.shares import Shares
-from smdp_jax.training.updates import Fixed, Problem, TrainingState, averages
-from smdp_jax.trajectories import Trajectories, TrajectoryStream
+from smdp_jax.training.pieces import on_device, start
+from smdp_jax.training.updates import Problem
+from smdp_jax.trajectories import Trajectories, TrajectoryStream, as_stream
 
 __all__ = ["Fit", "TrainingDiverged", "fit"]
 
@@ -126,7 +119,7 @@ class Fit:
 def fit(
     sde: SDE,
     model: Any,
-    data: Trajectories | TrajectoryStream,
+    data: Trajectories | TrajectoryStream | Iterable[Trajectories],
     objective: Objective | None = None,
     optimizer: optax.GradientTransformation | None = None,
     *,
@@ -156,9 +149,10 @@ def fit(
         The process that the trajectories follow.
     model : flax.linen.Module
         Network ``model(t, x, args)``, unbatched: t a scalar, x one state, result like x.
-    data : Trajectories or TrajectoryStream
+    data : Trajectories, TrajectoryStream or iterable of Trajectories
         Training paths. Of a stream every epoch takes the next block; scales and constants of the
-        loss are those of the first one.
+        loss are those of the first one. An iterable of blocks of equal shapes is gone through
+        again and again; with ``directory`` it needs a ``fingerprint``.
     objective : Objective, optional
         ``BackwardKernel()``, the default, which learns a backward kernel; ``OneStep()``,
         ``MultiStep(...)`` or ``PathScore()``, which learn a score or a step correction;
@@ -222,7 +216,7 @@ def fit(
         If an update leaves the finite numbers, with the reason; the last checkpoint is kept.
     """
     split = split_of(mesh, getattr(data, "xs", None))
-    data, validation, initial, key = on_auto_mesh((data, validation, initial, key))
+    data, validation, initial, key = on_auto_mesh((as_stream(data), validation, initial, key))
     objective = objective_of() if objective is None else objective
     optimizer = optimizer_of(steps) if optimizer is None else optimizer
     batch_size = batch_of(objective, data) if batch_size is None else batch_size
@@ -244,22 +238,30 @@ def fit(
     init_key, batch_key, val_key, miss_key, order_key = jax.random.split(key, 5)
     set_aside = validation
     if isinstance(data, Trajectories):
-        data = _on_device(data, split)
+        data = on_device(data, split)
         if validation is None:
             data, set_aside = objective.split(data)
     say_filled_up("windows: a batch of", asked.batch_size, split)
-    blocks, held_out = Blocks(data, order_key, asked.check_block), None
+    blocks, held_out = Blocks(cast(Any, data), order_key, asked.check_block), None
     paths = next(blocks.after(0))
-    constants = objective.prepare(sde, paths)
-    scales = initial.preconditioner if initial else objective.scales(sde, paths, precondition)
-    params, others = _start(model, initial, objective.seen(model, scales, paths), init_key)
-    fixed = Fixed(others, scales, paths.ts)
-    optimizer = optax.with_extra_args_support(optimizer)
-    problem = Problem(sde, model, objective, optimizer, asked.batch_size, asked.ema, split)
-    state = TrainingState(params, *_initial(optimizer, params), jnp.array(0))
-    state, fixed = (state, fixed) if split is None else split.put((state, fixed), whole=True)
+    training, state = start(
+        Problem(
+            sde,
+            model,
+            objective,
+            optax.with_extra_args_support(optimizer),
+            asked.batch_size,
+            asked.ema,
+            split,
+        ),
+        paths,
+        init_key,
+        precondition=precondition,
+        initial=initial,
+    )
+    problem, fixed, constants = training.problem, training.fixed, training.constants
     if validation is not None:
-        validation = _on_device(validation, split)
+        validation = on_device(validation, split)
         held_out = problem.windows(validation, constants, val_key)
     pace = Pace(asked.steps, asked.epoch_steps, asked.checkpoint_seconds, progress, callback)
     with contextlib.ExitStack() as stack:
@@ -269,6 +271,11 @@ def fit(
                 problem, state, fixed, paths, validation, constants, key, asked.steps, initial
             )
             if isinstance(data, TrajectoryStream):
+                if not data.fingerprint:
+                    raise ValueError(
+                        "data must have a fingerprint, a str that tells them from others, to be "
+                        "trained on with a directory, got blocks without"
+                    )
                 identity |= {"data": data.fingerprint, "epoch_steps": asked.epoch_steps}
             store = stack.enter_context(RunDirectory(directory, identity))
         source = problem.windows(paths, constants, batch_key)
@@ -277,7 +284,7 @@ def fit(
     kept = objective.split(paths)[1] if set_aside is None else set_aside
     learned = problem.averaged(state, fixed)
     if kept is not None:
-        learned = objective.finish(learned, _on_device(kept, split), finish_key)
+        learned = objective.finish(learned, on_device(kept, split), finish_key)
 
     def miss_of(term: Any) -> np.ndarray:
         return np.asarray(objective.miss(sde, term, validation or paths, miss_key))
@@ -298,45 +305,3 @@ def fit(
 def _history(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     names = ("step", "window", "loss", "validation_loss")
     return {n: np.array([r[n] if r[n] is not None else np.nan for r in records]) for n in names}
-
-
-def _start(
-    model: Any,
-    initial: LearnedScore | StepCorrection | LearnedStep | LearnedKernel | None,
-    seen: tuple[Any, Any, Any],
-    key: PRNGKeyArray,
-) -> tuple[Any, dict[str, Any]]:
-    """Parameters to start from, and the network's other variables."""
-    t, x, args = seen
-    if initial is None:
-        with readable_errors(model, x, args):
-            variables = _drawn(model, key, t, x, args)
-    else:
-        variables = jax.tree.map(jnp.array, initial.variables)
-    result = jax.eval_shape(partial(apply_network, model), variables, t, x, args)
-    check_like(x, result, "the network")
-    others = {name: value for name, value in variables.items() if name != "params"}
-    return variables.get("params", {}), others
-
-
-@partial(compiled, compiler_options={"xla_backend_optimization_level": 0})
-def _drawn(model: Any, key: PRNGKeyArray, t: Any, x: Any, args: Any) -> Any:
-    """Random variables of a network; few numbers once, in a program that takes long to compile."""
-    return model.init(key, t, x, args)
-
-
-def _initial(optimizer: optax.GradientTransformation, params: Any) -> tuple[Any, Any]:
-    """Averages and the optimiser's state, their own from the start: the first epoch uses them."""
-    with jax.numpy_dtype_promotion("standard"):
-        begin = lambda params: (averages(params), optimizer.init(params))
-        return jax.jit(begin, compiler_options=ONCE)(params)
-
-
-def _on_device(data: Trajectories, split: Split | None) -> Trajectories:
-    """Numpy's arrays, as read from files, take no traced index and would be moved every epoch.
-
-    Equal parts go to their devices at once, and never lie on one.
-    """
-    if split is None or data.num_samples % split.count:
-        return jax.tree.map(jnp.asarray, data)
-    return Shares(data.num_samples, split.count, split.count).laid_out(data, split)

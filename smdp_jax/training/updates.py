@@ -24,7 +24,17 @@ __all__ = ["Fixed", "Problem", "TrainingState", "Windows", "averages"]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainingState:
-    """What changes in training."""
+    """What changes in training.
+
+    Parameters
+    ----------
+    params, ema : pytree
+        Parameters, and their moving averages, which are what is returned.
+    opt_state : pytree
+        The optimiser's state.
+    step : int array
+        Updates done.
+    """
 
     params: Any
     ema: Any
@@ -172,15 +182,26 @@ class Problem:
         )
         return whole
 
+    def loss_of(
+        self, fixed: Fixed, source: Windows, number: Any, steps: int
+    ) -> Callable[[Any], Array]:
+        """Return the loss of the batch of update ``number`` as a function of the parameters."""
+        key = jax.random.fold_in(source.key, number)
+        return lambda params: self.batch_loss(self.learned(params, fixed), source, key, steps)
+
+    def one_update(
+        self, state: TrainingState, fixed: Fixed, source: Windows, steps: int
+    ) -> tuple[TrainingState, Array]:
+        """Take one step of the optimiser; the averages are like the parameters."""
+        flat, unravel = _flat(state.ema)
+        state, loss = self.update(replace(state, ema=flat), fixed, source, steps)
+        return replace(state, ema=unravel(state.ema)), loss
+
     def update(
         self, state: TrainingState, fixed: Fixed, source: Windows, steps: int
     ) -> tuple[TrainingState, Array]:
         """Take one step of the optimiser; the averages are one flat array."""
-        key = jax.random.fold_in(source.key, state.step)
-
-        def loss_of(params: Any) -> Array:
-            return self.batch_loss(self.learned(params, fixed), source, key, steps)
-
+        loss_of = self.loss_of(fixed, source, state.step, steps)
         loss, grads = self._gradient(loss_of, state.params)
         # optax mixes integer counts and floats, which strict dtype promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smdp_jax.evaluate.plots import field_animation
+from smdp_jax.evaluate.plots import field_animation, posterior_animation
 
 TIMES = np.linspace(1.0, 0.0, 5)
 MOVING = np.linspace(-1.0, 1.0, 5)[:, None, None] * np.ones((5, 8, 6))
 
 
-def frames_of(png):
+def frames_of(png, kind="PNG"):
     picture = Image.open(io.BytesIO(png))
-    assert picture.format == "PNG"
+    assert picture.format == kind
     frames = []
     for i in range(getattr(picture, "n_frames", 1)):
         picture.seek(i)
@@ -46,6 +46,39 @@ def test_obstacles_are_outlined():
         for mask in (None, solid)
     )
     assert (plain != drawn).any()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+@pytest.mark.parametrize("grid", [(12,), (6, 8)])
+def test_paths_walk_back_beside_the_truth(grid, kind):
+    """The first frame is the end state, where all are one; then samples and truth part."""
+    ts, waves = np.linspace(0.0, 1.0, 4), np.linspace(-1, 1, int(np.prod(grid))).reshape(grid)
+    truth = np.stack([(1 + t) * waves for t in ts])
+    paths = np.stack([truth + (1 - ts.reshape(-1, *(1,) * len(grid))) * i for i in range(3)])
+    options = {"format": kind, "dpi": 60}
+    frames = frames_of(posterior_animation(ts, paths, truth, **options), kind)
+    assert len(frames) == 4
+    still = frames_of(posterior_animation(ts, paths[:, :, ...] * 0 + truth, truth, **options), kind)
+    changes = [(a.astype(int) != b).mean() for a, b in zip(frames, still, strict=True)]
+    assert changes[-1] > 0.02
+    if kind == "PNG" and len(grid) == 1:
+        assert (frames[0].astype(int) != frames[-1]).mean() > 0.02
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"truth": MOVING[:, 0]}, "paths must have shape|truth must have"),
+        ({"ts": TIMES[:3]}, r"truth must have shape \(3, 8, 6\)"),
+        ({"paths": MOVING[0]}, "paths must have 3 or 4 axes"),
+        ({"format": "MP4"}, "format must be 'PNG' or 'GIF', got 'MP4'"),
+    ],
+)
+@pytest.mark.usefixtures("untyped")
+def test_paths_that_do_not_fit(changes, message):
+    given = {"ts": TIMES[::-1], "paths": MOVING[None], "truth": MOVING} | changes
+    with pytest.raises(ValueError, match=message):
+        posterior_animation(**given)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+import smdp_jax as smdp
 from smdp_jax.evaluate import plots
 from smdp_jax.evaluate.figures import figure_png
 
@@ -30,6 +31,9 @@ HISTORY = {
 }
 FIELDS = RNG.normal(size=(4, 16, 16))
 KS = np.arange(9)
+STATES = {"marker": RNG.normal(size=(400, 2)), "wind": 3 + RNG.normal(size=400)}
+ONE = {"marker": np.zeros(2), "wind": np.array(3.0)}
+PAST = smdp.Posterior(STATES, None)
 SPECTRUM = 1.0 / (1 + KS) ** 3
 LEVELS = np.linspace(0, 1, 21)
 PADDED = np.where(np.arange(9) < 5, np.geomspace(0.01, 1, 9), np.nan) * np.ones((3, 1))
@@ -81,6 +85,9 @@ FIGURES = {
     "coverage_curve": lambda: plots.coverage_curve(
         LEVELS, {"SDE": LEVELS, "narrow": LEVELS**1.5}, num_cases=200
     ),
+    "histograms": lambda: plots.histograms(PAST, ONE, STATES),
+    "histograms of a field": lambda: plots.histograms(FIELDS.reshape(4, -1)),
+    "pair_plot": lambda: plots.pair_plot(PAST, ONE),
     "rank_histogram": lambda: plots.rank_histogram(RNG.integers(0, 40, (300, 2)), 39, bins=7),
 }
 
@@ -186,6 +193,40 @@ def test_posterior_histogram_is_a_density() -> None:
     assert "1,000 outside" in figure.axes[0].get_title(loc="left")
 
 
+def test_entries_have_their_names_and_their_draws(figures: dict[str, Figure]) -> None:
+    names = ["marker[0]", "marker[1]", "wind"]
+    shown = figures["histograms"].axes
+    assert [axes.get_xlabel() for axes in shown] == names
+    heights, edges, _ = shown[2].patches[1].get_data()
+    np.testing.assert_allclose(np.sum(heights * np.diff(edges)), 1, atol=0.01)
+    assert edges[0] < STATES["wind"].min() + 1
+    (line,) = shown[2].lines
+    np.testing.assert_allclose(line.get_xdata(), 3)
+    pairs = figures["pair_plot"].axes
+    across, down = pairs[7].lines[0].get_data()  # last row, middle column
+    np.testing.assert_array_equal(across, STATES["marker"][:, 1])
+    np.testing.assert_array_equal(down, STATES["wind"])
+    assert [axes.get_xlabel() for axes in pairs[6:9]] == names
+    few = plots.pair_plot(STATES, entries=[2, 0])
+    assert [axes.get_xlabel() for axes in few.axes[2:]] == ["wind", "marker[0]"]
+    assert len(plots.histograms(np.zeros((9, 40))).axes) == 6
+
+
+def test_contours_hold_the_shares_they_say() -> None:
+    """Half of a Gaussian lies within radius sqrt(2 log 2) = 1.18, 90 % within 2.15."""
+    draws = np.random.default_rng(1).normal(size=(20_000, 2))
+    contours = plots.pair_plot(draws, bins=40).axes[2].collections[0]
+    rings = [path.vertices for path in contours.get_paths()]
+    radii = sorted(np.median(np.hypot(*ring.T)) for ring in rings)
+    np.testing.assert_allclose(radii, [1.18, 2.15], rtol=0.1)
+
+
+def test_lost_draws_are_counted_and_not_drawn() -> None:
+    lost = {"a": np.append(STATES["wind"], [np.nan] * 3)}
+    assert "3 of 403 not finite" in plots.histograms(lost).axes[0].get_title(loc="left")
+    assert "3 not finite" in plots.pair_plot(lost)._suptitle.get_text()
+
+
 def test_training_curve_axes_and_windows(figures: dict[str, Figure]) -> None:
     axes = figures["training_curve"].axes[0]
     assert axes.get_yscale() == "log"
@@ -245,6 +286,10 @@ def test_jax_arrays_are_welcome() -> None:
         (lambda: plots.posterior_probability(XS, XS, TS), "exact_probability must have shape"),
         (lambda: plots.training_curve({"validation_loss": LOSS}), 'history needs "loss"'),
         (lambda: plots.training_curve({"loss": LOSS, "step": TS}), "step must have shape"),
+        (lambda: plots.histograms({}), "at least one draw"),
+        (lambda: plots.histograms(np.full((5, 2), np.nan)), "finite draws, got none of x\\[0\\]"),
+        (lambda: plots.histograms(STATES, {"wind": np.array(1.0)}), "truth must be one state like"),
+        (lambda: plots.pair_plot(STATES, entries=[3]), "entries must be indices below 3"),
         (lambda: plots.step_miss(TS, {}), "at least one array"),
         (lambda: plots.step_miss(TS, {"low": XS}), "low must have shape"),
         (

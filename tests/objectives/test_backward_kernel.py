@@ -187,7 +187,7 @@ def test_refused_data():
     with pytest.raises(ValueError, match="a window of 5 steps needs 6 stored times"):
         smdp.fit(SDE, smdp.models.MLP((4,)), data, smdp.BackwardKernel(windows=(5,)), **options)
     with pytest.raises(ValueError, match="from at least 8 paths, got 5"):
-        smdp.fit(SDE, smdp.models.MLP((4,)), data.some(0, 6), **options)
+        smdp.fit(SDE, smdp.models.MLP((4,)), data[:6], **options)
 
 
 def test_goes_on_from_a_checkpoint(tmp_path):

@@ -311,7 +311,7 @@ def test_is_no_score(untyped):
 def test_bad_estimates():
     paths = ring_paths(jax.random.key(1), 20, 5)
     with pytest.raises(ValueError, match="from at least 8 paths, got 7"):
-        smdp.estimate_kernel(RING, paths.some(0, 7))
+        smdp.estimate_kernel(RING, paths[:7])
     with pytest.raises(ValueError, match=r"transform must be 'auto', one of .* got 'wavelets'"):
         smdp.estimate_kernel(RING, paths, transform="wavelets")
     with pytest.raises(ValueError, match="must be unitary"):

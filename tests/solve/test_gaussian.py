@@ -297,3 +297,21 @@ def test_what_does_not_fit_is_refused_before_the_solve(solver, says):
         smdp.sample_posterior(
             DRIFT, score, X_END, jnp.linspace(0, END, 3), num_samples=2, key=KEY, solver=solver
         )
+
+
+def test_a_plain_learned_score_brings_the_moments_of_its_data():
+    """A network of zero is the score of the Gaussian of the data, and the step that of its law."""
+    sde = smdp.SDE(lambda t, x, args: -x, diffusion=0.5)
+    ts = smdp.linear_grid(0.0, 1.0, 6)
+    k_prior, k_noise, k_past = jax.random.split(jax.random.key(3), 3)
+    paths = smdp.simulate(sde, jax.random.normal(k_prior, (2000, 1)), ts, key=k_noise)
+    model = smdp.models.MLP((4,))
+    variables = model.init(jax.random.key(0), ts[1], paths.at(0, 0), None)
+    score = smdp.LearnedScore(model, variables, smdp.Preconditioner.of(sde, paths))
+    x_end, step = jnp.array([0.4]), smdp.GaussianStep()
+    past = smdp.sample_posterior(sde, score, x_end, ts, num_samples=4000, key=k_past, solver=step)
+    decay, noise = np.exp(-1.0), 0.125 * (1 - np.exp(-2.0))
+    gain = decay / (decay**2 + noise)
+    # 4000 draws of std 0.67: 5 standard errors, and first-order steps of 1/6 without `linear`.
+    assert abs(float(past.samples.mean()) - gain * 0.4) < 0.1
+    assert abs(float(past.samples.std()) / np.sqrt(noise / (decay**2 + noise)) - 1) < 0.1

@@ -14,7 +14,7 @@ import smdp_jax as smdp
 from smdp_jax.scores.step import StepScale
 from smdp_jax.training import programs
 from smdp_jax.training.asked import check_kinds
-from smdp_jax.training.fit import _drawn
+from smdp_jax.training.pieces import _drawn
 from tests.linear_fit import DATA, HELD_OUT, K_PATH, K_START, KEY, RATE, SDE, TS, Linear, fit
 
 

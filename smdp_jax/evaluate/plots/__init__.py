@@ -3,9 +3,10 @@
 Needs matplotlib (``pip install "smdp_jax[plots]"``); nothing else in the package does.
 """
 
-from smdp_jax.evaluate.plots.animation import field_animation
+from smdp_jax.evaluate.plots.animation import field_animation, posterior_animation
 from smdp_jax.evaluate.plots.calibration import calibration_panel, coverage_curve, rank_histogram
 from smdp_jax.evaluate.plots.fields import field_panel, power_spectra
+from smdp_jax.evaluate.plots.pairs import histograms, pair_plot
 from smdp_jax.evaluate.plots.particles import particles
 from smdp_jax.evaluate.plots.posteriors import posterior_histogram, posterior_probability
 from smdp_jax.evaluate.plots.profiles import profiles, sensor_profiles, space_time
@@ -17,7 +18,10 @@ __all__ = [
     "coverage_curve",
     "field_animation",
     "field_panel",
+    "histograms",
+    "pair_plot",
     "particles",
+    "posterior_animation",
     "posterior_histogram",
     "posterior_probability",
     "power_spectra",

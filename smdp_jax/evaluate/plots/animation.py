@@ -1,14 +1,17 @@
-"""Fields that move: one animated PNG, which browsers play and everything else shows as a still."""
+"""Fields that move: an animated PNG, which all else shows as a still, or a GIF."""
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from smdp_jax.evaluate.plots import _style as style
+from smdp_jax.evaluate.plots._states import samples_of
 from smdp_jax.evaluate.plots._style import ArrayND
 
 
@@ -22,6 +25,7 @@ def field_animation(
     frame_seconds: float = 0.12,
     time_unit: str = "",
     dpi: int = 100,
+    format: Literal["PNG", "GIF"] = "PNG",
 ) -> bytes:
     """Show fields side by side as they move, on one colour scale.
 
@@ -43,11 +47,13 @@ def field_animation(
         Unit of the times; empty if dimensionless.
     dpi : int
         Dots per inch.
+    format : "PNG" or "GIF"
+        Of the file; a GIF has 256 colours.
 
     Returns
     -------
     bytes
-        An animated PNG.
+        The content of an animated picture file.
 
     Raises
     ------
@@ -56,7 +62,7 @@ def field_animation(
     """
     times = style.array("times", np.asarray(times), 1)
     shown = _as_frames(times, fields)
-    chosen = np.unique(np.linspace(0, len(times) - 1, min(max_frames, len(times))).astype(int))
+    chosen = _thinned(len(times), max_frames, format)
     limit = style.robust_limit(*shown.values(), percent=99.8)
     colours = style.DIVERGING if signed else style.SEQUENTIAL
     outline = style.INK if signed else "white"  # either end of the colours is far from it
@@ -81,10 +87,116 @@ def field_animation(
             for image, frames in zip(images, shown.values(), strict=True):
                 image.set_data(frames[i])
             clock.set_text(style.label(f"$t$ = {float(times[i]):.3g}", time_unit))
-            figure.set_dpi(dpi)
-            canvas.draw()
-            pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
-    return _animated(pictures, round(1000 * frame_seconds))
+            pictures.append(_picture(figure, canvas, dpi))
+    return _animated(pictures, round(1000 * frame_seconds), format)
+
+
+def posterior_animation(
+    ts: ArrayND | Sequence[float],
+    paths: Any,
+    truth: ArrayND,
+    *,
+    points: ArrayND | None = None,
+    max_paths: int = 30,
+    signed: bool = True,
+    field_unit: str = "",
+    max_frames: int = 40,
+    frame_seconds: float = 0.12,
+    time_unit: str = "",
+    dpi: int = 100,
+    format: Literal["PNG", "GIF"] = "PNG",
+) -> bytes:
+    """Show posterior paths of a field walk back in time, beside the truth and the end state.
+
+    Parameters
+    ----------
+    ts : array (times,)
+        Increasing times.
+    paths : Posterior or array
+        Of ``sample_posterior(save="all")``: shape (paths, times, points), drawn as lines over the
+        truth, or (paths, times, rows, columns), three of them beside it.
+    truth : array (times, *grid)
+        The path that was simulated; its last state is what was observed.
+    points : array (points,), optional
+        Positions of a field on an interval; default their number.
+    max_paths : int
+        At most this many lines.
+    signed : bool
+        Of fields on two axes: white is zero.
+    field_unit : str
+        Unit of the field; empty if dimensionless.
+    max_frames, frame_seconds, time_unit, dpi, format
+        As for `field_animation`.
+
+    Returns
+    -------
+    bytes
+        The content of an animated picture file, from the last time to the first.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together, or no path is finite.
+    """
+    ts = style.array("ts", np.asarray(ts), 1)
+    many = style.array("paths", samples_of(paths), (3, 4))
+    truth = style.array("truth", truth, many.ndim - 1)
+    style.same_shape("truth", truth, (len(ts), *many.shape[2:]))
+    style.same_shape("paths", many, (len(many), *truth.shape))
+    options = {
+        "max_frames": max_frames,
+        "frame_seconds": frame_seconds,
+        "time_unit": time_unit,
+        "dpi": dpi,
+        "format": format,
+    }
+    if many.ndim == 4:
+        shown = {f"sample {i + 1}": path[::-1] for i, path in enumerate(many[:3])}
+        fields = {"end state": truth[-1], **shown, "truth": truth[::-1]}
+        return field_animation(ts[::-1], fields, signed=signed, **options)
+    points = np.arange(many.shape[2]) if points is None else style.array("points", points, 1)
+    style.same_shape("points", points, many.shape[2:])
+    finite = np.concatenate([truth.ravel(), many[np.isfinite(many)]])
+    low, high = np.quantile(finite, [0.001, 0.999])
+    margin = 0.08 * max(high - low, 1e-12)
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(style.RC)
+        figure = style.new_figure(6.4, 3.6)
+        canvas = FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        axes.plot(points, truth[-1], color=style.SOFT, linestyle=":", label="end state")
+        lines = axes.plot(
+            points, many[:max_paths, -1].T, color=style.LEARNED, linewidth=0.8, alpha=0.5
+        )
+        lines[0].set_label("samples")
+        (exact,) = axes.plot(points, truth[-1], color=style.EXACT, label="truth")
+        axes.set_ylim(low - margin, high + margin)
+        axes.margins(x=0)
+        axes.set_xlabel("position")
+        axes.set_ylabel(style.label("field", field_unit))
+        style.legend_below(figure, axes)
+        pictures = []
+        for i in _thinned(len(ts), max_frames, format):
+            for line, path in zip(lines, many, strict=False):
+                line.set_ydata(path[::-1][i])
+            exact.set_ydata(truth[::-1][i])
+            axes.set_title(style.label(f"$t$ = {ts[::-1][i]:.3g}", time_unit))
+            pictures.append(_picture(figure, canvas, dpi))
+    return _animated(pictures, round(1000 * frame_seconds), format)
+
+
+def _thinned(times: int, most: int, kind: str) -> np.ndarray:
+    """Which times are shown."""
+    if kind not in ("PNG", "GIF"):
+        raise ValueError(f"format must be 'PNG' or 'GIF', got {kind!r}")
+    return np.unique(np.linspace(0, times - 1, min(most, times)).astype(int))
+
+
+def _picture(figure: Figure, canvas: FigureCanvasAgg, dpi: int) -> Image.Image:
+    figure.set_dpi(dpi)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def _as_frames(times: np.ndarray, fields: Mapping[str, ArrayND]) -> dict[str, np.ndarray]:
@@ -99,12 +211,12 @@ def _as_frames(times: np.ndarray, fields: Mapping[str, ArrayND]) -> dict[str, np
     return shown
 
 
-def _animated(pictures: list[Image.Image], milliseconds: int) -> bytes:
+def _animated(pictures: list[Image.Image], milliseconds: int, kind: str) -> bytes:
     buffer = io.BytesIO()
     waits = [milliseconds] * (len(pictures) - 1) + [10 * milliseconds]
     pictures[0].save(
         buffer,
-        format="PNG",
+        format=kind,
         save_all=True,
         append_images=pictures[1:],
         duration=waits,

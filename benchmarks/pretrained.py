@@ -1,0 +1,33 @@
+"""Write the scores that come with the package, from runs of the shipped configs.
+
+``python benchmarks/pretrained.py affine quadratic`` runs what is not yet finished in ``runs/``, and
+writes ``smdp_jax/experiment/weights/NAME.smdp``; all of them together stay below 10 MB.
+"""
+
+import sys
+from pathlib import Path
+
+from smdp_jax.experiment import load_config_file, run_experiment
+from smdp_jax.experiment.pretrained import write_pretrained
+
+ROOT = Path(__file__).parents[1]
+WEIGHTS = ROOT / "smdp_jax" / "experiment" / "weights"
+LIMIT = 10_000_000
+
+
+def main(names: list[str]) -> None:
+    """Run, and write."""
+    for name in names:
+        file = load_config_file(ROOT / "configs" / f"{name}.py")
+        run_dir = run_experiment(
+            file, file.presets["small"], preset="small", runs_dir=ROOT / "runs"
+        )
+        path = write_pretrained(run_dir, WEIGHTS / f"{name}.smdp")
+        print(f"{path}: {path.stat().st_size:,} bytes")
+    total = sum(path.stat().st_size for path in WEIGHTS.iterdir())
+    if total > LIMIT:
+        raise SystemExit(f"weights must have at most {LIMIT:,} bytes in all, got {total:,}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,213 @@
+"""Figures of posteriors without a closed form: entries, and pairs of entries."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from smdp_jax.evaluate.plots import _style as style
+from smdp_jax.evaluate.plots._states import columns, like
+
+_SHARES = (0.5, 0.9)
+
+
+@style.styled
+def histograms(
+    samples: Any,
+    truth: Any = None,
+    prior: Any = None,
+    *,
+    entries: Sequence[int] | None = None,
+    bins: int | None = None,
+) -> Figure:
+    """Draw the marginal posterior of each entry, beside the prior and the true start.
+
+    Parameters
+    ----------
+    samples : Posterior, Conditioned or pytree
+        Draws; leaves (draws, *state).
+    truth : pytree, optional
+        The state they should hold, unbatched.
+    prior : pytree, optional
+        Draws from the prior; leaves (draws, *state).
+    entries : sequence of int, optional
+        Which entries, in the order of the leaves; default all of up to 6, else 6 equally spaced.
+    bins : int, optional
+        Number of bins over the range of what is drawn; default 8 to 40, by the number of draws.
+
+    Returns
+    -------
+    Figure
+        A panel for each entry. Draws that are not finite are left out, and counted in its title.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to draw, or states do not belong together.
+    """
+    drawn = columns(samples, 1, entries, 6)
+    before = {} if prior is None else columns(prior, 1, range(_count(prior)), 0)
+    true = like(truth, list(drawn), "truth")
+    rows = -(-len(drawn) // 3)
+    wide = min(len(drawn), 3)
+    figure = style.new_figure(2.9 * wide + 0.6, 2.4 * rows + 0.5)
+    panels = figure.subplots(rows, wide, squeeze=False).ravel()
+    for axes in panels[len(drawn) :]:
+        axes.set_axis_off()
+    for axes, (name, values) in zip(panels, drawn.items(), strict=False):
+        finite = _finite(name, values)
+        others = before.get(name, finite[:0])
+        edges = _edges([finite, others[np.isfinite(others)]], true.get(name), bins)
+        if others.size:
+            density = np.histogram(others, edges, density=True)[0]
+            axes.stairs(density, edges, fill=True, color=style.PALE, alpha=0.6, label="prior")
+        _stairs(axes, finite, edges)
+        if name in true:
+            axes.axvline(true[name], color=style.EXACT, linestyle="--", label="truth")
+        lost = values.size - finite.size
+        axes.set_title(f"{lost:,} of {values.size:,} not finite" if lost else "")
+        axes.set_xlabel(name)
+        axes.set_yticks([])
+        axes.set_ylim(bottom=0)
+    panels[0].set_ylabel("density")
+    style.legend_below(figure, panels[0])
+    return figure
+
+
+@style.styled
+def pair_plot(
+    samples: Any,
+    truth: Any = None,
+    *,
+    entries: Sequence[int] | None = None,
+    bins: int | None = None,
+) -> Figure:
+    """Draw marginals on the diagonal, and the density of every pair of entries below it.
+
+    Parameters
+    ----------
+    samples : Posterior, Conditioned or pytree
+        Draws; leaves (draws, *state).
+    truth : pytree, optional
+        The state they should hold, unbatched: a cross.
+    entries : sequence of int, optional
+        Which entries, in the order of the leaves; default all of up to 4, else 4 equally spaced.
+    bins : int, optional
+        Number of bins of the marginals; pairs have as many along each axis. Default 8 to 40, by the
+        number of draws.
+
+    Returns
+    -------
+    Figure
+        A triangle of panels; contours hold 50 and 90 % of the draws.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to draw, or the truth is of another shape.
+    """
+    drawn = columns(samples, 1, entries, 4)
+    true = like(truth, list(drawn), "truth")
+    names, count = list(drawn), len(drawn)
+    good = np.all([np.isfinite(values) for values in drawn.values()], axis=0)
+    kept = {name: _finite(name, values[good]) for name, values in drawn.items()}
+    edges = {name: _edges([v], true.get(name), bins) for name, v in kept.items()}
+    figure = style.new_figure(1.9 * count + 0.9, 1.9 * count + 0.7)
+    panels = figure.subplots(count, count, squeeze=False)
+    for row, below in enumerate(names):
+        for column, across in enumerate(names):
+            axes = panels[row, column]
+            if column > row:
+                axes.set_axis_off()
+                continue
+            if row == column:
+                _stairs(axes, kept[below], edges[below])
+                axes.set_yticks([])
+            else:
+                _density(axes, kept[across], kept[below], edges[across], edges[below])
+                if true:
+                    axes.plot(
+                        true[across],
+                        true[below],
+                        "+",
+                        color=style.EXACT,
+                        markersize=11,
+                        markeredgewidth=1.8,
+                    )
+            if row == column and true:
+                axes.axvline(true[across], color=style.EXACT, linestyle="--")
+            axes.set_xlim(edges[across][0], edges[across][-1])
+            axes.locator_params(axis="x", nbins=3)
+            _label(axes, row, column, count, across, below)
+    lost = int((~good).sum())
+    note = f"; {lost:,} not finite" if lost else ""
+    figure.suptitle(f"{int(good.sum()):,} draws{note}", fontsize=9.5, color=style.SOFT)
+    return figure
+
+
+def _label(axes: Axes, row: int, column: int, count: int, across: str, below: str) -> None:
+    """Names and numbers on the outer sides alone."""
+    if row == count - 1:
+        axes.set_xlabel(across)
+    else:
+        axes.tick_params(labelbottom=False)
+    if column == 0 and row:
+        axes.set_ylabel(below)
+        axes.locator_params(axis="y", nbins=3)
+    elif row != column:
+        axes.tick_params(labelleft=False)
+
+
+def _count(states: Any) -> int:
+    return len(columns(states, 1, None, 1 << 30))
+
+
+def _finite(name: str, values: np.ndarray) -> np.ndarray:
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        raise ValueError(f"samples must have finite draws, got none of {name}")
+    return finite
+
+
+def _edges(values: Sequence[np.ndarray], also: float | None, bins: int | None) -> np.ndarray:
+    """Equal bins over all that is drawn, but for the last thousandth on either side."""
+    ends = [np.quantile(v, [0.001, 0.999]) for v in values if v.size]
+    if also is not None:
+        ends.append(np.array([also, also]))
+    low, high = np.min(ends), np.max(ends)
+    bins = bins or int(np.clip(round(2 * values[0].size ** (1 / 3)), 8, 40))
+    margin = 0.04 * (high - low) or 1e-6 * max(abs(low), 1e-12) + 1e-12
+    return np.linspace(low - margin, high + margin, bins + 1)
+
+
+def _stairs(axes: Axes, values: np.ndarray, edges: np.ndarray) -> None:
+    heights = np.histogram(values, edges)[0] / (values.size * np.diff(edges))
+    axes.stairs(heights, edges, fill=True, color=style.LEARNED, alpha=0.35, label="samples")
+    axes.stairs(heights, edges, color=style.LEARNED, linewidth=0.8)
+
+
+def _density(
+    axes: Axes, x: np.ndarray, y: np.ndarray, x_edges: np.ndarray, y_edges: np.ndarray
+) -> None:
+    """Draws as points, and the contours of a smoothed histogram that hold shares of them."""
+    shown = slice(None, None, max(x.size // 1500, 1))
+    axes.plot(x[shown], y[shown], ".", color=style.LEARNED, markersize=2, alpha=0.35)
+    counts = _smoothed(np.histogram2d(x, y, (x_edges, y_edges))[0])
+    order = np.sort(counts.ravel())[::-1]
+    held = np.cumsum(order) / max(order.sum(), 1e-300)
+    levels = sorted({float(order[np.searchsorted(held, share)]) for share in _SHARES})
+    levels = [level for level in levels if 0 < level < order[0]]
+    if levels and x.size >= 50:
+        centres = [(edges[1:] + edges[:-1]) / 2 for edges in (x_edges, y_edges)]
+        axes.contour(*centres, counts.T, levels, colors=style.LEARNED, linewidths=1.1)
+    axes.set_ylim(y_edges[0], y_edges[-1])
+
+
+def _smoothed(counts: np.ndarray) -> np.ndarray:
+    """Binomial weights over five bins along each axis: few draws make ragged contours."""
+    weights = np.array([1, 4, 6, 4, 1]) / 16
+    for axis in (0, 1):
+        counts = np.apply_along_axis(np.convolve, axis, counts, weights, "same")
+    return counts

@@ -1,0 +1,189 @@
+"""Trained scores that come with the package, each one file beside this one: no code, no pickle."""
+
+import dataclasses
+import importlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.serialization import msgpack_restore, msgpack_serialize
+
+from smdp_jax.experiment.stages import load
+from smdp_jax.files import write_atomically
+from smdp_jax.scores.sharing import decoded, encoded
+from smdp_jax.sde import SDE
+
+__all__ = ["Pretrained", "pretrained", "write_pretrained"]
+
+_VERSION = 1
+_PLAIN = (bool, int, float, str, type(None))
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A trained score, and what it was trained on.
+
+    Parameters
+    ----------
+    sde : SDE
+        The forward process.
+    score : LearnedScore
+        Averaged parameters.
+    ts : array (times,)
+        Times of the paths that it learned from.
+    metrics : mapping of str to number
+        What the run's report says of it.
+    system : Any
+        Of ``smdp_jax.physics``: prior, closed forms.
+    made_by : str
+        The command that trained it.
+    """
+
+    sde: SDE
+    score: Any
+    ts: Any
+    metrics: Mapping[str, Any]
+    system: Any
+    made_by: str
+
+
+def pretrained(name: str) -> Pretrained:
+    """Load a trained score that comes with the package.
+
+    Parameters
+    ----------
+    name : str
+        Of an experiment, such as "affine".
+
+    Returns
+    -------
+    Pretrained
+        With ``.sde``, ``.score``, ``.ts``, ``.metrics`` and ``.system``.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name (which there are), or it was written by another version.
+    """
+    folder = files("smdp_jax.experiment").joinpath("weights")
+    found = [file.name for file in folder.iterdir()]
+    there = sorted(file.removesuffix(".smdp") for file in found if file.endswith(".smdp"))
+    if name not in there:
+        raise ValueError(f"name must be one of {', '.join(there)}, got {name!r}")
+    tree: Any = msgpack_restore(folder.joinpath(f"{name}.smdp").read_bytes())
+    if tree["version"] != _VERSION:
+        raise ValueError(
+            f"weights of {name!r} must be of version {_VERSION}, got {tree['version']}: they were "
+            f"written by another smdp_jax; {tree['made_by']} trains them again"
+        )
+    system = _built(tree["system"])
+    return Pretrained(
+        sde=getattr(system, tree["process"])(),
+        score=decoded(tree["learned"], _built(tree["network"])),
+        ts=jnp.asarray(tree["ts"]),
+        metrics=json.loads(tree["metrics"]),
+        system=system,
+        made_by=tree["made_by"],
+    )
+
+
+def write_pretrained(run_dir: Path, path: Path) -> Path:
+    """Write a run's score, process and figures to one file.
+
+    Parameters
+    ----------
+    run_dir : Path
+        A finished run whose config has a ``system()`` of ``smdp_jax.physics``.
+    path : Path
+        The file; one that exists is replaced.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    ValueError
+        If its process is none of its system's.
+    """
+    run = load(run_dir)
+    system = getattr(run.config, "system", lambda: None)()
+    process = next(
+        (
+            n
+            for n in ("sde", "continuous_sde")
+            if hasattr(system, n) and getattr(system, n)() == run.sde
+        ),
+        None,
+    )
+    if process is None:
+        raise ValueError(f"{run_dir} must have Config.system() with its process, got {system!r}")
+    record = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
+    values = {name: row["value"] for name, row in record["metrics"].items()}
+    tree = {
+        "version": _VERSION,
+        "system": _described(system),
+        "process": process,
+        "network": _described(run.score.model),
+        "learned": encoded(run.score),
+        "ts": np.asarray(run.data.ts),
+        "metrics": json.dumps(values),
+        "made_by": f"python -m smdp_jax run configs/{run_dir.parent.name}.py",
+    }
+    return write_atomically(path, msgpack_serialize(tree))
+
+
+def _described(value: Any) -> Any:
+    """Parts of the package by name and fields; arrays and numbers as they are."""
+    if isinstance(value, _PLAIN):
+        return {"value": value}
+    if isinstance(value, (jax.Array, np.ndarray, np.generic)):
+        return {"array": np.asarray(value)}
+    if isinstance(value, (tuple, list)):
+        return {"sequence": {str(i): _described(part) for i, part in enumerate(value)}}
+    if isinstance(value, Mapping):
+        return {"mapping": {name: _described(part) for name, part in value.items()}}
+    if inspect.isfunction(value):
+        return {"function": _name_of(value)}
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        raise TypeError(f"a system or network must be made of records, got {value!r}")
+    fields = {
+        f.name: _described(getattr(value, f.name))
+        for f in dataclasses.fields(value)
+        if f.init and f.name not in ("parent", "name")
+    }
+    return {"record": _name_of(type(value)), "fields": fields}
+
+
+def _name_of(thing: Any) -> str:
+    if not thing.__module__.startswith("smdp_jax.") or "<" in thing.__qualname__:
+        raise TypeError(f"a system or network must be of smdp_jax, got {thing!r}")
+    return f"{thing.__module__}:{thing.__qualname__}"
+
+
+def _built(tree: Any) -> Any:
+    """What ``_described`` described."""
+    if "record" in tree:
+        fields = {name: _built(part) for name, part in tree["fields"].items()}
+        return _named(tree["record"])(**fields)
+    ((kind, value),) = tree.items()
+    if kind == "function":
+        return _named(value)
+    if kind == "sequence":
+        return tuple(_built(value[str(i)]) for i in range(len(value)))
+    if kind == "mapping":
+        return {name: _built(part) for name, part in value.items()}
+    return value
+
+
+def _named(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)

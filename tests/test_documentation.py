@@ -1,0 +1,76 @@
+"""Every code block of the documentation runs: those of one page in order, in one namespace."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import matplotlib as mpl
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
+
+
+def programs(page):
+    """Code blocks of a page with the line each begins at, as it is read from top to bottom."""
+    text = page.read_text(encoding="utf-8")
+    return [(text.count("\n", 0, m.start()) + 2, m[1]) for m in BLOCK.finditer(text)]
+
+
+SLOW = ("simulator",)  # five simulators; that of exponax is run by test_readme_example.py as well
+WITH_CODE = [
+    pytest.param(page, marks=[pytest.mark.slow] * (page.stem in SLOW), id=page.stem)
+    for page in PAGES
+    if programs(page)
+]
+
+
+@pytest.mark.filterwarnings("ignore:one backward step misses")  # few updates, on purpose
+@pytest.mark.filterwarnings("ignore:.* paths were lost")
+@pytest.mark.parametrize("page", WITH_CODE)
+def test_page(page, tmp_path, monkeypatch):
+    """In a session like a user's: JAX's usual promotion, files in a folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    seen = {}
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        mpl.rc_context(),
+    ):
+        for line, code in programs(page):
+            exec(compile("\n" * (line - 1) + code, str(page), "exec"), seen)
+    for name, value in seen.items():
+        if name in ("past", "good", "ways"):
+            for leaf in jax.tree.leaves(getattr(value, "samples", value)):
+                assert jax.numpy.isfinite(leaf).all(), f"{page.name}: {name}"
+
+
+def test_pages_name_what_exists():
+    """Links between pages and into the repository lead somewhere; so do `smdp.` names in text."""
+    import smdp_jax as smdp
+
+    for page in [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#\s]+)", text):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+        for name in re.findall(r"\bsmdp\.([A-Za-z_]\w*)", text):
+            assert hasattr(smdp, name), f"{page.name}: smdp.{name}"
+
+
+@pytest.mark.slow
+def test_builds_without_a_warning_and_without_a_network(tmp_path):
+    """All that is fetched by a page of ours is a file of ours."""
+    command = [sys.executable, "-m", "sphinx", "-EW", "--keep-going", "-q", "docs", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    for page in tmp_path.rglob("*.html"):
+        fetched = re.findall(
+            r"<(?:script|link|img)[^>]*(?:src|href)=\"(https?:[^\"]+)", page.read_text()
+        )
+        assert not fetched, f"{page}: {fetched}"
+    theory = (tmp_path / "theory.html").read_text()
+    assert theory.count("<math") > 40
+    assert theory.count('class="eqno"') == 13
