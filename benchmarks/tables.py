@@ -2,7 +2,7 @@
 
 Every cell (experiment, method, seed) is a file of its own under ``benchmarks/results/tables/``; a
 finished one is read, not run again, so an interrupted call goes on, and a method that breaks or
-diverges is a row that says so. The preset small writes README.md's table as well.
+diverges is a row that says so. The preset small writes the table of docs/compared.md as well.
 
     python benchmarks/tables.py --preset small --experiments affine --seeds 3
 """
@@ -74,7 +74,7 @@ SHOWN = (
     "RML ensemble",
     "guided diffusion",
 )
-"""Methods of README.md."""
+"""Methods of docs/compared.md."""
 MARKS = ("<!-- peers: benchmarks/tables.py -->", "<!-- end of peers -->")
 _NOTE = (
     "Seconds are upper bounds (compilation included, a machine with other work). p-values below "
@@ -260,7 +260,7 @@ def main(given: Sequence[str] | None = None) -> dict[str, list[dict[str, Any]]]:
         (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
         say("\n".join(lines))
     if folder == ROOT / "small":
-        replace(Path(__file__).parent.parent / "README.md", summary(folder), MARKS)
+        replace(Path(__file__).parent.parent / "docs" / "compared.md", summary(folder), MARKS)
     return tables
 
 

@@ -36,6 +36,7 @@ ROOMS = {
     "training": "Training of your own",
     "evaluate": "Evaluation",
     "evaluate.plots": "Pictures",
+    "baselines": "What else one would try",
     "experiment": "Experiments",
 }
 
