@@ -201,7 +201,9 @@ def start(
     objective, sde = problem.objective, problem.sde
     constants = objective.prepare(sde, paths)
     scales = initial.preconditioner if initial else objective.scales(sde, paths, precondition)
-    params, others = _first(problem.model, initial, objective.seen(problem.model, scales, paths), key)
+    params, others = _first(
+        problem.model, initial, objective.seen(problem.model, scales, paths), key
+    )
     state = TrainingState(params, *_initial(problem.optimizer, params), jnp.array(0))
     fixed = Fixed(others, scales, paths.ts)
     if problem.split is not None:
