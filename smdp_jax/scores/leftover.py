@@ -34,7 +34,7 @@ def trusted(
         return kernel
     leaves = jax.tree.leaves(paths.xs)
     entries = sum(leaf[0].size for leaf in leaves)
-    some = paths.some(0, min(max(_ENOUGH // entries, 1), paths.num_samples))
+    some = paths[: min(max(_ENOUGH // entries, 1), paths.num_samples)]
     sigma = jnp.asarray(input_noise, leaves[0].dtype)
     gains = np.array(_likelihoods(kernel, some, sigma, key))
     gains[-1, -1] += _GAIN
@@ -127,7 +127,7 @@ def rescaled(kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray) -> L
     """
     entries = sum(leaf[0].size for leaf in jax.tree.leaves(paths.xs))
     number = int(min(max(_CHAINED // (entries * _DRAWS), 8), paths.num_samples))
-    squares = np.asarray(_ranks(kernel, paths.some(0, number), key), float)
+    squares = np.asarray(_ranks(kernel, paths[:number], key), float)
     squares = squares[: max(paths.num_times // 4, 1)].mean(axis=0)
     # Ranks of a few draws are binomial about those of infinitely many.
     squares = (squares - 1 / (4 * _DRAWS)) / (1 - 1 / _DRAWS)
