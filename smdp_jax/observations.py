@@ -213,6 +213,7 @@ def condition(
         plan, score, draws, key, args = split.known((plan, score, draws, key, args))
     found = _condition(plan, score, draws, key, args, num_particles, resample)
     _check_particles(found)
+    _check_moves(found.info, plan.tempering)
     return found if split is None else split.returned(found)
 
 
@@ -322,5 +323,21 @@ def _check_particles(found: Conditioned) -> None:
         warnings.warn(
             f"only {sizes[worst]:.1f} of {len(found.log_weights)} particles count {where}, so "
             f"spread and evidence mean little: {remedies}",
+            stacklevel=3,
+        )
+
+
+def _check_moves(info: ConditionInfo, tempering: Tempering) -> None:
+    """Warn where the end states stay near the draws that they began as."""
+    if not concrete(info):
+        return
+    sizes = np.asarray(info.step_sizes)
+    last = sizes[np.isfinite(sizes)][-1]
+    left = (1 - last) ** (tempering.moves + tempering.final_moves)
+    if left > 0.5:
+        warnings.warn(
+            f"moves of the end state are short (step size {last:.2g} of 1), so that it stays near "
+            "the draws that it began as: take more moves (Tempering), more draws and particles, or "
+            "a larger covariance; a thin law, or a score that is not one, asks for short moves",
             stacklevel=3,
         )

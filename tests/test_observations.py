@@ -292,3 +292,13 @@ def test_few_particles_that_count_are_warned_of():
     sharp = smdp.Observation(0.1, lambda x, args: -0.5 * ((x[0] - 1.3) / 1e-3) ** 2)
     with pytest.warns(UserWarning, match="particles count at t="):
         _condition(observations=[sharp], ends=jnp.linspace(-1, 1, 64)[:, None], num_particles=64)
+
+
+def test_short_moves_are_warned_of():
+    """A score of a law a hundred times thinner than the draws, of the seventh of the width seen."""
+    seen = [smdp.LinearObservation(1.0, np.s_[:2], jnp.array([0.3, -0.2]), 0.02)]
+    thin = lambda t, x, args: -x / jnp.array([1.0, 1.0, 1e-6, 1e-6])
+    ends = jax.random.normal(jax.random.key(1), (64, 4))
+    sde = smdp.SDE(lambda t, x, args: 0 * x, diffusion=0.1)
+    with pytest.warns(UserWarning, match="moves of the end state are short"):
+        _condition(sde=sde, score=thin, observations=seen, ends=ends, num_particles=64)
