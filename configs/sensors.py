@@ -35,7 +35,7 @@ class Config(Experiment):
     """Grid points of Burgers' equation, on the unit interval."""
     viscosity: Positive = 0.01
     """Viscosity, in length² / time."""
-    noise: Positive = 0.25
+    noise: Positive = 0.05
     """Noise amplitude g per grid point, in units of u / sqrt(time)."""
     amplitude: Positive = 0.4
     """Root mean square of the initial field, in length / time."""
@@ -59,13 +59,11 @@ class Config(Experiment):
     """Learning rate of Adam at the start; it falls to 0 as a cosine."""
     spacing: Count = 8
     """Points from one sensor to the next, in each direction."""
-    sensor_noise: Positive = 0.15
+    sensor_noise: Positive = 0.05
     """Standard deviation of the sensors' noise, over that of the field."""
-    moves: Count = 4
-    """Langevin moves of the end state at each temperature."""
-    test_cases: Count = 10
+    test_cases: Count = 12
     """Fields whose past is sampled."""
-    particles: Count = 192
+    particles: Count = 128
     """Particles for each of them."""
     heat_size: Count = 16
     """Grid points per side of the heat equation, on a square of side 2 pi."""
@@ -158,7 +156,6 @@ class Config(Experiment):
             past = smdp.condition(
                 run.sde, run.score, seen, ts, num_particles=self.particles, key=k_run,
                 data=run.data, solver=smdp.GaussianStep(1),
-                tempering=smdp.Tempering(moves=self.moves, final_moves=2 * self.moves),
             )  # fmt: skip
             found.append(_record(past) | {"readings": seen[-1].value})
         return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
