@@ -121,14 +121,13 @@ def pilot_of(
             found = _walk(build, what, x, grid, args)
     except Exception:  # whatever a simulator says of derivatives: nothing is known then
         return None
-    chosen, steps, flows = (np.asarray(v) for v in found)
-    widths, times = np.diff(np.asarray(grid, float)), np.asarray(grid, float)[:-1]
-    good = chosen & np.isfinite(steps).all(axis=(1, 2)) & np.isfinite(flows).all(axis=(1, 2))
+    steps, flows = (np.asarray(v) for v in found)
+    starts = np.array(_starts(grid))
+    widths, times = np.diff(np.asarray(grid, float))[starts], np.asarray(grid, float)[starts]
+    good = np.isfinite(steps).all(axis=(1, 2)) & np.isfinite(flows).all(axis=(1, 2))
     if not good.any():
         return None
-    starts = np.flatnonzero(chosen)
-    share = np.zeros(len(chosen))
-    share[starts] = np.diff(np.append(starts, len(chosen)))
+    share = np.diff(np.append(starts, grid.shape[0] - 1)).astype(float)
     stepper = build(what)
     rates = np.linalg.eigvals(flows[good].astype(float)) * widths[good][:, None]
     if n := stepper.order:
@@ -141,16 +140,15 @@ def pilot_of(
         stretch = (mu.real > 0) & (np.abs(mu.imag) <= 0.1 * np.abs(mu))
         rates = np.where(stretch, np.log(np.maximum(np.abs(mu), 1e-30)), 0.0) + 0j
     paired = bool(n) or stepper.drift is None
-    return Pilot(bool(good.sum() < chosen.sum()), times[good], share[good], mu, rates, paired)
+    return Pilot(not good.all(), times[good], share[good], mu, rates, paired)
 
 
 @partial(compiled, compiler_options={"xla_backend_optimization_level": 1})
-def _walk(build: Any, what: Any, x: State, grid: Array, args: Args) -> tuple[Array, Array, Array]:
-    """Where was looked, and Hessenberg matrices (steps, m, m) of step and drift there."""
+def _walk(build: Any, what: Any, x: State, grid: Array, args: Args) -> tuple[Array, Array]:
+    """Hessenberg matrices (looks, m, m) of step and drift along a path."""
     process, solver, substeps, drift = stepper = build(what)
     flat, unravel = ravel_pytree(x)
-    steps = grid.shape[0] - 1
-    stride = max(1, steps // _LOOKS)
+    starts = _starts(grid)
 
     def look(function: Callable[[State], State], x: State) -> Array:
         def apply(v: Array) -> Array:
@@ -158,31 +156,28 @@ def _walk(build: Any, what: Any, x: State, grid: Array, args: Args) -> tuple[Arr
 
         return arnoldi(apply, flat.size, flat.dtype)
 
-    m = min(_DIRECTIONS, flat.size)
-    nothing = jnp.zeros((m, m), flat.dtype)
+    def moved(x: State, ts: Array, save: Any) -> State:
+        key = jax.random.key(0)
+        how = {"args": args, "solver": solver, "substeps": substeps, "save": save}
+        return advance(process, x, ts, key=key, **how)[0]
 
-    def body(x: State, n: Array) -> tuple[State, tuple]:
-        def move(x: State) -> State:
-            return advance(
-                process,
-                x,
-                jnp.stack([grid[n], grid[n + 1]]),
-                key=jax.random.key(n),
-                args=args,
-                solver=solver,
-                substeps=substeps,
-                save="last",
-            )[0]
+    def at(where: tuple[Array, State]) -> tuple[Array, Array]:
+        n, x = where
+        m = min(_DIRECTIONS, flat.size)
+        step = flow = jnp.zeros((m, m), flat.dtype)
+        if drift is not None:
+            flow = look(lambda v: drift(grid[n], v, args), x)
+        if not stepper.order:
+            step = look(lambda v: moved(v, jnp.stack([grid[n], grid[n + 1]]), "last"), x)
+        return step, flow
 
-        def both(x: State) -> tuple[Array, Array]:
-            flow = nothing if drift is None else look(lambda v: drift(grid[n], v, args), x)
-            return (nothing if stepper.order else look(move, x)), flow
+    return jax.lax.map(at, (jnp.array(starts), moved(x, grid, starts)))
 
-        chosen = (n % stride == 0) | (n == steps - 1)
-        found = jax.lax.cond(chosen, both, lambda x: (nothing, nothing), x)
-        return move(x), (chosen, *found)
 
-    return jax.lax.scan(body, x, jnp.arange(steps))[1]
+def _starts(grid: Array) -> tuple[int, ...]:
+    """Steps that are looked at: a few, and the last."""
+    steps = grid.shape[0] - 1
+    return tuple(sorted({*range(0, steps, max(1, steps // _LOOKS)), steps - 1}))
 
 
 def arnoldi(apply: Callable[[Array], Array], size: int, dtype: Any) -> Array:
