@@ -23,8 +23,6 @@ from smdp_jax.experiment.storage import (
     write_arrays,
 )
 from smdp_jax.files import digest_of, write_atomically
-from smdp_jax.scores.learned import LearnedScore, StepCorrection
-from smdp_jax.scores.preconditioner import Preconditioner
 from smdp_jax.scores.sharing import decoded, encoded
 from smdp_jax.training.fit import Fit
 from smdp_jax.trajectories import Trajectories
@@ -295,21 +293,8 @@ class RunFiles:
         **facts
             Seconds, warnings and the like.
         """
-        learned = fit.learned
-        whole = encoded(learned) if learned.kind in ("kernel", "step") else None
-        preconditioner = None if whole else learned.preconditioner
-        tree = {
-            "whole": whole,
-            "variables": None if whole else learned.variables,
-            "preconditioner": None if preconditioner is None else _fields(preconditioner),
-            "correction": None,
-            "history": fit.history,
-            "step_miss": fit.step_miss,
-            **facts,
-        }
-        if isinstance(learned, StepCorrection):
-            tree["correction"] = {"ts": learned.ts, "noise_level": learned.noise_level}
-        write_arrays(self.fit, tree)
+        result = {"learned": encoded(fit.learned), "history": fit.history}
+        write_arrays(self.fit, result | {"step_miss": fit.step_miss, **facts})
 
     def read_fit(self, model: Any) -> tuple[Fit, dict[str, Any]]:
         """Read the result of training.
@@ -330,16 +315,12 @@ class RunFiles:
             If the file is damaged.
         """
         tree = read_arrays(self.fit, REMEDIES["fit.npz"])
-        preconditioner, correction = tree.pop("preconditioner"), tree.pop("correction")
-        if preconditioner is not None:
-            preconditioner = Preconditioner(**_on_device(preconditioner))
-        variables, whole = _on_device(tree.pop("variables")), tree.pop("whole", None)
-        if whole is not None:
-            learned: Any = decoded(whole, model)
-        elif correction is None:
-            learned = LearnedScore(model, variables, preconditioner)
-        else:
-            learned = StepCorrection(model, variables, preconditioner, **_on_device(correction))
+        written = tree.pop("learned", None)
+        if written is None:
+            raise ExperimentError(
+                f"{self.fit} was written by another smdp_jax; {REMEDIES['fit.npz']}"
+            )
+        learned = decoded(written, model)
         return Fit(learned, tree.pop("history"), tree.pop("step_miss")), tree
 
     def read_samples(self) -> tuple[dict[str, Any], float]:

@@ -22,6 +22,7 @@ from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.learned import LearnedScore, StepCorrection
 from smdp_jax.scores.preconditioner import Preconditioner
 from smdp_jax.scores.regression import Regression
+from smdp_jax.scores.seen import SeenRange
 from smdp_jax.scores.step import LearnedStep, StepScale
 from smdp_jax.scores.tables import KernelTables
 
@@ -37,7 +38,7 @@ def shareable(record: type) -> type:
     return record
 
 
-for _record in (LearnedScore, StepCorrection, LearnedStep, Preconditioner, StepScale):
+for _record in (LearnedScore, StepCorrection, LearnedStep, Preconditioner, SeenRange, StepScale):
     shareable(_record)
 for _record in (LearnedKernel, KernelTables, Regression, Hats, Periodic, Cosine, Points, Joint):
     shareable(_record)

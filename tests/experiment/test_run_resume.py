@@ -72,7 +72,7 @@ def stop_in_training(process, run_dir, how):
 def assert_same_result(one, other):
     fits = [read_arrays(run / "training" / "fit.npz", "") for run in (one, other)]
     samples = [read_arrays(run / "samples.npz", "")["arrays"] for run in (one, other)]
-    for part in ("variables", "history", "step_miss"):
+    for part in ("learned", "history", "step_miss"):
         same(fits[0][part], fits[1][part])
     same(*samples)
     records = [json.loads((run / "metrics.json").read_text()) for run in (one, other)]
