@@ -61,7 +61,7 @@ def test_help(capsys):
     assert "Commands:" in capsys.readouterr().out
     assert status_of() == 2
     assert status_of("walk") == 2
-    assert "unknown command 'walk'; there are run, report" in capsys.readouterr().err
+    assert "unknown command 'walk'; there are new, run, report" in capsys.readouterr().err
     assert status_of("run", "--help") == 0
     assert status_of("run") == 1
     assert "usage: " in capsys.readouterr().err

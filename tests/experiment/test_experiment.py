@@ -111,7 +111,6 @@ def test_load_works_anywhere(run_dir, tmp_path, monkeypatch):
 
 
 @hardly_trained
-@hardly_trained
 def test_loaded_score_is_the_trained_one(run_dir):
     run = load(run_dir)
     key = jax.random.fold_in(jax.random.key(0), 1)
