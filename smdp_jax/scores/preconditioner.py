@@ -64,8 +64,20 @@ class Preconditioner:
         return cls(*_tables(sde, data, jnp.asarray(nodes)))
 
     def moments(self, t: Scalar) -> tuple[State, State]:
-        """Mean and variance at one time, one number for each leaf: the reference of a step."""
-        return self._at(t)[:2]
+        """Mean and variance of the data at one time: what a Gaussian step refers to.
+
+        Parameters
+        ----------
+        t : scalar
+            Time.
+
+        Returns
+        -------
+        mean, variance : pytree
+            One number for each leaf of the state, in its units and in squared units.
+        """
+        mean, variance, noise = self._at(t)
+        return mean, jax.tree.map(jnp.subtract, variance, noise)
 
     def __call__(self, network: ScoreFn, t: Scalar, x: State, args: Args) -> State:
         """Evaluate the preconditioned score."""
