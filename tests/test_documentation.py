@@ -44,8 +44,9 @@ def test_page(page, tmp_path, monkeypatch):
             exec(compile("\n" * (line - 1) + code, str(page), "exec"), seen)
     for name, value in seen.items():
         if name in ("past", "good", "ways"):
-            for leaf in jax.tree.leaves(getattr(value, "samples", value)):
-                assert jax.numpy.isfinite(leaf).all(), f"{page.name}: {name}"
+            for part in value.values() if isinstance(value, dict) else [value]:
+                for leaf in jax.tree.leaves(getattr(part, "samples", part)):
+                    assert jax.numpy.isfinite(leaf).all(), f"{page.name}: {name}"
 
 
 def test_pages_name_what_exists():
