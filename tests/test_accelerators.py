@@ -83,6 +83,7 @@ def test_solvers_do_not_round(solver: Any, platform: str) -> None:
 
 
 # Lowering puts descriptions of arrays where arrays belong.
+@pytest.mark.slow
 @pytest.mark.usefixtures("untyped", "no_step_miss")
 @pytest.mark.filterwarnings("ignore:fit. SDE.inverse of the step misses")  # of coarse grids
 @pytest.mark.parametrize("name", [pytest.param(n, marks=ALIKE.get(n, ())) for n in LIGHT])

@@ -68,6 +68,7 @@ def fit(data=None, *, sde=SDE, **settings):
 # What is taken -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_plain_numbers_are_states():
     number, array = 0.3, jnp.float32(0.3)
     for verb in (sample, flow, solve):
@@ -92,6 +93,7 @@ class Growing(eqx.Module):
         return self.scale * (1 + t)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x", [ENDS, {"a": ENDS, "b": ENDS[:, 0]}], ids=["array", "tree"])
 @pytest.mark.parametrize(
     "g",
@@ -124,6 +126,7 @@ def test_leaves_without_entries():
         assert np.isfinite(xs["x"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [4, 5])
 def test_ramp_in_a_transform_on_any_grid(size):
     """Backward of ``rfft2`` must be told an odd size, as ``SinhRamp`` says."""
@@ -145,6 +148,7 @@ def test_inside_shard_map():
     np.testing.assert_allclose(jax.jit(mapped)(ENDS), one(ENDS), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_data_on_an_explicit_mesh():
     mesh = jax.make_mesh((1,), ("d",), axis_types=(AxisType.Explicit,))
     rows = jax.device_put(ENDS, NamedSharding(mesh, P("d")))
@@ -175,6 +179,7 @@ def test_batch_arguments_of_the_flow(chunk_size):
     np.testing.assert_allclose(got, np.array(each), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_do_not_depend_on_what_is_stored():
     verbs = {
         simulate: lambda **s: lambda x: simulate(x, **s).sum(),
@@ -187,6 +192,7 @@ def test_gradients_do_not_depend_on_what_is_stored():
         assert np.abs(stored).min() > 0
 
 
+@pytest.mark.slow
 def test_pilot_keeps_to_chunks():
     """Its batch is a chunk of paths, but never fewer than 16."""
     seen = []
@@ -234,6 +240,7 @@ class PerLeaf(nn.Module):
         return {name: Linear()(t, leaf, args) for name, leaf in x.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["backward", "bidirectional", "penalised"])
 @pytest.mark.parametrize("precondition", [False, True])
 def test_training_where_a_leaf_has_no_noise(form, precondition):
@@ -392,6 +399,7 @@ def test_solvers_of_other_equations(solver):
 # Memory ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_programs_go_with_their_scores():
     before, gone = len(_sample.programs), []
     for shift in (1.0, 2.0, 3.0):

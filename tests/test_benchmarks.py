@@ -15,6 +15,7 @@ def benchmark_module(monkeypatch):
     return importlib.import_module
 
 
+@pytest.mark.slow
 def test_solvers(benchmark_module, tmp_path, capsys):
     """The order is exact whatever the number of paths; the file holds what was returned."""
     output = tmp_path / "results" / "solvers.json"
@@ -29,6 +30,7 @@ def test_solvers(benchmark_module, tmp_path, capsys):
     assert "ShARK" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_path_targets(benchmark_module, capsys):
     """Without an output file, in tiny sizes."""
     (rows,) = benchmark_module("path_targets").main(["--quick"])["results"].values()
@@ -166,6 +168,7 @@ def test_work_is_counted(benchmark_module):
     assert forward.products == convolved + dense
 
 
+@pytest.mark.slow
 def test_accelerator(benchmark_module, tmp_path, monkeypatch, capsys):
     """Pieces are kept as they are done, a failed case is tried again, and what is done is not."""
     script = benchmark_module("accelerator")

@@ -54,6 +54,7 @@ def test_backward_moments_are_those_of_the_recursion(noise_at):
     assert abs(x.var() / spread - 1) < 4.5 * np.sqrt(2 / 40_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise_at", ["start", "end"])
 def test_simulated_variance_and_miss_of_the_exact_step(noise_at):
     """20 000 paths, variances at 4.5 standard errors.
@@ -207,6 +208,7 @@ def test_every_learned_score_warns_of_times_beyond_its_own(verb, ts):
 # One state or a batch ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["sample_posterior", "probability_flow"])
 def test_an_ambiguous_batch_is_refused(verb):
     """Elementwise drift and score take (5, 2) for one state, and for 5 of shape (2,)."""

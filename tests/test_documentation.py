@@ -28,6 +28,7 @@ WITH_CODE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:one backward step misses")  # few updates, on purpose
 @pytest.mark.filterwarnings("ignore:.* paths were lost")
 @pytest.mark.parametrize("page", WITH_CODE)

@@ -43,6 +43,7 @@ def fields():
     return jax.vmap(HEAT.transition, (0, None, None, 0))(jax.random.split(k_noise, 3), 0.0, 0.2, x0)
 
 
+@pytest.mark.slow
 def test_affine_log_density():
     """Both signs, both modes, far out: 1e-4 relative, whatever the chunk."""
     ts = jnp.geomspace(START, 3.0, 61)
@@ -56,6 +57,7 @@ def test_affine_log_density():
     np.testing.assert_allclose(chunked.log_prob, found.log_prob, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_heat_log_density_exact_and_hutchinson(fields):
     """Exact to 1e-4; the estimate within its own stated error (5 sigma of 3: 1 in 10^6)."""
     ts = smdp.linear_grid(START, 0.2, 12)
@@ -104,6 +106,7 @@ def test_log_density_of_a_flow_map_of_a_tree_with_conditions():
     )
 
 
+@pytest.mark.slow
 def test_exact_steps_certify_to_rounding_and_correct_expectations(fields):
     """Where the sampler is the posterior all weights are one, with and without resampling."""
     ts = smdp.linear_grid(START, 0.2, 7)
@@ -127,6 +130,7 @@ MODES = smdp.LinearPart(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2])
 def test_gaussian_steps_certify_in_half_a_spectrum(fields, order):
     """Modes that stand for two entries; an inexact score costs as much as its own law says."""
@@ -145,6 +149,7 @@ def test_gaussian_steps_certify_in_half_a_spectrum(fields, order):
     assert want - float(found.elbo) > 5 * float(found.elbo_error)
 
 
+@pytest.mark.slow
 def test_spread_in_half_a_spectrum_is_the_dense_gaussian():
     """Covariance column by column, and its log density, of a state of two leaves."""
     transform = (
@@ -171,6 +176,7 @@ def test_spread_in_half_a_spectrum_is_the_dense_gaussian():
     np.testing.assert_allclose(np.sort(np.linalg.eigvalsh(dense)), np.sort(exact), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [0, 2])
 def test_kernel_from_paths_certifies_on_its_own_steps(start):
     """A rotating decay, exact forward: evidence in closed form, and a gap that paths explain."""
@@ -206,6 +212,7 @@ def test_kernel_from_paths_certifies_on_its_own_steps(start):
         )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (1.3, 0.0), (1.0, 8.0)])
 def test_gap_of_euler_steps_and_of_wrong_scores_is_the_closed_form(fields, scale, shift):
     """ELBO of linear chains in closed form; five standard errors of 4000 paths, gap to 10 %."""
@@ -222,6 +229,7 @@ def test_gap_of_euler_steps_and_of_wrong_scores_is_the_closed_form(fields, scale
     assert float(found.elbo) < float(found.bound) <= evidence + 1
 
 
+@pytest.mark.slow
 def test_many_paths_and_resampling_reach_the_evidence_of_the_chain():
     """Bimodal affine chain by Euler steps, a mixture in closed form; a third-off score."""
     ts = jnp.geomspace(START, 1.0, 40)

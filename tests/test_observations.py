@@ -48,6 +48,7 @@ def affine_paths():
     return smdp.Trajectories(FINE, paths.xs[:, 1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("indices", [(8,), (2, 5, 8)])
 @pytest.mark.parametrize("kind", ["modes", "dense"])
 def test_heat_sensors_against_the_dense_gaussian(heat_paths, indices, kind):
@@ -106,6 +107,7 @@ def _affine_answer(times, values, variance):
     return evidence, np.exp(logs[0] - evidence)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("places", [(192,), (60, 120, 192)])
 @pytest.mark.parametrize("how", ["twisted", "plain", "any"])
 def test_bimodal_posterior_of_the_start(affine_paths, places, how):

@@ -83,6 +83,7 @@ def test_moments_of_the_bridge():
     assert abs(x.var() - var) < 4.5 * math.sqrt((fourth - var**2) / count) + 0.02 * var
 
 
+@pytest.mark.slow
 def test_fields_with_an_exact_score():
     """Heat on 8 x 8 points, Heun in 64 steps: mean and spread of 400 samples in all 64 modes.
 
@@ -111,6 +112,7 @@ def test_fields_with_an_exact_score():
     assert abs(ratio.mean() - 1) < 4.5 * math.sqrt(2 / (400 * 64)) + 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "stages", "tolerance"),
     [(None, 1, 2e-2), (diffrax.Heun(), 2, 1e-3), (diffrax.Tsit5(), 6, 1e-8)],
@@ -148,6 +150,7 @@ def test_adaptive_probability_flow(settings, x64):
     np.testing.assert_allclose(path.xs[:, 0], 2 * factor, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_noise_level_zero_is_the_flow_for_every_end_state_and_condition():
     """Two batch axes, conditions batched alike: each entry is the flow of its own end and rate."""
     ends = {"a": jnp.arange(1.0, 13.0).reshape(2, 3, 2), "b": jnp.linspace(-1, 1, 6).reshape(2, 3)}
@@ -205,6 +208,7 @@ def test_corrector_forgets_the_end_and_keeps_the_marginal():
 # Order, keys, chunks, transformations ------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_saved_states_are_ordered_like_ts():
     everything = linear(jnp.array([1.0, -2.0]), save="all").samples
     assert everything.shape == (3, 9, 2)
@@ -218,6 +222,7 @@ def test_saved_states_are_ordered_like_ts():
 CONTROLLER = diffrax.PIDController(rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_saved_states_of_adaptive_steps_are_ordered_like_ts():
     ends = jnp.array([1.0, -2.0])
     settings = {"controller": CONTROLLER, "noise_level": 0.0}
@@ -233,6 +238,7 @@ def assert_same(result, expected):
     np.testing.assert_allclose(result, expected, rtol=2e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_samples_depend_on_neither_chunks_nor_other_samples():
     """Sample j of end state i draws from fold_in(key, i * num_samples + j)."""
     ends = jnp.array([[1.0], [-2.0], [0.5]])
@@ -358,6 +364,7 @@ def test_evaluations(settings, per_path):
     assert (linear(jnp.array([1.0]), **settings).info.evaluations == per_path).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.0, 1.0])
 def test_evaluations_of_adaptive_steps_are_those_of_the_run(level):
     """Counted on the host; up to the saved states that are looked at and three calls to start."""

@@ -12,6 +12,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import smdp_jax as smdp
 
@@ -24,6 +25,7 @@ def variance(t):
     return c + NOISE**2 * (1 - c) / (2 * RATES)
 
 
+@pytest.mark.slow
 def test_power_of_the_flow_of_a_draw_and_of_many_draws():
     """Nine figures against closed forms; false alarm below 1e-4."""
     sde = smdp.SDE(lambda t, x, args: -RATES * x, diffusion=NOISE)

@@ -68,6 +68,7 @@ def usual_promotion():
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("usual_promotion")
 @pytest.mark.filterwarnings("ignore:one backward step misses")  # few updates
 def test_a_simulator_of_another_library():
@@ -96,6 +97,7 @@ def test_a_simulator_of_another_library():
     assert explained < miss(alone) / 3
 
 
+@pytest.mark.slow
 def test_sensors(capsys):
     """On the affine process with its own score: a start of -1 is out of the question."""
     code = block_with("smdp.LinearObservation")

@@ -88,6 +88,7 @@ def assert_same(result, expected):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score_targets", [False, smdp.PowerRamp(2.0)])
 def test_path_depends_on_neither_chunks_nor_other_paths(score_targets):
     """Path i draws from fold_in(key, i): the same for any chunk and any number of others."""

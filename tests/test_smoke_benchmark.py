@@ -13,6 +13,7 @@ def benchmark_module(monkeypatch):
     return importlib.import_module
 
 
+@pytest.mark.slow
 def test_smoke(benchmark_module, capsys):
     """The first step fills the inflow; its disc has the area pi 5^2, on 16 cells roughly."""
     record = benchmark_module("smoke").main(["--quick"])

@@ -59,6 +59,7 @@ def test_rows_and_formats(tables):
     assert float(read[0]["CRPS (sd)"]) == 2**0.5
 
 
+@pytest.mark.slow
 def test_exact_posterior_of_an_experiment(tables, tmp_path):
     """The whole way for one method that needs no training: it passes what it is judged by."""
     given = ["--quick", "--output", str(tmp_path), "--methods", "exact posterior", "no such"]

@@ -61,6 +61,7 @@ def check_moments(samples, errors=4.5):
         assert (np.abs(got.var(axis=0) / variance - 1) < errors * math.sqrt(2 / n)).all()
 
 
+@pytest.mark.slow
 def test_best_of_several_starts_is_the_posterior_mean():
     starts = prior(jax.random.key(0), 5)
     centre = jax.tree.map(lambda x: jnp.full(x.shape, M0), X_END)
@@ -75,6 +76,7 @@ def test_best_of_several_starts_is_the_posterior_mean():
         np.testing.assert_allclose(flat.samples[name][0], X_END[name] / DECAY, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_best_start_is_kept_where_there_are_several_valleys():
     """dx = -x^3 + x without noise: x^2 observed has no valley in between for starts of one sign."""
     sde = smdp.SDE(lambda t, x, args: x - x**3, diffusion=0.1)
@@ -89,6 +91,7 @@ def test_best_start_is_kept_where_there_are_several_valleys():
     np.testing.assert_allclose(there, 0.9, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_randomised_maximum_likelihood_samples_the_posterior():
     draws = prior(jax.random.key(1), 2000)
     found = baselines.randomised_maximum_likelihood(
@@ -104,6 +107,7 @@ def test_randomised_maximum_likelihood_samples_the_posterior():
     check_moments(found.samples)
 
 
+@pytest.mark.slow
 def test_spread_of_the_end_is_measured():
     data = smdp.simulate(SDE, prior(jax.random.key(3), 4000), TS, key=jax.random.key(4), substeps=2)
     found = baselines.end_spread(SDE, data)
@@ -120,6 +124,7 @@ class Linear(nn.Module):
         return jax.tree.map(lambda x: (p[0] + p[1] * t) * x + p[2], x)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_step_miss")
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 def test_regression_learns_the_conditional_mean(noise):
@@ -150,6 +155,7 @@ def test_regression_learns_the_conditional_mean(noise):
     np.testing.assert_allclose(got.samples[0, 0] / 1.3, gain, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_dropout_draws_networks():
     """One mask for each sample; their spread is of the rate's size, and none without a key."""
     net = baselines.DropoutResNet(dims=1, channels=8, blocks=2, rate=0.2)
@@ -211,6 +217,7 @@ def diffusion_prior():
     return baselines.DiffusionPrior(diffused_score(blank), ts, blank.mean, blank.std)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 def test_guidance_is_what_its_formula_says(scale):
     """All is linear: the sampler's mean and variance, step by step in numpy. Scale 0: the prior."""
@@ -238,6 +245,7 @@ def test_guidance_is_what_its_formula_says(scale):
             assert abs(variance / C0 - 1) < 0.05
 
 
+@pytest.mark.slow
 def test_scale_is_searched_by_the_score_of_the_starts():
     """Between no guidance, some, and far too much, which blows up."""
     starts = prior(jax.random.key(10), 12)
@@ -263,6 +271,7 @@ def test_scale_is_searched_by_the_score_of_the_starts():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_step_miss")
 def test_diffusion_prior_learns_its_states():
     """Unguided samples have mean and variance of every entry, which one Gaussian does not."""
@@ -301,6 +310,7 @@ def chain_posterior(name, ts):
     return variance * (M0 / C0 + decay * np.asarray(X_END[name]) / r2), variance
 
 
+@pytest.mark.slow
 def test_pcn_samples_start_and_noise_path():
     """Exact reference: nearly every proposal is taken; a poor one: more steps, the same law."""
     ts = jnp.array([0.0, 0.4, 0.7, 1.0])

@@ -170,6 +170,7 @@ print(total, before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 def test_two_gigabytes_pass_through_little_memory(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["t-coordinate"] = np.linspace(0, 1, 32, dtype="float32")

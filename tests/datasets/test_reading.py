@@ -39,6 +39,7 @@ def which(stream, chunks, count, first=0):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_every_pass_sees_every_chunk_once(path, chunks, size):
     stream = datasets.open_stream(path, chunks_per_block=size)

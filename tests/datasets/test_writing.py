@@ -160,6 +160,7 @@ datasets.write(sys.argv[1], generate, chunks=int(sys.argv[2]), key=jax.random.ke
 """
 
 
+@pytest.mark.slow
 def test_killed(tmp_path):
     def start(path):
         command = [sys.executable, "-c", SCRIPT, str(path), "40"]

@@ -331,6 +331,7 @@ def alarms(seed: int, kind: str) -> set[str]:
     return {name for name, alarm in found.items() if alarm}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SEEN_BY)
 def test_each_diagnostic_sees_what_it_is_for(kind: str) -> None:
     found = alarms(20, kind)

@@ -64,6 +64,7 @@ def missed(found):
     return {row.name for row in found.metrics if row.met is False}
 
 
+@pytest.mark.slow
 def test_exact_score_passes(exact):
     # 3 standard errors or 1 % for each of nine rows: false-alarm rate about 4 %.
     assert missed(exact) == set()
@@ -136,6 +137,7 @@ def test_wrong_scores_are_caught(wrong, rows):
     assert f"missed: {', '.join(r.name for r in found.metrics if r.met is False)}" in found.status
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*paths were lost")  # sample_posterior says so as well
 def test_lost_paths_are_said_and_never_ranked():
     found = report(paths(wall=0.8))

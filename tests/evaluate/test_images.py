@@ -87,6 +87,7 @@ def reference_lpips(x, y, weights):
     return total
 
 
+@pytest.mark.slow
 def test_lpips_is_that_of_scipys_correlations(tmp_path):
     weights = random_weights()
     np.savez(tmp_path / "alex.npz", **weights)

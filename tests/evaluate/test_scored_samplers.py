@@ -29,6 +29,7 @@ def store(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_exact_sampler_passes(store):
     found = evaluate.score_sampler(posterior, store, "gauss", key=jax.random.key(2))
     assert abs(found.crps - 1) < 0.05  # both within 1 % of the exact score; 4 standard errors

@@ -39,6 +39,7 @@ def test_accuracy_is_the_best_possible_one():
     assert apart.accuracy > 0.99
 
 
+@pytest.mark.slow
 def test_false_alarms_come_at_their_rate():
     """200 pairs of one law: p-values at most 0.05 in 5 %, accuracies in the band of 90 % so often.
 

@@ -11,6 +11,8 @@ import pytest
 from smdp_jax.experiment import load, load_config_file, read_arrays, run_experiment
 from smdp_jax.studies import noise_free
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Path(__file__).parents[2] / "configs" / "burgers.py"
 
 

@@ -78,6 +78,7 @@ def test_run_leaves_every_file(finished):
     assert "http" not in page.split("<style>")[0]
 
 
+@pytest.mark.slow
 @hardly_trained
 def test_run_of_a_kernel_is_loaded_with_it(tmp_path):
     config = tmp_path / "kernel.py"

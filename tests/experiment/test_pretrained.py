@@ -31,6 +31,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_run_comes_back(name, tmp_path, monkeypatch):
     """Process, network, times and figures, from the file alone; equal scores bit for bit."""

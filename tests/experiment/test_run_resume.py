@@ -90,6 +90,7 @@ def same(one, other):
         assert np.asarray(one).dtype == np.asarray(other).dtype
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted_runs_end_alike(tmp_path, start):
     words = ["--steps", "200", "--checkpoint-seconds", "0"]
     whole = start(TINY, tmp_path / "whole", *words)

@@ -9,6 +9,8 @@ import pytest
 
 from smdp_jax.experiment import load, load_config_file, read_arrays, run_experiment
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Path(__file__).parents[2] / "configs" / "sensors.py"
 
 

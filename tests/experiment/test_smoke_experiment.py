@@ -11,6 +11,8 @@ import pytest
 
 from smdp_jax.experiment import load, load_config_file, run_experiment
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Path(__file__).parents[2] / "configs" / "smoke.py"
 
 

@@ -51,6 +51,7 @@ def test_elu_and_its_derivatives():
     assert np.isnan(elu(jnp.float32(jnp.nan)))
 
 
+@pytest.mark.slow
 def test_conditions_can_be_chosen():
     x, args = jnp.ones(1), {"nu": jnp.array(3.0), "key": jax.random.key(0)}
     with pytest.raises(TypeError, match="conditions="):

@@ -38,6 +38,7 @@ def drawn(name):
     return long, short, jax.tree.map(fill, variables), x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_agreement_and_dtypes(name):
     """A few roundings of 2^-9 each on the way, in a norm over the field."""
@@ -72,6 +73,7 @@ def test_a_dtype_that_is_none():
             models.UNet((3,), dtype=wrong).init(jax.random.key(0), 0.5, jnp.ones(SIZE), None)
 
 
+@pytest.mark.slow
 def test_fit_in_bfloat16():
     """Averages and losses stay in float32; the loss is that of float32 up to roundings."""
     sde = smdp.SDE(lambda t, x, args: -x, diffusion=0.5)

@@ -53,6 +53,7 @@ def fitted():
     return fit()
 
 
+@pytest.mark.slow
 def test_minimiser_is_the_conditional_mean():
     kernel = fit(spread=False).kernel
     x1 = np.linspace(-1.2, 1.2, 25)
@@ -66,6 +67,7 @@ def test_minimiser_is_the_conditional_mean():
     assert error < 0.5 * np.sqrt(np.mean((alone[:, 0] - mean) ** 2))
 
 
+@pytest.mark.slow
 def test_noise_is_that_of_the_posterior_at_each_state(fitted):
     later = paths(jax.random.key(7), 2000).xs[:, 1]
     want = exact_moments(np.asarray(later[:, 0], float))[1]
@@ -91,6 +93,7 @@ def test_samples_are_those_of_the_posterior(fitted):
     assert float(back.std()) == pytest.approx(float(data.xs[:, 0].std()), rel=0.08)
 
 
+@pytest.mark.slow
 def test_network_is_trusted_as_far_as_unseen_paths_bear_it_out(fitted):
     assert fitted.kernel.trust[0] >= 0.75
     # One that has learned nothing: 20 paths, and parameters of chance.
@@ -104,6 +107,7 @@ def test_network_is_trusted_as_far_as_unseen_paths_bear_it_out(fitted):
     assert objective.finish(blind, held, jax.random.key(2)).trust[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("narrow", [1.0, 0.8, 1.25])
 def test_noise_is_rescaled_until_unseen_starts_are_ranked_evenly(narrow):
     """On a linear process, where a kernel without a network has the right noise."""
@@ -125,6 +129,7 @@ def test_other_kinds_are_not_offered(fitted):
             getattr(fitted, name)
 
 
+@pytest.mark.slow
 def test_windows_noise_and_own_optimiser():
     objective = smdp.BackwardKernel(windows=(1, 2), input_noise=1.0, hold_out=0.25, spread=False)
     data = paths(jax.random.key(0), 400)
@@ -151,6 +156,7 @@ def test_windows_noise_and_own_optimiser():
     assert wide.kernel.covariance(0, jnp.zeros(1)) > 1.1 * sharp.kernel.covariance(0, jnp.zeros(1))
 
 
+@pytest.mark.slow
 def test_given_validation_is_what_the_noise_is_measured_on():
     data, held = paths(jax.random.key(0), 100), paths(jax.random.key(1), 50)
     fit = smdp.fit(
@@ -190,6 +196,7 @@ def test_refused_data():
         smdp.fit(SDE, smdp.models.MLP((4,)), data[:6], **options)
 
 
+@pytest.mark.slow
 def test_goes_on_from_a_checkpoint(tmp_path):
     data = paths(jax.random.key(0), 60)
     net = smdp.models.MLP((8,), time_features="raw")

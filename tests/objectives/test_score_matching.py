@@ -46,6 +46,7 @@ def slopes(objective, sde, data, score, time):
     return jax.jit(jax.vmap(one))(jnp.arange(data.num_samples), keys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [smdp.ImplicitScore(), smdp.SlicedScore(), DENOISING])
 def test_the_minimiser_is_the_score_of_a_mixture(objective):
     """The slope is 0 at the exact score, at each of three times, and not beyond.
@@ -74,6 +75,7 @@ def gaussian_tree(count):
     return smdp.Trajectories(TS, {"a": x[..., :2], "b": x[..., 2:]}), score
 
 
+@pytest.mark.slow
 def test_exact_and_sliced_divergence_agree_where_entries_vary_together():
     """Leaves with noises of their own; more probes vary less, around the same mean."""
     data, score = gaussian_tree(4000)
@@ -91,6 +93,7 @@ def test_exact_and_sliced_divergence_agree_where_entries_vary_together():
     assert 6.5 < apart[0].var() / apart[1].var() < 9.5
 
 
+@pytest.mark.slow
 def test_kernels_of_fields_by_mode():
     """Heat: the regression of the target on the exact score has slope 1 in every shell."""
     heat = Heat(size=8, noise=0.5, end_time=0.1)
@@ -129,6 +132,7 @@ class Slopes(nn.Module):
         return (a[0] + a[1] * t + a[2] * t**2) * x
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_step_miss")
 @pytest.mark.parametrize("kind", ["implicit", "sliced", "denoising"])
 def test_fit_learns_the_score_of_a_gaussian(kind):

@@ -76,6 +76,7 @@ def test_order_in_time():
     assert math.log2(errors[0] / errors[1]) == pytest.approx(4, abs=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_spectral_convergence_in_space():
     """Doubling the points squares the error, nearly or more: faster than any power."""

@@ -246,6 +246,7 @@ def test_state_comes_back_as_it_went_in(case: Case) -> None:
     assert every_leaf(lambda p, q: (np.float64(p) != np.float64(q)).any(), coarse, fine)
 
 
+@pytest.mark.slow
 @every_simulator
 def test_compiled_or_not(case: Case) -> None:
     times, x = np.array([0.1, 0.1 + case.dt], np.float32), state(case)
@@ -274,6 +275,7 @@ def test_every_condition_is_seen(case: Case, name: str) -> None:
     assert every_leaf(lambda p, q: (p != q).any(), base, other)
 
 
+@pytest.mark.slow
 @every_simulator
 def test_derivatives(case: Case) -> None:
     """Of the step by its end time, its state, and numbers among its conditions.
@@ -321,6 +323,7 @@ def test_step_and_step_back(case: Case) -> None:
     assert math.log2(misses[0] / misses[1]) / 3 == pytest.approx(case.order, abs=0.1)
 
 
+@pytest.mark.slow
 @every_simulator
 def test_solvers_take_it(case: Case) -> None:
     """Forward with noise; and backward without noise and score, which undoes the physics."""

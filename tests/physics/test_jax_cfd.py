@@ -78,6 +78,7 @@ def test_importing_the_package_does_not_import_jax_cfd():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_taylor_green_converges_with_the_square_of_the_cells():
     """The vortices decay as exp(-8 pi^2 nu t) without changing shape."""
@@ -120,6 +121,7 @@ def test_laminar_kolmogorov_flow():
     assert square == pytest.approx((2 * math.pi * k) ** 2, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_finite_volumes_agree_with_the_spectral_solver():
     """Both solve the same forced flow; the difference falls with the square of the cells."""

@@ -50,6 +50,7 @@ def exact():
         return physics.reference(physics.Quadratic())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_second_order_against_a_nonlinear_closed_form():
     start, xs = 0.3, jnp.linspace(-15, 15, 2001)
@@ -68,6 +69,7 @@ def test_second_order_against_a_nonlinear_closed_form():
     assert max(errors[1]) < 6e-3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_affine_drift_gives_the_gaussian_mixture():
     problem = physics.Affine()

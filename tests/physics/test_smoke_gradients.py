@@ -19,6 +19,7 @@ def flow(x, args, steps=20):
     return jax.lax.scan(advance, x, jnp.arange(steps, dtype=float))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_gradient_through_twenty_steps():
     """Against central differences, with obstacles, in a direction of all leaves.
@@ -51,6 +52,7 @@ def test_gradient_through_twenty_steps():
     assert forward == pytest.approx(reverse, rel=1e-8)
 
 
+@pytest.mark.slow
 def test_gradient_in_still_air_without_smoke():
     """Smoke added to clear air goes where the wind takes it, and counts in full.
 

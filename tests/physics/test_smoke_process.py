@@ -17,6 +17,7 @@ def closeness(x, y):
     return max(float(jnp.max(jnp.abs(x[name] - y[name]))) for name in NAMES)
 
 
+@pytest.mark.slow
 def test_noisy_paths():
     """As an SDE: noise of 0.1 on every entry; the next step removes what walls do not allow.
 

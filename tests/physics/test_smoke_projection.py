@@ -151,6 +151,7 @@ def test_regions_cut_off_from_each_other():
     assert largest(divergence(out)) / (100 / 32) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_derivatives_are_projections():
     faces = open_faces(some_obstacles(32, 1))

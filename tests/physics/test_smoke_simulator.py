@@ -51,6 +51,7 @@ def closeness(x, y):
     return miss["marker"], max(miss["velocity_x"], miss["velocity_y"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_every_step_keeps_its_promises(precision):
     """To the end of the published run: divergence, obstacles, sign of the marker, precision."""
@@ -72,6 +73,7 @@ def test_every_step_keeps_its_promises(precision):
         assert height[-1] > 40
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_first_step_from_rest():
     """Inflow, then the force of the new marker, without its gradient part."""

@@ -229,6 +229,7 @@ def test_white_noise_coarsens_as_documented():
     assert jnp.mean(coarse**2) == pytest.approx(share, rel=5 * math.sqrt(2 / (20 * 31**2)))
 
 
+@pytest.mark.slow
 def test_stationary_flow_is_stationary():
     """A coarse cousin of ``stationary``; benchmarks/turbulence_spectra.py measures that itself.
 

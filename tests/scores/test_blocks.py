@@ -36,6 +36,7 @@ def random_like(tree, seed=1):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Periodic, Cosine, Points, Joint])
 @pytest.mark.parametrize("name", STATES)
 def test_comes_back_and_keeps_the_norm(kind, name):

@@ -51,6 +51,7 @@ def ring_posterior(x_end, steps):
     return np.fft.irfft(gain * np.fft.rfft(x_end), N), np.sqrt((weight * left).sum()) / N
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 8])
 def test_linear_gaussian_posterior_is_exact_in_few_steps(steps):
     paths = ring_paths(jax.random.key(1), 4000, steps + 1)
@@ -70,6 +71,7 @@ def test_linear_gaussian_posterior_is_exact_in_few_steps(steps):
     assert (past.info.evaluations == steps).all()
 
 
+@pytest.mark.slow
 def test_chain_from_data_has_the_covariance_of_the_data():
     """Whatever the simulator: here a nonlinear one, walked in very uneven steps."""
 
@@ -99,6 +101,7 @@ def test_chain_from_data_has_the_covariance_of_the_data():
         np.testing.assert_allclose(back[:, j].mean(axis=0), paths.xs[:, j].mean(axis=0), atol=0.04)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", ["periodic", "cosine", "points", "joint"])
 def test_log_density_is_that_of_the_mean_and_covariance(transform, x64):
     def step(t0, t1, x, args):
@@ -120,6 +123,7 @@ def test_log_density_is_that_of_the_mean_and_covariance(transform, x64):
     np.testing.assert_allclose(got, covariance, atol=6 * 1.5 * covariance.max() / np.sqrt(4000))
 
 
+@pytest.mark.slow
 def test_gains_depend_on_conditions():
     """Rates of decay that differ between paths: exact for each of them."""
     sde = smdp.SDE(lambda t, x, args: -args["rate"] * x, diffusion=0.5)
@@ -168,6 +172,7 @@ def test_hats_sum_to_one_and_see_scalars_alone():
     assert Hats.of(data, most=1).count == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(), (1,)])
 def test_tiny_states(shape):
     sde = smdp.SDE(lambda t, x, args: -x, diffusion=0.5)
@@ -180,6 +185,7 @@ def test_tiny_states(shape):
     assert past.samples.shape == (3, 2, *shape)
 
 
+@pytest.mark.slow
 def test_part_of_the_grid_and_the_same_noise_in_chunks():
     paths = ring_paths(jax.random.key(1), 64, 9)
     kernel = smdp.estimate_kernel(RING, paths)
@@ -209,6 +215,7 @@ def test_part_of_the_grid_and_the_same_noise_in_chunks():
     assert np.var(np.asarray(noisier), axis=1).mean() > np.var(np.asarray(whole), axis=1).mean()
 
 
+@pytest.mark.slow
 def test_base_of_inverse_physics():
     paths = ring_paths(jax.random.key(1), 200, 5)
     ends = paths.xs[:3, -1]
@@ -225,6 +232,7 @@ def test_base_of_inverse_physics():
     np.testing.assert_allclose(*map(sample, kernels), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_units_of_the_leaves_do_not_matter():
     mix = jnp.array([[0.9, 0.2, 0.0], [-0.3, 0.8, 0.1], [0.05, 0.0, 0.95]])
 
@@ -256,6 +264,7 @@ class Arrays(nn.Module):
         return nn.Dense(x.size)(jnp.tanh(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [Arrays(), smdp.models.MLP((8,))])
 def test_no_network_can_drive_a_path_away(model):
     """A remainder never exceeds what the paths missed, however large the parameters."""
@@ -318,6 +327,7 @@ def test_bad_estimates():
         smdp.estimate_kernel(RING, paths, transform=(lambda f: 2 * f, lambda f: f / 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("walls", "want"), [(False, "Periodic"), (True, "Cosine")])
 def test_transform_is_chosen_by_likelihood(walls, want):
     waves = np.pi * np.arange(16) / 16

@@ -108,6 +108,7 @@ def test_an_old_file_stays_where_the_new_one_fails(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["term"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:one backward step misses")
 def test_learned_kernel_samples_the_same(tmp_path):
     kernel = smdp.fit(

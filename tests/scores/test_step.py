@@ -82,6 +82,7 @@ def noiseless():
     return fit(sde, data, validation=paths(1e-6, key=1)[1])
 
 
+@pytest.mark.slow
 def test_inverse_of_linear_physics_is_learned(noiseless):
     result = noiseless
     np.testing.assert_allclose(matrix_of(result.step), np.linalg.inv(STEP), atol=2e-3)
@@ -95,6 +96,7 @@ def test_inverse_of_linear_physics_is_learned(noiseless):
     np.testing.assert_allclose(forward, 2 * np.eye(2) - matrix_of(result.step), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise_free", [False, True])
 def test_noise_enters_the_pairs_only_where_asked_for(noise_free):
     # With noise the minimiser is the regression of x_i on x_{i+1}, averaged over times, here
@@ -110,6 +112,7 @@ def test_noise_enters_the_pairs_only_where_asked_for(noise_free):
     np.testing.assert_allclose(matrix_of(result.step), expected, atol=0.01)
 
 
+@pytest.mark.slow
 def test_score_learned_on_top_gives_the_posterior():
     # All is Gaussian: the posterior mean of x_0 given x_T is known. Its own standard error from
     # 2000 samples is 0.004 of the prior's spread; the tolerance is for what training misses.

@@ -168,6 +168,7 @@ def rotate(t, x, args):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ramp", [smdp.PowerRamp(2.0), True], ids=["power", "least variance"])
 def test_stein_identity_for_trees(ramp):
     """E[T] = 0 and E[T x^T] = -1, for leaves of several sizes, g per leaf, and args per sample.
@@ -222,6 +223,7 @@ def test_sinh_ramp_gives_the_kernel_of_linear_physics(x64):
     assert not data.score_targets[:, 0].any()
 
 
+@pytest.mark.slow
 def test_least_variance_per_mode_on_the_heat_chain():
     """Slope of T on the chain's exact score 1, and E|T_k|^2 that of the kernel, 1 / v_k, per shell.
 

@@ -176,12 +176,14 @@ def check_posterior(case, sde, n=1500):
     return past
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_default_call_is_exact_where_euler_amplifies(name):
     case = CASES[name]()
     check_posterior(case, smdp.SDE(case.drift, diffusion=case.g))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["advection", "stiff diffusion", "plane", "oscillators in short steps"]
 )
@@ -191,6 +193,7 @@ def test_default_call_of_a_flow_map(name):
     check_posterior(case, smdp.SDE(step=case.step, diffusion=case.g))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["advection", "stiff diffusion", "dispersive"])
 @pytest.mark.parametrize("score_targets", [False, True])
 def test_simulated_variance_is_that_of_the_process(name, score_targets):
@@ -208,6 +211,7 @@ def test_simulated_variance_is_that_of_the_process(name, score_targets):
         np.testing.assert_allclose(seen, 1, atol=0.05)
 
 
+@pytest.mark.slow
 def test_simulated_variance_in_substeps():
     """Where no mode can be looked up: 4000 paths, 2.2 % of standard error, six of them."""
     case = CASES["stiff scalar"]()
@@ -223,6 +227,7 @@ def test_simulated_variance_in_substeps():
     np.testing.assert_allclose(np.var(ends, axis=0), exact, rtol=0.13)
 
 
+@pytest.mark.slow
 def test_a_single_step_of_any_length_has_the_exact_noise():
     """4000 paths of 24 points, pooled: 0.5 % of standard error."""
     case = advection(24, 1.5, 0.02, 0.3, 3.0, 1)
@@ -259,6 +264,7 @@ def equilibrium(drift, dt, n):
     return jax.jit(lambda x: jax.lax.scan(step, x, jax.random.split(KEY, 4000))[0])(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["burgers", "reaction_diffusion"])
 def test_nonlinear_process_stays_in_equilibrium(name):
     """256 end states, one sample each: moments of the start are those of the end.
@@ -297,6 +303,7 @@ def test_well_behaved_processes_keep_their_euler_steps():
     np.testing.assert_allclose(inside.samples, past.samples, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_named_solver_that_amplifies_is_warned_of_before():
     case = CASES["advection"]()
     sde, x = smdp.SDE(case.drift, diffusion=case.g), jnp.zeros(48)
@@ -312,6 +319,7 @@ def test_a_named_solver_that_amplifies_is_warned_of_before():
     np.testing.assert_allclose(ratio[0] / ratio[1], start / end, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_flow_map_without_a_stable_inverse_says_so_with_figures():
     """Advection at a speed that varies, damped: no inverse is right, no mode can be looked up."""
     n = 24
@@ -337,6 +345,7 @@ class Away(nn.Module):
         return x * self.param("size", lambda key: jnp.array(6.0))
 
 
+@pytest.mark.slow
 def test_paths_that_leave_the_range_of_the_data_are_told():
     sde = smdp.SDE(lambda t, x, args: jnp.zeros_like(x), diffusion=1.0)
     ts = jnp.linspace(0.0, 2.0, 41)
@@ -380,6 +389,7 @@ class Exact(nn.Module):
         return jnp.where(t > 0, size, jnp.nan) * self.case.score(t, x, args)
 
 
+@pytest.mark.slow
 def test_a_learned_score_of_a_stiff_field():
     """20 samples of 64 entries, pooled: 3 % of standard error; the last step knows no prior."""
     case = CASES["stiff diffusion"]()
@@ -393,6 +403,7 @@ def test_a_learned_score_of_a_stiff_field():
     np.testing.assert_allclose(spread, 1, atol=0.15)
 
 
+@pytest.mark.slow
 def test_a_bad_inverse_is_told_before_training(no_step_miss):
     """Advection by half a wave per step: negating its increment is no way back, walking is."""
     case = advection(24, 5.0, 0.0, 0.05, 0.5, 5)

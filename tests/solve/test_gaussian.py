@@ -77,6 +77,7 @@ def test_linear_gaussian_posterior_is_exact_at_every_step_size(process, steps, o
     np.testing.assert_allclose(spread, left, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", [DRIFT, FLOW], ids=["drift", "flow map"])
 def test_samples_have_the_exact_mean_and_spread(process):
     """False alarms: 6 standard errors of a mean of 16 entries, 5 of a spread: below 1e-6."""
@@ -140,6 +141,7 @@ def flow_error(process, order, steps, level=0.0):
     return float(jnp.abs(end(steps, solver, process) - truth).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("kind", ["drift", "flow map"])
 def test_order_of_the_flow_with_a_remainder_of_score_and_physics(order, kind, x64):
@@ -176,6 +178,7 @@ def mixture_variance(t):
     return jnp.exp(-2 * 0.5 * t) + AFFINE.transition_variance(t)
 
 
+@pytest.mark.slow
 def test_two_peaks_are_nearer_than_euler_for_equal_evaluations():
     """The prior is far from Gaussian. Chance: 0.007 per figure, so 0.02 is three of them."""
     linear = smdp.LinearPart(0.5)
@@ -208,6 +211,7 @@ def test_transition_density_is_that_of_its_samples(x64):
     assert abs(logs.mean() + entropy) < 5 * np.sqrt(N / 2 / 4000)
 
 
+@pytest.mark.slow
 def test_reference_of_paths_gives_moments_and_linear_part(x64):
     """Moments and rates within 5 standard errors of 4000 paths of a linear process."""
     ts = jnp.linspace(0.0, END, 6)
@@ -299,6 +303,7 @@ def test_what_does_not_fit_is_refused_before_the_solve(solver, says):
         )
 
 
+@pytest.mark.slow
 def test_a_plain_learned_score_brings_the_moments_of_its_data():
     """The reference is the Gaussian of the data; whatever the score is, the solve is of that score.
 

@@ -46,6 +46,7 @@ def test_moving_average(decay):
     np.testing.assert_allclose(result.learned.variables["params"]["a"], e, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_history_and_phases():
     result = fit(smdp.MultiStep((1, 3)), steps=33, validation=HELD_OUT)
     np.testing.assert_array_equal(result.history["step"], [10, 16, 26, 33])
@@ -91,6 +92,7 @@ def test_key_decides_and_epochs_do_not(uninterrupted):
     assert other_key.history["loss"][0] != uninterrupted.history["loss"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_step_miss")
 def test_initial_parameters():
     first = fit(precondition=True)
@@ -176,6 +178,7 @@ class PerLeaf(nn.Module):
         return {k: Linear()(t, v, args) for k, v in x.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precondition", [True, False])
 def test_leaves_without_noise(precondition):
     """A passive leaf, dy = x dt, does not count: the loss is that of x alone."""

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import smdp_jax as smdp
 from smdp_jax.physics import Affine
@@ -26,6 +27,7 @@ class Linear(nn.Module):
         return {"u": (slopes[0] + slopes[1] * t + slopes[2] * t**2) * x["u"]}
 
 
+@pytest.mark.slow
 def test_windows_learn_the_score_of_every_condition():
     """-x / C(t, rate) for dx = -rate x dt + dW / 2 from N(0, 1), rates 0.2 and 0.8 per path.
 
@@ -63,6 +65,7 @@ def test_windows_learn_the_score_of_every_condition():
             np.testing.assert_allclose(score, exact * x["u"], rtol=0.15, err_msg=f"{rate} {t}")
 
 
+@pytest.mark.slow
 def test_path_targets_teach_the_affine_score():
     """MLP on 1000 paths: p_t-weighted relative error below 15 % at t = 1, 2, 5 and 10."""
     affine = Affine()

@@ -34,6 +34,7 @@ def fit(data, **settings):
     return smdp.fit(SDE, NET, data, *given, **(options | settings)).learned
 
 
+@pytest.mark.slow
 def test_a_loop_of_updates_is_fit():
     """Bit for bit, with the keys that ``fit`` splits off."""
     init_key, batch_key, *_ = jax.random.split(KEY, 5)
@@ -55,6 +56,7 @@ def test_a_loop_of_updates_is_fit():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_kernel_measures_its_noise_on_paths_that_are_held_out():
     data, held_out = DATA.split(0.25)
     training, state = smdp.training.prepare(SDE, NET, data, key=KEY, batch_size=8)

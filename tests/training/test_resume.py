@@ -122,6 +122,7 @@ run(sys.argv[1])
 """
 
 
+@pytest.mark.slow
 def test_killed_process_ends_bit_identical(tmp_path):
     """SIGKILL while the third checkpoint is being written, then the same call in this process."""
     done = subprocess.run(
@@ -143,6 +144,7 @@ def test_killed_process_ends_bit_identical(tmp_path):
     assert_same_run(resumed, namespace["run"](None))
 
 
+@pytest.mark.slow
 def test_same_call_with_functions_inside_goes_on(tmp_path):
     """A lambda in the objective or the network has another address in every call."""
     data = smdp.simulate(
@@ -171,6 +173,7 @@ def test_damaged_checkpoint_falls_back(tmp_path, uninterrupted):
     assert_same_run(fit(directory=tmp_path), uninterrupted)
 
 
+@pytest.mark.slow
 def test_leaves_of_two_dtypes(tmp_path):
     """A flow map of single and half precision is trained in a directory, and goes on."""
 

@@ -69,6 +69,7 @@ def test_every_epoch_takes_the_next_block(written):
     assert epochs == list(range(9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [2, 3, 5])
 def test_resumed_run_ends_bit_identical(tmp_path, monkeypatch, written, epochs):
     """Ctrl-C after some epochs: within a window length, at the end of one, within the next."""
