@@ -95,7 +95,7 @@ def _page(title: str, names: list[str]) -> str:
     return f"{_title(title)}\n\n{summary}"
 
 
-def _write(app: Sphinx) -> None:
+def _write(app: Sphinx, _: Any) -> None:
     folder = Path(app.srcdir) / "api"
     folder.mkdir(exist_ok=True)
     for name, text in pages().items():
@@ -105,6 +105,6 @@ def _write(app: Sphinx) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Write the pages before autosummary looks for them."""
-    app.connect("builder-inited", _write, priority=100)
+    """Write the pages before Sphinx lists what there is, which autosummary reads."""
+    app.connect("config-inited", _write)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
