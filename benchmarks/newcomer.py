@@ -12,6 +12,7 @@ states that the samples lead to, and lost paths. ``estimated`` is the kernel wit
 
 import json
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,9 @@ def measured(
         "coverage off": float(miss.max()),
         "TARP p": report.tarp_p,
         "SBC p, least": float(np.min(report.sbc_p)),
+        "of": report.observables[int(np.argmin(report.sbc_p))],
         "SBC tests": len(report.sbc_p),
+        "CRPS / prior's": max(r.value / r.reference for r in report.crps.values()),
         "reconstruction / floor": float(np.max(reconstruction)),
         "sampling s": took,
         "draws": past.samples,
@@ -217,7 +220,11 @@ def rows_of(name: str, options: Options, seed: int) -> list[Row]:
         reference = particle_draws(case, test, options.samples, options.particles)
     found = []
     for route, kernel in kernels.items():
-        row = dict(measured(case, kernel, test, options, seed))
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            row = dict(measured(case, kernel, test, options, seed))
+        for said in warned:
+            say(f"warned: {said.message}")
         draws = flat(row.pop("draws"), 2)
         ratio = spread = None
         if reference is not None:
@@ -227,7 +234,8 @@ def rows_of(name: str, options: Options, seed: int) -> list[Row]:
         first = {"problem": name, "route": route, "seed": seed, "CRPS / reference": ratio}
         blocks = type(kernel.tables.transform).__name__
         times = {"simulation s": simulated, "training s": trained, "processor s": busy}
-        found.append({**first, "std / exact": spread, **row, **times, "blocks": blocks})
+        last = {"blocks": blocks, "warnings": len(warned)}
+        found.append({**first, "std / exact": spread, **row, **times, **last})
         say(str(found[-1]))
     return found
 

@@ -28,6 +28,7 @@ from smdp_jax.scores.twist import time_index
 from smdp_jax.sde import SDE, Args, ScoreFn, State
 from smdp_jax.solve.certificate import Certificate
 from smdp_jax.solve.flow_density import FlowDensity, LogDensity
+from smdp_jax.solve.inverses import walked
 from smdp_jax.solve.particles import effective_size, log_mean_exp, relative_variance
 from smdp_jax.solve.path_weights import PathWeights
 from smdp_jax.solve.transitions import StepKernel, transitions_of
@@ -283,6 +284,7 @@ def certify(
     """
     num_paths, chunk_size = check_positive(num_paths=num_paths, chunk_size=chunk_size)
     x_end = jax.tree.map(jnp.asarray, x_end)
+    sde = walked(sde, score)
     offset = _check_sampler(sde, score, ts, x_end, args)
     _check_prior(prior)
     check_finite(x_end, "x_end")

@@ -21,7 +21,7 @@ from smdp_jax.checks import check_number
 from smdp_jax.objectives.base import Kind, Objective
 from smdp_jax.objectives.step_miss import mean_square, step_miss
 from smdp_jax.scores.learned import StepCorrection
-from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
+from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State, integrated_backward
 from smdp_jax.solve.gaussian import GaussianStep, bound
 from smdp_jax.solve.integrate import advance
 from smdp_jax.solve.reversal import forward_flow, reverse_sde, scaled_noise
@@ -141,8 +141,16 @@ class MultiStep(Objective):
         """A score, which knows the first and last time, or a correction, which knows all."""
         if self.kind(sde) == "score":
             return super().learned(sde, model, variables, scales, ts)
-        level = self.noise_level
-        return StepCorrection(model, variables, scales, ts=ts, noise_level=level)
+        assert sde.step is not None
+        walks = sde.inverse == integrated_backward(sde.step)
+        return StepCorrection(
+            model,
+            variables,
+            scales,
+            ts=ts,
+            noise_level=self.noise_level,
+            inverse="integrated_backward" if walks else None,
+        )
 
     def miss(self, sde: SDE, learned: Any, data: Trajectories, key: PRNGKeyArray) -> Array:
         """The step is that of the windows."""

@@ -19,6 +19,7 @@ from smdp_jax.scores.step import LearnedStep
 from smdp_jax.sde import SDE, Scalar, ScoreFn, State
 from smdp_jax.solve.gaussian import GaussianStep, bound
 from smdp_jax.solve.integrate import advance
+from smdp_jax.solve.inverses import walked
 from smdp_jax.solve.reversal import reverse_sde
 from smdp_jax.trajectories import Trajectories, window
 
@@ -89,6 +90,7 @@ def step_miss(
     array (times - 1,)
         The miss of the step from ``ts[i + 1]`` to ``ts[i]``.
     """
+    sde = walked(sde, score)
     return _step_miss(sde, score, data, key, samples, _Level(float(noise_level)), solver)
 
 

@@ -158,6 +158,9 @@ class StepCorrection(_Learned):
         As for ``LearnedScore``.
     noise_level : float
         The alpha it was trained at.
+    inverse : str, optional
+        "integrated_backward" if it was trained with that way back along the step, which processes
+        that name none then take.
     """
 
     kind: ClassVar = "correction"
@@ -168,6 +171,7 @@ class StepCorrection(_Learned):
 
     ts: Any = field(kw_only=True)
     noise_level: float = field(kw_only=True, metadata={"static": True})
+    inverse: str | None = field(default=None, kw_only=True, metadata={"static": True})
 
     def check_use(
         self, sde: SDE, ts: Any, noise_level: float, *, whole_steps: bool, use: str

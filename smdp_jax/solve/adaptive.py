@@ -1,15 +1,18 @@
 """Solve an ``SDE`` with the step sizes that a controller chooses."""
 
+from typing import Any
+
 import diffrax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
+from smdp_jax import checks
 from smdp_jax.sde import SDE, Args, State
-from smdp_jax.solve.solvers import check_is_solver, default_adaptive_solver
+from smdp_jax.solve.solvers import check_solver, default_adaptive_solver
 from smdp_jax.solve.terms import levy_area_of, terms_of
 
-__all__ = ["solve_adaptive"]
+__all__ = ["advance_adaptively", "check_controller", "solve_adaptive"]
 
 
 def solve_adaptive(
@@ -55,16 +58,49 @@ def solve_adaptive(
     Raises
     ------
     ValueError
-        If noise is needed and no key is given, or if ``sde`` is a flow map.
+        For a grid, process, state, key, solver or number that does not fit (see the message): a
+        flow map, or noise without a key.
     TypeError
-        If the solver is no solver.
+        If solver or controller are none.
     """
+    checks.check_time_grid(ts, sde)
     if sde.drift is None:
         raise ValueError("solve_adaptive needs a drift, got a flow map")
-    if not sde.deterministic and key is None:
+    (max_steps,) = checks.check_positive(max_steps=max_steps)
+    check_controller(controller)
+    x0 = checks.as_state(x0, "x0")
+    checks.check_finite(x0, "x0")
+    if key is not None:
+        checks.check_key(key)
+    elif not sde.deterministic:
         raise ValueError("solve_adaptive needs a key for a process with noise, got key=None")
+    checks.check_process(sde, ts, x0, args, deterministic=True, equal_steps=False)
+    if solver is not None:
+        check_solver(sde, solver, adaptive=True)
+    return advance_adaptively(
+        sde, x0, jnp.asarray(ts), controller, key, args, solver, max_steps=max_steps
+    )
+
+
+def check_controller(controller: Any) -> None:
+    """Refuse what chooses no step sizes."""
+    wanted = "a diffrax step size controller"
+    checks.check_kind("controller", controller, wanted, "adapt_step_size")
+
+
+def advance_adaptively(
+    sde: SDE,
+    x0: State,
+    ts: Array,
+    controller: diffrax.AbstractAdaptiveStepSizeController,
+    key: PRNGKeyArray | None,
+    args: Args,
+    solver: diffrax.AbstractSolver | None,
+    *,
+    max_steps: int = 16**4,
+) -> tuple[State, Array]:
+    """Solve as ``solve_adaptive`` does, what it is asked for having been checked."""
     solver = default_adaptive_solver(sde) if solver is None else solver
-    check_is_solver(solver)
     noise = None
     if key is not None:
         tree = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), x0)

@@ -11,8 +11,10 @@ from smdp_jax import checks
 from smdp_jax.checks import check_kind
 from smdp_jax.compiled import parts_of, signature_of
 from smdp_jax.sde import Args, State
+from smdp_jax.solve.adaptive import check_controller
 from smdp_jax.solve.backward import BackwardSolve
 from smdp_jax.solve.gaussian import GaussianStep, check_gaussian
+from smdp_jax.solve.inverses import walked
 from smdp_jax.solve.solvers import check_solver
 
 __all__ = ["Work", "check_backward"]
@@ -34,7 +36,7 @@ def check_backward(
     verb: str, asked: BackwardSolve, score: Any, given: Work, batch_axes: Any, args: Any, key: Any
 ) -> tuple[BackwardSolve, Work]:
     """Check ``sample_posterior`` and ``probability_flow``; return the solve and its work."""
-    sde, ts = asked.sde, asked.ts
+    sde, ts = walked(asked.sde, score), asked.ts
     checks.check_time_grid(ts, sde)
     if not hasattr(score, "check_use"):
         check_kind("score", score, "a function score(t, x, args), such as fit.score", "__call__")
@@ -79,6 +81,7 @@ def check_backward(
     save = checks.check_save(asked.save, len(ts))
     solve = replace(
         asked,
+        sde=sde,
         ts=jnp.asarray(ts),
         substeps=substeps,
         noise_level=level,
@@ -90,8 +93,7 @@ def check_backward(
 
 
 def _check_adaptive(asked: BackwardSolve, fixed: Any) -> None:
-    wanted = "a diffrax step size controller"
-    check_kind("controller", asked.controller, wanted, "adapt_step_size")
+    check_controller(asked.controller)
     if asked.sde.drift is None:
         raise ValueError("controller needs a drift, got a flow map")
     if fixed:

@@ -12,7 +12,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.checks import check_positive, is_number
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
-from smdp_jax.solve.adaptive import solve_adaptive
+from smdp_jax.solve.adaptive import advance_adaptively
 from smdp_jax.solve.gaussian import GaussianStep, bind
 from smdp_jax.solve.integrate import Save, advance, chosen_times
 from smdp_jax.solve.reversal import reverse_sde
@@ -156,14 +156,8 @@ class BackwardSolve:
         assert self.controller is not None
         solver = default_adaptive_solver(process) if self.solver is None else self.solver
         assert not isinstance(solver, GaussianStep)
-        xs, steps = solve_adaptive(
-            process,
-            x_end,
-            -self.ts[::-1],
-            controller=self.controller,
-            key=key,
-            args=args,
-            solver=solver,
+        xs, steps = advance_adaptively(
+            process, x_end, -self.ts[::-1], self.controller, key, args, solver
         )
         xs = jax.tree.map(lambda x: x[::-1], xs)
         sizes = jax.vmap(lambda t, x: _largest(score(t, x, args)))(self.ts, xs)

@@ -16,12 +16,13 @@ from smdp_jax.checks import (
     check_time_grid,
 )
 from smdp_jax.sde import SDE
-from smdp_jax.training.inverses import check_inverse
+from smdp_jax.training.inverses import with_best_inverse
 
 
 class Asked(NamedTuple):
     """What was asked of ``fit``, as it is wanted."""
 
+    sde: SDE
     steps: int
     batch_size: int
     epoch_steps: int
@@ -60,8 +61,8 @@ def check_fit(
     check_flags(**flags)
     if not hasattr(data, "blocks"):
         check_paths(sde, objective, data)
-        if own == "correction":
-            check_inverse(sde, data)
+        if own == "correction" or getattr(objective, "base", "state") == "inverse":
+            sde = sde if sde.step is None else with_best_inverse(sde, data)
         if validation is not None:
             check_validation(sde, objective, data, validation)
     seen: list[Any] = []
@@ -78,7 +79,7 @@ def check_fit(
                 f"blocks of data must be alike, got {_kinds_of(block)} after {seen[0]}"
             )
 
-    return Asked(sizes[0], sizes[1], sizes[2], ema, seconds, check_block)
+    return Asked(sde, sizes[0], sizes[1], sizes[2], ema, seconds, check_block)
 
 
 def _kinds_of(data: Any) -> Any:

@@ -146,7 +146,9 @@ def fit(
     Parameters
     ----------
     sde : SDE
-        The process that the trajectories follow.
+        The process that the trajectories follow. Where a step correction is learned on a flow map
+        whose inverse is not named, the better of ``negated`` and ``integrated_backward`` is taken,
+        and kept with the correction.
     model : flax.linen.Module
         Network ``model(t, x, args)``, unbatched: t a scalar, x one state, result like x.
     data : Trajectories, TrajectoryStream or iterable of Trajectories
@@ -235,6 +237,7 @@ def fit(
         {"ema": ema, "checkpoint_seconds": checkpoint_seconds},
         {"precondition": precondition, "progress": progress},
     )
+    sde = asked.sde
     init_key, batch_key, val_key, miss_key, order_key = jax.random.split(key, 5)
     set_aside = validation
     if isinstance(data, Trajectories):

@@ -1,43 +1,67 @@
-"""Whether a flow map is walked back well enough to learn the rest."""
+"""Whether a flow map is walked back well enough to learn the rest, and which way is better."""
 
 import warnings
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from smdp_jax.sde import SDE, integrated_backward, negated
-from smdp_jax.solve.inverses import miss_of_inverse
+from smdp_jax.solve.inverses import growth_of_inverse, miss_of_inverse
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["check_inverse"]
+__all__ = ["with_best_inverse"]
 
-_MISS = 1.0
+_MISS, _GROWTH = 1.0, 1.5
 
 
-def check_inverse(sde: SDE, data: Trajectories) -> None:
-    """Warn before training on a way back that misses by more than the noise of a step."""
+class _Seen(NamedTuple):
+    """Largest miss of a way back over the noise of a step, and by how much it grows a change."""
+
+    miss: float
+    growth: float
+
+    def __str__(self) -> str:
+        grows = "" if np.isnan(self.growth) else f" and amplifies {self.growth:.3g} times"
+        return f"misses by {self.miss:.2g} times the noise of a step{grows}"
+
+
+def with_best_inverse(sde: SDE, data: Trajectories) -> SDE:
+    """Take the better way back where none is named; warn of one that misses the step's start.
+
+    What is not named is ``negated(step)``. Walking back by the simulator itself takes its place
+    where it misses less than half as much and amplifies no more.
+    """
     assert sde.step is not None
-    places = np.linspace(0, data.num_times - 2, 3).astype(int)
-
-    def worst(sde: SDE) -> float:
-        return max(
-            miss_of_inverse(sde, data.at(0, int(i)), data.ts[i], data.ts[i + 1], data.args_of(0))
-            for i in places
-        )
-
-    own = worst(sde)
-    if own <= _MISS:
-        return
-    other = integrated_backward if sde.inverse == negated(sde.step) else negated
-    miss = worst(replace(sde, inverse=other(sde.step)))
-    better = (
-        f"smdp.{other.__name__}(step) misses by {miss:.2g}: give it as SDE(..., inverse=...)"
-        if miss < 0.5 * own
-        else f"smdp.{other.__name__}(step) misses by {miss:.2g} as well: give another inverse, "
-        "shorter steps, or learn a score by PathScore(), which needs none"
+    own = _seen(sde, data)
+    if own.miss <= _MISS:
+        return sde
+    unnamed = sde.inverse == negated(sde.step)
+    other = integrated_backward if unnamed else negated
+    instead = replace(sde, inverse=other(sde.step))
+    seen = _seen(instead, data)
+    if unnamed and seen.miss < 0.5 * own.miss and seen.growth <= max(own.growth, _GROWTH):
+        if seen.miss > _MISS:
+            _warn("smdp.integrated_backward(step), the best way back of the step,", seen, _NEITHER)
+        return instead
+    remedy = f"smdp.{other.__name__}(step) {seen}: " + (
+        "give it as SDE(..., inverse=...)" if seen.miss < 0.5 * own.miss else _NEITHER
     )
-    warnings.warn(
-        f"fit: SDE.inverse of the step misses the state that the step came from by {own:.2g} times "
-        f"the noise of a step; {better}",
-        stacklevel=4,
-    )
+    _warn("SDE.inverse of the step", own, remedy)
+    return sde
+
+
+_NEITHER = "give another inverse, shorter steps, or learn a score by PathScore(), which needs none"
+
+
+def _warn(what: str, seen: _Seen, remedy: str) -> None:
+    warnings.warn(f"fit: {what} {seen}; {remedy}", stacklevel=5)
+
+
+def _seen(sde: SDE, data: Trajectories) -> _Seen:
+    """The worst of three steps of a path."""
+    args, found = data.args_of(0), []
+    for i in np.linspace(0, data.num_times - 2, 3).astype(int):
+        where = (sde, data.at(0, int(i)), data.ts[i], data.ts[i + 1], args)
+        found.append((miss_of_inverse(*where), growth_of_inverse(*where)))
+    return _Seen(*np.max(found, axis=0))

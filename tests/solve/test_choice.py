@@ -12,7 +12,6 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import scipy.linalg
 from flax import linen as nn
@@ -401,16 +400,3 @@ def test_a_learned_score_of_a_stiff_field():
     mean, std = case.exact(data.at(0, -1))
     spread = np.sqrt(((np.asarray(past.samples) - mean) ** 2).mean()) / std
     np.testing.assert_allclose(spread, 1, atol=0.15)
-
-
-@pytest.mark.slow
-def test_a_bad_inverse_is_told_before_training(no_step_miss):
-    """Advection by half a wave per step: negating its increment is no way back, walking is."""
-    case = advection(24, 5.0, 0.0, 0.05, 0.5, 5)
-    sde = smdp.SDE(step=case.step, diffusion=case.g)
-    data = smdp.simulate(sde, case.start(KEY, 20), case.ts, key=KEY)
-    call = (Nothing(), data, smdp.MultiStep(windows=(1,)), optax.adam(1e-3))
-    with pytest.warns(UserWarning, match=r"misses .* by .*; smdp.integrated_backward.* misses by"):
-        smdp.fit(sde, *call, steps=2, batch_size=4, key=KEY)
-    walked = smdp.SDE(step=case.step, diffusion=case.g, inverse=smdp.integrated_backward(case.step))
-    smdp.fit(walked, *call, steps=2, batch_size=4, key=KEY)

@@ -345,12 +345,21 @@ def test_errors(sde, settings, message):
 
 
 @pytest.mark.parametrize(
-    ("sde", "message"),
-    [(DRIFT, "solve_adaptive needs a key"), (FLOW, "solve_adaptive needs a drift")],
+    ("sde", "changed", "error", "message"),
+    [
+        (DRIFT, {}, ValueError, "solve_adaptive needs a key"),
+        (FLOW, {}, ValueError, "solve_adaptive needs a drift"),
+        (ODE, {"ts": jnp.array([0.0, 2.0, 1.0])}, ValueError, r"ts must increase, got ts\[1\]=2"),
+        (ODE, {"x0": jnp.array([np.nan])}, ValueError, r"x0 must be finite, got x0\[0\]=nan"),
+        (ODE, {"max_steps": 0}, ValueError, "max_steps must be at least 1, got 0"),
+        (DRIFT, {"key": KEY, "solver": diffrax.SemiImplicitEuler()}, ValueError, "solver must be"),
+        (DRIFT, {"key": KEY, "solver": diffrax.LeapfrogMidpoint()}, ValueError, "solver must be"),
+    ],
 )
-def test_adaptive_errors(sde, message):
-    with pytest.raises(ValueError, match=message):
-        smdp.solve_adaptive(sde, jnp.ones(1), GRID, controller=CONTROLLER)
+def test_adaptive_errors(sde, changed, error, message):
+    asked = {"x0": jnp.ones(1), "ts": GRID, "controller": CONTROLLER} | changed
+    with pytest.raises(error, match=message):
+        smdp.solve_adaptive(sde, asked.pop("x0"), asked.pop("ts"), **asked)
 
 
 # Time grids ------------------------------------------------------------------------------------
