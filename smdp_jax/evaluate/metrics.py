@@ -163,11 +163,6 @@ def mse(estimate: Real[AnyArray, "*_state"], truth: Real[AnyArray, "*_state"]) -
     -------
     Float[Array, ""]
         The mean of (estimate - truth)^2, in units of the state squared.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
     """
     check_same_shape(truth=truth, estimate=estimate)
     return jnp.mean(jnp.square(as_float("estimate", estimate) - as_float("truth", truth)))
@@ -193,11 +188,6 @@ def reconstruction_mse(
     -------
     Float[Array, ""]
         In units of the state squared.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
     """
     check_same_shape(true_end=true_end, simulated_end=simulated_end)
     return mse(simulated_end, true_end)
@@ -247,11 +237,6 @@ def rmse(estimate: Real[AnyArray, "*_state"], truth: Real[AnyArray, "*_state"]) 
     -------
     Float[Array, ""]
         In units of the state.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
     """
     return jnp.sqrt(mse(estimate, truth))
 

@@ -1,6 +1,7 @@
 """Figures from arrays: each function returns a `matplotlib.figure.Figure` and shows nothing.
 
-Needs matplotlib (``pip install "smdp_jax[plots]"``); nothing else in the package does.
+Needs matplotlib (``pip install "smdp_jax[plots]"``); nothing else in the package does. Arrays that
+do not belong together, or hold nothing to draw, are refused with a ValueError that names them.
 """
 
 from smdp_jax.evaluate.plots.animation import field_animation, posterior_animation

@@ -5,7 +5,8 @@ meaning in all figures. Figures are made without pyplot: nothing global changes,
 freed when its last reference goes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Literal, ParamSpec
 
@@ -80,14 +81,21 @@ ArrayND = Shaped[AnyArray, "..."]
 P = ParamSpec("P")
 
 
+@contextmanager
+def settings() -> Iterator[None]:
+    """Use this style inside, and leave matplotlib's settings as they were."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(RC)
+        yield
+
+
 def styled(function: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Run a plotting function with this style, and leave matplotlib's settings as they were."""
+    """Run a plotting function with this style."""
 
     @wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with mpl.rc_context():
-            mpl.rcdefaults()
-            mpl.rcParams.update(RC)
+        with settings():
             figure = function(*args, **kwargs)
             # Ticks are made at the first drawing, and counted at each: both in this style.
             for axes in figure.axes:
@@ -113,6 +121,50 @@ def per_unit(unit: str) -> str:
     if not unit:
         return ""
     return f"1/{unit}" if unit.isalnum() else f"1/({unit})"
+
+
+def series(index: int) -> dict[str, Any]:
+    """Colour and dashes of one curve among several."""
+    cycle = index % len(SERIES)
+    return {"color": SERIES[cycle], "linestyle": DASHES[cycle]}
+
+
+def band(axes: Axes, x: Any, low: Any, high: Any, name: str | None = None) -> None:
+    """A pale band behind the data."""
+    axes.fill_between(x, low, high, color=PALE, alpha=0.5, linewidth=0, label=name)
+
+
+def share_band(axes: Axes, x: Any, shares: Any, number: int, name: str | None = None) -> None:
+    """The band that holds 95 % of shares among a number of draws, if these are the true ones."""
+    half = 1.96 * np.sqrt(shares * (1 - shares) / number)
+    band(axes, x, shares - half, shares + half, name)
+
+
+def bars(axes: Axes, heights: np.ndarray, edges: np.ndarray) -> None:
+    """A histogram of samples."""
+    axes.stairs(heights, edges, fill=True, color=LEARNED, alpha=0.35, label="samples")
+    axes.stairs(heights, edges, color=LEARNED, linewidth=0.8)
+
+
+def sample_lines(axes: Axes, points: np.ndarray, samples: np.ndarray) -> list[Line2D]:
+    """Samples (samples, points) as thin lines."""
+    lines = axes.plot(points, samples.T, color=LEARNED, linewidth=0.8, alpha=0.5)
+    lines[0].set_label("samples")
+    return lines
+
+
+def note(axes: Axes, text: str, x: Any, height: float, above: int, **options: Any) -> None:
+    """Small text just right of x, at a share of the height and some points above."""
+    axes.annotate(
+        text, (x, height), xycoords=("data", "axes fraction"), xytext=(3, above),
+        textcoords="offset points", fontsize=8, color=SOFT, **options,
+    )  # fmt: skip
+
+
+def colour_bar(figure: Figure, image: Any, axes: Any, name: str, **options: Any) -> None:
+    """A bar without a frame."""
+    bar = figure.colorbar(image, ax=axes, label=name, **options)
+    bar.outline.set_visible(False)
 
 
 def grid_lines(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
@@ -150,8 +202,10 @@ def log_y(axes: Axes, values: np.ndarray) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def array(name: str, value: Any, ndim: int | Sequence[int]) -> np.ndarray:
-    """A numpy copy of an array with the expected number of axes."""
+def array(
+    name: str, value: Any, ndim: int | Sequence[int], shape: tuple[int | None, ...] = ()
+) -> np.ndarray:
+    """A numpy copy of an array with the expected number of axes, and shape (None: any length)."""
     value = np.asarray(value, dtype=np.float64)
     allowed = (ndim,) if isinstance(ndim, int) else tuple(ndim)
     if value.ndim not in allowed:
@@ -159,6 +213,9 @@ def array(name: str, value: Any, ndim: int | Sequence[int]) -> np.ndarray:
         raise ValueError(f"{name} must have {wanted} axes, got shape {value.shape}")
     if value.size == 0:
         raise ValueError(f"{name} must not be empty, got shape {value.shape}")
+    if shape:
+        pairs = zip(shape, value.shape, strict=True)
+        same_shape(name, value, tuple(has if wants is None else wants for wants, has in pairs))
     return value
 
 

@@ -1,10 +1,9 @@
 """Fields that move: an animated PNG, which all else shows as a still, or a GIF."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -54,25 +53,16 @@ def field_animation(
     -------
     bytes
         The content of an animated picture file.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not belong together, or there is nothing to show.
     """
     times = style.array("times", np.asarray(times), 1)
     shown = _as_frames(times, fields)
-    chosen = _thinned(len(times), max_frames, format)
     limit = style.robust_limit(*shown.values(), percent=99.8)
     colours = style.DIVERGING if signed else style.SEQUENTIAL
     outline = style.INK if signed else "white"  # either end of the colours is far from it
     scale = {"cmap": colours, "vmin": -limit if signed else 0.0, "vmax": limit}
     rows, columns = next(iter(shown.values())).shape[1:]
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(style.RC)
+    with style.settings():
         figure = style.new_figure(1.9 * len(shown), 1.9 * rows / columns + 0.6)
-        canvas = FigureCanvasAgg(figure)
         panels = figure.subplots(1, len(shown), squeeze=False)[0]
         images = []
         for axes, (title, frames) in zip(panels, shown.items(), strict=True):
@@ -82,13 +72,13 @@ def field_animation(
             if solid is not None:
                 axes.contour(np.asarray(solid, float), [0.5], colors=outline, linewidths=0.9)
         clock = figure.suptitle("t", fontsize=9, color=style.SOFT)
-        pictures = []
-        for i in chosen:
+
+        def draw(i: int) -> None:
             for image, frames in zip(images, shown.values(), strict=True):
                 image.set_data(frames[i])
             clock.set_text(style.label(f"$t$ = {float(times[i]):.3g}", time_unit))
-            pictures.append(_picture(figure, canvas, dpi))
-    return _animated(pictures, round(1000 * frame_seconds), format)
+
+        return _film(figure, draw, len(times), max_frames, frame_seconds, dpi, format)
 
 
 def posterior_animation(
@@ -100,11 +90,8 @@ def posterior_animation(
     max_paths: int = 30,
     signed: bool = True,
     field_unit: str = "",
-    max_frames: int = 40,
-    frame_seconds: float = 0.12,
     time_unit: str = "",
-    dpi: int = 100,
-    format: Literal["PNG", "GIF"] = "PNG",
+    **film: Any,
 ) -> bytes:
     """Show posterior paths of a field walk back in time, beside the truth and the end state.
 
@@ -123,74 +110,73 @@ def posterior_animation(
         At most this many lines.
     signed : bool
         Of fields on two axes: white is zero.
-    field_unit : str
-        Unit of the field; empty if dimensionless.
-    max_frames, frame_seconds, time_unit, dpi, format
-        As for `field_animation`.
+    field_unit, time_unit : str
+        Units; empty if dimensionless.
+    **film
+        ``max_frames``, ``frame_seconds``, ``dpi``, ``format``, as for `field_animation`.
 
     Returns
     -------
     bytes
         The content of an animated picture file, from the last time to the first.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not belong together, or no path is finite.
     """
     ts = style.array("ts", np.asarray(ts), 1)
     many = style.array("paths", samples_of(paths), (3, 4))
-    truth = style.array("truth", truth, many.ndim - 1)
-    style.same_shape("truth", truth, (len(ts), *many.shape[2:]))
+    truth = style.array("truth", truth, many.ndim - 1, (len(ts), *many.shape[2:]))
     style.same_shape("paths", many, (len(many), *truth.shape))
-    options = {
-        "max_frames": max_frames,
-        "frame_seconds": frame_seconds,
-        "time_unit": time_unit,
-        "dpi": dpi,
-        "format": format,
-    }
     if many.ndim == 4:
         shown = {f"sample {i + 1}": path[::-1] for i, path in enumerate(many[:3])}
         fields = {"end state": truth[-1], **shown, "truth": truth[::-1]}
-        return field_animation(ts[::-1], fields, signed=signed, **options)
-    points = np.arange(many.shape[2]) if points is None else style.array("points", points, 1)
-    style.same_shape("points", points, many.shape[2:])
+        return field_animation(ts[::-1], fields, signed=signed, time_unit=time_unit, **film)
+    points = np.arange(many.shape[2]) if points is None else np.asarray(points)
+    points = style.array("points", points, 1, many.shape[2:])
     finite = np.concatenate([truth.ravel(), many[np.isfinite(many)]])
     low, high = np.quantile(finite, [0.001, 0.999])
     margin = 0.08 * max(high - low, 1e-12)
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(style.RC)
+    with style.settings():
         figure = style.new_figure(6.4, 3.6)
-        canvas = FigureCanvasAgg(figure)
         axes = figure.subplots()
         axes.plot(points, truth[-1], color=style.SOFT, linestyle=":", label="end state")
-        lines = axes.plot(
-            points, many[:max_paths, -1].T, color=style.LEARNED, linewidth=0.8, alpha=0.5
-        )
-        lines[0].set_label("samples")
+        lines = style.sample_lines(axes, points, many[:max_paths, -1])
         (exact,) = axes.plot(points, truth[-1], color=style.EXACT, label="truth")
         axes.set_ylim(low - margin, high + margin)
         axes.margins(x=0)
         axes.set_xlabel("position")
         axes.set_ylabel(style.label("field", field_unit))
         style.legend_below(figure, axes)
-        pictures = []
-        for i in _thinned(len(ts), max_frames, format):
+
+        def draw(i: int) -> None:
             for line, path in zip(lines, many, strict=False):
                 line.set_ydata(path[::-1][i])
             exact.set_ydata(truth[::-1][i])
             axes.set_title(style.label(f"$t$ = {ts[::-1][i]:.3g}", time_unit))
-            pictures.append(_picture(figure, canvas, dpi))
-    return _animated(pictures, round(1000 * frame_seconds), format)
+
+        return _film(figure, draw, len(ts), **film)
 
 
-def _thinned(times: int, most: int, kind: str) -> np.ndarray:
-    """Which times are shown."""
-    if kind not in ("PNG", "GIF"):
-        raise ValueError(f"format must be 'PNG' or 'GIF', got {kind!r}")
-    return np.unique(np.linspace(0, times - 1, min(most, times)).astype(int))
+def _film(
+    figure: Figure,
+    draw: Callable[[int], None],
+    times: int,
+    max_frames: int = 40,
+    frame_seconds: float = 0.12,
+    dpi: int = 100,
+    format: str = "PNG",
+) -> bytes:
+    """Draw some of the times, and put them one after the other, the last one for longer."""
+    if format not in ("PNG", "GIF"):
+        raise ValueError(f"format must be 'PNG' or 'GIF', got {format!r}")
+    canvas = FigureCanvasAgg(figure)
+    pictures = []
+    for i in np.unique(np.linspace(0, times - 1, min(max_frames, times)).astype(int)).tolist():
+        draw(i)
+        pictures.append(_picture(figure, canvas, dpi))
+    milliseconds = round(1000 * frame_seconds)
+    waits = [milliseconds] * (len(pictures) - 1) + [10 * milliseconds]
+    first, *others = pictures
+    buffer = io.BytesIO()
+    first.save(buffer, format, save_all=True, append_images=others, duration=waits, loop=0)
+    return buffer.getvalue()
 
 
 def _picture(figure: Figure, canvas: FigureCanvasAgg, dpi: int) -> Image.Image:
@@ -209,17 +195,3 @@ def _as_frames(times: np.ndarray, fields: Mapping[str, ArrayND]) -> dict[str, np
         style.same_shape(name, frames, shape)
         shown[name] = frames
     return shown
-
-
-def _animated(pictures: list[Image.Image], milliseconds: int, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    waits = [milliseconds] * (len(pictures) - 1) + [10 * milliseconds]
-    pictures[0].save(
-        buffer,
-        format=kind,
-        save_all=True,
-        append_images=pictures[1:],
-        duration=waits,
-        loop=0,
-    )
-    return buffer.getvalue()

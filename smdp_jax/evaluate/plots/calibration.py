@@ -44,29 +44,13 @@ def coverage_curve(
     figure = style.new_figure(4.4, 4.2)
     axes = figure.subplots()
     if num_cases is not None:
-        half = 1.96 * np.sqrt(levels * (1 - levels) / num_cases)
-        axes.fill_between(
-            levels,
-            levels - half,
-            levels + half,
-            color=style.PALE,
-            alpha=0.5,
-            linewidth=0,
-            label=f"95 % band, {num_cases:,} cases",
-        )
+        style.share_band(axes, levels, levels, num_cases, f"95 % band, {num_cases:,} cases")
     axes.plot([0, 1], [0, 1], color=style.EXACT, linewidth=1, linestyle=":", label="calibrated")
     for index, (name, given) in enumerate(coverage.items()):
-        values = style.array(name, given, 1)
-        style.same_shape(name, values, levels.shape)
-        cycle = index % len(style.SERIES)
-        axes.plot(
-            levels, values, color=style.SERIES[cycle], linestyle=style.DASHES[cycle], label=name
-        )
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
-    axes.set_aspect("equal")
-    axes.set_xlabel("credibility level")
-    axes.set_ylabel("share of cases covered")
+        values = style.array(name, given, 1, levels.shape)
+        axes.plot(levels, values, label=name, **style.series(index))
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.set(xlabel="credibility level", ylabel="share of cases covered")
     style.grid_lines(axes)
     style.legend(axes, loc="upper left")
     return figure
@@ -109,27 +93,14 @@ def rank_histogram(ranks: ArrayND, num_draws: int, *, bins: int | None = None) -
     half = 2.576 * np.sqrt((1 - share) / (values.size * share))
     figure = style.new_figure(5.6, 3.2)
     axes = figure.subplots()
-    axes.stairs(
-        1 + half,
-        edges / (num_draws + 1),
-        baseline=np.maximum(1 - half, 0),
-        fill=True,
-        color=style.PALE,
-        alpha=0.5,
-        label="99 % of bins if uniform",
-    )
-    axes.stairs(
-        counts / (values.size * share),
-        edges / (num_draws + 1),
-        color=style.LEARNED,
-        linewidth=1.6,
-        baseline=None,
-        label="ranks",
-    )
+    places = edges / (num_draws + 1)
+    pale = {"fill": True, "color": style.PALE, "alpha": 0.5, "label": "99 % of bins if uniform"}
+    axes.stairs(1 + half, places, baseline=np.maximum(1 - half, 0), **pale)
+    dark = {"color": style.LEARNED, "linewidth": 1.6, "label": "ranks"}
+    axes.stairs(counts / (values.size * share), places, baseline=None, **dark)
     axes.axhline(1, color=style.EXACT, linewidth=1, linestyle=":")
-    axes.set_xlim(0, 1)
+    axes.set(xlim=(0, 1), xlabel="rank of the truth / number of draws")
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("rank of the truth / number of draws")
     axes.set_ylabel("frequency relative to uniform")
     axes.set_title(f"{values.size:,} ranks among {num_draws:,} draws")
     style.legend_below(figure, axes)
@@ -164,23 +135,14 @@ def calibration_panel(report: Any) -> Figure:
     figure = style.new_figure(8.2, 3.9)
     left, right = figure.subplots(1, 2)
     fine = np.linspace(0, 1, 101, dtype=np.float32)
-    half = 1.96 * np.sqrt(fine * (1 - fine) / cases)
-    left.fill_between(fine, fine - half, fine + half, color=style.PALE, alpha=0.5, linewidth=0)
+    style.share_band(left, fine, fine, cases)
     left.plot([0, 1], [0, 1], color=style.EXACT, linewidth=1, linestyle=":", label="calibrated")
     tarp = expected_coverage(report.tarp_ranks, draws, fine)
     left.plot(fine, np.asarray(tarp), color=style.INK, linestyle=style.DASHES[1], label="TARP")
-    left.errorbar(
-        report.levels,
-        report.coverage,
-        yerr=3 * report.coverage_error,
-        fmt="o",
-        markersize=5,
-        color=style.LEARNED,
-        label="central intervals",
-    )
+    look = {"fmt": "o", "markersize": 5, "color": style.LEARNED, "label": "central intervals"}
+    left.errorbar(report.levels, report.coverage, yerr=3 * report.coverage_error, **look)
     left.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    left.set_xlabel("credibility level")
-    left.set_ylabel("share of truths covered")
+    left.set(xlabel="credibility level", ylabel="share of truths covered")
     style.legend(left, "upper left")
     _cumulative(right, report)
     for axes in (left, right):
@@ -193,30 +155,14 @@ def _cumulative(axes: Axes, report: Any) -> None:
     """Cumulative shares of ranks, less the uniform ones, in their band."""
     draws = report.draws_used
     band = rank_band(report.cases_used, draws)
-    axes.fill_between(
-        band.expected,
-        band.low - band.expected,
-        band.high - band.expected,
-        color=style.PALE,
-        alpha=0.5,
-        linewidth=0,
-        label="95 % band",
-    )
+    low, high = band.low - band.expected, band.high - band.expected
+    style.band(axes, band.expected, low, high, "95 % band")
     series = dict(zip(report.observables, report.sbc_ranks.T, strict=True))
     for index, (name, ranks) in enumerate((series | {"TARP": report.tarp_ranks}).items()):
         shares = np.bincount(ranks, minlength=draws + 1).cumsum()[:-1] / report.cases_used
-        cycle = index % len(style.SERIES)
+        round_, cycle = divmod(index, len(style.SERIES))
         color = style.INK if name == "TARP" else style.SERIES[cycle]
-        dash = style.DASHES[1 if name == "TARP" else index // len(style.SERIES) % 6]
-        axes.plot(
-            band.expected,
-            shares - band.expected,
-            color=color,
-            linestyle=dash,
-            linewidth=1.2,
-            label=name,
-        )
+        look = {"color": color, "linestyle": style.DASHES[1 if name == "TARP" else round_ % 6]}
+        axes.plot(band.expected, shares - band.expected, linewidth=1.2, label=name, **look)
     axes.axhline(0, color=style.EXACT, linewidth=1, linestyle=":")
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("rank / draws")
-    axes.set_ylabel("share of ranks below, less uniform")
+    axes.set(xlim=(0, 1), xlabel="rank / draws", ylabel="share of ranks below, less uniform")

@@ -68,8 +68,7 @@ def field_panel(
     if max_samples < 1:
         raise ValueError(f"max_samples must be at least 1, got {max_samples}")
     truth = style.array("truth", truth, 2)
-    samples = style.array("samples", samples, 3)[:max_samples]
-    style.same_shape("samples", samples, (len(samples), *truth.shape))
+    samples = style.array("samples", samples, 3, (None, *truth.shape))[:max_samples]
     top = [(truth, "True initial state"), (np.asarray(end_state), "Observed end state")]
     top += [(sample, f"Sample {index + 1}") for index, sample in enumerate(samples)]
     means = [(np.asarray(mean), "Mean of samples")]
@@ -108,9 +107,8 @@ def _two_rows(
         images.append(_image(axes, *item, **positive))
     for row, image, name in ((0, images[0], "field"), (1, images[-1], "std")):
         extend = "max" if row else "both"
-        bar = figure.colorbar(image, ax=panels[row], aspect=18, pad=0.015, extend=extend)
-        bar.outline.set_visible(False)
-        bar.set_label(style.label(name, unit))
+        look = {"aspect": 18, "pad": 0.015, "extend": extend}
+        style.colour_bar(figure, image, panels[row], style.label(name, unit), **look)
     return figure
 
 
@@ -177,15 +175,7 @@ def power_spectra(
         _draw_spectrum(axes, ks[shown], values[..., shown], color, dash, name)
     if kmax is not None:
         axes.axvline(kmax, color=style.SOFT, linewidth=0.9, linestyle=":")
-        axes.annotate(
-            f"k = {kmax}",
-            (kmax, 0.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(3, 4),
-            textcoords="offset points",
-            fontsize=8,
-            color=style.SOFT,
-        )
+        style.note(axes, f"k = {kmax}", kmax, 0.0, 4)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_yscale("log")

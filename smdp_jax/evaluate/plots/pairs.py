@@ -41,11 +41,6 @@ def histograms(
     -------
     Figure
         A panel for each entry. Draws that are not finite are left out, and counted in its title.
-
-    Raises
-    ------
-    ValueError
-        If there is nothing to draw, or states do not belong together.
     """
     drawn = columns(samples, 1, entries, 6)
     before = {} if prior is None else columns(prior, 1, range(_count(prior)), 0)
@@ -102,11 +97,6 @@ def pair_plot(
     -------
     Figure
         A triangle of panels; contours hold 50 and 90 % of the draws.
-
-    Raises
-    ------
-    ValueError
-        If there is nothing to draw, or the truth is of another shape.
     """
     drawn = columns(samples, 1, entries, 4)
     true = like(truth, list(drawn), "truth")
@@ -128,14 +118,8 @@ def pair_plot(
             else:
                 _density(axes, kept[across], kept[below], edges[across], edges[below])
                 if true:
-                    axes.plot(
-                        true[across],
-                        true[below],
-                        "+",
-                        color=style.EXACT,
-                        markersize=11,
-                        markeredgewidth=1.8,
-                    )
+                    look = {"color": style.EXACT, "markersize": 11, "markeredgewidth": 1.8}
+                    axes.plot(true[across], true[below], "+", **look)
             if row == column and true:
                 axes.axvline(true[across], color=style.EXACT, linestyle="--")
             axes.set_xlim(edges[across][0], edges[across][-1])
@@ -184,8 +168,7 @@ def _edges(values: Sequence[np.ndarray], also: float | None, bins: int | None) -
 
 def _stairs(axes: Axes, values: np.ndarray, edges: np.ndarray) -> None:
     heights = np.histogram(values, edges)[0] / (values.size * np.diff(edges))
-    axes.stairs(heights, edges, fill=True, color=style.LEARNED, alpha=0.35, label="samples")
-    axes.stairs(heights, edges, color=style.LEARNED, linewidth=0.8)
+    style.bars(axes, heights, edges)
 
 
 def _density(

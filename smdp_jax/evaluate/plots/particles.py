@@ -55,15 +55,12 @@ def particles(
     """
     if num_particles < 1:
         raise ValueError(f"num_particles must be at least 1, got {num_particles}")
-    ts, ess = style.array("ts", ts, 1), style.array("ess", ess, 1)
-    style.same_shape("ess", ess, ts.shape)
-    resampled = style.array("resampled", resampled, 1) > 0
-    style.same_shape("resampled", resampled, (ts.size - 1,))
+    ts = style.array("ts", ts, 1)
+    ess = style.array("ess", ess, 1, ts.shape)
+    resampled = style.array("resampled", resampled, 1, (ts.size - 1,)) > 0
     temperatures = style.array("temperatures", temperatures, 1)
     given = {"acceptance": acceptance, "step size": step_sizes}
-    stages = {name: style.array(name, values, 1) for name, values in given.items()}
-    for name, values in stages.items():
-        style.same_shape(name, values, temperatures.shape)
+    stages = {name: style.array(name, v, 1, temperatures.shape) for name, v in given.items()}
     figure = style.new_figure(8.6, 3.2)
     left, right = figure.subplots(1, 2)
     _shares(left, ts, ess / num_particles, resampled)
@@ -73,8 +70,7 @@ def particles(
         left.set_title(f"log evidence {log_evidence:.4g}{error} nats")
     kept = np.isfinite(temperatures)
     for i, (name, values) in enumerate(stages.items()):
-        look = {"color": style.SERIES[i], "linestyle": style.DASHES[i], "marker": "."}
-        right.plot(temperatures[kept], values[kept], label=name, **look)
+        right.plot(temperatures[kept], values[kept], marker=".", label=name, **style.series(i))
     right.set_xscale("log")
     right.set_ylim(0, 1.05)
     right.set_title(f"End state: {int(kept.sum())} stages")

@@ -43,8 +43,7 @@ def posterior_histogram(
         If the shapes do not belong together, or no sample is finite.
     """
     grid = style.array("grid", grid, 1)
-    exact = style.array("exact_density", exact_density, 1)
-    style.same_shape("exact_density", exact, grid.shape)
+    exact = style.array("exact_density", exact_density, 1, grid.shape)
     values = np.ravel(np.asarray(samples, np.float64))
     finite = values[np.isfinite(values)]
     if finite.size == 0:
@@ -53,16 +52,15 @@ def posterior_histogram(
     heights = np.histogram(finite, edges)[0] / (values.size * np.diff(edges))
     figure = style.new_figure(5.6, 3.4)
     axes = figure.subplots()
-    axes.stairs(heights, edges, fill=True, color=style.LEARNED, alpha=0.35, label="samples")
-    axes.stairs(heights, edges, color=style.LEARNED, linewidth=0.8)
+    style.bars(axes, heights, edges)
     axes.plot(grid, exact, color=style.EXACT, label="exact posterior")
     axes.set_xlabel(style.label("initial state $x_0$", state_unit))
     axes.set_ylabel(style.label("density", style.per_unit(state_unit)))
     axes.set_ylim(bottom=0)
     axes.margins(x=0.01)
     outside = values.size - int(np.sum((finite >= grid[0]) & (finite <= grid[-1])))
-    count = f"{values.size:,} samples" + (f", {outside:,} outside the plot" if outside else "")
-    axes.set_title(count)
+    more = f", {outside:,} outside the plot" if outside else ""
+    axes.set_title(f"{values.size:,} samples{more}")
     style.legend(axes)
     return figure
 
@@ -96,32 +94,17 @@ def posterior_probability(
     -------
     Figure
         One panel.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not belong together.
     """
     x_end = style.array("x_end", x_end, 1)
     order = np.argsort(x_end)
-    learned = style.array("learned_probability", learned_probability, 1)
-    exact = style.array("exact_probability", exact_probability, 1)
-    style.same_shape("learned_probability", learned, x_end.shape)
-    style.same_shape("exact_probability", exact, x_end.shape)
+    learned = style.array("learned_probability", learned_probability, 1, x_end.shape)
+    exact = style.array("exact_probability", exact_probability, 1, x_end.shape)
     x_end, learned, exact = x_end[order], learned[order], exact[order]
     figure = style.new_figure(5.6, 3.4)
     axes = figure.subplots()
     if num_samples is not None:
-        half = 1.96 * np.sqrt(exact * (1 - exact) / num_samples)
-        axes.fill_between(
-            x_end,
-            exact - half,
-            exact + half,
-            color=style.PALE,
-            alpha=0.5,
-            linewidth=0,
-            label=f"95 % of shares of {num_samples:,} exact samples",
-        )
+        name = f"95 % of shares of {num_samples:,} exact samples"
+        style.share_band(axes, x_end, exact, num_samples, name)
     axes.plot(x_end, exact, color=style.EXACT, label="exact")
     axes.plot(x_end, learned, "o", markersize=4, color=style.LEARNED, label="sampled")
     axes.axhline(0.5, color=style.SOFT, linewidth=0.8, linestyle=":")

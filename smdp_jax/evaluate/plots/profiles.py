@@ -41,16 +41,10 @@ def profiles(
     -------
     Figure
         Two panels.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not belong together.
     """
     points = style.array("points", points, 1)
     samples = style.array("samples", samples, 2)
-    sample_ends = style.array("sample_ends", sample_ends, 2)
-    style.same_shape("sample_ends", sample_ends, samples.shape)
+    sample_ends = style.array("sample_ends", sample_ends, 2, samples.shape)
     for name, values in (("truth", truth), ("end_state", end_state), ("samples", samples[0])):
         style.same_shape(name, np.asarray(values), points.shape)
     figure = style.new_figure(9.0, 3.3)
@@ -59,8 +53,7 @@ def profiles(
         (left, samples, truth, "Initial state"),
         (right, sample_ends, end_state, "End state"),
     ):
-        lines = axes.plot(points, many.T, color=style.LEARNED, linewidth=0.8, alpha=0.5)
-        lines[0].set_label("samples")
+        style.sample_lines(axes, points, many)
         axes.plot(points, np.asarray(exact), color=style.EXACT, label="true / observed")
         axes.set_title(title)
         axes.set_xlabel("position")
@@ -73,8 +66,7 @@ def profiles(
     low, high = bounds.min() - margin, bounds.max() + margin
     left.set_ylim(low, high)
     if flow is not None:
-        flow = np.asarray(flow)
-        style.same_shape("flow", flow, points.shape)
+        flow = style.array("flow", flow, 1, points.shape)
         seen = np.any((low <= flow) & (flow <= high))
         name = "flow (ODE)" if seen else "flow (ODE), beyond this range"
         left.plot(points, flow, color=style.FLOW, linestyle="--", label=name)
@@ -116,18 +108,11 @@ def sensor_profiles(
     -------
     Figure
         One panel more than there are sets of samples.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not belong together.
     """
-    points, truth = style.array("points", points, 1), style.array("truth", truth, 1)
-    end_state = style.array("end_state", end_state, 1)
-    for name, values in (("truth", truth), ("end_state", end_state)):
-        style.same_shape(name, values, points.shape)
-    sensors, readings = style.array("sensors", sensors, 1), style.array("readings", readings, 1)
-    style.same_shape("readings", readings, sensors.shape)
+    points, sensors = style.array("points", points, 1), style.array("sensors", sensors, 1)
+    truth = style.array("truth", truth, 1, points.shape)
+    end_state = style.array("end_state", end_state, 1, points.shape)
+    readings = style.array("readings", readings, 1, sensors.shape)
     figure = style.new_figure(3.2 * (1 + len(samples)) + 0.6, 3.3)
     first, *others = figure.subplots(1, 1 + len(samples), sharey=True)
     first.plot(points, end_state, color=style.EXACT, label="true")
@@ -138,10 +123,8 @@ def sensor_profiles(
     first.set_title("End state")
     first.set_ylabel(style.label("field", field_unit))
     for axes, (name, many) in zip(others, samples.items(), strict=True):
-        drawn = style.array(name, many, 2)
-        style.same_shape(name, drawn, (len(drawn), points.size))
-        lines = axes.plot(points, drawn.T, color=style.LEARNED, linewidth=0.8, alpha=0.4)
-        lines[0].set_label("samples")
+        drawn = style.array(name, many, 2, (None, points.size))
+        style.sample_lines(axes, points, drawn)
         axes.plot(points, truth, color=style.EXACT, label="true")
         axes.set_title(f"Initial state, {name}")
     for axes in (first, *others):
@@ -183,17 +166,10 @@ def space_time(
     -------
     Figure
         One image per path, on one colour scale.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not belong together.
     """
     ts, points = style.array("ts", ts, 1), style.array("points", points, 1)
-    truth = style.array("truth", truth, 2)
-    samples = style.array("samples", samples, 3)[:max_samples]
-    style.same_shape("truth", truth, (ts.size, points.size))
-    style.same_shape("samples", samples, (len(samples), *truth.shape))
+    truth = style.array("truth", truth, 2, (ts.size, points.size))
+    samples = style.array("samples", samples, 3, (None, *truth.shape))[:max_samples]
     shown = [("True path", truth)]
     shown += [(f"Backward path {i + 1}", sample) for i, sample in enumerate(samples)]
     limit = style.robust_limit(truth, percent=99.8)
@@ -206,7 +182,5 @@ def space_time(
         axes.set_title(title)
         axes.set_xlabel("position")
     panels[0].set_ylabel(style.label("time $t$", time_unit))
-    bar = figure.colorbar(images[0], ax=panels, aspect=25, pad=0.015, extend="both")
-    bar.outline.set_visible(False)
-    bar.set_label("field")
+    style.colour_bar(figure, images[0], panels, "field", aspect=25, pad=0.015, extend="both")
     return figure

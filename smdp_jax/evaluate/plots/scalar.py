@@ -12,11 +12,11 @@ from smdp_jax.evaluate.plots import _style as style
 from smdp_jax.evaluate.plots._style import ArrayND
 
 
-def _mass_outline(density: np.ndarray, share: float = 0.99) -> np.ndarray:
-    """Density relative to the level whose superlevel set holds this share, time by time."""
+def _mass_outline(density: np.ndarray) -> np.ndarray:
+    """Density relative to the level whose superlevel set holds 99 %, time by time."""
     ordered = -np.sort(-density, axis=1)
     held = np.cumsum(ordered, axis=1)
-    index = np.argmax(held >= share * held[:, -1:], axis=1)
+    index = np.argmax(held >= 0.99 * held[:, -1:], axis=1)
     level = np.take_along_axis(ordered, index[:, None], axis=1)
     return density / np.where(level > 0, level, 1)
 
@@ -66,22 +66,14 @@ def score_field(
     -------
     Figure
         Three panels.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not belong together.
     """
     ts, xs = style.array("ts", ts, 1), style.array("xs", xs, 1)
-    learned, exact = style.array("learned", learned, 2), style.array("exact", exact, 2)
     shape = (ts.size, xs.size)
-    style.same_shape("learned", learned, shape)
-    style.same_shape("exact", exact, shape)
+    learned = style.array("learned", learned, 2, shape)
+    exact = style.array("exact", exact, 2, shape)
     outline = None
     if density is not None:
-        density = style.array("density", density, 2)
-        style.same_shape("density", density, shape)
-        outline = _mass_outline(density)
+        outline = _mass_outline(style.array("density", density, 2, shape))
     held = np.ones(shape, bool) if outline is None else outline >= 1
     difference = learned - exact
     limit = style.robust_limit(exact[held], percent=97.0)
@@ -99,8 +91,7 @@ def score_field(
         axes.set_xlabel(style.label("time $t$", time_unit))
         if bar:
             name = style.label(bar, style.per_unit(state_unit))
-            made = figure.colorbar(mesh, ax=axes, extend="both", pad=0.02, label=name)
-            made.outline.set_visible(False)
+            style.colour_bar(figure, mesh, axes, name, extend="both", pad=0.02)
     panels[0].set_ylabel(style.label("state $x$", state_unit))
     return figure
 
@@ -158,11 +149,10 @@ def trajectories(
         raise ValueError(f"max_paths must be at least 1, got {max_paths}")
     ts = style.array("ts", ts, 1)
     named = {"forward": forward, "backward": backward} | ({} if flow is None else {"flow": flow})
-    paths = {}
-    for name, given in named.items():
-        values = style.array(name, given, 2)
-        style.same_shape(name, values, (len(values), ts.size))
-        paths[name] = values[:max_paths]
+    paths = {
+        name: style.array(name, given, 2, (None, ts.size))[:max_paths]
+        for name, given in named.items()
+    }
     figure = style.new_figure(8.6, 3.4)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     _lines(panels[0], ts, paths["forward"], style.SOFT, "simulated", 0.8)

@@ -38,17 +38,7 @@ def _mark_windows(axes: Axes, steps: np.ndarray, windows: np.ndarray) -> None:
         if row is None:
             continue
         taken[row] = place
-        axes.annotate(
-            f"S = {windows[index]:g}",
-            (step, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(3, 12 - 14 * row),
-            textcoords="offset points",
-            va="top",
-            ha="left",
-            fontsize=8,
-            color=style.SOFT,
-        )
+        style.note(axes, f"S = {windows[index]:g}", step, 1.0, 12 - 14 * row, va="top")
 
 
 def _draw_losses(
@@ -59,27 +49,18 @@ def _draw_losses(
     curves = [loss]
     if width > 1:
         axes.plot(steps, loss, color=style.PALE, linewidth=0.6, label="training loss")
-    axes.plot(
-        steps,
-        _smoothed(loss, width),
-        color=style.LEARNED,
-        label="training loss, running mean" if width > 1 else "training loss",
-    )
+    name = "training loss, running mean" if width > 1 else "training loss"
+    axes.plot(steps, _smoothed(loss, width), color=style.LEARNED, label=name)
     if "validation_loss" in history:
         held_out = style.array("validation_loss", history["validation_loss"], 1)
-        at = style.array("validation_step", history.get("validation_step", steps), 1)
-        style.same_shape("validation_step", at, held_out.shape)
+        given = history.get("validation_step", steps)
+        at = style.array("validation_step", given, 1, held_out.shape)
         measured = np.isfinite(held_out)
         if measured.any():
-            axes.plot(
-                at[measured],
-                held_out[measured],
-                color=style.FLOW,
-                marker="o" if measured.sum() <= 60 else "",
-                markersize=3.5,
-                linestyle=style.DASHES[1],
-                label="validation loss (averaged parameters)",
-            )
+            look = {"color": style.FLOW, "linestyle": style.DASHES[1], "markersize": 3.5}
+            look["marker"] = "o" if measured.sum() <= 60 else ""
+            look["label"] = "validation loss (averaged parameters)"
+            axes.plot(at[measured], held_out[measured], **look)
             curves.append(held_out)
     return np.concatenate([curve[np.isfinite(curve)] for curve in curves])
 
@@ -117,8 +98,7 @@ def training_curve(
     if "loss" not in history:
         raise ValueError(f'history needs "loss", got {sorted(history)}')
     loss = style.array("loss", history["loss"], 1)
-    steps = style.array("step", history.get("step", np.arange(1, loss.size + 1)), 1)
-    style.same_shape("step", steps, loss.shape)
+    steps = style.array("step", history.get("step", np.arange(1, loss.size + 1)), 1, loss.shape)
     figure = style.new_figure(6.4, 3.6)
     axes = figure.subplots()
     finite = _draw_losses(axes, history, loss, steps)
@@ -130,9 +110,7 @@ def training_curve(
         axes.set_xscale("log")
     axes.margins(x=0.01)
     if "window" in history:
-        windows = style.array("window", history["window"], 1)
-        style.same_shape("window", windows, loss.shape)
-        _mark_windows(axes, steps, windows)
+        _mark_windows(axes, steps, style.array("window", history["window"], 1, loss.shape))
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("loss (dimensionless)")
     style.grid_lines(axes)
@@ -173,10 +151,8 @@ def step_miss(ts: ArrayND, miss: ArrayND | Mapping[str, ArrayND], *, time_unit: 
     figure = style.new_figure(6.0, 3.4)
     axes = figure.subplots()
     for index, (name, given) in enumerate(series.items()):
-        values = style.array(name or "miss", given, 1)
-        style.same_shape(name or "miss", values, ts.shape)
-        cycle = index % len(style.SERIES)
-        axes.plot(ts, values, color=style.SERIES[cycle], linestyle=style.DASHES[cycle], label=name)
+        values = style.array(name or "miss", given, 1, ts.shape)
+        axes.plot(ts, values, label=name, **style.series(index))
     axes.axhline(1, color=style.EXACT, linewidth=1, linestyle=":", label="optimum")
     drawn = np.concatenate([np.ravel(line.get_ydata()) for line in axes.get_lines()])
     style.log_y(axes, drawn[np.isfinite(drawn) & (drawn > 0)])
