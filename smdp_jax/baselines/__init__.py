@@ -1,7 +1,8 @@
 """What else a researcher would try: other ways from an end state back, to stand beside ours.
 
 Each takes the process, an end state and the time grid, and returns a ``Posterior`` with samples
-(num_samples, *state) at ``ts[0]``; ``jax.vmap`` them over end states.
+(num_samples, *state) at ``ts[0]``; ``jax.vmap`` them over end states. What does not fit, from
+grids to numbers, is refused with a ValueError that names it.
 """
 
 from smdp_jax.baselines.guided import (

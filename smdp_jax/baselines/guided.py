@@ -19,11 +19,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.baselines.parts import as_posterior, half_square, noise_free
+from smdp_jax.baselines.parts import as_posterior, at_rest, half_square, noise_free
 from smdp_jax.checks import check_finite, check_key, check_positive, check_samples, check_time_grid
 from smdp_jax.evaluate.ensembles import crps_ensemble
 from smdp_jax.objectives import DenoisingScore
 from smdp_jax.posterior import Posterior, sample_posterior
+from smdp_jax.scores.tables import white_noise
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.solve.time_grids import log_grid
 from smdp_jax.training.fit import fit
@@ -120,11 +121,7 @@ def fit_diffusion_prior(
         Steps of diffusion, dense near 0.
     end_time : float
         Diffusion time at which a share ``exp(-end_time / 2)`` of the state is left.
-    optimizer : optax.GradientTransformation, optional
-        As for ``fit``.
-    batch_size : int, optional
-        As for ``fit``.
-    progress : bool
+    optimizer, batch_size, progress
         As for ``fit``.
 
     Returns
@@ -145,7 +142,7 @@ def fit_diffusion_prior(
     if not all(float(c) > 0 for c in jax.tree.leaves(std)):
         raise ValueError(f"states must vary, got {count} equal ones")
     ts = log_grid(0.0, end_time, levels, offset=1e-2)
-    prior = DiffusionPrior(_no_score, ts, mean, std)
+    prior = DiffusionPrior(at_rest, ts, mean, std)
     k_paths, k_fit = jax.random.split(key)
     data = Trajectories(ts, _diffused(prior, states, k_paths))
 
@@ -161,18 +158,9 @@ def fit_diffusion_prior(
 
     objective = DenoisingScore(kernel_score=kernel_score)
     leaves = [tuple(map(float, jax.tree.leaves(tree))) for tree in (mean, std)]
-    found = fit(
-        prior.sde(),
-        _Preconditioned(model, *leaves),
-        data,
-        objective,
-        optimizer,
-        steps=steps,
-        key=k_fit,
-        batch_size=batch_size,
-        precondition=False,
-        progress=progress,
-    )
+    how = {"steps": steps, "batch_size": batch_size, "precondition": False, "progress": progress}
+    network = _Preconditioned(model, *leaves)
+    found = fit(prior.sde(), network, data, objective, optimizer, key=k_fit, **how)
     return DiffusionPrior(found.score, ts, mean, std)
 
 
@@ -194,10 +182,6 @@ class _Preconditioned(nn.Module):
             (n / spread.astype(n.dtype) - y) / c for n, y, c in zip(out, y, self.std, strict=True)
         ]
         return jax.tree.unflatten(tree, scores)
-
-
-def _no_score(t: Scalar, x: State, args: Args) -> State:
-    return jax.tree.map(jnp.zeros_like, x)
 
 
 def _diffused(prior: DiffusionPrior, states: State, key: PRNGKeyArray) -> State:
@@ -294,12 +278,8 @@ def guided_posterior(
         Spread of the end given the start, in units of the state; see `end_spread`.
     scale : number
         Strength of the guidance, best searched (`search_scale`).
-    args : pytree, optional
-        Conditions of the simulator.
-    solver : diffrax.AbstractSolver, optional
-        Of the simulation; default Heun for drifts.
-    substeps : int
-        Its steps per interval of ``ts``.
+    args, solver, substeps
+        Of the simulation: conditions, default Heun for drifts, steps per interval of ``ts``.
     chunk_size : int, optional
         Samples at once; default all.
 
@@ -307,39 +287,19 @@ def guided_posterior(
     -------
     Posterior
         Samples (num_samples, *state).
-
-    Raises
-    ------
-    ValueError
-        If the grid, the end state, the key or a number do not fit.
     """
     check_time_grid(ts, sde)
     check_finite(x_end, "x_end")
     check_positive(num_samples=num_samples)
     check_key(key)
     k_start, k_walk = jax.random.split(key)
-    leaves, tree = jax.tree.flatten(x_end)
-    keys = jax.tree.unflatten(tree, list(jax.random.split(k_start, len(leaves))))
-    start = jax.tree.map(
-        lambda x, m, c, k: m + c * jax.random.normal(k, (num_samples, *x.shape), x.dtype),
-        x_end,
-        prior.mean,
-        prior.std,
-        keys,
-    )
+    many = jax.tree.map(lambda x: jnp.zeros((num_samples, *x.shape), x.dtype), x_end)
+    white = white_noise(k_start, many)
+    start = jax.tree.map(lambda w, m, c: m + c * w, white, prior.mean, prior.std)
     end = _End(sde, jnp.asarray(ts), solver, substeps)
     score = _Guided(prior, end, spread, scale)
-    found = sample_posterior(
-        prior.sde(),
-        score,
-        start,
-        prior.ts,
-        num_samples=1,
-        key=k_walk,
-        args=(x_end, args),
-        batch_axes=1,
-        chunk_size=chunk_size,
-    )
+    how = {"args": (x_end, args), "batch_axes": 1, "chunk_size": chunk_size}
+    found = sample_posterior(prior.sde(), score, start, prior.ts, num_samples=1, key=k_walk, **how)
     samples = jax.tree.map(lambda x: x[:, 0], found.samples)
     return as_posterior(samples, len(prior.ts) - 1, ts[-1])
 

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.baselines.parts import as_posterior, half_square, noise_free
+from smdp_jax.baselines.parts import as_posterior, by_leaf, half_square, noise_free
 from smdp_jax.checks import check_finite, check_key, check_positive, check_samples, check_time_grid
 from smdp_jax.posterior import Posterior
+from smdp_jax.scores.tables import white_noise
 from smdp_jax.sde import SDE, Args, State
 from smdp_jax.trajectories import Trajectories
 
@@ -87,28 +88,16 @@ def optimise_start(
         Minus the log density of a start, up to a constant. None: flat.
     steps : int
         Iterations of L-BFGS from every guess.
-    args : pytree, optional
-        Conditions.
-    solver : diffrax.AbstractSolver, optional
-        Default Heun for drifts.
-    substeps : int
-        Solver steps per interval of ``ts``.
+    args, solver, substeps
+        Of the noise-free simulation: conditions, default Heun for drifts, steps per interval.
 
     Returns
     -------
     Posterior
         One sample, the best of all guesses: no spread is claimed.
-
-    Raises
-    ------
-    ValueError
-        If the grid, the end state, the guesses or a number do not fit.
     """
-    check_time_grid(ts, sde)
-    check_finite(x_end, "x_end")
     check_samples(starts, "starts")
-    check_positive(steps=steps, substeps=substeps)
-    end = noise_free(sde, ts, solver, substeps)
+    end = _simulation(sde, x_end, ts, steps, solver, substeps)
 
     def loss(x: State) -> Array:
         total = half_square(jax.tree.map(jnp.subtract, end(x, args), x_end), spread)
@@ -154,45 +143,26 @@ def randomised_maximum_likelihood(
         Perturbs the data.
     steps : int
         Iterations of L-BFGS for every sample.
-    args : pytree, optional
-        Conditions.
-    solver : diffrax.AbstractSolver, optional
-        Default Heun for drifts.
-    substeps : int
-        Solver steps per interval of ``ts``.
+    args, solver, substeps
+        Of the noise-free simulation: conditions, default Heun for drifts, steps per interval.
 
     Returns
     -------
     Posterior
         As many samples as draws.
 
-    Raises
-    ------
-    ValueError
-        If the grid, the end state, the draws, the key or a number do not fit.
-
     References
     ----------
     Oliver, He & Reynolds (1996), "Conditioning permeability fields to pressure data", ECMOR V.
     """
-    check_time_grid(ts, sde)
-    check_finite(x_end, "x_end")
     count = check_samples(draws, "draws")
     check_key(key)
-    check_positive(steps=steps, substeps=substeps)
-    end = noise_free(sde, ts, solver, substeps)
-    if jax.tree.structure(spread) != jax.tree.structure(x_end):
-        spread = jax.tree.map(lambda _: spread, x_end)
+    end = _simulation(sde, x_end, ts, steps, solver, substeps)
+    spread = by_leaf(spread, x_end)
 
     def one(centre: State, key: PRNGKeyArray) -> State:
-        leaves, tree = jax.tree.flatten(x_end)
-        keys = jax.tree.unflatten(tree, list(jax.random.split(key, len(leaves))))
-        noisy = jax.tree.map(
-            lambda x, s, k: x + jnp.asarray(s, x.dtype) * jax.random.normal(k, x.shape, x.dtype),
-            x_end,
-            spread,
-            keys,
-        )
+        white = white_noise(key, x_end)
+        noisy = jax.tree.map(lambda x, s, w: x + jnp.asarray(s, x.dtype) * w, x_end, spread, white)
 
         def loss(x: State) -> Array:
             miss = jax.tree.map(jnp.subtract, end(x, args), noisy)
@@ -202,6 +172,16 @@ def randomised_maximum_likelihood(
 
     samples = jax.jit(jax.vmap(one))(draws, jax.random.split(key, count))
     return as_posterior(samples, steps, ts[-1])
+
+
+def _simulation(
+    sde: SDE, x_end: State, ts: Any, steps: int, solver: Any, substeps: int
+) -> Callable[[State, Args], State]:
+    """Check what is to be explained, and return the simulation without noise."""
+    check_time_grid(ts, sde)
+    check_finite(x_end, "x_end")
+    check_positive(steps=steps, substeps=substeps)
+    return noise_free(sde, ts, solver, substeps)
 
 
 def _lbfgs(loss: Callable[[State], Array], x: State, steps: int) -> tuple[State, Array]:
@@ -224,7 +204,4 @@ def _lbfgs(loss: Callable[[State], Array], x: State, steps: int) -> tuple[State,
 
 
 def _lower(x: State, value: Array, best: State, least: Array) -> tuple[State, Array]:
-    lower = value < least
-    return jax.tree.map(lambda a, b: jnp.where(lower, a, b), x, best), jnp.where(
-        lower, value, least
-    )
+    return jax.tree.map(lambda a, b: jnp.where(value < least, a, b), (x, value), (best, least))

@@ -25,18 +25,15 @@ def noise_free(
     ts = jnp.asarray(ts)
 
     def end(x: State, args: Args) -> State:
-        return advance(
-            quiet,
-            x,
-            ts,
-            args=args,
-            solver=solver,
-            substeps=substeps,
-            save="last",
-            rematerialise=True,
-        )[0]
+        how = {"args": args, "solver": solver, "substeps": substeps, "rematerialise": True}
+        return advance(quiet, x, ts, save="last", **how)[0]
 
     return end
+
+
+def at_rest(t: Any, x: State, args: Args) -> State:
+    """No motion, as a drift; or no score."""
+    return jax.tree.map(jnp.zeros_like, x)
 
 
 def as_posterior(samples: State, evaluations: int, lost_at: Any) -> Posterior:
@@ -50,7 +47,11 @@ def as_posterior(samples: State, evaluations: int, lost_at: Any) -> Posterior:
 
 def half_square(miss: State, spread: State) -> Array:
     """``sum of (miss / spread)^2 / 2`` over all entries; spread a number, or one per leaf."""
-    if jax.tree.structure(spread) != jax.tree.structure(miss):
-        spread = jax.tree.map(lambda _: spread, miss)
-    parts = jax.tree.map(lambda m, s: jnp.sum((m / jnp.asarray(s, m.dtype)) ** 2), miss, spread)
-    return sum(jax.tree.leaves(parts), jnp.zeros(())) / 2
+    scaled = jax.tree.map(lambda m, s: m / jnp.asarray(s, m.dtype), miss, by_leaf(spread, miss))
+    return sum((jnp.sum(v**2) for v in jax.tree.leaves(scaled)), jnp.zeros(())) / 2
+
+
+def by_leaf(spread: State, x: State) -> State:
+    """One number for all leaves of a state, or a tree of them as it is."""
+    same = jax.tree.structure(spread) == jax.tree.structure(x)
+    return spread if same else jax.tree.map(lambda _: spread, x)

@@ -91,11 +91,6 @@ def bridge_residuals(
     tuple (callable, int)
         ``residuals(u)`` with ``|r|^2 / 2`` the negative log posterior up to a constant, and the
         number of entries of u, the start's first.
-
-    Raises
-    ------
-    ValueError
-        If the grid, the end state or a number do not fit.
     """
     check_time_grid(ts, sde)
     check_finite(x_end, "x_end")
@@ -211,60 +206,64 @@ def pcn(
     -------
     Chains
         Draws, and whether to believe them: R-hat above 1.01 says to run longer.
-
-    Raises
-    ------
-    ValueError
-        If a number is too small.
     """
     check_positive(thin=thin, warmup=warmup)
     check_positive(least=2, chains=chains)
     check_positive(least=4 * thin, steps=steps)
     check_key(key)
-    kept = mean.shape[0] if observed is None else observed
+    chain = _Chain(residuals, mean, factor)
+    keys = jax.random.split(key, chains)
+    run = jax.jit(jax.vmap(lambda key: chain.run(key, steps // thin, thin, warmup, observed)))
+    draws, accepted, beta = run(keys)
+    return Chains(draws, accepted, beta, r_hat(draws))
 
-    def energy(v: Array) -> Array:
-        r = residuals(mean + factor @ v)
+
+class _Chain(NamedTuple):
+    """One chain in v, u = mean + factor v; a state is v, its energy, and the log step size."""
+
+    residuals: Residuals
+    mean: Array
+    factor: Array
+
+    def energy(self, v: Array) -> Array:
+        """What the posterior adds to the reference's ``|v|^2 / 2``."""
+        r = self.residuals(self.mean + self.factor @ v)
         return (jnp.sum(r**2) - jnp.sum(v**2)) / 2
 
-    def propose(state: tuple, key: Any) -> tuple:
+    def move(self, state: tuple, key: Any) -> tuple[tuple, Array]:
         v, at, log_beta = state
         k_move, k_accept = jax.random.split(key)
         beta = jnp.exp(log_beta)
         moved = jnp.sqrt(1 - beta**2) * v + beta * jax.random.normal(k_move, v.shape, v.dtype)
-        there = energy(moved)
+        there = self.energy(moved)
         # NaN compares false: a simulation that blows up is never accepted.
         accept = jnp.log(jax.random.uniform(k_accept, (), v.dtype)) < at - there
-        return jnp.where(accept, moved, v), jnp.where(accept, there, at), accept
+        return (jnp.where(accept, moved, v), jnp.where(accept, there, at), log_beta), accept
 
-    def tune(state: tuple, inputs: tuple) -> tuple[tuple, None]:
+    def tune(self, state: tuple, inputs: tuple) -> tuple[tuple, None]:
         i, key = inputs
-        v, at, accept = propose(state, key)
+        (v, at, log_beta), accept = self.move(state, key)
         rate = (accept.astype(v.dtype) - _WANTED) / jnp.sqrt(i.astype(v.dtype) + 1)
-        return (v, at, jnp.minimum(state[2] + rate, -1e-3)), None
+        return (v, at, jnp.minimum(log_beta + rate, -1e-3)), None
 
-    def move(state: tuple, key: Any) -> tuple[tuple, Array]:
-        v, at, accept = propose(state, key)
-        return (v, at, state[2]), accept
-
-    def one(key: PRNGKeyArray) -> tuple[Array, Array, Array]:
+    def run(
+        self, key: PRNGKeyArray, draws: int, thin: int, warmup: int, observed: int | None
+    ) -> tuple[Array, Array, Array]:
+        """Draws after warm-up, the share of accepted proposals, and the step size."""
         k_start, k_tune, k_run = jax.random.split(key, 3)
-        v = 2 * jax.random.normal(k_start, mean.shape, mean.dtype)
-        state = (v, energy(v), jnp.array(-1.0, mean.dtype))
+        v = 2 * jax.random.normal(k_start, self.mean.shape, self.mean.dtype)
+        state = (v, self.energy(v), jnp.array(-1.0, v.dtype))
         tuned = (jnp.arange(warmup), jax.random.split(k_tune, warmup))
-        state, _ = jax.lax.scan(tune, state, tuned)
+        state, _ = jax.lax.scan(self.tune, state, tuned)
 
         def some(state: tuple, keys: Array) -> tuple[tuple, tuple]:
-            state, accepted = jax.lax.scan(move, state, keys)
-            draw = (mean + factor @ state[0])[:kept]
-            return state, (draw, jnp.mean(accepted, dtype=mean.dtype))
+            state, accepted = jax.lax.scan(self.move, state, keys)
+            draw = (self.mean + self.factor @ state[0])[:observed]
+            return state, (draw, jnp.mean(accepted, dtype=v.dtype))
 
-        keys = jax.random.split(k_run, (steps // thin, thin))
-        state, (draws, accepted) = jax.lax.scan(some, state, keys)
-        return draws, jnp.mean(accepted), jnp.exp(state[2])
-
-    draws, accepted, beta = jax.jit(jax.vmap(one))(jax.random.split(key, chains))
-    return Chains(draws, accepted, beta, r_hat(draws))
+        keys = jax.random.split(k_run, (draws, thin))
+        state, (found, accepted) = jax.lax.scan(some, state, keys)
+        return found, jnp.mean(accepted), jnp.exp(state[2])
 
 
 def r_hat(draws: Float[Array, "chains draws entries"]) -> Float[Array, "entries"]:

@@ -12,19 +12,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.baselines.parts import as_posterior
-from smdp_jax.checks import (
-    check_finite,
-    check_kind,
-    check_number,
-    check_positive,
-    check_time_grid,
-)
+from smdp_jax.baselines.parts import as_posterior, at_rest
+from smdp_jax.checks import check_finite, check_kind, check_number, check_positive, check_time_grid
 from smdp_jax.models import DilatedResNet
 from smdp_jax.objectives import InverseStep
 from smdp_jax.posterior import Posterior
 from smdp_jax.scores.learned import apply_network
 from smdp_jax.scores.step import LearnedStep, StepScale
+from smdp_jax.scores.tables import white_noise
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.trajectories import Trajectories
 
@@ -138,14 +133,12 @@ class Regression(InverseStep):
             return super().loss(learned, sde, window, constants, key)
         t0, t1 = window.ts
         g = sde.g_of_step(t0, t1, jax.tree.map(lambda x: x[1], window.xs))
-        leaves, tree = jax.tree.flatten(window.xs)
-        keys = jax.tree.unflatten(tree, list(jax.random.split(key, len(leaves))))
+        white = white_noise(key, jax.tree.map(lambda x: x[1], window.xs))
 
-        def perturb(x: Array, g: Any, key: Any) -> Array:
-            size = (self.training_noise * g * jnp.sqrt(t1 - t0)).astype(x.dtype)
-            return x.at[1].add(size * jax.random.normal(key, x.shape[1:], x.dtype))
+        def perturb(x: Array, g: Any, w: Array) -> Array:
+            return x.at[1].add((self.training_noise * g * jnp.sqrt(t1 - t0)).astype(x.dtype) * w)
 
-        noisy = replace(window, xs=jax.tree.map(perturb, window.xs, g, keys))
+        noisy = replace(window, xs=jax.tree.map(perturb, window.xs, g, white))
         return super().loss(learned, sde, noisy, constants, key)
 
 
@@ -230,8 +223,4 @@ def score_only(sde: SDE) -> SDE:
         Without drift, with the same noise: for ``fit`` with window objectives on these paths, and
         for ``sample_posterior``.
     """
-    return SDE(_rest, diffusion=sde.diffusion)
-
-
-def _rest(t: Scalar, x: State, args: Args) -> State:
-    return jax.tree.map(jnp.zeros_like, x)
+    return SDE(at_rest, diffusion=sde.diffusion)

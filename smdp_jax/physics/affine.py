@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from smdp_jax.physics.conditions import check_coefficients
 from smdp_jax.physics.exact.law import TwoStarts
 from smdp_jax.physics.exact.ornstein_uhlenbeck import decay, noise_variance
 from smdp_jax.physics.spectral.periodic import check_grid
@@ -64,8 +65,7 @@ class Affine(TwoStarts, SignedSystem):
     def __post_init__(self) -> None:
         if not 0 <= self.rate < math.inf:
             raise ValueError(f"Affine.rate must be finite and not negative, got {self.rate}")
-        if not 0 < self.noise < math.inf:
-            raise ValueError(f"Affine.noise must be finite and positive, got {self.noise}")
+        check_coefficients(self, "noise")
 
     def drift(self, t: Scalar, x: ScalarState, args: Args = None) -> Float[Array, "1"]:
         """Velocity ``dx/dt = -lambda x``; ``t`` and ``args`` are ignored."""
@@ -168,12 +168,8 @@ class Affine(TwoStarts, SignedSystem):
 
         Parameters
         ----------
-        t : scalar
-            Time asked for, 0 <= t <= t_end.
-        t_end : scalar
-            Time of the end state, positive.
-        x_end : array, shape (1,)
-            End state.
+        t, t_end, x_end
+            As for ``bridge_mixture``.
 
         Returns
         -------

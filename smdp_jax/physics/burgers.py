@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.physics.conditions import coefficients
+from smdp_jax.physics.conditions import check_coefficients, coefficients
 from smdp_jax.physics.spectral.exponential import etdrk4, phi_functions
 from smdp_jax.physics.spectral.periodic import angular_wavenumbers, check_grid, dealiased, waves
 from smdp_jax.physics.starts import check_draws
@@ -73,10 +73,8 @@ class Burgers(AdvectingSystem, DriftSystem):
     inner_steps: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("viscosity", "noise", "end_time", "amplitude", "modes", "inner_steps"):
-            value = getattr(self, name)
-            if not 0 < value < math.inf:
-                raise ValueError(f"Burgers.{name} must be finite and positive, got {value}")
+        names = ("viscosity", "noise", "end_time", "amplitude", "modes", "inner_steps")
+        check_coefficients(self, *names)
         if self.size % 2 or self.size <= 2 * self.modes:
             raise ValueError(
                 f"Burgers.size must be even and above {2 * self.modes}, twice its modes, "

@@ -1,5 +1,6 @@
-"""Conditions that replace a system's own coefficients, state by state."""
+"""A system's coefficients, and conditions that replace them state by state."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,21 @@ from jax.core import Tracer
 
 from smdp_jax.sde import Args
 
-__all__ = ["coefficients"]
+__all__ = ["check_coefficients", "check_even", "coefficients"]
+
+
+def check_coefficients(system: Any, *names: str) -> None:
+    """Check that fields of a system are finite and positive."""
+    for name in names:
+        if not 0 < (value := getattr(system, name)) < math.inf:
+            owner = type(system).__name__
+            raise ValueError(f"{owner}.{name} must be finite and positive, got {value}")
+
+
+def check_even(name: str, size: int) -> None:
+    """Check the number of points on a side."""
+    if size < 4 or size % 2:
+        raise ValueError(f"{name} must be even and at least 4, got {size}")
 
 
 def coefficients(args: Args, owner: str, **defaults: Any) -> dict[str, Any]:

@@ -4,13 +4,13 @@ With a Gaussian random field as prior everything is Gaussian and diagonal in Fou
 score, the posterior of the initial field and the evidence are exact.
 """
 
-import math
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from smdp_jax.physics.conditions import check_coefficients, check_even
 from smdp_jax.physics.exact.gaussian_modes import GaussianModes
 from smdp_jax.physics.exact.ornstein_uhlenbeck import decay
 from smdp_jax.physics.spectral.gaussian_field import filter_modes, power_law
@@ -66,13 +66,8 @@ class Heat(GaussianModes, StepSystem, DriftSystem):
     end_time: float | int = 0.2
 
     def __post_init__(self) -> None:
-        if self.size < 4 or self.size % 2:
-            raise ValueError(f"Heat.size must be even and at least 4, got {self.size}")
-        for name in ("diffusivity", "noise", "end_time"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"Heat.{name} must be finite and positive, got {getattr(self, name)}"
-                )
+        check_even("Heat.size", self.size)
+        check_coefficients(self, "diffusivity", "noise", "end_time")
 
     def drift(self, t: Scalar, x: Field, args: Args = None) -> Field:
         """Velocity ``alpha Laplace(x)``, in Fourier space; ``t`` and ``args`` are ignored."""
@@ -118,23 +113,10 @@ class Heat(GaussianModes, StepSystem, DriftSystem):
         return jax.vmap(filter_modes, (None, 0))(jnp.sqrt(self.prior_variance()), white)
 
     def decay_rates(self) -> Float[Array, "size size"]:
-        """Rate at which each mode decays.
-
-        Returns
-        -------
-        array, shape (size, size)
-            ``kappa = alpha |k|^2``, in 1 / time.
-        """
-        return jnp.asarray(
-            self.diffusivity * squared_wavenumbers((self.size, self.size), full=True), float
-        )
+        """Rate ``kappa = alpha |k|^2`` at which each mode decays, in 1 / time."""
+        k2 = squared_wavenumbers((self.size, self.size), full=True)
+        return jnp.asarray(self.diffusivity * k2, float)
 
     def prior_variance(self) -> Float[Array, "size size"]:
-        """Variance of each unitary mode at t = 0.
-
-        Returns
-        -------
-        array, shape (size, size)
-            Proportional to ``|k|^-4``, 0 for the zero mode, mean 1.
-        """
+        """Variance of each unitary mode at t = 0: as ``|k|^-4``, 0 for the zero mode, mean 1."""
         return jnp.asarray(power_law(self.size, -4), float)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from smdp_jax.physics.affine import Affine
+from smdp_jax.physics.conditions import check_coefficients
 from smdp_jax.physics.exact.fokker_planck import transition_density
 from smdp_jax.physics.exact.law import TwoStarts
 from smdp_jax.physics.exact.transition import Transition
@@ -52,11 +53,7 @@ class Quadratic(SignedSystem):
     noise: float | int = 0.03
 
     def __post_init__(self) -> None:
-        for name in ("rate", "noise"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"Quadratic.{name} must be finite and positive, got {getattr(self, name)}"
-                )
+        check_coefficients(self, "rate", "noise")
 
     def drift(self, t: Scalar, x: Float[ArrayLike, "1"], args: Args = None) -> Float[Array, "1"]:
         """Velocity ``-lambda sign(x) x^2``; ``t`` and ``args`` are ignored."""

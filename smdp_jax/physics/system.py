@@ -18,35 +18,11 @@ class System(abc.ABC):
 
     @abc.abstractmethod
     def sde(self) -> SDE:
-        """Return the forward process.
-
-        Returns
-        -------
-        SDE
-            With the drift or the flow map of the system, and its noise.
-        """
+        """Return the forward process, with the drift or the flow map of the system."""
 
     @abc.abstractmethod
     def prior(self, key: PRNGKeyArray, n: int) -> Any:
-        """Draw initial states.
-
-        Parameters
-        ----------
-        key : PRNG key
-            Consumed.
-        n : int
-            Number of states, at least 1.
-
-        Returns
-        -------
-        pytree, leaves of shape (n, *state)
-            States at t = 0; how they are distributed stands with the system.
-
-        Raises
-        ------
-        ValueError
-            If ``n`` is smaller than 1.
-        """
+        """Draw states at t = 0, leaves (n, *state), n at least 1."""
 
 
 class DriftSystem(System):
@@ -54,40 +30,14 @@ class DriftSystem(System):
 
     @abc.abstractmethod
     def drift(self, t: Scalar, x: Any, args: Args = None) -> Any:
-        """Velocity ``dx/dt`` without noise.
-
-        Parameters
-        ----------
-        t : scalar
-            Time.
-        x : pytree
-            State.
-        args : Any
-            Conditions, where the system takes any.
-
-        Returns
-        -------
-        pytree
-            As ``x``, in units of the state / time.
-
-        Raises
-        ------
-        ValueError
-            If ``x`` is not a state of the system, or ``args`` are not its conditions.
-        """
+        """Velocity ``dx/dt`` without noise, in units of the state / time."""
 
     def sde(self) -> SDE:
         """Return the process with its continuous drift."""
         return self.continuous_sde()
 
     def continuous_sde(self) -> SDE:
-        """Return the process with its continuous drift; where it is stiff, explicit steps are tiny.
-
-        Returns
-        -------
-        SDE
-            With ``drift``.
-        """
+        """Return the process with its drift; where it is stiff, explicit steps are tiny."""
         return SDE(self.drift, diffusion=self.noise)
 
 
@@ -96,42 +46,10 @@ class StepSystem(System):
 
     @abc.abstractmethod
     def step(self, t0: Scalar, t1: Scalar, x: Any, args: Args = None) -> Any:
-        """Solve the noise-free equation from ``t0`` to ``t1``.
-
-        Parameters
-        ----------
-        t0, t1 : scalar
-            Times; ``t1 < t0`` integrates backward, which amplifies what decays.
-        x : pytree
-            State at ``t0``.
-        args : Any
-            Conditions, where the system takes any.
-
-        Returns
-        -------
-        pytree
-            State at ``t1``.
-
-        Raises
-        ------
-        ValueError
-            If ``x`` is not a state of the system, or ``args`` are not its conditions.
-        """
+        """Solve the noise-free equation from ``t0`` to ``t1``; back, what decays is amplified."""
 
     def sde(self, inverse: FlowMap | None = None) -> SDE:
-        """Return the process as a flow map.
-
-        Parameters
-        ----------
-        inverse : callable, optional
-            ``inverse(t1, t0, x, args)``, for example a learned surrogate; by default the negated
-            increment.
-
-        Returns
-        -------
-        SDE
-            With ``step`` and ``inverse``.
-        """
+        """Return the process as a flow map; default ``inverse(t1, t0, x, args)``: ``negated``."""
         return SDE(step=self.step, diffusion=self.noise, inverse=inverse or negated(self.step))
 
 
@@ -142,40 +60,12 @@ class AdvectingSystem(StepSystem):
 
     @abc.abstractmethod
     def stable_step(self, x: Any) -> Float[Array, ""]:
-        """Longest stable inner step for states as fast as these.
-
-        Parameters
-        ----------
-        x : pytree
-            States; leading axes allowed.
-
-        Returns
-        -------
-        scalar
-            In units of t.
-        """
+        """Longest stable inner step, in units of t, for states (..., *state) as fast as these."""
 
     def check_step(self, dt: float | int, x: Any) -> None:
-        """Warn, naming the step that would do, if calls of this length break the CFL condition.
+        """Warn (``CourantWarning``) if ``step`` over dt is too long for states as fast as these.
 
-        Looks at values, so not under ``jit``.
-
-        Parameters
-        ----------
-        dt : float
-            Length of one call of ``step``, in units of t.
-        x : pytree
-            States as fast as those to come; leading axes allowed.
-
-        Raises
-        ------
-        ValueError
-            If the states are not finite.
-
-        Warns
-        -----
-        CourantWarning
-            Naming the step that would do.
+        Looks at values, so not under ``jit``; ``x`` may have leading axes.
         """
         name = type(self).__name__
         warn_step(float(dt), float(self.stable_step(x)), name, self.inner_steps)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.physics.adapters.jax_cfd import spectral_navier_stokes
-from smdp_jax.physics.conditions import coefficients
+from smdp_jax.physics.conditions import check_coefficients, check_even, coefficients
 from smdp_jax.physics.spectral.gaussian_field import filter_modes
 from smdp_jax.physics.spectral.periodic import check_grid, dealiased, squared_wavenumbers
 from smdp_jax.physics.spectral.vorticity import stream_function, velocity
@@ -89,12 +89,9 @@ class Turbulence(AdvectingSystem):
     inner_steps: int = 32
 
     def __post_init__(self) -> None:
-        if self.size < 4 or self.size % 2:
-            raise ValueError(f"Turbulence.size must be even and at least 4, got {self.size}")
-        for name in ("viscosity", "noise", "end_time", "inner_steps", "forcing_wavenumber"):
-            value = getattr(self, name)
-            if not 0 < value < math.inf:
-                raise ValueError(f"Turbulence.{name} must be finite and positive, got {value}")
+        check_even("Turbulence.size", self.size)
+        names = ("viscosity", "noise", "end_time", "inner_steps", "forcing_wavenumber")
+        check_coefficients(self, *names)
         if not 0 <= self.drag < math.inf:
             raise ValueError(f"Turbulence.drag must be finite and not negative, got {self.drag}")
         if self.forcing not in ("none", "diagonal", "kolmogorov"):

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from smdp_jax.physics.adapters.jax_cfd import face_velocity, lenient, library, projected
-from smdp_jax.physics.conditions import coefficients
+from smdp_jax.physics.conditions import check_even, coefficients
 from smdp_jax.physics.spectral.periodic import check_grid
 from smdp_jax.sde import Args, Drift, Scalar
 
@@ -69,7 +69,7 @@ def finite_volume_drift(
     ----------
     Kochkov et al. (2021), "Machine learning-accelerated computational fluid dynamics", PNAS 118.
     """
-    _check_size(size)
+    check_even("size", size)
     for name, value in (("viscosity", viscosity), ("drag", drag)):
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} must be finite and not negative, got {value}")
@@ -117,15 +117,10 @@ def finite_volume_projection(x: Faces) -> Faces:
         If the size is odd or below 4, or the arrays are not squares of one size.
     """
     size = jax.tree.leaves(x)[0].shape[0]
-    _check_size(size)
+    check_even("size", size)
     _check_faces(x, size)
     u, v = projected(x["u"], x["v"])
     return {"u": u, "v": v}
-
-
-def _check_size(size: int) -> None:
-    if size < 4 or size % 2:
-        raise ValueError(f"size must be even and at least 4, got {size}")
 
 
 def _check_faces(x: Faces, size: int) -> None:

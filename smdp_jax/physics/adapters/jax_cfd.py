@@ -1,4 +1,4 @@
-"""The one door to jax-cfd: its spectral steps, and the pieces that ``finite_volume`` is made of.
+"""The one door to jax-cfd: its spectral step, and the pieces that ``finite_volume`` is made of.
 
 jax-cfd 0.2.1 (Kochkov et al. 2021) is no longer maintained. What is used of it is looked up by
 name, on first use, in ``library``; ``canary`` tries every such call and names those that broke.
@@ -24,7 +24,6 @@ __all__ = [
     "lenient",
     "library",
     "projected",
-    "spectral_burgers",
     "spectral_navier_stokes",
 ]
 
@@ -97,24 +96,6 @@ def spectral_navier_stokes(
         return jax.lax.scan(body, w, length=steps)[0]
 
 
-def spectral_burgers(
-    u: Float[Array, " size"], dt: Scalar, *, steps: int, viscosity: Scalar
-) -> Float[Array, " size"]:
-    """Advance Burgers' equation by jax-cfd's ``BurgersEquation`` in ``crank_nicolson_rk4``.
-
-    Another discretisation than ``Burgers``: the product ``u u_x`` on a padded grid.
-    """
-    with lenient():
-        equation = library("spectral.equations.BurgersEquation")(viscosity, _torus(u.shape[0], 1))
-        advance = library("spectral.time_stepping.crank_nicolson_rk4")(equation, dt)
-
-        def body(spectrum: Any, _: None) -> tuple[Any, None]:
-            # Its state carries a time for forcings, which there are none of here.
-            return advance((spectrum, 0.0))[0].astype(spectrum.dtype), None
-
-        return jnp.fft.irfft(jax.lax.scan(body, jnp.fft.rfft(u), length=steps)[0])
-
-
 def face_velocity(u: Field, v: Field) -> tuple[Any, Any]:
     """Dress plain arrays as jax-cfd's periodic velocity on the faces of a staggered grid."""
     periodic = library("base.boundaries.periodic_boundary_conditions")(2)
@@ -133,9 +114,8 @@ def projected(u: Field, v: Field) -> tuple[Field, Field]:
 
 def canary() -> dict[str, str]:
     """Try every call of jax-cfd that the adapter makes."""
-    square, line = jnp.ones((4, 4)), jnp.ones(8)
+    square = jnp.ones((4, 4))
     flow = lambda: library("spectral.equations.NavierStokes2D")(0.1, _torus(4, 2), smooth=None)
-    burgers = lambda: library("spectral.equations.BurgersEquation")(0.1, _torus(8, 1))
     trials: dict[str, Callable[[Any], Any]] = {
         "base.grids.Grid": lambda f: f((4, 4), domain=((0.0, 1.0),) * 2),
         "base.boundaries.periodic_boundary_conditions": lambda f: f(2),
@@ -145,9 +125,6 @@ def canary() -> dict[str, str]:
         "base.pressure.solve_fast_diag": lambda f: f(face_velocity(square, square)),
         "base.pressure.projection": lambda f: f(face_velocity(square, square)),
         "spectral.equations.NavierStokes2D": lambda f: flow().explicit_terms(jnp.fft.rfft2(square)),
-        "spectral.equations.BurgersEquation": lambda f: burgers().explicit_terms(
-            (jnp.fft.rfft(line), 0.0)
-        ),
         "spectral.time_stepping.crank_nicolson_rk4": lambda f: f(flow(), 0.1)(
             jnp.fft.rfft2(square)
         ),

@@ -17,20 +17,7 @@ class ScalarLaw(abc.ABC):
 
     @abc.abstractmethod
     def log_density(self, t: Scalar, x: ScalarState) -> Float[Array, ""]:
-        """Log density of x_t at ``x``, in nats, of a density per unit of state.
-
-        Parameters
-        ----------
-        t : scalar
-            Time, t >= 0; at 0 the result is +inf on the starting points and -inf elsewhere.
-        x : array, shape (1,)
-            State.
-
-        Returns
-        -------
-        scalar
-            In nats.
-        """
+        """Log density of x_t at ``x``, in nats; at t = 0 +inf on the starts and -inf elsewhere."""
 
     def density(self, t: Scalar, x: ScalarState) -> Float[Array, ""]:
         """Density of x_t, as ``log_density``: per unit of state; +inf or 0 at t = 0."""
@@ -38,22 +25,7 @@ class ScalarLaw(abc.ABC):
 
     @abc.abstractmethod
     def score(self, t: Scalar, x: ScalarState, args: Args = None) -> Float[Array, "1"]:
-        """Gradient of the log density at ``x``, as solvers take it; ``args`` are ignored.
-
-        Parameters
-        ----------
-        t : scalar
-            Time, t >= 0; at 0, where no score exists, the result is 0.
-        x : array, shape (1,)
-            State.
-        args : Any
-            Ignored.
-
-        Returns
-        -------
-        array, shape (1,)
-            In 1 / state.
-        """
+        """Gradient of the log density at ``x``; 0 at t = 0, where there is none."""
 
 
 class TwoStarts(ScalarLaw):
@@ -61,17 +33,4 @@ class TwoStarts(ScalarLaw):
 
     @abc.abstractmethod
     def posterior_plus(self, t: Scalar, x: ScalarState) -> Float[Array, ""]:
-        """Probability that the path through ``x`` at ``t`` started at +1.
-
-        Parameters
-        ----------
-        t : scalar
-            Time, t >= 0; at 0 the side on which ``x`` lies decides.
-        x : array, shape (1,)
-            State.
-
-        Returns
-        -------
-        scalar
-            Between 0 and 1.
-        """
+        """Probability that the path through ``x`` started at +1; at t = 0 the side of ``x``."""

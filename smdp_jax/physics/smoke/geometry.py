@@ -15,6 +15,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, PRNGKeyArray
 
+from smdp_jax.physics.conditions import check_coefficients
 from smdp_jax.physics.smoke.grid import Field, Mask
 from smdp_jax.physics.smoke.obstacles import (
     box_mask,
@@ -56,10 +57,7 @@ class ClosedBox:
     def __post_init__(self) -> None:
         if self.size < 16:
             raise ValueError(f"{type(self).__name__}.size must be at least 16, got {self.size}")
-        if not 0 < self.length < math.inf:
-            raise ValueError(
-                f"{type(self).__name__}.length must be finite and positive, got {self.length}"
-            )
+        check_coefficients(self, "length")
 
     @property
     def spacing(self) -> float:

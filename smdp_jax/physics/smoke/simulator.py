@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from smdp_jax.physics.conditions import check_coefficients
 from smdp_jax.physics.courant import CourantWarning, check_stable
 from smdp_jax.physics.smoke.advection import advect_marker, advect_velocity, fill_solid
 from smdp_jax.physics.smoke.geometry import ClosedBox
@@ -96,11 +97,7 @@ class Smoke(ClosedBox, AdvectingSystem):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("noise", "inflow_end", "end_time", "time_unit"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"Smoke.{name} must be finite and positive, got {getattr(self, name)}"
-                )
+        check_coefficients(self, "noise", "inflow_end", "end_time", "time_unit")
         if not math.isfinite(self.buoyancy) or self.buoyancy == 0:
             raise ValueError(f"Smoke.buoyancy must be finite and not 0, got {self.buoyancy}")
 
@@ -144,10 +141,8 @@ class Smoke(ClosedBox, AdvectingSystem):
 
         Parameters
         ----------
-        x : dict
-            A state.
-        args : dict, optional
-            ``{"obstacles": mask}``.
+        x, args
+            A state and its conditions, as for ``step``.
 
         Returns
         -------
@@ -163,10 +158,8 @@ class Smoke(ClosedBox, AdvectingSystem):
 
         Parameters
         ----------
-        x : dict
-            A state.
-        args : dict, optional
-            ``{"obstacles": mask}``.
+        x, args
+            A state and its conditions, as for ``step``.
 
         Returns
         -------
@@ -181,10 +174,8 @@ class Smoke(ClosedBox, AdvectingSystem):
 
         Parameters
         ----------
-        x : dict
-            A state.
-        args : dict, optional
-            ``{"obstacles": mask}``.
+        x, args
+            A state and its conditions, as for ``step``.
 
         Returns
         -------
