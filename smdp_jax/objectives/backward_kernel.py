@@ -22,10 +22,13 @@ from smdp_jax.objectives.step_miss import mean_square
 from smdp_jax.scores.estimate import Base, kernel_tables
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.kernel_step import residual, shown
-from smdp_jax.scores.leftover import miss_of, noise_left, rescaled, trusted
+from smdp_jax.scores.leftover import miss_of, noise_left, trusted
+from smdp_jax.scores.ranks import calibrated
 from smdp_jax.scores.tables import KernelTables, with_input_noise
 from smdp_jax.sde import SDE, Scalar, State
 from smdp_jax.trajectories import Trajectories
+
+_FEW_ENTRIES = 16
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,9 @@ class BackwardKernel(Objective):
         Let the network also say how the size of the noise depends on the state: posteriors of
         nonlinear processes are narrow here and wide there. One call of a network gives both, or
         two, of one that takes arrays alone.
-    hold_out : float
+    hold_out : float, optional
         Share of the paths on which the noise that is left is measured, where ``fit`` gets no
-        ``validation``.
+        ``validation``. Default: 0.1, for states of up to 16 numbers, which say little each, 0.25.
     grid_axes : int, optional
         Leading axes of the leaves that are the grid; default: all, but for a short last one.
 
@@ -74,7 +77,7 @@ class BackwardKernel(Objective):
     transform: Any = "auto"
     base: Base = "state"
     spread: bool = True
-    hold_out: float = 0.1
+    hold_out: float | None = None
     grid_axes: int | None = None
 
     def __post_init__(self) -> None:
@@ -90,7 +93,7 @@ class BackwardKernel(Objective):
             )
         if self.base not in ("state", "inverse"):
             raise ValueError(f"BackwardKernel.base must be 'state' or 'inverse', got {self.base!r}")
-        if not 0 < self.hold_out < 1:
+        if self.hold_out is not None and not 0 < self.hold_out < 1:
             raise ValueError(f"BackwardKernel.hold_out must be in (0, 1), got {self.hold_out}")
 
     def check(self, sde: SDE, data: Trajectories) -> None:
@@ -103,7 +106,9 @@ class BackwardKernel(Objective):
 
     def split(self, data: Trajectories) -> tuple[Trajectories, Trajectories]:
         """Set the last share of ``hold_out`` aside."""
-        return data.split(self.hold_out)
+        entries = sum(leaf.size for leaf in jax.tree.leaves(data.at(0, 0)))
+        share = 0.25 if entries <= _FEW_ENTRIES else 0.1
+        return data.split(share if self.hold_out is None else self.hold_out)
 
     def scales(self, sde: SDE, data: Trajectories, precondition: bool) -> KernelTables:
         """Gains and covariances of all steps."""
@@ -136,7 +141,7 @@ class BackwardKernel(Objective):
         learned = trusted(learned, held_out, self.input_noise, k_trust)
         learned = noise_left(learned, held_out, self.input_noise, k_noise)
         # With noise on the inputs, how the chain is to be walked is not known here.
-        return learned if self.input_noise else rescaled(learned, held_out, k_chain)
+        return learned if self.input_noise else calibrated(learned, held_out, k_chain)
 
     def miss(self, sde: SDE, learned: LearnedKernel, data: Trajectories, key: Any) -> Array:
         """Mean square of what is left, in units of the linear part's covariance."""

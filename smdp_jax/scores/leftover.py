@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.scores.kernel import LearnedKernel
-from smdp_jax.scores.kernel_step import draw, remainder, residual, whitened
+from smdp_jax.scores.kernel_step import remainder, residual, whitened
 from smdp_jax.scores.tables import with_input_noise
 from smdp_jax.sde import State
 from smdp_jax.trajectories import Trajectories
@@ -20,10 +20,6 @@ _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _ENOUGH = 2_000_000
 # What the log likelihood must gain, in nats, for less than full trust.
 _GAIN = 3.0
-# Chains to find ranks with: draws of each path, entries in all, and by what noise may change.
-_DRAWS = 16
-_CHAINED = 6_000_000
-_FACTORS = (0.75, 1.33)
 
 
 def trusted(
@@ -116,53 +112,6 @@ def noise_left(
         return jnp.linalg.cholesky(mean)
 
     return replace(kernel, left=tuple(root(m) for m in moments))
-
-
-def rescaled(kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray) -> LearnedKernel:
-    """Scale the noise so that chains suit unseen paths: steps share errors that none shows alone.
-
-    A chain is started at the end of each path. Among its draws the path's own early states have
-    ranks u in (0, 1), uniform if all is well. If u = Phi(z) with z of variance v, then
-    E (u - 1/2)^2 = asin(v / (1 + v)) / (2 pi); where v is clearly not 1 the noise grows by sqrt(v).
-    """
-    entries = sum(leaf[0].size for leaf in jax.tree.leaves(paths.xs))
-    number = int(min(max(_CHAINED // (entries * _DRAWS), 8), paths.num_samples))
-    squares = np.asarray(_ranks(kernel, paths[:number], key), float)
-    squares = squares[: max(paths.num_times // 4, 1)].mean(axis=0)
-    # Ranks of a few draws are binomial about those of infinitely many.
-    squares = (squares - 1 / (4 * _DRAWS)) / (1 - 1 / _DRAWS)
-    excess, chance = squares.mean() - 1 / 12, squares.var() / max(number - 1, 1)
-    if not excess**2 > 4 * chance:
-        return kernel
-    # What chance may have added is taken back (James, Stein 1961).
-    share = np.sin(2 * np.pi * np.clip(1 / 12 + excess * (1 - chance / excess**2), 0, 0.11))
-    factor = float(np.clip(np.sqrt(share / (1 - share)), *_FACTORS))
-    assert kernel.left is not None
-    return replace(kernel, left=tuple(root * factor for root in kernel.left))
-
-
-@jax.jit
-def _ranks(kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray) -> Array:
-    """Mean over entries of (u - 1/2)^2, by time and path, from the first time on."""
-    steps = paths.num_times - 1
-
-    def of_path(i: Array) -> Array:
-        last, args = paths.at(i, steps), paths.args_of(i)
-        start = jax.tree.map(lambda x: jnp.broadcast_to(x, (_DRAWS, *x.shape)), last)
-
-        def back(states: State, step: Array) -> tuple[State, Array]:
-            own = jax.random.fold_in(jax.random.fold_in(key, step), i)
-            keys = jax.random.split(own, _DRAWS)
-            states = jax.vmap(lambda k, x: draw(kernel, k, step, x, args)[0])(keys, states)
-            truth = paths.at(i, step)
-            below = jax.tree.map(lambda s, x: (s < x[None]).mean(axis=0), states, truth)
-            away = ravel_pytree(jax.tree.map(lambda u: (u - 0.5) ** 2, below))[0]
-            return states, away.mean()
-
-        return jax.lax.scan(back, start, jnp.arange(steps - 1, -1, -1))[1][::-1]
-
-    indices = jnp.arange(paths.num_samples)
-    return jax.lax.map(of_path, indices, batch_size=min(paths.num_samples, 32)).T
 
 
 def miss_of(kernel: LearnedKernel, x: State) -> Array:

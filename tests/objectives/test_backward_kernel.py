@@ -9,7 +9,8 @@ import optax
 import pytest
 
 import smdp_jax as smdp
-from smdp_jax.scores.leftover import noise_left, rescaled
+from smdp_jax.scores.leftover import noise_left
+from smdp_jax.scores.ranks import ranks_of, rescaled, warn_of_ranks
 
 G, DT = 0.4, 0.25
 START = np.linspace(-2.5, 2.5, 2001)
@@ -117,10 +118,16 @@ def test_noise_is_rescaled_until_unseen_starts_are_ranked_evenly(narrow):
     data = smdp.simulate(sde, x0, ts, key=jax.random.key(1), substeps=4)
     kernel = noise_left(smdp.estimate_kernel(sde, data), data, 0.0, jax.random.key(2))
     kernel = dataclasses.replace(kernel, left=tuple(narrow * root for root in kernel.left))
-    wider = rescaled(kernel, data, jax.random.key(3))
+    ranks = ranks_of(kernel, data, jax.random.key(3))
+    wider = rescaled(kernel, ranks)
     factor = float(wider.left[0][0, 0, 0, 0] / kernel.left[0][0, 0, 0, 0])
     # The square's standard error is about 1 / sqrt(3000 x 2 entries): 2 % of the factor.
     assert factor == pytest.approx(1 / narrow, rel=0.08)
+    if narrow == 1:
+        warn_of_ranks(ranks.starts)  # an error, if there were one
+    else:
+        with pytest.warns(UserWarning, match=f"too {'narrow' if narrow < 1 else 'wide'}"):
+            warn_of_ranks(ranks.starts)
 
 
 def test_other_kinds_are_not_offered(fitted):
@@ -192,7 +199,7 @@ def test_refused_data():
     options = {"steps": 2, "key": jax.random.key(0), "progress": False}
     with pytest.raises(ValueError, match="a window of 5 steps needs 6 stored times"):
         smdp.fit(SDE, smdp.models.MLP((4,)), data, smdp.BackwardKernel(windows=(5,)), **options)
-    with pytest.raises(ValueError, match="from at least 8 paths, got 5"):
+    with pytest.raises(ValueError, match="from at least 8 paths, got 4"):
         smdp.fit(SDE, smdp.models.MLP((4,)), data[:6], **options)
 
 

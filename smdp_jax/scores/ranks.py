@@ -1,0 +1,163 @@
+"""Chains walked back from the ends of unseen paths: where do the paths' own starts rank in them?
+
+Steps share errors that none shows alone: each may have the right noise and the chain be too narrow.
+"""
+
+import math
+import warnings
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PRNGKeyArray
+
+from smdp_jax.scores.kernel import LearnedKernel
+from smdp_jax.scores.kernel_step import draw
+from smdp_jax.sde import State
+from smdp_jax.trajectories import Trajectories
+
+# Draws of each path, entries in all, and by what noise may change.
+_DRAWS = 16
+_CHAINED = 6_000_000
+_FACTORS = (0.75, 1.33)
+# What a network that learned well adds to the variance, on the average.
+_EXCESS = 0.1
+# Slope of E (u - 1/2)^2 over the variance v, at 1.
+_SLOPE = 1 / (8 * math.sqrt(0.75) * math.pi)
+# What is said of intervals: they hold so much less than they should, beyond chance.
+_MISS, _ERRORS = 0.04, 4.0
+_SMALL = 8
+
+
+class Ranks(NamedTuple):
+    """Of the states of unseen paths among draws that start at the paths' ends."""
+
+    squares: np.ndarray
+    """Mean over entries of (u - 1/2)^2, u in (0, 1) being the rank (times - 1, paths)."""
+    starts: dict[str, np.ndarray]
+    """Draws below the path's own start, by what is looked at (paths,)."""
+
+
+def calibrated(kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray) -> LearnedKernel:
+    """Give chains the spread that unseen paths ask for, and warn where that does not mend them."""
+    found = ranks_of(kernel, paths, key)
+    wider = rescaled(kernel, found)
+    if wider is not kernel:
+        found = ranks_of(wider, paths, jax.random.fold_in(key, 1))
+    warn_of_ranks(found.starts)
+    return wider
+
+
+def rescaled(kernel: LearnedKernel, ranks: Ranks) -> LearnedKernel:
+    """Scale the noise such that the early states of unseen paths rank evenly.
+
+    If u = Phi(z) with z of variance v, then E (u - 1/2)^2 = asin(v / (1 + v)) / (2 pi), and noise
+    that is sqrt(v) times as large suits. Errors of a network make v larger than 1, hardly ever
+    smaller: v - 1 has an exponential prior, unless it is clearly negative.
+    """
+    early = ranks.squares[: max((len(ranks.squares) + 1) // 4, 1)].mean(axis=0)
+    # Ranks of a few draws are binomial about those of infinitely many.
+    early = (early - 1 / (4 * _DRAWS)) / (1 - 1 / _DRAWS)
+    share = np.sin(2 * np.pi * np.clip(early.mean(), 0, 0.11))
+    excess = share / (1 - share) - 1
+    error = math.sqrt(early.var() / max(len(early) - 1, 1)) / _SLOPE
+    if not error > 0:
+        return kernel
+    if excess > -2 * error:
+        excess = _positive_mean(excess - error**2 / _EXCESS, error)
+    else:
+        excess *= 1 - (error / excess) ** 2  # James, Stein (1961)
+    factor = float(np.clip(math.sqrt(1 + excess), *_FACTORS))
+    assert kernel.left is not None
+    return replace(kernel, left=tuple(root * factor for root in kernel.left))
+
+
+def _positive_mean(mean: float, std: float) -> float:
+    """Mean of a normal number that is known to be positive."""
+    z = mean / std
+    if z < -6:
+        return -std / z
+    density = math.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+    return mean + std * density / (math.erfc(-z / math.sqrt(2)) / 2)
+
+
+def warn_of_ranks(starts: dict[str, np.ndarray]) -> None:
+    """Say which intervals of unseen starts hold too few of them, or too many."""
+    expected, said, n = 2 / (_DRAWS + 1), [], len(next(iter(starts.values())))
+    for name, below in starts.items():
+        slack = max(_MISS, _ERRORS * math.sqrt(expected * (1 - expected) / n))
+        outside = float(np.mean((below == 0) | (below == _DRAWS)))
+        off = float(np.mean(below) / _DRAWS - 0.5)
+        if abs(outside - expected) > slack or abs(off) > max(_MISS, _ERRORS / math.sqrt(12 * n)):
+            sign = "narrow" if outside > expected else "wide"
+            kind = f"too {sign}" if abs(outside - expected) > slack else "biased"
+            said.append(f"{name}: {1 - outside:.0%} ({kind})")
+    if said:
+        warnings.warn(
+            f"fit: posteriors of {n} unseen paths miss their starts; intervals of "
+            f"{1 - expected:.0%} hold {', '.join(said)}. More paths, more updates or a larger "
+            "network mend it, or more stored times; smdp.calibration_report shows all of it",
+            stacklevel=4,
+        )
+
+
+def ranks_of(kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray) -> Ranks:
+    """Walk back from the ends of as many paths as there is time for."""
+    entries = sum(leaf[0].size for leaf in jax.tree.leaves(paths.xs))
+    number = int(min(max(_CHAINED // (entries * _DRAWS), 8), paths.num_samples))
+    squares, starts = _walked(kernel, paths[:number], key)
+    return Ranks(np.asarray(squares, float), {k: np.asarray(v) for k, v in starts.items()})
+
+
+@jax.jit
+def _walked(
+    kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray
+) -> tuple[Array, dict[str, Array]]:
+    steps = paths.num_times - 1
+
+    def of_path(i: Array) -> tuple[Array, dict[str, Array]]:
+        last, args = paths.at(i, steps), paths.args_of(i)
+        start = jax.tree.map(lambda x: jnp.broadcast_to(x, (_DRAWS, *x.shape)), last)
+
+        def back(states: State, step: Array) -> tuple[State, Array]:
+            own = jax.random.fold_in(jax.random.fold_in(key, step), i)
+            keys = jax.random.split(own, _DRAWS)
+            states = jax.vmap(lambda k, x: draw(kernel, k, step, x, args)[0])(keys, states)
+            truth = paths.at(i, step)
+            below = jax.tree.map(lambda s, x: (s < x[None]).mean(axis=0), states, truth)
+            away = ravel_pytree(jax.tree.map(lambda u: (u - 0.5) ** 2, below))[0]
+            return states, away.mean()
+
+        states, squares = jax.lax.scan(back, start, jnp.arange(steps - 1, -1, -1))
+        truth = looks(paths.at(i, 0))
+        drawn = jax.vmap(looks)(states)
+        return squares[::-1], {k: (drawn[k] < truth[k]).sum() for k in truth}
+
+    indices = jnp.arange(paths.num_samples)
+    batch = min(paths.num_samples, 32)
+    squares, starts = jax.lax.map(of_path, indices, batch_size=batch)
+    return squares.T, starts
+
+
+def looks(x: State) -> dict[str, Array]:
+    """Entries of small leaves; mean, mean square, largest and roughness of others."""
+    found: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(x):
+        name = jax.tree_util.keystr(path, simple=True, separator=".") or "state"
+        if leaf.size <= _SMALL:
+            flat = leaf.ravel()
+            names = [name if leaf.size == 1 else f"{name}[{i}]" for i in range(leaf.size)]
+            found |= dict(zip(names, flat, strict=True))
+            continue
+        rough = sum(
+            jnp.mean(jnp.square(jnp.diff(leaf, axis=axis)))
+            for axis in range(leaf.ndim)
+            if leaf.shape[axis] > 1
+        )
+        parts = {"mean": leaf.mean(), "mean square": jnp.mean(jnp.square(leaf))}
+        parts |= {"maximum": leaf.max(), "roughness": rough}
+        found |= {f"{part} of {name}": value for part, value in parts.items()}
+    return found
