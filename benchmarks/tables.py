@@ -19,7 +19,9 @@ from typing import Any, Literal
 
 import jax
 from harness import Settings, parse, say
-from peers import METHODS, Budget, measure, problem_of
+from peer_metrics import measure
+from peer_problems import Budget, problem_of
+from peers import METHODS
 from readme_table import replace
 
 from smdp_jax.evaluate import describe_environment
@@ -32,6 +34,7 @@ METHODS_OF = {
     ),
     # The exact divergence of 1024 entries is what sliced score matching is for.
     "heat": tuple(m for m in METHODS if not m.startswith(("MLP", "implicit"))),
+    "burgers": tuple(m for m in METHODS if not m.startswith(("MLP", "implicit", "denoising"))),
 }
 PUBLISHED: dict[str, list[dict[str, Any]]] = {
     "quadratic": [

@@ -4,8 +4,14 @@ import csv
 import importlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+
+from smdp_jax import evaluate, physics
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -71,3 +77,27 @@ def test_exact_posterior_of_an_experiment(tables, tmp_path):
     assert row["score error, t = 2"][0] < 1e-5
     assert row["SBC p"][0] > 1e-4
     assert (tmp_path / "small" / "affine.md").read_text().count("exact posterior") == 1
+
+
+@pytest.mark.slow
+def test_draws_behind_a_mask_rank_evenly(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    dataset = importlib.import_module("dataset")
+    system = physics.Heat(8, 0.5, 0.3, 0.2)
+    k_start, k_noise, k_tie = jax.random.split(jax.random.key(3), 3)
+    starts = system.prior(k_start, 400)
+    step = lambda x: system.step(0.0, system.end_time, x)
+    white = np.fft.fft2(jax.random.normal(k_noise, starts.shape))
+    noise = np.fft.ifft2(np.sqrt(system.noise_variance(system.end_time)) * white).real
+    ends = np.asarray(jax.vmap(step)(starts)) + noise
+    problem = SimpleNamespace(truths=starts, ends=ends, system=system)
+    task = dataset.masked(problem, 5, 19)
+    assert (task["ends"] != 0).mean() == 1 / 16
+    entries = [(0, 0), (1, 2), (4, 4), (7, 5)]
+    pick = lambda x: jnp.stack([x[..., i, j] for i, j in entries], axis=-1)
+    ranks = evaluate.sbc_ranks(pick(task["truths"]), pick(task["reference"]), key=k_tie)
+    # Four p-values of an exact sampler: one below 1e-4 in 2500 seeds.
+    assert evaluate.uniformity_test(ranks, 19).p_value.min() > 1e-4
+    halved = task["reference"].mean(axis=1, keepdims=True) / 2 + task["reference"] / 2
+    ranks = evaluate.sbc_ranks(pick(task["truths"]), pick(halved), key=k_tie)
+    assert evaluate.uniformity_test(ranks, 19).p_value.min() < 1e-4

@@ -5,7 +5,7 @@ pair, run until R-hat is at most 1.01 and stored as ``burgers.npz`` beside this 
 at few times: how viscosity damps what is added within a step is exact; how the flow shears it there
 is left out, a few per cent of the noise at the default.
 
-    python benchmarks/references/burgers.py --cases 10
+    python benchmarks/references/burgers.py
 """
 
 import json
@@ -33,14 +33,14 @@ from configs.burgers import PRESETS
 class Options:
     """Settings of this script."""
 
-    cases: int = 10
+    cases: int = 60
     """Held-out pairs."""
     noise_times: int = 4
     """Times at which noise comes in."""
     steps: int = 2000
     """Proposals of each of four chains; four times as many where R-hat asks for it."""
-    seed: int = 0
-    """Of the pairs and of the chains."""
+    seed: int = 2_000_000
+    """Of the pairs and of the chains; training seeds of the tables are small."""
     output: str = str(Path(__file__).with_suffix(".npz"))
     """Where the draws go."""
 
@@ -80,7 +80,7 @@ def sampler(config: Any, options: Options) -> Any:
             key=key,
             steps=longer * options.steps,
             warmup=options.steps // 4,
-            thin=longer * max(1, options.steps // 500),
+            thin=longer * max(1, options.steps // 250),
             observed=size,
         )
 
