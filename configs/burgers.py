@@ -7,7 +7,7 @@ where a score that is right on the data does not suffice for a whole path.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,15 @@ from jaxtyping import PRNGKeyArray
 import smdp_jax as smdp
 from smdp_jax import evaluate, models, physics
 from smdp_jax.evaluate import Metric, ReportFigure
-from smdp_jax.experiment import Count, Dataset, Experiment, Positive, Run, Share
+from smdp_jax.experiment import (
+    Count,
+    Dataset,
+    Experiment,
+    Positive,
+    Run,
+    Share,
+    calibrated,
+)
 from smdp_jax.objectives import Objective
 from smdp_jax.studies import noise_free
 
@@ -173,7 +181,7 @@ class Config(Experiment):
         )
 
     def sample(self, run: Run, key: PRNGKeyArray) -> dict[str, Any]:
-        k_past, k_prior = jax.random.split(key)
+        k_past, k_prior, k_ranks = jax.random.split(key, 3)
         system, paths, ts = self.system(), run.truth["paths"], run.data.ts
         x_end = paths[:, -1]
         past = smdp.sample_posterior(
@@ -187,6 +195,16 @@ class Config(Experiment):
             batch_axes=1,
             chunk_size=self.chunk,
         )
+        ranks = calibrated(
+            system.sde(),
+            run.score,
+            smdp.Trajectories(ts, paths),
+            key=k_ranks,
+            drawn=replace(past, samples=past.samples[:, :, 0]),
+            observables=lambda x: {
+                f"coefficient {i}": c for i, c in enumerate(system.leading_modes(x))
+            },
+        )
         walk = jax.jit(
             jax.vmap(lambda x: smdp.probability_flow(run.sde, self.flow_score(run), x, ts).xs)
         )
@@ -195,6 +213,7 @@ class Config(Experiment):
         physics_only, stride = noise_free.best_negated_starts(system.step, x_end, ts)
         modes = jax.vmap(system.leading_modes)
         return {
+            **ranks,
             "paths": past.samples,
             "flows": flows,
             "physics": physics_only,

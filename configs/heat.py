@@ -20,7 +20,16 @@ from jaxtyping import PRNGKeyArray
 import smdp_jax as smdp
 from smdp_jax import evaluate, models, physics
 from smdp_jax.evaluate import Metric, ReportFigure
-from smdp_jax.experiment import Count, Dataset, Experiment, Positive, Run, Share, certified
+from smdp_jax.experiment import (
+    Count,
+    Dataset,
+    Experiment,
+    Positive,
+    Run,
+    Share,
+    calibrated,
+    certified,
+)
 from smdp_jax.objectives import Objective
 
 
@@ -59,9 +68,9 @@ class Config(Experiment):
     """Learning rate of Adam at the start; it falls to 0 as a cosine."""
     ema: Share = 0.99
     """Decay of the averaged parameters, which are the ones used."""
-    test_cases: Count = 16
+    test_cases: Count = 24
     """End states whose past is sampled."""
-    posterior_samples: Count = 16
+    posterior_samples: Count = 19
     """Posterior samples for each of them."""
     chunk: Count = 64
     """Paths solved at once: the fewer, the less memory."""
@@ -151,9 +160,12 @@ class Config(Experiment):
         return {"gap": found.gap, "line": str(found)}
 
     def sample(self, run: Run, key: PRNGKeyArray) -> dict[str, Any]:
-        key, k_bound = jax.random.split(key)
+        key, k_bound, k_ranks = jax.random.split(key, 3)
         x_end = run.truth["x_end"]
         past = self.posterior(run, x_end, num_samples=self.posterior_samples, key=key)
+        pairs = jnp.stack([run.truth["x0"], x_end], axis=1)
+        held_out = smdp.Trajectories(run.data.ts[jnp.array([0, -1])], pairs)
+        ranks = calibrated(self.system().sde(), run.learned, held_out, key=k_ranks, drawn=past)
         system, samples, mean = self.system(), past.samples, past.samples.mean(axis=1)
         forward = jax.vmap(lambda x: system.step(0.0, self.end_time, x))
         power = jax.vmap(evaluate.power_spectrum)
@@ -161,6 +173,7 @@ class Config(Experiment):
         # A step correction belongs to its own flow map, whose noise comes in other amounts.
         bound = self.objective == "path_score"
         return ({"certificate": self.certificate(run, k_bound)} if bound else {}) | {
+            **ranks,
             "samples": samples,
             "finite": past.info.finite,
             "exact_mean": exact_mean,

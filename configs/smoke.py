@@ -7,7 +7,7 @@ windows of steps (Holzschuh, Vegetti, Thuerey 2023, section 3.3) corrects each o
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -19,7 +19,15 @@ from jaxtyping import PRNGKeyArray
 import smdp_jax as smdp
 from smdp_jax import evaluate, models, physics
 from smdp_jax.evaluate import Metric, ReportFigure
-from smdp_jax.experiment import Count, Dataset, Experiment, Positive, Run, Share
+from smdp_jax.experiment import (
+    Count,
+    Dataset,
+    Experiment,
+    Positive,
+    Run,
+    Share,
+    calibrated,
+)
 from smdp_jax.objectives import Objective
 from smdp_jax.studies import noise_free
 
@@ -70,7 +78,7 @@ class Config(Experiment):
     """Cut the gradient every that many steps, in longer windows. Must divide them."""
     rematerialise: bool = False
     """Compute a step's intermediate values again for its gradient, instead of storing them."""
-    steps: Count = 1500
+    steps: Count = 1350
     """Updates of the network."""
     batch_size: Count = 4
     """Windows per update."""
@@ -78,9 +86,9 @@ class Config(Experiment):
     """Learning rate of Adam at the start; it falls to 0 as a cosine."""
     ema: Share = 0.98
     """Decay of the averaged parameters, which are the ones used."""
-    test_cases: Count = 8
+    test_cases: Count = 20
     """End states whose past is sampled, behind obstacles that training did not see."""
-    posterior_samples: Count = 4
+    posterior_samples: Count = 9
     """Posterior samples for each of them."""
     chunk: Count = 8
     """Paths solved at once: the fewer, the less memory."""
@@ -196,7 +204,15 @@ class Config(Experiment):
             return jnp.abs(system.divergence(x, a)).max(), system.obstacle_flow(x, a)
 
         divergence, leak = violations(sample(0), args)
+        ranks = calibrated(
+            run.sde,
+            run.learned,
+            smdp.Trajectories(ts, paths, args, args_axes=0),
+            key=jax.random.fold_in(key, 1),
+            drawn=replace(past, samples=starts),
+        )
         return {
+            **ranks,
             "estimates": estimates | {"sample": starts},
             "ends": ends,
             "path": past.samples["marker"][0],
@@ -331,7 +347,6 @@ PRESETS = {
         batch_size=8,
         learning_rate=5e-4,
         ema=0.999,
-        test_cases=16,
         posterior_samples=16,
     ),
 }

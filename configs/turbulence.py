@@ -24,7 +24,16 @@ from jaxtyping import PRNGKeyArray
 import smdp_jax as smdp
 from smdp_jax import evaluate, models, physics
 from smdp_jax.evaluate import Metric, ReportFigure
-from smdp_jax.experiment import Count, Dataset, Experiment, NotNegative, Positive, Run, Share
+from smdp_jax.experiment import (
+    Count,
+    Dataset,
+    Experiment,
+    NotNegative,
+    Positive,
+    Run,
+    Share,
+    calibrated,
+)
 from smdp_jax.scores.step import StepScale
 from smdp_jax.studies import reversed_flow
 
@@ -83,9 +92,9 @@ class Config(Experiment):
     """Learning rate of Adam at the start; it falls to 0 as a cosine."""
     ema: Share = 0.99
     """Decay of the averaged parameters, which are the ones used."""
-    test_cases: Count = 16
+    test_cases: Count = 20
     """End states whose past is sampled."""
-    posterior_samples: Count = 16
+    posterior_samples: Count = 13
     """Posterior samples for each of them."""
     chunk: Count = 64
     """Paths simulated or solved at once: the fewer, the less memory."""
@@ -281,7 +290,15 @@ class Config(Experiment):
         shown = self.posterior(run, x_end[:1], num_samples=2, key=key, save="all").samples[0]
         flow = self.flow(run, x_end)
         arrays = reversed_flow.sample(self.step, inverse, ts, paths, past.samples, flow)
+        ranks = calibrated(
+            run.sde,
+            run.learned,
+            smdp.Trajectories(ts, paths),
+            key=jax.random.fold_in(key, 1),
+            drawn=past,
+        )
         return arrays | {
+            **ranks,
             "shown": {"Sample 1": shown[0], "Sample 2": shown[1], "Flow (ODE)": flow[0]},
             "step_miss": self.step_miss(run, inverse),
             "finite": past.info.finite,

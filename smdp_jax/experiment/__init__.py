@@ -4,7 +4,7 @@
 ``load`` gives a finished run back.
 """
 
-from smdp_jax.experiment.calibrated import certified
+from smdp_jax.experiment.calibrated import calibrated, certified
 from smdp_jax.experiment.config_file import ConfigFile, configs_in, load_config_file
 from smdp_jax.experiment.definition import Dataset, Experiment, Run
 from smdp_jax.experiment.end_states import sample_end_states
@@ -29,6 +29,7 @@ __all__ = [
     "Seed",
     "Share",
     "build_report",
+    "calibrated",
     "certified",
     "configs_in",
     "load",

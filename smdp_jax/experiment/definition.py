@@ -1,7 +1,6 @@
 """What a config file fills in (``Experiment``), and what a finished run holds (``Run``)."""
 
 import abc
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +12,8 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
-from smdp_jax.evaluate import Metric, ReportFigure, calibration_report
-from smdp_jax.experiment.calibrated import calibration_of
+from smdp_jax.evaluate import Metric, ReportFigure
+from smdp_jax.experiment.calibrated import calibrated
 from smdp_jax.experiment.fields import Count, Positive, Seed, Share
 from smdp_jax.objectives import MultiStep, PathScore
 from smdp_jax.posterior import Posterior, sample_posterior
@@ -312,7 +311,8 @@ class Experiment(abc.ABC):
         -------
         dict
             Arrays by name; all that ``evaluate`` and ``figures`` need. By default samples of the
-            past of held-out end states, and ``calibration_report`` on them.
+            past of held-out end states, and as "calibration" ``dataclasses.asdict`` of a
+            ``calibration_report`` on them.
         """
         k_past, k_ranks = jax.random.split(key)
         held_out = run.dataset.validation or run.data
@@ -320,8 +320,8 @@ class Experiment(abc.ABC):
         past = self.posterior(
             run, x_end, num_samples=self.posterior_samples, key=k_past, args=held_out.args
         )
-        report = calibration_report(run.sde, run.learned, held_out, key=k_ranks, drawn=past)
-        return {"samples": past.samples, "calibration": dataclasses.asdict(report)}
+        ranks = calibrated(run.sde, run.learned, held_out, key=k_ranks, drawn=past)
+        return {"samples": past.samples, **ranks}
 
     def evaluate(self, run: "Run", arrays: Mapping[str, Any]) -> Sequence[Metric]:
         """Compare with the truth.
@@ -336,16 +336,17 @@ class Experiment(abc.ABC):
         Returns
         -------
         sequence of Metric
-            Each with a name of its own, and the target where there is one. By default those of
-            ``calibration_report``, and the miss of one step.
+            Each with a name of its own, and the target where there is one. By default the miss of
+            one step. The rows of ``arrays["calibration"]`` are added to them.
         """
-        miss = Metric(
-            "squared miss of a backward step / its noise, median over time",
-            np.median(run.step_miss),
-            1.0,
-            note="the optimum",
-        )
-        return [*calibration_of(arrays).metrics, miss]
+        return [
+            Metric(
+                "squared miss of a backward step / its noise, median over time",
+                np.median(run.step_miss),
+                1.0,
+                note="the optimum",
+            )
+        ]
 
     def figures(self, run: "Run", arrays: Mapping[str, Any]) -> Mapping[str, ReportFigure]:
         """Draw; nothing is computed here.
@@ -360,11 +361,10 @@ class Experiment(abc.ABC):
         Returns
         -------
         dict
-            Figures with captions by file name, in the order of the report. By default that of
-            ``calibration_report``. The training curve and the miss of one step are added to them.
+            Figures with captions by file name, in the order of the report. By default none. Those
+            of ``arrays["calibration"]``, of training and of the miss of one step are added.
         """
-        caption = "Ranks of the true starts among their posterior samples, and the band of chance."
-        return {"calibration": ReportFigure(calibration_of(arrays).figure(), caption)}
+        return {}
 
     def posterior(
         self, run: "Run", x_end: State, *, num_samples: int, key: PRNGKeyArray, args: Any = None

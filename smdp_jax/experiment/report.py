@@ -11,7 +11,7 @@ from typing import Any
 from smdp_jax import evaluate
 from smdp_jax.evaluate import Metric, ReportFigure, Section, write_report
 from smdp_jax.evaluate.figures import figure_png
-from smdp_jax.experiment.calibrated import lost_of
+from smdp_jax.experiment.calibrated import figures_of, lost_of
 from smdp_jax.experiment.config_file import PLAIN_NAME
 from smdp_jax.experiment.definition import Experiment, Run
 from smdp_jax.experiment.errors import ExperimentError
@@ -153,7 +153,7 @@ def _figures(run: Run, arrays: dict[str, Any]) -> dict[str, ReportFigure]:
             raise ExperimentError(
                 f"Config.figures must return a ReportFigure as {name!r}, got {got}"
             )
-    return dict(figures)
+    return figures_of(arrays) | dict(figures)
 
 
 def command_of(files: RunFiles) -> str:

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from smdp_jax.evaluate import Metric, describe_environment
+from smdp_jax.experiment.calibrated import metrics_of
 from smdp_jax.experiment.config_file import PLAIN_NAME, ConfigFile
 from smdp_jax.experiment.definition import Dataset, Experiment, Run
 from smdp_jax.experiment.errors import ExperimentError
@@ -257,6 +258,8 @@ class _Stages:
         if self._to_be_made("evaluate", files.metrics, origin):
             began = time.perf_counter()
             metrics = run.config.evaluate(run, arrays)
+            _check_returned("evaluate", metrics, Sequence, "a sequence of Metric")
+            metrics = [*metrics, *metrics_of(arrays)]
             seconds = seconds | {"evaluate": time.perf_counter() - began}
             record = {
                 "metrics": _as_json(metrics),
@@ -300,8 +303,7 @@ def _check_returned(method: str, value: Any, kind: Any, said: str) -> None:
         raise ExperimentError(f"Config.{method} must return {said}, got {type(value).__name__}")
 
 
-def _as_json(metrics: Any) -> dict[str, Any]:
-    _check_returned("evaluate", metrics, Sequence, "a sequence of Metric")
+def _as_json(metrics: Sequence[Metric]) -> dict[str, Any]:
     rows = {}
     for metric in metrics:
         _check_returned("evaluate", metric, Metric, "a sequence of Metric")

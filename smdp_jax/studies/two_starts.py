@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax import evaluate as metrics
 from smdp_jax.evaluate import Metric, ReportFigure
-from smdp_jax.experiment.calibrated import certified
+from smdp_jax.experiment.calibrated import calibrated, certified
 from smdp_jax.experiment.definition import Run
 from smdp_jax.likelihood import certify
 from smdp_jax.physics import Affine, Reference
@@ -56,6 +56,7 @@ def sample(
 ) -> dict[str, Any]:
     """Evaluate the learned score on grids, and walk back from end points."""
     ends_key, paths_key, bound_key = jax.random.split(key, 3)
+    ranks_key = jax.random.fold_in(key, 3)
     ts = run.data.ts
     ends = jnp.linspace(-end_range, end_range, end_points)[:, None]
     i = int(jnp.argmin(jnp.abs(ts - middle)))
@@ -75,10 +76,12 @@ def sample(
     paths = sample_posterior(
         run.sde, run.score, observed, ts, num_samples=1, key=paths_key, save="all", batch_axes=1
     )
+    ranks = calibrated(run.sde, run.score, held_out, key=ranks_key, num_samples=19)
     chosen = slice(end_points * 12 // _GROUPS, end_points * 13 // _GROUPS)
     grid = jnp.linspace(-reach, reach, 2001)
     given_end = jax.vmap(jax.vmap(path_density, (None, None, 0)), (None, 0, None))
     return {
+        **ranks,
         "certificate": _certificate(run, exact, ends[end_points * 12 // _GROUPS], bound_key),
         "end_states": ends[:, 0],
         "start_samples": past.samples[..., 0, 0],
