@@ -171,18 +171,8 @@ def sample_posterior(
     """
     split = split_of(mesh, x_end if batch_axes else None)
     ts, x_end, score, args, key = on_auto_mesh((ts, x_end, score, args, key))
-    asked = BackwardSolve(
-        sde,
-        ts,
-        solver,
-        substeps,
-        noise_level,
-        denoise_last,
-        corrector,
-        controller,
-        save,
-        rematerialise,
-    )
+    how = (noise_level, denoise_last, corrector, controller, save, rematerialise)
+    asked = BackwardSolve(sde, ts, solver, substeps, *how)
     work = Work(x_end, args_axes, (), num_samples, chunk_size)
     solve, work = check_backward("sample_posterior", asked, score, work, batch_axes, args, key)
     walk: Any = solve
@@ -220,38 +210,12 @@ def probability_flow(
 
     Parameters
     ----------
-    sde : SDE
-        The forward process.
-    score : callable
-        ``score(t, x, args)``.
-    x_end : pytree
-        Observed state at ``ts[-1]``: unbatched, or with ``batch_axes`` leading axes.
-    ts : array (times,)
-        Increasing times; the solve walks them from the end.
-    args : pytree, optional
-        Conditions.
-    args_axes : int or None
-        None: the same ``args`` for all end states; 0: one entry per end state.
+    sde, score, x_end, ts, args, args_axes
+        As for `sample_posterior`; a score, no correction and no kernel.
     solver : diffrax.AbstractSolver or GaussianStep, optional
-        Default ``diffrax.Euler()``, or ``Splitting()`` for flow maps, unless a look at one path
-        finds that they amplify errors: then ``GaussianStep()`` for fields with linear physics, or
-        ``diffrax.Ralston()`` in substeps, or ``integrated_backward``. Nothing is looked at inside
-        of ``jit``.
-    substeps : int
-        Solver steps per interval of ``ts``.
-    controller : diffrax.AbstractAdaptiveStepSizeController, optional
-        Adaptive steps, for drifts.
-    batch_axes : int, optional
-        Number of leading axes of ``x_end`` that index end states. Default 0; refused where process
-        and score would take the parts of ``x_end`` for states as well.
-    chunk_size : int, optional
-        Paths solved at once, to bound memory; default all.
-    rematerialise : bool
-        Recompute each step where gradients are taken through the paths, instead of storing it.
-    mesh : jax.sharding.Mesh, optional
-        Devices that share the paths along its axis ``data``, ``chunk_size`` of them at once on
-        each; the result comes back split. Default: that over whose axis ``x_end`` is split along
-        its first batch axis, if it is.
+        As for `sample_posterior`, with ``diffrax.Ralston()`` for ``ShARK``.
+    substeps, controller, batch_axes, chunk_size, rematerialise, mesh
+        As for `sample_posterior`.
 
     Returns
     -------
@@ -260,10 +224,8 @@ def probability_flow(
 
     Raises
     ------
-    ValueError
-        For a grid, process, solver, score or end state that does not fit (see the message).
-    TypeError
-        If the score is no function, or the solver no solver.
+    ValueError, TypeError
+        As `sample_posterior`.
     """
     split = split_of(mesh, x_end if batch_axes else None)
     ts, x_end, score, args = on_auto_mesh((ts, x_end, score, args))
@@ -342,17 +304,16 @@ def _reason(args: Args, solve: Any, at: np.ndarray, left_at: np.ndarray, grows: 
     return "try more steps or substeps there, another solver, or a score trained for longer"
 
 
+def _flat(tree: Any, batch: tuple[int, ...]) -> Any:
+    """End states, or what belongs to them, on one axis."""
+    number, axes = math.prod(batch), len(batch)
+    return jax.tree.map(lambda x: jnp.reshape(x, (number, *jnp.shape(x)[axes:])), tree)
+
+
 def _ends(work: Work, args: Args) -> Ends:
-    """End states and what belongs to them, on one axis."""
-    number = math.prod(work.batch)
-
-    def flat(tree: Any) -> Any:
-        return jax.tree.map(
-            lambda x: jnp.reshape(x, (number, *jnp.shape(x)[len(work.batch) :])), tree
-        )
-
     mapped = work.args_axes == 0
-    return Ends(flat(work.x_end), flat(args) if mapped else args, mapped)
+    own = _flat(args, work.batch) if mapped else args
+    return Ends(_flat(work.x_end, work.batch), own, mapped)
 
 
 @compiled
@@ -368,11 +329,6 @@ def _sample(
     chunk_size: int | None,
     split: Split | None,
 ) -> tuple[State, SolveInfo]:
-    def flat(tree: Any) -> Any:
-        return jax.tree.map(
-            lambda x: jnp.reshape(x, (math.prod(batch), *jnp.shape(x)[len(batch) :])), tree
-        )
-
     number = math.prod(batch)
     # Where every device has end states of its own, a path is with them.
     dealt = split is not None and number % split.count == 0
@@ -390,7 +346,7 @@ def _sample(
         return in_chunks(one, rows, chunk_size)
 
     shared = (solve, score, key, None if args_axes == 0 else args)
-    own = (flat(x_end), flat(args) if args_axes == 0 else None)
+    own = (_flat(x_end, batch), _flat(args, batch) if args_axes == 0 else None)
     count = number * num_samples
     rows = jnp.arange(count)
     if split is None:

@@ -6,6 +6,7 @@ Public is what the ``__init__`` of the package or of one of its rooms exports.
 import ast
 import importlib
 import inspect
+import itertools
 import pkgutil
 import textwrap
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ CODES = {
 
 
 class PackageValidator(Validator):
-    """numpydoc's rules, where the fields of a record may stand under Attributes as well."""
+    """numpydoc's rules; fields of a record may stand under Attributes, or have a string below."""
 
     def __init__(self, obj_name: Any) -> None:
         super().__init__(get_doc_object(obj_name, config={"show_class_members": False}))
@@ -56,10 +57,22 @@ class PackageValidator(Validator):
     def doc_all_parameters(self) -> dict[str, Any]:
         documented = super().doc_all_parameters
         if inspect.isclass(self.obj):
-            fields = self._doc_parameters(["Attributes"])
+            fields = self._doc_parameters(["Attributes"]) | told_below(self.obj)
             accepted = set(self.signature_parameters) - set(documented)
             documented |= {name: fields[name] for name in fields if name in accepted}
         return documented
+
+
+def told_below(cls: type) -> dict[str, Any]:
+    """Fields of a class that a string follows."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
+    return {
+        field.target.id: ("", said.value.value)
+        for field, said in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(said, ast.Expr)
+        and isinstance(said.value, ast.Constant)
+    }
 
 
 def public_modules() -> Iterator[ModuleType]:

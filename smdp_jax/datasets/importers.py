@@ -80,10 +80,8 @@ def from_hdf5(path: Any, **options: Unpack[Options]) -> Trajectories:
 
     Raises
     ------
-    ImportError
-        If h5py is not installed.
-    FileNotFoundError, ValueError
-        As ``from_npz``.
+    ImportError, FileNotFoundError, ValueError
+        If h5py is not installed, and as ``from_npz``.
     """
     return _read(path, "hdf5", **options)
 
@@ -103,10 +101,8 @@ def from_netcdf(path: Any, **options: Unpack[Options]) -> Trajectories:
 
     Raises
     ------
-    ImportError
-        If h5py (version 4) or xarray (version 3) is not installed.
-    FileNotFoundError, ValueError
-        As ``from_npz``.
+    ImportError, FileNotFoundError, ValueError
+        If h5py (version 4) or xarray (version 3) is not installed, and as ``from_npz``.
     """
     return _read(path, "netcdf", **options)
 
@@ -129,10 +125,8 @@ def from_zarr(path: Any, **options: Unpack[Options]) -> Trajectories:
 
     Raises
     ------
-    ImportError
-        If zarr is not installed.
-    FileNotFoundError, ValueError
-        As ``from_npz``.
+    ImportError, FileNotFoundError, ValueError
+        If zarr is not installed, and as ``from_npz``.
     """
     return _read(path, "zarr", **options)
 

@@ -191,12 +191,8 @@ def open_stream(
         What ``write`` wrote.
     chunks_per_block : int
         How many chunks are in memory for one epoch of ``fit``: the more, the better they are mixed.
-    config : dict or dataclass, optional
-        Refuse a dataset that was generated with another one.
-    partial : bool
-        Take the chunks there are of a dataset that is not finished.
-    dtype : floating dtype, optional
-        Cast floating-point arrays to it; default: as stored.
+    config, partial, dtype
+        As for ``open_trajectories``.
 
     Returns
     -------
@@ -205,12 +201,8 @@ def open_stream(
 
     Raises
     ------
-    ImportError
-        If zarr is not installed.
-    FileNotFoundError
-        If there is no such dataset.
-    ValueError
-        If it is not finished, of another config, or has fewer chunks than make a block.
+    ImportError, FileNotFoundError, ValueError
+        As ``open_trajectories``, and if there are fewer chunks than make a block.
     """
     store = _open(path, config)
     written = tuple(_written(store, partial))

@@ -57,33 +57,6 @@ class Experiment(abc.ABC):
     bounds) and a dict ``PRESETS`` of its instances by name. ``sde``, ``prior`` and ``model`` are
     enough; whatever else is defined replaces a default. Methods are pure: the same fields and key
     give the same result.
-
-    Parameters
-    ----------
-    seed : int
-        Root of all random numbers.
-    end_time : float
-        When the end state is observed.
-    time_steps : int
-        Stored steps of the paths; the backward solves take the same ones.
-    substeps : int
-        Simulator steps in each of them.
-    trajectories : int
-        Simulated paths to learn from.
-    steps : int
-        Updates of the network.
-    batch_size : int
-        Windows per update.
-    learning_rate : float
-        Learning rate of Adam at the start; it falls to 0 as a cosine.
-    clip : float
-        Largest norm of the gradient.
-    ema : float
-        Decay of the averaged parameters, which are the ones used.
-    test_cases : int
-        Held-out end states whose past is sampled.
-    posterior_samples : int
-        Posterior samples for each of them.
     """
 
     seed: Seed = 0
@@ -125,12 +98,12 @@ class Experiment(abc.ABC):
 
     @abc.abstractmethod
     def sde(self) -> SDE:
-        """Return the forward process.
+        """Return the forward process: what the data follow, and what is solved backward.
 
         Returns
         -------
         SDE
-            What the data follow, and what is solved backward.
+            The process.
         """
 
     def prior(self, key: PRNGKeyArray, number: int) -> State:
@@ -138,10 +111,8 @@ class Experiment(abc.ABC):
 
         Parameters
         ----------
-        key : PRNG key
-            Randomness.
-        number : int
-            How many.
+        key, number
+            Randomness, and how many.
 
         Returns
         -------
@@ -160,10 +131,8 @@ class Experiment(abc.ABC):
 
         Parameters
         ----------
-        key : PRNG key
-            Randomness.
-        number : int
-            How many.
+        key, number
+            Randomness, and how many.
 
         Returns
         -------
@@ -177,10 +146,8 @@ class Experiment(abc.ABC):
 
         Parameters
         ----------
-        key : PRNG key
-            Randomness.
-        number : int
-            How many.
+        key, number
+            Randomness, and how many.
 
         Returns
         -------
@@ -328,10 +295,8 @@ class Experiment(abc.ABC):
 
         Parameters
         ----------
-        run : Run
-            The trained run.
-        arrays : dict
-            What ``sample`` returned.
+        run, arrays
+            The trained run, and what ``sample`` returned.
 
         Returns
         -------
@@ -353,10 +318,8 @@ class Experiment(abc.ABC):
 
         Parameters
         ----------
-        run : Run
-            The trained run.
-        arrays : dict
-            What ``sample`` returned.
+        run, arrays
+            The trained run, and what ``sample`` returned.
 
         Returns
         -------
@@ -444,33 +407,19 @@ class Run:
 
     @property
     def score(self) -> LearnedScore:
-        """The learned score.
-
-        Raises
-        ------
-        TypeError
-            If training learned something else.
-        """
-        return Fit(self.learned, dict(self.history), self.step_miss).score
+        """The learned score; a TypeError where training learned something else."""
+        return self._fit.score
 
     @property
     def correction(self) -> StepCorrection:
-        """The learned step correction.
-
-        Raises
-        ------
-        TypeError
-            If training learned something else.
-        """
-        return Fit(self.learned, dict(self.history), self.step_miss).correction
+        """The learned step correction; a TypeError where training learned something else."""
+        return self._fit.correction
 
     @property
     def kernel(self) -> LearnedKernel:
-        """The learned backward kernel.
+        """The learned backward kernel; a TypeError where training learned something else."""
+        return self._fit.kernel
 
-        Raises
-        ------
-        TypeError
-            If training learned something else.
-        """
-        return Fit(self.learned, dict(self.history), self.step_miss).kernel
+    @property
+    def _fit(self) -> Fit:
+        return Fit(self.learned, dict(self.history), self.step_miss)

@@ -1,5 +1,7 @@
 """The networks of the paper's experiments, by name, with their numbers of parameters.
 
+Holzschuh, Vegetti, Thuerey, "Solving Inverse Physics Problems with Score Matching", 2023.
+
 Inputs are those of the paper: all fields of the state, masks among the conditions, time as it is,
 and the coordinates where there are walls. Any field of a network can be replaced by keyword.
 """
@@ -26,13 +28,8 @@ def heat_encoder_decoder(**options: Any) -> EncoderDecoder:
     -------
     EncoderDecoder
         For a state of one (n, n) field.
-
-    References
-    ----------
-    Holzschuh, Vegetti, Thuerey, "Solving Inverse Physics Problems with Score Matching", 2023.
     """
-    chosen: dict[str, Any] = {"time_features": "raw"}
-    return EncoderDecoder(**chosen | options)
+    return EncoderDecoder(**{"time_features": "raw"} | options)
 
 
 def burgers_resnet(**options: Any) -> DilatedResNet:
@@ -68,10 +65,6 @@ def smoke_resnet(**options: Any) -> DilatedResNet:
     DilatedResNet
         For a state of marker and two velocities on the inner faces, and an obstacle mask among the
         conditions. Velocities that include the faces on the walls take two channels each: 338 645.
-
-    References
-    ----------
-    Holzschuh, Vegetti, Thuerey, "Solving Inverse Physics Problems with Score Matching", 2023.
     """
     chosen: dict[str, Any] = {"padding": "zero", "coordinates": True, "time_features": "raw"}
     return DilatedResNet(**chosen | options)
@@ -91,10 +84,6 @@ def smoke_unet(**options: Any) -> UNet:
     -------
     UNet
         For the state of `smoke_resnet`, sides a multiple of 64.
-
-    References
-    ----------
-    Holzschuh, Vegetti, Thuerey, "Solving Inverse Physics Problems with Score Matching", 2023.
     """
     chosen: dict[str, Any] = {
         "channels": (16, 32, 48, 64, 80, 96, 112),

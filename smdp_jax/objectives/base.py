@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.objectives.step_miss import step_miss
@@ -52,10 +51,8 @@ class Objective:
 
         Parameters
         ----------
-        sde : SDE
-            The process.
-        data : Trajectories
-            Paths to learn from, or held-out ones.
+        sde, data
+            The process, and paths to learn from, or held-out ones.
         """
 
     def prepare(self, sde: SDE, data: Trajectories) -> Any:
@@ -63,10 +60,8 @@ class Objective:
 
         Parameters
         ----------
-        sde : SDE
-            The process.
-        data : Trajectories
-            Stored paths.
+        sde, data
+            The process, and stored paths.
 
         Returns
         -------
@@ -80,17 +75,13 @@ class Objective:
 
         Parameters
         ----------
-        sde : SDE
-            The process.
-        data : Trajectories
-            Stored paths.
-        precondition : bool
-            As for ``fit``.
+        sde, data, precondition
+            The process, stored paths, and whether there is to be a ``Preconditioner``.
 
         Returns
         -------
         pytree or None
-            Handed to ``learned``; by default a ``Preconditioner``, or None without.
+            Handed to ``learned``.
         """
         return Preconditioner.of(sde, data) if precondition else None
 
@@ -99,12 +90,8 @@ class Objective:
 
         Parameters
         ----------
-        sde : SDE
-            The process.
-        model : flax.linen.Module
-            The network.
-        variables : pytree
-            Its parameters.
+        sde, model, variables
+            The process, the network, and its parameters.
         scales : pytree
             From ``scales``, or of the term that training goes on from.
         ts : array (times,)
@@ -115,7 +102,7 @@ class Objective:
         LearnedScore, StepCorrection, LearnedStep, ...
             Called by ``loss``, and returned by ``fit`` with averaged parameters.
         """
-        return LearnedScore(model, variables, scales, ts=ts[jnp.array([0, -1])])
+        return LearnedScore(model, variables, scales, ts=ts[:: ts.shape[0] - 1])
 
     def split(self, data: Trajectories) -> tuple[Trajectories, Trajectories | None]:
         """Set paths aside that training must not see, for ``finish``.
@@ -137,12 +124,8 @@ class Objective:
 
         Parameters
         ----------
-        model : flax.linen.Module
-            The network.
-        scales : pytree
-            From ``scales``.
-        data : Trajectories
-            Stored paths.
+        model, scales, data
+            The network, what ``scales`` returned, and stored paths.
 
         Returns
         -------
@@ -156,12 +139,8 @@ class Objective:
 
         Parameters
         ----------
-        learned : Any
-            With averaged parameters.
-        held_out : Trajectories
-            From ``split``, or the validation paths.
-        key : PRNG key
-            Randomness.
+        learned, held_out, key
+            With averaged parameters; paths of ``split``, or the validation; randomness.
 
         Returns
         -------
@@ -175,12 +154,8 @@ class Objective:
 
         Parameters
         ----------
-        data : Trajectories
-            Stored paths.
-        sample, start : int
-            Which path, and the index of the first time.
-        steps : int
-            Steps of the window.
+        data, sample, start, steps
+            Stored paths, which of them, the index of the first time, and how many steps.
 
         Returns
         -------
@@ -196,16 +171,12 @@ class Objective:
 
         Parameters
         ----------
-        learned : callable
-            From ``learned``.
-        sde : SDE
-            The process.
+        learned, sde
+            What ``learned`` returned, and the process.
         window : Trajectories
             One window, without sample axis.
-        constants : pytree
-            From ``prepare``.
-        key : PRNG key
-            Randomness of the loss.
+        constants, key
+            What ``prepare`` returned, and randomness.
 
         Returns
         -------
@@ -224,14 +195,8 @@ class Objective:
 
         Parameters
         ----------
-        sde : SDE
-            The process.
-        learned : callable
-            What was learned.
-        data : Trajectories
-            Held-out paths, or those learned from.
-        key : PRNG key
-            Chooses paths.
+        sde, learned, data, key
+            The process, what was learned, held-out paths or those learned from, and randomness.
 
         Returns
         -------

@@ -61,7 +61,7 @@ class Preconditioner:
         geometric = np.geomspace(1, last + 1, 64) - 1
         nodes = np.concatenate([geometric, np.linspace(0, last, 32), [min(1, last)]])
         nodes = np.unique(np.round(nodes).astype(int))
-        return cls(*_tables(sde, data, jnp.asarray(nodes)))
+        return cls(*_tables(sde, data, nodes))
 
     def moments(self, t: Scalar) -> tuple[State, State]:
         """Mean and variance of the data at one time: what a Gaussian step refers to.
@@ -109,7 +109,7 @@ def _or_one(tree: Any) -> Any:
 
 
 @partial(compiled, compiler_options=ONCE)
-def _tables(sde: SDE, data: Trajectories, nodes: Array) -> tuple[Any, State, State, State]:
+def _tables(sde: SDE, data: Trajectories, nodes: Any) -> tuple[Any, State, State, State]:
     """Times, mean, variance and noise at some times, leaves (nodes,); copies one time at once."""
     g = jax.vmap(lambda t: sde.g(t, data.at(0, 0)))(data.ts)
 

@@ -1,6 +1,7 @@
 """The range of the training paths over time: beyond it a network extrapolates."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from smdp_jax.compiled import compiled
+from smdp_jax.compiled import ONCE, compiled
 from smdp_jax.sde import Scalar, State
 from smdp_jax.trajectories import Trajectories
 
@@ -29,7 +30,7 @@ class SeenRange:
         """Look at paths, and widen their range by half of its largest width."""
         last = data.num_times - 1
         nodes = np.unique(np.round(np.linspace(0, last, min(_NODES, last + 1))).astype(int))
-        return cls(data.ts[nodes], *_limits(data.xs, jnp.asarray(nodes)))
+        return cls(*_limits(data.ts, data.xs, nodes))
 
     def outside(self, t: Scalar, x: State) -> Array:
         """Tell whether an entry of a state is beyond what was seen about then, or not finite."""
@@ -43,12 +44,13 @@ class SeenRange:
         return ~jnp.stack(within).all()
 
 
-@compiled
-def _limits(xs: State, nodes: Array) -> tuple[State, State]:
+@partial(compiled, compiler_options=ONCE)
+def _limits(ts: Array, xs: State, nodes: Any) -> tuple[Array, State, State]:
     def of(x: Array) -> tuple[Array, Array]:
         low, high = jax.lax.map(lambda i: (x[:, i].min(), x[:, i].max()), nodes)
         slack = 0.5 * (high - low).max()
         return low - slack, high + slack
 
     found = jax.tree.map(of, xs)
-    return tuple(jax.tree.map(lambda x, f, i=i: f[i], xs, found) for i in range(2))
+    low, high = (jax.tree.map(lambda x, f, i=i: f[i], xs, found) for i in range(2))
+    return ts[nodes], low, high

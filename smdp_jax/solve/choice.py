@@ -96,7 +96,7 @@ def way_back(
     )
 
     def decide() -> Verdict:
-        with jax.ensure_compile_time_eval():
+        with jax.core.eval_context():  # inside of a caller's jit, too; and nothing is unrolled
             look = _Look(verb, asked, score, looked, learned)
             return look.of_drift(named) if asked.sde.drift is not None else look.of_step(named)
 

@@ -30,7 +30,7 @@ def forward_way(sde: SDE, ts: Array, starts: Ends, substeps: int) -> tuple[SDE, 
     looked = starts.chosen()
 
     def decide() -> tuple[Any, int]:
-        with jax.ensure_compile_time_eval():
+        with jax.core.eval_context():
             return _forward_verdict(sde, ts, looked, substeps)
 
     identity = ("forward", *map(told, (sde, ts, looked)), substeps)
