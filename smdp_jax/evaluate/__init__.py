@@ -1,6 +1,8 @@
 """Evaluation: metrics, spectra, calibration, plots and the report; arrays in, arrays out.
 
 ``evaluate.plots`` needs matplotlib and is imported on first use; everything else does without.
+Arrays whose shapes do not belong together are refused with a ValueError that names them; what only
+values tell is refused outside of ``jit`` and gives NaN (ranks: -1) under it.
 """
 
 import importlib

@@ -60,7 +60,7 @@ def sbc_ranks(
     Raises
     ------
     ValueError
-        If the shapes do not belong together, or a truth or a draw is not finite (which cases).
+        If a truth or a draw is not finite (which cases).
     """
     truths, samples = check_cases(truths, samples)
     return _ranks(truths, samples, key, finite_cases(truths, samples))
@@ -91,10 +91,8 @@ def tarp_ranks(
 
     Parameters
     ----------
-    truths : array
-        States drawn from the prior, shape (cases, *state).
-    samples : array
-        Independent posterior draws of each case, shape (cases, draws, *state).
+    truths, samples
+        As for `sbc_ranks`.
     key : key
         Draws the references and breaks ties.
     references : array or None
@@ -109,8 +107,7 @@ def tarp_ranks(
     Raises
     ------
     ValueError
-        If the shapes do not belong together, a truth or a draw is not finite (which cases), or all
-        truths are the same.
+        If a truth or a draw is not finite (which cases), or all truths are the same.
     """
     truths, samples = check_cases(truths, samples)
     key_reference, key_ties = jax.random.split(key)
@@ -324,11 +321,6 @@ def expected_coverage(
     Float[Array, " _levels"]
         Coverage in [0, 1], granular to 1 / (L + 1), with standard error
         sqrt(level (1 - level) / cases) if calibrated.
-
-    Raises
-    ------
-    ValueError
-        If a rank lies outside 0 ... num_draws or a level outside [0, 1].
     """
     ranks, levels = _check_ranks(ranks, num_draws), check_levels(levels)
     positions = _uniform_positions(ranks, num_draws)
@@ -350,10 +342,8 @@ def marginal_coverage(
 
     Parameters
     ----------
-    truths : array
-        States drawn from the prior, shape (cases, *state).
-    samples : array
-        Independent posterior draws of each case, shape (cases, draws, *state).
+    truths, samples
+        As for `sbc_ranks`.
     levels : array
         Nominal probabilities in [0, 1], shape (levels,).
     key : key or None
@@ -364,12 +354,6 @@ def marginal_coverage(
     Float[Array, "_levels *_state"]
         Coverage in [0, 1], granular to 1 / (draws + 1); above the level: intervals too wide, below:
         too narrow or misplaced.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not belong together, a truth or a draw is not finite (which cases), or a
-        level lies outside [0, 1].
     """
     levels, ranks = check_levels(levels), sbc_ranks(truths, samples, key=key)
     off_centre = jnp.abs(2 * _uniform_positions(ranks, samples.shape[1]) - 1)

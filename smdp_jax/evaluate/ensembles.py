@@ -61,12 +61,6 @@ def crps_ensemble(
     Float[Array, "*_state"]
         Score of each entry, in units of the state; smaller is better. One member and "standard":
         the absolute error.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not belong together, the estimator is unknown, or "fair" is asked of one
-        member.
     """
     samples, truth = check_ensemble(samples, truth)
     members = samples.shape[0]
@@ -134,23 +128,13 @@ def energy_score(
 
     Parameters
     ----------
-    samples : array
-        Ensemble, shape (members, *state), in units of the state.
-    truth : array
-        True state, shape (*state).
-    estimator : "fair" or "standard"
-        "fair" (unbiased for any number of members) or "standard", as in `crps_ensemble`.
+    samples, truth, estimator
+        As for `crps_ensemble`.
 
     Returns
     -------
     Float[Array, ""]
         In units of the state; smaller is better.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not belong together, the estimator is unknown, or "fair" is asked of one
-        member.
     """
     samples, truth = check_ensemble(samples, truth)
     members = samples.shape[0]

@@ -72,21 +72,13 @@ def posterior_hit_metric(x0: Real[AnyArray, "*_paths"], tolerance: float = 0.1) 
 
     Parameters
     ----------
-    x0 : array
-        End points of backward paths at t = 0 whose starting points at the final time were spread
-        symmetrically about 0; any shape, in units of the state.
-    tolerance : float
-        A path hits +-1 if it ends strictly closer than this, in units of the state; in (0, 1].
+    x0, tolerance
+        As for `hit_shares`; starting points at the final time spread symmetrically about 0.
 
     Returns
     -------
     Float[Array, ""]
         Q in [0, 1].
-
-    Raises
-    ------
-    ValueError
-        If the tolerance is outside (0, 1] or there is no path.
     """
     shares = hit_shares(x0, tolerance)
     return 2 * jnp.minimum(shares.plus, shares.minus)
@@ -157,7 +149,7 @@ def mse(estimate: Real[AnyArray, "*_state"], truth: Real[AnyArray, "*_state"]) -
     Parameters
     ----------
     estimate, truth : array
-        Arrays of one shape and unit.
+        Of one shape and unit.
 
     Returns
     -------
@@ -231,7 +223,7 @@ def rmse(estimate: Real[AnyArray, "*_state"], truth: Real[AnyArray, "*_state"]) 
     Parameters
     ----------
     estimate, truth : array
-        Arrays of one shape and unit.
+        Of one shape and unit.
 
     Returns
     -------
@@ -249,7 +241,7 @@ def relative_error(
     Parameters
     ----------
     estimate, truth : array
-        Arrays of one shape and unit.
+        Of one shape and unit.
 
     Returns
     -------

@@ -75,11 +75,6 @@ def amplitude_spectrum(
     Float[Array, " shells"]
         A(0) ... A(kmax), in units of the field times grid points (unnormalised FFT). A pure mode
         u = a cos(q.x) puts |FFT u| = a N / 2 on each of the two entries +-q.
-
-    Raises
-    ------
-    ValueError
-        If the field has no axis or no point, or ``kmax`` is not a shell of its grid.
     """
     return _radial_mean(field, kmax, jnp.abs)
 
@@ -102,20 +97,13 @@ def power_spectrum(
 
     Parameters
     ----------
-    field : array
-        Values on a periodic grid, shape (*grid), in units of the field.
-    kmax : int or None
-        Last shell; by default half the shortest axis, beyond which shells are incomplete.
+    field, kmax
+        As for `amplitude_spectrum`.
 
     Returns
     -------
     Float[Array, " shells"]
         E(0) ... E(kmax), in units of the field squared.
-
-    Raises
-    ------
-    ValueError
-        If the field has no axis or no point, or ``kmax`` is not a shell of its grid.
     """
     shells, kmax = _shells(field, kmax)
     modes = jnp.abs(jnp.fft.fftn(as_float("field", field), norm="forward"))
@@ -145,12 +133,6 @@ def spectral_error(
     Float[Array, ""]
         The error in natural logarithms, dimensionless; inf if one field is empty in a shell in
         which the other is not.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ or ``kmax`` is not a shell of the grid; outside jit also if a field is
-        constant or not finite.
     """
     return _log_distance(x, y, kmax, jnp.abs)
 
@@ -167,20 +149,13 @@ def published_spectral_error(
 
     Parameters
     ----------
-    x, y : array
-        Two fields on the same periodic grid, shape (*grid), in the same units.
-    kmax : int
-        Last shell that counts, at least 1.
+    x, y, kmax
+        As for `spectral_error`.
 
     Returns
     -------
     Float[Array, ""]
         The error in natural logarithms, dimensionless.
-
-    Raises
-    ------
-    ValueError
-        As for `spectral_error`.
     """
     return _log_distance(x, y, kmax, lambda modes: jnp.abs(jnp.real(modes)))
 
