@@ -29,7 +29,8 @@ def heat_encoder_decoder(**options: Any) -> EncoderDecoder:
     EncoderDecoder
         For a state of one (n, n) field.
     """
-    return EncoderDecoder(**{"time_features": "raw"} | options)
+    chosen: dict[str, Any] = {"time_features": "raw"}
+    return EncoderDecoder(**chosen | options)
 
 
 def burgers_resnet(**options: Any) -> DilatedResNet:

@@ -16,6 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import eval_context
 from jaxtyping import Array
 
 from smdp_jax.checks import concrete, known
@@ -96,7 +97,7 @@ def way_back(
     )
 
     def decide() -> Verdict:
-        with jax.core.eval_context():  # inside of a caller's jit, too; and nothing is unrolled
+        with eval_context():  # inside of a caller's jit, too; and nothing is unrolled
             look = _Look(verb, asked, score, looked, learned)
             return look.of_drift(named) if asked.sde.drift is not None else look.of_step(named)
 

@@ -7,8 +7,8 @@ drift in more substeps.
 from dataclasses import replace
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import eval_context
 from jaxtyping import Array
 
 from smdp_jax.checks import concrete, known
@@ -30,7 +30,7 @@ def forward_way(sde: SDE, ts: Array, starts: Ends, substeps: int) -> tuple[SDE, 
     looked = starts.chosen()
 
     def decide() -> tuple[Any, int]:
-        with jax.core.eval_context():
+        with eval_context():
             return _forward_verdict(sde, ts, looked, substeps)
 
     identity = ("forward", *map(told, (sde, ts, looked)), substeps)
