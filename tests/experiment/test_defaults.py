@@ -10,7 +10,7 @@ import pytest
 
 import smdp_jax as smdp
 from smdp_jax.experiment import load, load_config_file, run_experiment
-from smdp_jax.experiment.calibrated import calibration_of, lost_of
+from smdp_jax.experiment.calibrated import calibrated, calibration_of, lost_of
 from smdp_jax.experiment.run_directory import RunFiles
 
 FILE = Path(__file__).parents[2] / "configs" / "ornstein_uhlenbeck.py"
@@ -63,6 +63,14 @@ def test_stored_calibration_is_the_one_computed(finished):
     assert [dataclasses.asdict(m) for m in stored.metrics] == [
         dataclasses.asdict(m) for m in report.metrics
     ]
+
+
+def test_too_few_held_out_paths_or_draws_tell_nothing(finished):
+    run, key = load(finished), jax.random.key(1)
+    held_out = run.dataset.validation
+    assert calibrated(run.sde, run.learned, held_out[:19], key=key) == {}
+    some = smdp.Posterior(np.zeros((60, 8, *held_out.xs.shape[2:])), None)
+    assert calibrated(run.sde, run.learned, held_out, key=key, drawn=some) == {}
 
 
 def test_lost_paths_are_counted_where_a_report_says_so():
