@@ -51,9 +51,9 @@ class Options(Settings):
     """A trained run; empty: none."""
     cases: int = 200
     """Truths that the learned score is tried on."""
-    case_particles: int = 48
+    case_particles: int = 32
     """Particles for each of them."""
-    case_steps: int = 16
+    case_steps: int = 12
     """Gaussian-exact steps back: as many as there are need one evaluation each."""
     draws: int = 15
     """Samples of each that are compared by rank."""

@@ -29,7 +29,7 @@ from smdp_jax.sde import SDE, Args, ScoreFn, State
 from smdp_jax.solve.certificate import Certificate
 from smdp_jax.solve.flow_density import FlowDensity, LogDensity
 from smdp_jax.solve.inverses import walked
-from smdp_jax.solve.particles import effective_size, log_mean_exp, relative_variance
+from smdp_jax.solve.particles import doubts, effective_size, log_mean_exp, stated_error
 from smdp_jax.solve.path_weights import PathWeights
 from smdp_jax.solve.transitions import StepKernel, transitions_of
 from smdp_jax.trajectories import Trajectories
@@ -233,7 +233,7 @@ def certify(
     """Weigh the reverse-time SDE's paths from an end state against the simulator's law of them.
 
     The evidence is that of the simulator's chain on ``ts``, with one Gaussian step an interval.
-    It is without bias whatever the score, differentiable in ``args`` (without ``reference``), and
+    It is without bias whatever the score, differentiable in ``args`` (through resampling, too), and
     needs noise on every leaf. Use ``jax.vmap`` for many end states.
 
     Parameters
@@ -327,8 +327,8 @@ def _certify(
     k_paths, k_resampled = jax.random.split(key)
     x, logs = paths.independent(score, k_paths, x_end, count, args)
     logs = jnp.where(jnp.isnan(logs), -jnp.inf, logs)
-    bound, variance = log_mean_exp(logs), relative_variance(logs)
-    evidence, share, sizes = bound, effective_size(logs) / count, None
+    bound, share, sizes = log_mean_exp(logs), effective_size(logs) / count, None
+    found = x, logs, bound, stated_error(doubts(logs))
     elbo, error = logs.mean(), logs.std(ddof=1) / math.sqrt(count)
     if guide is not None:
 
@@ -338,11 +338,12 @@ def _certify(
             return jax.tree.map(lambda a: a[j], guide).log_density(x)
 
         run = paths.resampled(score, k_resampled, x_end, count, args, reference, threshold)
-        x, logs, evidence, variance, sizes = run
+        other, sizes = (*run[:3], stated_error(run.doubt)), run.ess
+        better = jnp.isfinite(other[2]) & ~(other[3] > found[3])
+        found = jax.tree.map(lambda new, old: jnp.where(better, new, old), other, found)
+    x, logs, evidence, doubt = found
     log_weights = jax.nn.log_softmax(logs)
-    return Certificate(
-        elbo, error, bound, evidence, jnp.sqrt(variance), share, sizes, x, log_weights
-    )
+    return Certificate(elbo, error, bound, evidence, doubt, share, sizes, x, log_weights)
 
 
 def _reference(reference: Any, ts: Any) -> Any:

@@ -33,7 +33,7 @@ from smdp_jax.scores.twist import LinearTwist, sights_of, time_index
 from smdp_jax.sde import SDE, Args, ScoreFn, State
 from smdp_jax.solve.batches import split_of
 from smdp_jax.solve.conditioning import Conditioning
-from smdp_jax.solve.particles import Weighted, choose, systematic
+from smdp_jax.solve.particles import Weighted, choose, stated_error, systematic
 from smdp_jax.solve.tempering import Tempering
 from smdp_jax.solve.transitions import transitions_of
 from smdp_jax.trajectories import Trajectories
@@ -55,7 +55,11 @@ class ConditionInfo:
     resampled : bool array (times - 1,)
         Whether they were resampled on the way to that time.
     temperatures, acceptance, step_sizes : array (256,)
-        Of the tempered end state, by stage; NaN where no stage was needed.
+        Of the tempered end state, by stage; NaN where no stage was needed. Sizes are shares of the
+        width of the draws.
+    foreign : scalar
+        Share of the end state's coordinates in which ``E[score x] = -1`` fails: the score is not
+        that of the draws.
     finite : bool array (particles,)
         Whether each particle ended finite.
     """
@@ -66,6 +70,7 @@ class ConditionInfo:
     temperatures: Any
     acceptance: Any
     step_sizes: Any
+    foreign: Any
     finite: Any
 
 
@@ -83,7 +88,8 @@ class Conditioned(Weighted):
     log_evidence : scalar
         Log density of what was seen, in nats.
     log_evidence_error : scalar
-        Its standard error from the spread of the weights, in nats.
+        Its error in nats: from the spread of the weights, and, where few particles count, how far
+        it is too low if the weights are log-normal.
     info : ConditionInfo
         Effective sizes, temperatures, acceptance.
     """
@@ -119,7 +125,8 @@ def condition(
     The end state is drawn from the simulator's own end states, tempered from what they are to what
     the observations make of them, and carried back by the reverse-time SDE; on the way particles
     are weighted by what was seen, and resampled. With a twist they are steered by what is still to
-    come, which is needed where sensors tell much.
+    come, which is needed where sensors tell much. Use ``jax.vmap`` over ``key`` or values; the
+    evidence has no derivative (``certify`` has one).
 
     Parameters
     ----------
@@ -214,6 +221,7 @@ def condition(
     found = _condition(plan, score, draws, key, args, num_particles, resample)
     _check_particles(found)
     _check_moves(found.info, plan.tempering)
+    _check_foreign(found.info)
     return found if split is None else split.returned(found)
 
 
@@ -247,13 +255,14 @@ def _condition(
         end.temperatures,
         end.acceptance,
         end.step_sizes,
+        jnp.asarray(end.foreign),
         jnp.isfinite(x).all(axis=1),
     )
     return Conditioned(
         jax.vmap(unravel)(x),
         log_weights,
         end.log_evidence + carried.log_evidence,
-        jnp.sqrt(end.variance + carried.variance),
+        stated_error(end.doubt + carried.doubt),
         info,
     )
 
@@ -339,5 +348,16 @@ def _check_moves(info: ConditionInfo, tempering: Tempering) -> None:
             f"moves of the end state are short (step size {last:.2g} of 1), so that it stays near "
             "the draws that it began as: take more moves (Tempering), more draws and particles, or "
             "a larger covariance; a thin law, or a score that is not one, asks for short moves",
+            stacklevel=3,
+        )
+
+
+def _check_foreign(info: ConditionInfo) -> None:
+    """Warn where the score at the end is not that of the draws."""
+    if concrete(info) and (share := float(info.foreign)) > 0.1:
+        warnings.warn(
+            f"the score at t={float(info.ts[-1]):g} is not that of the end states: E[score x] must "
+            f"be -1 in each coordinate, got others in {share:.0%} of them, so that samples and "
+            "evidence are wrong: train it longer or on more paths, or check its args and units",
             stacklevel=3,
         )

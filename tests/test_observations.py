@@ -1,6 +1,7 @@
 """Sensors, several times, evidence: dense Gaussians and mixtures in closed form."""
 
 import importlib.util
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -149,7 +150,7 @@ def test_bimodal_posterior_of_the_start(affine_paths, places, how):
 
 
 def test_stated_error_of_the_evidence_is_the_spread_over_keys():
-    """64 repetitions under vmap: the ratio's own error is 9 %; bounds are five of them."""
+    """64 repetitions under vmap: the ratio's own error is 9 %; bounds are five of them (1e-6)."""
     rate, ts = 1.0, jnp.linspace(0.2, 1.0, 9)
     sde = smdp.SDE(lambda t, x, args: -rate * x, diffusion=0.5)
     variance = lambda t: jnp.exp(-2 * t) + 0.125 * (1 - jnp.exp(-2 * t))
@@ -297,10 +298,34 @@ def test_few_particles_that_count_are_warned_of():
 
 
 def test_short_moves_are_warned_of():
-    """A score of a law a hundred times thinner than the draws, of the seventh of the width seen."""
-    seen = [smdp.LinearObservation(1.0, np.s_[:2], jnp.array([0.3, -0.2]), 0.02)]
-    thin = lambda t, x, args: -x / jnp.array([1.0, 1.0, 1e-6, 1e-6])
-    ends = jax.random.normal(jax.random.key(1), (64, 4))
+    """On a thin ring the law is as wide as the ring, and moves are as short as it is thin."""
+    angle = jax.random.uniform(jax.random.key(1), (64,), maxval=2 * jnp.pi)
+    radius = 1 + 0.01 * jax.random.normal(jax.random.key(2), (64,))
+    ends = radius[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
+    density = lambda x: -0.5 * ((jnp.sqrt(x @ x) - 1) / 0.01) ** 2 - 0.5 * jnp.log(x @ x)
+    score = lambda t, x, args: jax.grad(density)(x)
     sde = smdp.SDE(lambda t, x, args: 0 * x, diffusion=0.1)
+    seen = [smdp.LinearObservation(1.0, 0, jnp.asarray(0.3), 0.02)]
     with pytest.warns(UserWarning, match="moves of the end state are short"):
-        _condition(sde=sde, score=thin, observations=seen, ends=ends, num_particles=64)
+        _condition(sde=sde, score=score, observations=seen, ends=ends, num_particles=64)
+
+
+@pytest.mark.parametrize("width", [1e-3, 0.3, 1.0, 4.0])
+def test_a_score_of_another_law_is_warned_of(width):
+    """Draws of the unit width, 256 of them, and a score of another one."""
+    seen = [smdp.LinearObservation(1.0, np.s_[:2], jnp.array([0.3, -0.2]), 0.5)]
+    score = lambda t, x, args: -x / args**2
+    given = {
+        "sde": smdp.SDE(lambda t, x, args: 0 * x, diffusion=0.1),
+        "score": score,
+        "observations": seen,
+        "ends": jax.random.normal(jax.random.key(1), (256, 4)),
+        "num_particles": 256,
+        "args": jnp.asarray(width),
+    }
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        share = float(_condition(**given).info.foreign)
+    said = any("is not that of the end states" in str(w.message) for w in caught)
+    assert share == (width != 1.0)
+    assert said == (width != 1.0)

@@ -35,6 +35,11 @@ class Fourier:
 
         return jax.tree.map(leaf, factors, x)
 
+    def products(self, a: State, b: State) -> State:
+        """Real parts of the products of the modes."""
+        modes = lambda x: jnp.fft.fftn(x, norm="ortho")
+        return jax.tree.map(lambda a, b: jnp.real(modes(a) * modes(b).conj()), a, b)
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -47,6 +52,10 @@ class Rotation:
         """Multiply the coordinates of a state."""
         flat, unravel = ravel_pytree(x)
         return unravel(self.basis @ (factors * (self.basis.T @ flat)))
+
+    def products(self, a: State, b: State) -> Any:
+        """Products of the coordinates."""
+        return (self.basis.T @ ravel_pytree(a)[0]) * (self.basis.T @ ravel_pytree(b)[0])
 
 
 @jax.tree_util.register_dataclass

@@ -21,8 +21,9 @@ class Certificate(Weighted):
     bound : scalar
         Log of the mean weight: at least as high on average, still at most log p(x_end).
     log_evidence, log_evidence_error : scalar
-        The best estimate of log p(x_end) (with resampling where ``reference`` was given), and its
-        standard error from the spread of the weights, in nats.
+        The best estimate of log p(x_end) (with resampling, where ``reference`` was given and it
+        states the smaller error), and its error in nats: from the spread of the weights, and, where
+        few paths count, how far it is too low if the weights are log-normal.
     share : scalar
         Effective size of the weighted paths over their number.
     ess : array (times - 1,) or None

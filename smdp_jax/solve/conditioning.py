@@ -52,9 +52,13 @@ class Conditioning(eqx.Module):
         def rest(x: Array) -> tuple[Array, Array]:
             return jax.vmap(jax.value_and_grad(lambda v: self._rest(last, v, unravel, args)))(x)
 
-        metric = Metric(lambda p, v: _flat(self.metric.power(p, unravel(v))))
+        metric, reach, foreign = _metric(self.metric, unravel, x, scores(x))
         end = temper(key, x, Target(scores, gain, seen, rest), metric, self.tempering)
-        return end._replace(log_evidence=constant + end.log_evidence)
+        return end._replace(
+            log_evidence=constant + end.log_evidence,
+            step_sizes=reach * end.step_sizes,
+            foreign=foreign,
+        )
 
     def carry(
         self, key: PRNGKeyArray, score: ScoreFn, x: Array, unravel: Unravel, args: Args
@@ -89,6 +93,26 @@ class Conditioning(eqx.Module):
     def _rest(self, index: int, x: Array, unravel: Unravel, args: Args) -> Array:
         values = [jnp.asarray(f(unravel(x), args)) for i, f in self.rest if i == index]
         return sum((v.astype(x.dtype) for v in values), jnp.zeros((), x.dtype))
+
+
+def _metric(spread: Spread, unravel: Unravel, x: Array, slopes: Array) -> tuple:
+    """What moves are measured by, how far they reach in it, and the share of foreign coordinates.
+
+    A law that bends is thin where it is, ``1 / E[s^2]``, and far wider as a whole: moves of the
+    first size stay in it everywhere (Titsias 2023, arXiv 2305.14442). ``E[s x] = -1`` in every
+    coordinate of a law and its own score (Stein); where not, the score is not of these draws.
+    """
+    own = jax.vmap(lambda s, x: _flat(spread.products(unravel(s), unravel(x))))
+    square = own(slopes, slopes).mean(axis=0)
+    along = own(slopes, x - x.mean(axis=0, keepdims=True))
+    variance, rebuild = ravel_pytree(spread.variance)
+    wide = jnp.broadcast_to(variance, square.shape)
+    thin = jnp.where((wide * square > 2) & jnp.isfinite(square), 1 / square, wide)
+    narrow = Spread(rebuild(thin), spread.transform)
+    error = along.std(axis=0) / len(x) ** 0.5
+    foreign = jnp.abs(along.mean(axis=0) + 1) > 0.5 + 5 * error
+    metric = Metric(lambda p, v: _flat(narrow.power(p, unravel(v))))
+    return metric, thin.sum() / wide.sum(), foreign.mean(dtype=x.dtype)
 
 
 def _flat(tree: State) -> Array:

@@ -33,6 +33,36 @@ def relative_variance(log_weights: Array) -> Array:
     return 1 / effective_size(log_weights) - 1 / count
 
 
+_FEW, _ELSEWHERE = 32, 500.0  # particles; nats below the best, where a path counts for nothing
+
+
+def doubts(log_weights: Array) -> Array:
+    """Of the log of the mean weight: squared standard error, and the nats that it misses, (2,).
+
+    The spread of the weights tells nothing of larger ones that no particle has. Where few count,
+    ``F(b) = log E[w^b]`` is known up to some ``b < 1`` only, and continued as a parabola, which it
+    is for log-normal weights. Doubts of several means add up.
+    """
+    logs = jax.lax.stop_gradient(log_weights - jnp.max(log_weights))
+    logs = jnp.where(logs < -_ELSEWHERE, -jnp.inf, logs)
+    count = logs.shape[0]
+    few = min(_FEW, count / 2)
+    b = next_temperature(logs, jnp.zeros_like(logs[0]), max(few, count / 4) / count)
+    weights = jax.nn.softmax(b * logs)
+    kept = jnp.where(weights > 0, logs, 0)
+    mean = jnp.sum(weights * kept)
+    variance = jnp.sum(weights * (kept - mean) ** 2)
+    far = log_mean_exp(b * logs) + (1 - b) * mean + 0.5 * (1 - b) ** 2 * variance
+    missed = jnp.maximum(far - log_mean_exp(logs), 0)
+    missed = jnp.where(effective_size(logs) < few, missed, 0)
+    return jnp.stack([relative_variance(logs), missed])
+
+
+def stated_error(doubt: Array) -> Array:
+    """Standard error and missing nats in one."""
+    return jnp.sqrt(doubt[0] + doubt[1] ** 2)
+
+
 def systematic(key: PRNGKeyArray, log_weights: Array, count: int | None = None) -> Array:
     """Ancestors by one uniform draw and a comb: each particle i gets N w_i, up to rounding."""
     count = log_weights.shape[0] if count is None else count
@@ -41,6 +71,18 @@ def systematic(key: PRNGKeyArray, log_weights: Array, count: int | None = None) 
     comb = (comb + jax.random.uniform(key, dtype=cumulated.dtype)) / count
     ancestors = jnp.searchsorted(cumulated / cumulated[-1], comb)
     return jnp.clip(ancestors, 0, log_weights.shape[0] - 1)
+
+
+def resampled(key: PRNGKeyArray, particles: State, log_weights: Array) -> tuple[State, Array]:
+    """Equal particles: weights of 1, with the derivative of those that they were picked by.
+
+    So the mean weight keeps a gradient without bias, though who is picked has none (Scibior and
+    Wood 2021, arXiv 2106.10314).
+    """
+    ancestors = systematic(key, log_weights)
+    picked = jax.nn.log_softmax(log_weights)[ancestors]
+    picked = jnp.where(jnp.isfinite(picked), picked, 0)
+    return choose(particles, ancestors), picked - jax.lax.stop_gradient(picked)
 
 
 def choose(particles: State, ancestors: Array) -> State:

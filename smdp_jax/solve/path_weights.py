@@ -17,12 +17,11 @@ from jaxtyping import Array, PRNGKeyArray
 from smdp_jax.sde import Args, ScoreFn, State
 from smdp_jax.solve.flow_density import LogDensity
 from smdp_jax.solve.particles import (
-    choose,
+    doubts,
     effective_size,
     log_mean_exp,
     over_particles,
-    relative_variance,
-    systematic,
+    resampled,
 )
 from smdp_jax.solve.transitions import StepKernel, Transitions
 
@@ -85,7 +84,7 @@ class PathWeights(eqx.Module):
         """The same, resampled on the way; ``reference(j, x)`` guesses log p at ``ts[j]``."""
 
         def step(carry: tuple, j: Array) -> tuple[tuple, Array]:
-            x, logs, evidence, variance = carry
+            x, logs, evidence, doubt = carry
             k_move, k_pick = jax.random.split(jax.random.fold_in(key, j))
 
             def move(key: PRNGKeyArray, x1: State) -> tuple[State, Array]:
@@ -103,25 +102,24 @@ class PathWeights(eqx.Module):
             size = effective_size(logs)
 
             def resample(args: tuple) -> tuple:
-                x, logs, evidence, variance = args
-                x = choose(x, systematic(k_pick, logs))
-                variance = variance + relative_variance(logs)
-                return x, jnp.zeros_like(logs), evidence + log_mean_exp(logs), variance
+                x, logs, evidence, doubt = args
+                done = evidence + log_mean_exp(logs), doubt + doubts(logs)
+                return *resampled(k_pick, x, logs), *done
 
             few = (size < threshold * count) & (j > 0)
-            carry = jax.lax.cond(few, resample, lambda a: a, (x, logs, evidence, variance))
+            carry = jax.lax.cond(few, resample, lambda a: a, (x, logs, evidence, doubt))
             return carry, size
 
         zero = jnp.zeros((), ravel_pytree(x_end)[0].dtype)
         start = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), x_end)
         known = reference(jnp.asarray(len(self.ts) - 1), x_end).astype(zero.dtype)
         carry, sizes = jax.lax.scan(
-            step, (start, jnp.zeros(count, zero.dtype), known, zero), self._order()
+            step,
+            (start, jnp.zeros(count, zero.dtype), known, jnp.zeros(2, zero.dtype)),
+            self._order(),
         )
-        x, logs, evidence, variance = carry
-        return Resampled(
-            x, logs, evidence + log_mean_exp(logs), variance + relative_variance(logs), sizes[::-1]
-        )
+        x, logs, evidence, doubt = carry
+        return Resampled(x, logs, evidence + log_mean_exp(logs), doubt + doubts(logs), sizes[::-1])
 
     def _order(self) -> Array:
         return jnp.arange(len(self.ts) - 1)[::-1]
@@ -136,5 +134,5 @@ class Resampled(NamedTuple):
     x: Any
     log_weights: Array
     log_evidence: Array
-    variance: Array
+    doubt: Array
     ess: Array

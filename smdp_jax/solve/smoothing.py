@@ -18,10 +18,10 @@ from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.solve.batches import Split
 from smdp_jax.solve.particles import (
+    doubts,
     effective_size,
     log_mean_exp,
     over_particles,
-    relative_variance,
     systematic,
 )
 
@@ -74,7 +74,7 @@ class Smoothed(NamedTuple):
     x: Array
     log_weights: Array
     log_evidence: Array
-    variance: Array
+    doubt: Array
     ess: Array
     resampled: Array
 
@@ -105,7 +105,7 @@ def smooth(
     count = len(x)
 
     def step(carry: tuple, j: Array) -> tuple[tuple, tuple]:
-        x, log_weights, log_evidence, variance = carry
+        x, log_weights, log_evidence, doubt = carry
         k_resample, k_draw, k_sensor = jax.random.split(jax.random.fold_in(key, j), 3)
         t1, t0 = ts[j + 1], ts[j]
         old = jax.tree.map(lambda a: a[j + 1], before)
@@ -125,30 +125,30 @@ def smooth(
         few = size < threshold * count
 
         def resample(args: tuple) -> tuple:
-            means, log_weights, log_evidence, variance = args
+            means, log_weights, log_evidence, doubt = args
             ancestors = systematic(k_resample, log_weights)
             log_evidence = log_evidence + log_mean_exp(log_weights)
-            variance = variance + relative_variance(log_weights)
-            return means[ancestors], jnp.zeros_like(log_weights), log_evidence, variance
+            doubt = doubt + doubts(log_weights)
+            return means[ancestors], jnp.zeros_like(log_weights), log_evidence, doubt
 
-        start = (means, log_weights, log_evidence, variance)
-        means, log_weights, log_evidence, variance = jax.lax.cond(
+        start = (means, log_weights, log_evidence, doubt)
+        means, log_weights, log_evidence, doubt = jax.lax.cond(
             few, resample, lambda args: args, start
         )
         moved = _draw(k_draw, k_sensor, means, spread, new, wide)
         log_weights = log_weights + rest(j, moved)
-        return (moved, log_weights, log_evidence, variance), (size, few)
+        return (moved, log_weights, log_evidence, doubt), (size, few)
 
     zero = jnp.zeros((), x.dtype)
-    start = (x, jnp.zeros(count, x.dtype), zero, zero)
+    start = (x, jnp.zeros(count, x.dtype), zero, jnp.zeros(2, x.dtype))
     end, (sizes, resampled) = jax.lax.scan(step, start, jnp.arange(len(ts) - 1)[::-1])
-    x, log_weights, log_evidence, variance = end
+    x, log_weights, log_evidence, doubt = end
     log_weights = jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
     log_evidence = log_evidence + log_mean_exp(log_weights)
-    variance = variance + relative_variance(log_weights)
+    doubt = doubt + doubts(log_weights)
     # What else was seen at the first time is weighed after the last step.
     sizes = sizes[::-1].at[0].min(effective_size(log_weights))
-    return Smoothed(x, log_weights, log_evidence, variance, sizes, resampled[::-1])
+    return Smoothed(x, log_weights, log_evidence, doubt, sizes, resampled[::-1])
 
 
 def _draw(

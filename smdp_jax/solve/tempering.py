@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.solve.particles import log_mean_exp, next_temperature, relative_variance, systematic
+from smdp_jax.solve.particles import doubts, log_mean_exp, next_temperature, systematic
 
 _STAGES = 256
+_STUCK, _MORE = 0.3, 16  # acceptance below which moves go on, and for how many
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Tempering:
     ess : float
         Share of the particles that the effective size keeps from one temperature to the next.
     moves : int
-        Langevin moves at each temperature.
+        Langevin moves at each temperature; more where steps have yet to find their size.
     final_moves : int
         Further moves at the last one.
     nodes : int
@@ -101,14 +102,18 @@ class Metric(NamedTuple):
 
 
 class Tempered(NamedTuple):
-    """Particles at beta = 1, and how they got there; records are padded with NaN."""
+    """Particles at beta = 1, and how they got there; records are padded with NaN.
+
+    ``foreign``: the share of coordinates whose score is not that of the draws.
+    """
 
     x: Array
     log_evidence: Array
-    variance: Array
+    doubt: Array
     temperatures: Array
     acceptance: Array
     step_sizes: Array
+    foreign: Array | float = 0.0
 
 
 class _Particles(NamedTuple):
@@ -125,7 +130,7 @@ class _State(NamedTuple):
     step: Array
     beta: Array
     log_evidence: Array
-    variance: Array
+    doubt: Array
     stage: Array
     temperatures: Array
     acceptance: Array
@@ -151,21 +156,26 @@ def temper(
         mover = _Mover(target, metric, images, gram, beta, settings.nodes)
         count = jnp.where(beta < 1, settings.moves, settings.moves + settings.final_moves)
 
-        def move(i: Array, carry: tuple) -> tuple:
-            particles, step, accepted = carry
+        def stuck(carry: tuple) -> Array:
+            return carry[0] < jnp.where(carry[3] < _STUCK, count + _MORE, count)
+
+        def move(carry: tuple) -> tuple:
+            i, particles, step, _, accepted = carry
             particles, rate = mover(jax.random.fold_in(k_move, i), particles, step)
             step = jnp.clip(step * jnp.exp(rate - 0.65), 1e-4, 1.0)
-            return particles, step, accepted + rate / count.astype(rate.dtype)
+            return i + 1, particles, step, rate, accepted + rate
 
-        start = (particles, state.step, jnp.zeros_like(beta))
-        particles, step, rate = jax.lax.fori_loop(0, count, move, start)
+        none = jnp.zeros_like(beta)
+        start = (jnp.zeros((), int), particles, state.step, none, none)
+        moves, particles, step, _, rate = jax.lax.while_loop(stuck, move, start)
+        rate = rate / moves.astype(rate.dtype)
         i = state.stage
         return _State(
             particles,
             step,
             beta,
             state.log_evidence + log_mean_exp(log_weights),
-            state.variance + relative_variance(log_weights),
+            state.doubt + doubts(log_weights),
             i + 1,
             state.temperatures.at[i].set(beta),
             state.acceptance.at[i].set(rate),
@@ -175,11 +185,12 @@ def temper(
     zero, empty = jnp.zeros((), x.dtype), jnp.full(_STAGES, jnp.nan, x.dtype)
     value, slope = target.log_likelihood(x)
     first = _Particles(x, target.score(x), value, slope)
-    start = _State(first, zero + 1, zero, zero, zero, jnp.zeros((), int), empty, empty, empty)
+    none = jnp.zeros(2, x.dtype), jnp.zeros((), int)
+    start = _State(first, zero + 1, zero, zero, *none, empty, empty, empty)
     end = jax.lax.while_loop(not_done, stage, start)
     finished = jnp.where(end.beta >= 1, end.log_evidence, jnp.nan)
     records = (end.temperatures, end.acceptance, end.step_sizes)
-    return Tempered(end.particles.x, finished, end.variance, *records)
+    return Tempered(end.particles.x, finished, end.doubt, *records)
 
 
 class _Mover(NamedTuple):

@@ -58,6 +58,12 @@ class Spread:
             lambda f, x: jnp.broadcast_to(f, x.shape).astype(x.dtype) * x, factors, x
         )
 
+    def products(self, a: State, b: State) -> State:
+        """Of the coordinates of two states, real; their mean over b = a is ``variance``."""
+        if self.transform is not None:
+            return self.transform.products(a, b)
+        return jax.tree.map(jnp.multiply, a, b)
+
     def log_density(self, offset: State) -> Array:
         """``log N(offset; 0, covariance)`` in nats."""
         white = ravel_pytree(self.power(-0.5, offset))[0]
