@@ -11,6 +11,7 @@ import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -195,6 +196,18 @@ def check_like(x: State, result: Any, name: str) -> None:
                 f"{name} must return shape {expected[0]} and dtype {expected[1]}"
                 f"{f' at {where}' if where else ''}, got {b.shape} and {b.dtype}"
             )
+
+
+def check_alike(said: str, want: Any, got: Any) -> None:
+    """Check that two trees have one structure, and the same shapes and dtypes."""
+    try:
+        chex.assert_trees_all_equal_shapes_and_dtypes(want, got)
+    except AssertionError:
+        first, second = (
+            jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", tree)
+            for tree in (want, got)
+        )
+        raise ValueError(f"{said} {first}, got {second}") from None
 
 
 # States, conditions, numbers ---------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """From an observed end state back to its past: posterior samples and most likely paths."""
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +8,9 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.checks import concrete, not_finite
 from smdp_jax.compiled import compiled
 from smdp_jax.scores.chain import kernel_walk
 from smdp_jax.scores.kernel import LearnedKernel
@@ -32,6 +29,7 @@ from smdp_jax.solve.choice import way_back
 from smdp_jax.solve.gaussian import GaussianStep
 from smdp_jax.solve.integrate import Save
 from smdp_jax.solve.looked import Ends
+from smdp_jax.solve.lost import warn_of_lost
 
 __all__ = ["Path", "Posterior", "probability_flow", "sample_posterior"]
 
@@ -255,53 +253,8 @@ def _solve(
         solve, score, args, key, x_end = split.known((solve, score, args, key, work.x_end))
         work = work._replace(x_end=x_end)
     xs, info = _sample(solve, score, work.x_end, key, args, *work[1:], split)
-    lost_at, left_at = (
-        np.asarray(v)[np.asarray(v) > -np.inf]
-        if v is not None and concrete(v) and v.is_fully_addressable
-        else np.zeros(0)
-        for v in (info.lost_at, info.left_range_at)
-    )
-    count = np.size(info.finite)
-    if lost_at.size:
-        why = _reason(args, solve, lost_at, left_at, grows)
-        warnings.warn(
-            f"{lost_at.size} of {count} paths were lost: not finite from t={lost_at.max():g} on "
-            f"the way back (half of them at t={np.median(lost_at):g}). info.finite tells which; "
-            f"{why}",
-            stacklevel=3,
-        )
-    elif left_at.size > _STRAYS * count:
-        warnings.warn(
-            f"{left_at.size} of {count} paths left the range of the training paths, from "
-            f"t={left_at.max():g} on the way back (half of them by t={np.median(left_at):g}): the "
-            "score extrapolates there. info.left_range_at tells which; "
-            f"{_reason(args, solve, left_at, left_at, grows)}",
-            stacklevel=3,
-        )
+    warn_of_lost(info, args, getattr(solve, "ts", None), grows)
     return (xs, info) if split is None else split.returned((xs, info))
-
-
-_STRAYS = 0.05
-
-
-def _reason(args: Args, solve: Any, at: np.ndarray, left_at: np.ndarray, grows: bool) -> str:
-    """What would do, for paths that were lost (or left the data) at these times."""
-    if where := not_finite(args, "args"):
-        return f"args must be finite, got {where}"
-    if grows:
-        return "its steps amplify errors, as said before the solve"
-    if left_at.size and left_at.max() >= at.max():
-        return (
-            "they left the data before: the score is not right off the data; train it for longer, "
-            "on more paths or on windows (MultiStep), or learn a backward kernel with input_noise"
-        )
-    ts = getattr(solve, "ts", None)
-    if ts is not None and concrete(ts) and at.max() <= float(ts[1]):
-        return (
-            f"only the last step loses them: the score is singular, or was not learned, near "
-            f"ts[0]={float(ts[0]):g}; start ts later, or with shorter first steps (log_grid)"
-        )
-    return "try more steps or substeps there, another solver, or a score trained for longer"
 
 
 def _flat(tree: Any, batch: tuple[int, ...]) -> Any:

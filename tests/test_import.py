@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-OPTIONAL = ("beartype", "chex", "matplotlib", "numpydoc", "pytest")
+OPTIONAL = ("beartype", "matplotlib", "numpydoc", "pytest")
 
 
 def test_import_is_light():

@@ -5,12 +5,8 @@ Each takes the process, an end state and the time grid, and returns a ``Posterio
 grids to numbers, is refused with a ValueError that names it.
 """
 
-from smdp_jax.baselines.guided import (
-    DiffusionPrior,
-    fit_diffusion_prior,
-    guided_posterior,
-    search_scale,
-)
+from smdp_jax.baselines.diffusion_prior import DiffusionPrior, fit_diffusion_prior
+from smdp_jax.baselines.guided import guided_posterior, search_scale
 from smdp_jax.baselines.optimised import (
     end_spread,
     optimise_start,

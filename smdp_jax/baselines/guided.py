@@ -1,9 +1,10 @@
 r"""Guided diffusion: a diffusion model of starts that knows no simulator, guided through one.
 
-    dx = -(x - m) / 2 dt + c dW,      s + scale * grad_x log N(x_T; F(x0_hat(t, x)), r^2)
+    s + scale * grad_x log N(x_T; F(x0_hat(t, x)), r^2)
 
-x0_hat the mean of the start given x by Tweedie's formula, F the simulation without noise, r the
-spread that the noise gives its end (diffusion posterior sampling, Chung et al. 2023, eq. 16).
+s the score of the diffused starts, x0_hat the mean of the start given x by Tweedie's formula, F the
+simulation without noise, r the spread that the noise gives its end (diffusion posterior sampling,
+Chung et al. 2023, eq. 16).
 """
 
 from collections.abc import Sequence
@@ -12,195 +13,20 @@ from functools import partial
 from typing import Any
 
 import diffrax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.baselines.parts import as_posterior, at_rest, half_square, noise_free
+from smdp_jax.baselines.diffusion_prior import DiffusionPrior
+from smdp_jax.baselines.parts import as_posterior, half_square, noise_free
 from smdp_jax.checks import check_finite, check_key, check_positive, check_samples, check_time_grid
 from smdp_jax.evaluate.ensembles import crps_ensemble
-from smdp_jax.objectives import DenoisingScore
 from smdp_jax.posterior import Posterior, sample_posterior
-from smdp_jax.scores.tables import white_noise
-from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
-from smdp_jax.solve.time_grids import log_grid
-from smdp_jax.training.fit import fit
-from smdp_jax.trajectories import Trajectories
+from smdp_jax.sde import SDE, Args, Scalar, State
+from smdp_jax.solve.terms import white_noise
 
-__all__ = ["DiffusionPrior", "fit_diffusion_prior", "guided_posterior", "search_scale"]
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class DiffusionPrior:
-    """An unconditional diffusion model of states.
-
-    Parameters
-    ----------
-    score : callable
-        ``score(t, x, args)`` of the diffused states, t in diffusion time.
-    ts : array (times,)
-        Diffusion times from 0; at the last one next to nothing is left of the state.
-    mean, std : pytree
-        Of the states, one number per leaf.
-    """
-
-    score: ScoreFn
-    ts: Any
-    mean: Any
-    std: Any
-
-    def sde(self) -> SDE:
-        """Return the diffusion.
-
-        Returns
-        -------
-        SDE
-            ``dx = -(x - mean) / 2 dt + std dW``.
-        """
-        mean = self.mean
-
-        def drift(t: Any, x: State, args: Args) -> State:
-            return jax.tree.map(lambda x, m: (m - x) / 2, x, mean)
-
-        return SDE(drift, diffusion=self.std)
-
-    def clean(self, t: Scalar, x: State, s: State) -> State:
-        """Guess the state that was diffused (Tweedie's formula).
-
-        Parameters
-        ----------
-        t : scalar
-            Diffusion time.
-        x : pytree
-            Diffused state.
-        s : pytree
-            Its score.
-
-        Returns
-        -------
-        pytree
-            ``E[x(0) | x(t) = x]``.
-        """
-        left = jnp.exp(-jnp.asarray(t) / 2)
-
-        def one(x: Array, s: Array, m: Array, c: Array) -> Array:
-            return m + (x - m + (c**2 * (1 - left**2)).astype(x.dtype) * s) / left.astype(x.dtype)
-
-        return jax.tree.map(one, x, s, self.mean, self.std)
-
-
-def fit_diffusion_prior(
-    states: State,
-    model: Any,
-    *,
-    steps: int,
-    key: PRNGKeyArray,
-    levels: int = 64,
-    end_time: float = 8.0,
-    optimizer: optax.GradientTransformation | None = None,
-    batch_size: int | None = None,
-    progress: bool = False,
-) -> DiffusionPrior:
-    """Train an unconditional diffusion model by denoising score matching.
-
-    Parameters
-    ----------
-    states : pytree
-        Draws of the prior, leaves (samples, *state).
-    model : flax.linen.Module
-        Network, as ``fit`` takes it.
-    steps : int
-        Updates.
-    key : PRNG key
-        Noise, parameters, batches.
-    levels : int
-        Steps of diffusion, dense near 0.
-    end_time : float
-        Diffusion time at which a share ``exp(-end_time / 2)`` of the state is left.
-    optimizer, batch_size, progress
-        As for ``fit``.
-
-    Returns
-    -------
-    DiffusionPrior
-        The trained model.
-
-    Raises
-    ------
-    ValueError
-        If states, numbers or key do not fit, or all states are the same.
-    """
-    count = check_samples(states, "states")
-    check_positive(steps=steps, levels=levels)
-    check_key(key)
-    mean = jax.tree.map(jnp.mean, states)
-    std = jax.tree.map(jnp.std, states)
-    if not all(float(c) > 0 for c in jax.tree.leaves(std)):
-        raise ValueError(f"states must vary, got {count} equal ones")
-    ts = log_grid(0.0, end_time, levels, offset=1e-2)
-    prior = DiffusionPrior(at_rest, ts, mean, std)
-    k_paths, k_fit = jax.random.split(key)
-    data = Trajectories(ts, _diffused(prior, states, k_paths))
-
-    def centre(t: Any, x0: State, args: Args) -> State:
-        left = jnp.exp(-t / 2)
-        return jax.tree.map(lambda x, m: m + left.astype(x.dtype) * (x - m), x0, mean)
-
-    def kernel_score(t: Any, x: State, x0: State, args: Args) -> State:
-        spread = -jnp.expm1(-t)
-        return jax.tree.map(
-            lambda x, m, c: (m - x) / (c**2 * spread).astype(x.dtype), x, centre(t, x0, args), std
-        )
-
-    objective = DenoisingScore(kernel_score=kernel_score)
-    leaves = [tuple(map(float, jax.tree.leaves(tree))) for tree in (mean, std)]
-    how = {"steps": steps, "batch_size": batch_size, "precondition": False, "progress": progress}
-    network = _Preconditioned(model, *leaves)
-    found = fit(prior.sde(), network, data, objective, optimizer, key=k_fit, **how)
-    return DiffusionPrior(found.score, ts, mean, std)
-
-
-class _Preconditioned(nn.Module):
-    """The score of the diffused Gaussian, which keeps its variance, and a scaled network."""
-
-    model: nn.Module
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @nn.compact
-    def __call__(self, t: Any, x: State, args: Args) -> State:
-        """Evaluate at one time and one unbatched state."""
-        leaves, tree = jax.tree.flatten(x)
-        y = [(x - m) / c for x, m, c in zip(leaves, self.mean, self.std, strict=True)]
-        out = jax.tree.leaves(self.model(t, jax.tree.unflatten(tree, y), args))
-        spread = jnp.sqrt(-jnp.expm1(-jnp.maximum(jnp.asarray(t), 1e-6)))
-        scores = [
-            (n / spread.astype(n.dtype) - y) / c for n, y, c in zip(out, y, self.std, strict=True)
-        ]
-        return jax.tree.unflatten(tree, scores)
-
-
-def _diffused(prior: DiffusionPrior, states: State, key: PRNGKeyArray) -> State:
-    """Exact paths of the diffusion, leaves (samples, times, *state)."""
-    kept = jnp.exp(-jnp.diff(prior.ts) / 2)
-    leaves, tree = jax.tree.flatten(states)
-    keys = jax.tree.unflatten(tree, list(jax.random.split(key, len(leaves))))
-
-    def paths(x0: Array, m: Array, c: Array, key: Array) -> Array:
-        def body(x: Array, step: tuple) -> tuple[Array, Array]:
-            r, key = step
-            noise = jnp.sqrt(1 - r**2).astype(x.dtype) * jax.random.normal(key, x.shape, x.dtype)
-            x = m + r.astype(x.dtype) * (x - m) + c * noise
-            return x, x
-
-        _, later = jax.lax.scan(body, x0, (kept, jax.random.split(key, len(kept))))
-        return jnp.moveaxis(jnp.concatenate([x0[None], later]), 0, 1)
-
-    return jax.jit(jax.tree_util.Partial(jax.tree.map, paths))(states, prior.mean, prior.std, keys)
+__all__ = ["guided_posterior", "search_scale"]
 
 
 @partial(

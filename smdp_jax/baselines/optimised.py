@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from smdp_jax.baselines.parts import as_posterior, by_leaf, half_square, noise_free
 from smdp_jax.checks import check_finite, check_key, check_positive, check_samples, check_time_grid
 from smdp_jax.posterior import Posterior
-from smdp_jax.scores.tables import white_noise
 from smdp_jax.sde import SDE, Args, State
+from smdp_jax.solve.terms import white_noise
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["end_spread", "optimise_start", "randomised_maximum_likelihood"]

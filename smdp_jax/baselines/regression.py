@@ -19,8 +19,8 @@ from smdp_jax.objectives import InverseStep
 from smdp_jax.posterior import Posterior
 from smdp_jax.scores.learned import apply_network
 from smdp_jax.scores.step import LearnedStep, StepScale
-from smdp_jax.scores.tables import white_noise
 from smdp_jax.sde import SDE, Args, Scalar, State
+from smdp_jax.solve.terms import white_noise
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["DropoutResNet", "RegressedStep", "Regression", "regress", "score_only"]

@@ -10,11 +10,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from smdp_jax.evaluate.calibration import (
-    RankBand,
     UniformityTest,
     expected_coverage,
     marginal_coverage,
-    rank_band,
     sbc_ranks,
     tarp_ranks,
     uniformity_test,
@@ -43,6 +41,7 @@ from smdp_jax.evaluate.metrics import (
     weighted_score_error,
 )
 from smdp_jax.evaluate.observables import default_observables
+from smdp_jax.evaluate.rank_bands import RankBand, rank_band
 from smdp_jax.evaluate.reach import reached_times
 from smdp_jax.evaluate.report import (
     Metric,

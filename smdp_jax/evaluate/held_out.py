@@ -1,39 +1,25 @@
 """Calibration of a backward sampler on held-out paths, in one call."""
 
-import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from smdp_jax.checks import check_key, check_kind, check_positive, check_time_grid
+from smdp_jax.evaluate import calibration_rows as rows
 from smdp_jax.evaluate.arrays import check_levels
-from smdp_jax.evaluate.calibration import (
-    marginal_coverage,
-    sbc_ranks,
-    tarp_ranks,
-    uniformity_test,
-)
-from smdp_jax.evaluate.calibration_record import CalibrationReport, Ratio
-from smdp_jax.evaluate.ensembles import crps_ensemble
+from smdp_jax.evaluate.calibration_record import CalibrationReport
+from smdp_jax.evaluate.calibration_rows import MIN_CASES
 from smdp_jax.evaluate.observables import Observables, default_observables
 from smdp_jax.posterior import Posterior, sample_posterior
-from smdp_jax.sde import SDE, Args, State
-from smdp_jax.solve.integrate import integrate
+from smdp_jax.sde import SDE, State
 from smdp_jax.trajectories import Trajectories
 
-MIN_CASES = 20
-"""Fewer end states prove nothing: two bins of 10."""
 MIN_DRAWS = 9
 """Fewer draws have no 90 % interval narrower than all of them."""
-RECONSTRUCTED = 8
-"""At most this many draws of a case are simulated forward."""
 
 
 def calibration_report(
@@ -131,7 +117,7 @@ def calibration_report(
     ends_used = jax.tree.map(lambda x: jnp.asarray(x)[used], ends)
     mapped = test_paths.args_axes == 0
     args = jax.tree.map(lambda a: jnp.asarray(a)[used], test_paths.args) if mapped else None
-    ranked = _ranked(observables, truths_used, chosen, keys[1], keys[2])
+    ranked = rows.ranked(observables, truths_used, chosen, keys[1], keys[2])
     return CalibrationReport(
         cases=cases,
         num_samples=draws,
@@ -139,10 +125,10 @@ def calibration_report(
         cases_used=len(used),
         draws_used=order.shape[1],
         levels=np.asarray(nominal),
-        **_coverage(truths_used, chosen, nominal),
+        **rows.coverage(truths_used, chosen, nominal),
         **ranked,
-        crps=_crps(truths, used, chosen),
-        reconstruction=_reconstruction(
+        crps=rows.crps(truths, used, chosen),
+        reconstruction=rows.reconstruction(
             sde,
             test_paths.ts,
             (truths_used, chosen, ends_used, args),
@@ -206,173 +192,3 @@ def _kept(finite: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     used = np.flatnonzero(2 * counts >= finite.shape[1])
     draws = int(counts[used].min()) if used.size else 0
     return used, np.argsort(~finite[used], axis=1, kind="stable")[:, :draws]
-
-
-def _coverage(truths: State, samples: State, levels: Array) -> dict[str, np.ndarray]:
-    """Coverage pooled over entries, its error over cases, and what uniform ranks would give."""
-    draws = jax.tree.leaves(samples)[0].shape[1]
-    if draws == 0:
-        nothing = np.full(levels.shape, math.nan)
-        return {
-            "nominal": np.asarray(levels),
-            "coverage": nothing,
-            "coverage_error": np.zeros(levels.shape),
-        }
-    every = jnp.arange(draws + 1, dtype=levels.dtype)
-    off_centre = jnp.abs((2 * every + 1) / (draws + 1) - 1)
-    nominal = jnp.mean(off_centre[None] <= levels[:, None], axis=1)
-
-    entries = [math.prod(x.shape[1:]) for x in jax.tree.leaves(truths)]
-    pairs = zip(jax.tree.leaves(truths), jax.tree.leaves(samples), strict=True)
-    weighted = [
-        np.asarray(_shares(*pair, levels)) * (n / sum(entries))
-        for pair, n in zip(pairs, entries, strict=True)
-    ]
-    by_case = np.sum(weighted, axis=0)
-    least = np.sqrt(nominal * (1 - nominal) / (len(by_case) * sum(entries)))
-    error = np.maximum(by_case.std(axis=0) / math.sqrt(len(by_case)), least)
-    return {
-        "nominal": np.asarray(nominal),
-        "coverage": by_case.mean(axis=0),
-        "coverage_error": error,
-    }
-
-
-_sbc_ranks, _tarp_ranks = jax.jit(sbc_ranks), jax.jit(tarp_ranks)
-
-
-@jax.jit
-def _shares(truths: Array, samples: Array, levels: Array) -> Array:
-    """Share of entries covered, (cases, levels), one case at a time."""
-
-    def of_case(case: tuple[Array, Array]) -> Array:
-        truth, own = case
-        inside = marginal_coverage(truth[None], own[None], levels)
-        return inside.reshape(len(levels), -1).mean(axis=1)
-
-    return jax.lax.map(of_case, (truths, samples))
-
-
-@eqx.filter_jit
-def _observed(observables: Observables, states: State, axes: int) -> Any:
-    """Observables of states with one or two leading axes."""
-    if axes == 1:
-        return jax.vmap(observables)(states)
-    return jax.lax.map(jax.vmap(observables), states)
-
-
-def _ranked(
-    observables: Observables, truths: State, samples: State, k_ties: Any, k_tarp: Any
-) -> dict[str, Any]:
-    """SBC over observables that differ between truths, and TARP over all entries."""
-    cases, draws = jax.tree.leaves(samples)[0].shape[:2]
-    true = _observed(observables, truths, 1)
-    if not isinstance(true, Mapping) or any(jnp.ndim(value) != 1 for value in true.values()):
-        raise ValueError(
-            "observables must return a mapping of names to numbers, got "
-            f"{jax.tree.map(lambda x: jnp.shape(x)[1:], true)}"
-        )
-    constant = tuple(name for name, values in true.items() if _is_constant(np.asarray(values)))
-    names = tuple(name for name in true if name not in constant)
-    if cases and not names:
-        raise ValueError("test_paths must start from states that differ, got one state in all")
-    p = np.full(len(names), math.nan)
-    found = {"observables": names, "constant": constant, "sbc_p": p, "tarp_p": math.nan}
-    if draws == 0:
-        empty = {"sbc_ranks": np.zeros((0, len(names)), int), "tarp_ranks": np.zeros(0, int)}
-        return found | empty
-    drawn = _observed(observables, samples, 2)
-    stacked = [jnp.stack([tree[name] for name in names], axis=-1) for tree in (true, drawn)]
-    ranks = _sbc_ranks(*stacked, key=k_ties)
-    flat = [
-        jnp.concatenate([x.reshape(*x.shape[:axes], -1) for x in jax.tree.leaves(tree)], axis=-1)
-        for axes, tree in ((1, truths), (2, samples))
-    ]
-    tarp = _tarp_ranks(*flat, key=k_tarp)
-    if cases >= MIN_CASES:
-        found["sbc_p"] = np.asarray(uniformity_test(ranks, draws).p_value)
-        found["tarp_p"] = float(uniformity_test(tarp, draws).p_value)
-    return found | {"sbc_ranks": np.asarray(ranks), "tarp_ranks": np.asarray(tarp)}
-
-
-def _is_constant(values: np.ndarray) -> bool:
-    """Whether true starts agree in a number, up to rounding of the largest."""
-    return bool(np.ptp(values) <= 1e-6 * np.abs(values).max()) if values.size else False
-
-
-def _by_leaf(tree: State) -> dict[str, Any]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def _crps(truths: State, used: np.ndarray, samples: State) -> dict[str, Ratio]:
-    """By leaf, beside that of the other truths."""
-    drawn = _by_leaf(samples)
-    return {
-        name: _ratio(*map(np.asarray, _crps_by_case(jnp.asarray(truth), used, drawn[name])))
-        for name, truth in _by_leaf(truths).items()
-    }
-
-
-@jax.jit
-def _crps_by_case(truths: Array, used: Array, samples: Array) -> tuple[Array, Array]:
-    """Means over entries (cases used,) of a posterior's score, and of the other truths' as draws.
-
-    E|X - x_i| is a mean over the others, and E|X - X'| the mean of that over i.
-    """
-    if samples.shape[1] == 0:
-        nothing = jnp.full(used.shape, jnp.nan)
-        return nothing, nothing
-    own = jax.lax.map(lambda pair: jnp.mean(crps_ensemble(*pair)), (samples, truths[used]))
-    apart = jax.lax.map(lambda x: jnp.mean(jnp.abs(truths - x[None])), truths)
-    apart = apart * (truths.shape[0] / (truths.shape[0] - 1))
-    return own, apart[used] - jnp.mean(apart) / 2
-
-
-def _reconstruction(
-    sde: SDE, ts: Array, used: tuple, shared: Args, options: dict[str, Any], chunk: int | None
-) -> dict[str, Ratio]:
-    """Distance of re-simulated draws from the observed end, over that of the true starts."""
-    truths, samples, ends, mapped = used
-    if jax.tree.leaves(samples)[0].size == 0:
-        return {name: Ratio(*(math.nan,) * 3) for name in _by_leaf(truths)}
-    some = jax.tree.map(lambda x: x[:, :RECONSTRUCTED], samples)
-    starts = jax.tree.map(lambda t, s: jnp.concatenate([t[:, None], s], axis=1), truths, some)
-    misses = _by_leaf(_misses(sde, ts, (starts, ends, mapped), shared, options, chunk))
-    misses = {name: np.asarray(miss, float) for name, miss in misses.items()}
-    return {name: _ratio(miss[:, 1:].mean(axis=1), miss[:, 0]) for name, miss in misses.items()}
-
-
-def _misses(
-    sde: SDE, ts: Array, cases: tuple, shared: Args, options: dict[str, Any], chunk: int | None
-) -> State:
-    """Mean squared distance of F(start) from the end, leaves (cases, 1 + draws)."""
-    quiet = dataclasses.replace(sde, diffusion=None)
-    if sde.step is None:
-        options = {"solver": diffrax.Tsit5()} | options
-    number, per_case = jax.tree.leaves(cases[0])[0].shape[:2]
-
-    @eqx.filter_jit
-    def solve(cases: tuple, shared: Args) -> State:
-        def one(i: Array) -> State:
-            start = jax.tree.map(lambda x: x[i // per_case, i % per_case], cases[0])
-            end, own = jax.tree.map(lambda x: x[i // per_case], cases[1:])
-            own = shared if own is None else own
-            found, _ = integrate(quiet, start, ts, args=own, save="last", **options)
-            return jax.tree.map(lambda a, b: jnp.mean(jnp.square(a - b)), found, end)
-
-        total = number * per_case
-        return jax.lax.map(one, jnp.arange(total), batch_size=min(chunk or total, total))
-
-    return jax.tree.map(lambda x: x.reshape(number, per_case), solve(cases, shared))
-
-
-def _ratio(values: np.ndarray, references: np.ndarray) -> Ratio:
-    """Ratio of means, with its standard error over cases (linearised)."""
-    value, reference = (float(x.mean()) if x.size else math.nan for x in (values, references))
-    if not (math.isfinite(value) and reference > 0):
-        return Ratio(value, reference, math.nan)
-    spread = np.sqrt(np.mean(np.square(values - value / reference * references)) / len(values))
-    return Ratio(value, reference, float(spread) / reference)

@@ -109,12 +109,8 @@ class RunFiles:
 
         Parameters
         ----------
-        file : ConfigFile
-            The config file.
-        preset : str
-            Name of the preset that ``config`` started from.
-        config : Experiment
-            The resolved configuration.
+        file, preset, config
+            The config file, its preset that was started from, and the resolved configuration.
         shown : str
             The config file's path for the reader.
 
@@ -247,10 +243,8 @@ class RunFiles:
 
         Parameters
         ----------
-        dataset : Dataset
-            What was simulated.
-        **facts
-            Seconds, origin and the like.
+        dataset, **facts
+            What was simulated; seconds, origin and the like.
         """
         validation = dataset.validation
         tree = {
@@ -288,10 +282,8 @@ class RunFiles:
 
         Parameters
         ----------
-        fit : Fit
-            The result.
-        **facts
-            Seconds, warnings and the like.
+        fit, **facts
+            The result; seconds, warnings and the like.
         """
         result = {"learned": encoded(fit.learned), "history": fit.history}
         write_arrays(self.fit, result | {"step_miss": fit.step_miss, **facts})

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from smdp_jax.checks import check_alike
 from smdp_jax.objectives.path_score import PathScore
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.trajectories import Trajectories
@@ -73,9 +74,7 @@ class DenoisingScore(PathScore):
         """The kernel's score is a state."""
         x0, x = data.at(0, 0), data.at(0, -1)
         found = jax.eval_shape(self.kernel_score, data.ts[-1], x, x0, data.args_of(0))
-        want, got = (jax.tree.map(lambda v: (v.shape, v.dtype), tree) for tree in (x, found))
-        if want != got:
-            raise ValueError(f"kernel_score must return a tree like the state, {want}, got {got}")
+        check_alike("kernel_score must return a tree like the state", x, found)
 
     def cut(self, data: Trajectories, sample: Any, start: Any, steps: int) -> Trajectories:
         """The path's first state and the one at ``start``."""

@@ -70,7 +70,7 @@ class InverseStep(Objective):
 
     def miss(self, sde: SDE, learned: Any, data: Trajectories, key: PRNGKeyArray) -> Array:
         """Over the mean squared increment."""
-        return learned_step_miss(learned, data, key=key)
+        return learned_step_miss(learned, data, key)
 
     def loss(
         self, learned: LearnedStep, sde: SDE, window: Trajectories, constants: Any, key: Any

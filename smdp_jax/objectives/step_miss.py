@@ -129,22 +129,15 @@ def _step_miss(
 
 
 @partial(compiled, compiler_options=ONCE)
-def _learned_step_miss(
-    step: LearnedStep, data: Trajectories, key: PRNGKeyArray, samples: int | None
-) -> Array:
+def learned_step_miss(step: LearnedStep, data: Trajectories, key: PRNGKeyArray) -> Array:
+    """Squared miss of a learned step back over the mean squared increment, by time."""
+
     def miss(piece: Trajectories, earlier: State, later: State) -> Scalar:
         reached = step(piece.ts[1], piece.ts[0], later, piece.args)
         distance = jax.tree.map(jnp.subtract, reached, earlier)
         return mean_square(distance, step.preconditioner.increment)
 
-    return _by_time(miss, data, key, samples)
-
-
-def learned_step_miss(
-    step: LearnedStep, data: Trajectories, *, key: PRNGKeyArray, samples: int | None = None
-) -> Float[Array, "steps"]:
-    """Squared miss of a learned step back over the mean squared increment, by time."""
-    return _learned_step_miss(step, data, key, samples)
+    return _by_time(miss, data, key, None)
 
 
 def _by_time(

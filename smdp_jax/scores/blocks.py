@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array
 
 from smdp_jax.sde import State
+from smdp_jax.solve.terms import white_noise
 
 Blocks = tuple[Array, ...]
 Kind = Literal["periodic", "cosine", "points", "joint"]
@@ -161,10 +162,8 @@ def named(kind: Kind, axes: int) -> Transform:
 def check_unitary(transform: Any, x: State) -> None:
     """Refuse a transform that changes the norm of a random state or does not come back to it."""
     with jax.ensure_compile_time_eval():
-        leaves, tree = jax.tree.flatten(x)
-        keys = jax.random.split(jax.random.key(0), len(leaves))
-        noise = [jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)]
-        state = jax.tree.unflatten(tree, noise)
+        state = white_noise(jax.random.key(0), x)
+        noise = jax.tree.leaves(state)
         blocks = transform.to(state)
         there = sum(
             float((jnp.abs(b) ** 2 * jnp.asarray(w, jnp.abs(b).dtype)[:, None]).sum())

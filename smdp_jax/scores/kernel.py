@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.checks import concrete
+from smdp_jax.checks import check_alike, concrete
 from smdp_jax.scores.blocks import matvec
 from smdp_jax.scores.kernel_step import (
     coloured,
@@ -101,18 +101,8 @@ class LearnedKernel:
         ----------
         x : pytree
             One unbatched state.
-
-        Raises
-        ------
-        ValueError
-            If its tree, shapes or dtypes differ.
         """
-        probe = self.tables.probe[0]
-        want, got = (jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", v) for v in (probe, x))
-        if want != got:
-            raise ValueError(
-                f"x_end must be like the states of the kernel's paths {want}, got {got}"
-            )
+        check_alike("x_end must be like the states of the kernel's paths", self.tables.probe[0], x)
 
     def check_use(
         self, sde: SDE, ts: Any, noise_level: float, *, whole_steps: bool, use: str
@@ -121,16 +111,8 @@ class LearnedKernel:
 
         Parameters
         ----------
-        sde : SDE
-            The process that it is used on.
-        ts : array (times,)
-            Times of the walk.
-        noise_level : float
-            The alpha of the solve.
-        whole_steps : bool
-            Whether every step of ``ts`` is one step, and nothing else.
-        use : str
-            The verb that asks.
+        sde, ts, noise_level, whole_steps, use
+            As for ``LearnedScore.check_use``.
 
         Raises
         ------
@@ -155,12 +137,8 @@ class LearnedKernel:
 
         Parameters
         ----------
-        step : int
-            Index of the earlier time.
-        x : pytree
-            One unbatched state at the later time.
-        args : pytree, optional
-            Conditions.
+        step, x, args
+            Index of the earlier time, one unbatched state at the later time, and conditions.
 
         Returns
         -------
@@ -176,12 +154,8 @@ class LearnedKernel:
 
         Parameters
         ----------
-        step : int
-            Index of the earlier time.
-        x : pytree
-            One unbatched state at the later time.
-        args : pytree, optional
-            Conditions.
+        step, x, args
+            As for ``mean``.
 
         Returns
         -------
@@ -209,12 +183,8 @@ class LearnedKernel:
         ----------
         key : PRNG key
             Used once.
-        step : int
-            Index of the earlier time.
-        x : pytree
-            One unbatched state at the later time.
-        args : pytree, optional
-            Conditions.
+        step, x, args
+            As for ``mean``.
 
         Returns
         -------

@@ -12,8 +12,9 @@ from jaxtyping import Array, PRNGKeyArray
 from smdp_jax.scores.blocks import Blocks, matvec
 from smdp_jax.scores.learned import apply_network
 from smdp_jax.scores.regression import solve_lower
-from smdp_jax.scores.tables import KernelTables, inputs, white_noise
+from smdp_jax.scores.tables import KernelTables, inputs
 from smdp_jax.sde import Args, Scalar, State
+from smdp_jax.solve.terms import white_noise
 
 # The noise may depend on the state by a factor of up to e^2.
 _LARGEST = 2.0

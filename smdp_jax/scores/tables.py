@@ -11,6 +11,7 @@ from smdp_jax.scores.blocks import Transform, matvec
 from smdp_jax.scores.conditions import Hats
 from smdp_jax.scores.regression import Regression
 from smdp_jax.sde import FlowMap, Scalar, State
+from smdp_jax.solve.terms import white_noise
 
 
 @jax.tree_util.register_dataclass
@@ -63,14 +64,6 @@ def inputs(tables: KernelTables, step: Any, x: State) -> tuple[Scalar, State, St
     t = (ts[step + 1] - ts[0]) / (ts[-1] - ts[0])
     scaled = jax.tree.map(lambda x, m, s: (x - m) / s, x, *tables.size)
     return t, scaled, tables.transform.back(white, x)
-
-
-def white_noise(key: PRNGKeyArray, x: State) -> State:
-    """Draw standard normal entries like those of a state."""
-    leaves, tree = jax.tree.flatten(x)
-    keys = jax.random.split(key, len(leaves))
-    drawn = [jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, drawn)
 
 
 def with_input_noise(

@@ -17,6 +17,7 @@ from smdp_jax.solve.gaussian import GaussianStep, bind
 from smdp_jax.solve.integrate import Save, advance, chosen_times
 from smdp_jax.solve.reversal import reverse_sde
 from smdp_jax.solve.solvers import default_adaptive_solver, default_solver, evaluations_per_step
+from smdp_jax.solve.terms import white_noise
 
 __all__ = ["BackwardSolve", "Langevin", "SolveInfo"]
 
@@ -188,16 +189,12 @@ def _info(
 def _langevin(
     corrector: Langevin, score: ScoreFn, key: PRNGKeyArray, t: Scalar, x: State, args: Args
 ) -> State:
-    leaves, tree = jax.tree.flatten(x)
-
     def move(x: State, i: Array) -> tuple[State, None]:
-        keys = jax.random.split(jax.random.fold_in(key, i), len(leaves))
-
-        def one(x: Array, s: Array, key: PRNGKeyArray) -> Array:
+        def one(x: Array, s: Array, white: Array) -> Array:
             size = jnp.asarray(corrector.step_size, x.dtype)
-            return x + size * s + jnp.sqrt(2 * size) * jax.random.normal(key, x.shape, x.dtype)
+            return x + size * s + jnp.sqrt(2 * size) * white
 
-        keys_tree = jax.tree.unflatten(tree, list(keys))
-        return jax.tree.map(one, x, score(t, x, args), keys_tree), None
+        white = white_noise(jax.random.fold_in(key, i), x)
+        return jax.tree.map(one, x, score(t, x, args), white), None
 
     return jax.lax.scan(move, x, jnp.arange(corrector.steps))[0]

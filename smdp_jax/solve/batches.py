@@ -92,13 +92,13 @@ class Split:
             check_vma=False,
         )
 
-    def pin(self, tree: Any, *, axes: int = 0) -> Any:
+    def pin(self, tree: Any) -> Any:
         """Ask the compiler to keep arrays split, where the parts are equal."""
 
         def one(x: Any) -> Any:
-            if x.shape[axes] % self.count:
+            if x.shape[0] % self.count:
                 return x
-            return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, self.spec(axes)))
+            return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, self.spec()))
 
         return jax.tree.map(one, tree)
 

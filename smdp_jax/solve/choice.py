@@ -32,7 +32,8 @@ from smdp_jax.sde import (
     negated,
 )
 from smdp_jax.solve.backward import BackwardSolve
-from smdp_jax.solve.gaussian import GaussianStep, bind, is_mode
+from smdp_jax.solve.gaussian import GaussianStep, bind
+from smdp_jax.solve.gaussian_solver import is_mode
 from smdp_jax.solve.inverses import miss_of_inverse
 from smdp_jax.solve.linearise import Curvature, Linearised, mean_field, misfit_of, waves_of
 from smdp_jax.solve.looked import Ends, told

@@ -9,6 +9,7 @@ import numpy as np
 
 from smdp_jax.compiled import compiled
 from smdp_jax.sde import SDE, Args, Scalar, State, integrated_backward, negated
+from smdp_jax.solve.terms import white_noise
 
 __all__ = ["growth_of_inverse", "miss_of_inverse", "walked"]
 
@@ -45,16 +46,13 @@ def _growth(sde: SDE, x: State, t0: Scalar, t1: Scalar, args: Args) -> Any:
     inverse, end = sde.inverse, sde.step(t0, t1, x, args)
     back, moved = jax.linearize(lambda y: inverse(t1, t0, y, args), end)
     transposed = jax.linear_transpose(moved, end)
-    leaves, tree = jax.tree.flatten(back)
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-    start = [jax.random.normal(k, v.shape, v.dtype) for k, v in zip(keys, leaves, strict=True)]
 
     def again(v: State, _: None) -> tuple[State, None]:
         size = _norm(v)
         unit = jax.tree.map(lambda v: v / size.astype(v.dtype), v)
         return transposed(moved(unit))[0], None
 
-    first = jax.tree.unflatten(tree, start)
+    first = white_noise(jax.random.key(0), back)
     return jnp.sqrt(_norm(jax.lax.scan(again, first, None, length=_ITERATIONS)[0]))
 
 

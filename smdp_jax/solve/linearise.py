@@ -12,6 +12,7 @@ from jaxtyping import Array
 from smdp_jax.compiled import compiled, parts_of
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.solve.linear import LinearPart, Transform, times, to_modes, to_state
+from smdp_jax.solve.terms import white_noise
 
 __all__ = ["Curvature", "Linearised", "Misfit", "mean_field", "misfit_of", "waves_of"]
 
@@ -164,14 +165,11 @@ def misfit_of(
     sde: SDE, score: ScoreFn | None, x: State, mean: State, ts: Array, args: Args, transform: Any
 ) -> Misfit:
     """Look at physics between rest and x, and at the score between ``mean`` and x, roughened."""
-    leaves, tree = jax.tree.flatten(x)
-    keys = jax.random.split(jax.random.key(7), len(leaves))
 
-    def rough(key: Array, v: Array) -> Array:
-        size = jnp.sqrt(jnp.mean(jnp.square(v))) + jnp.asarray(1e-3, v.dtype)
-        return v + size * jax.random.normal(key, v.shape, v.dtype)
+    def rough(v: Array, white: Array) -> Array:
+        return v + (jnp.sqrt(jnp.mean(jnp.square(v))) + jnp.asarray(1e-3, v.dtype)) * white
 
-    x = tree.unflatten([rough(k, v) for k, v in zip(keys, leaves, strict=True)])
+    x = jax.tree.map(rough, x, white_noise(jax.random.key(7), x))
 
     def miss(function: Callable[[State], State], at: State) -> tuple[Any, State]:
         symbol = symbol_of(function, at, transform)

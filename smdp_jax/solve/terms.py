@@ -10,9 +10,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
-from smdp_jax.sde import SDE
+from smdp_jax.sde import SDE, State
 
-__all__ = ["AdditiveNoise", "FlowMapTerm", "GridNoise", "Splitting", "levy_area_of", "terms_of"]
+__all__ = [
+    "AdditiveNoise",
+    "FlowMapTerm",
+    "GridNoise",
+    "Splitting",
+    "levy_area_of",
+    "terms_of",
+    "white_noise",
+]
+
+
+def white_noise(key: PRNGKeyArray, x: State) -> State:
+    """Draw standard normal entries like those of a state."""
+    leaves, tree = jax.tree.flatten(x)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(tree, drawn)
 
 
 class GridNoise(diffrax.AbstractBrownianPath):

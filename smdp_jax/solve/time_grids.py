@@ -39,10 +39,8 @@ def log_grid(start: float, end: float, steps: int, *, offset: float = 0.1) -> Fl
 
     Parameters
     ----------
-    start, end : float
-        First and last time, ``start < end``.
-    steps : int
-        Number of steps, at least 1.
+    start, end, steps
+        As for `linear_grid`.
     offset : float
         Time scale below which the steps become uniform; the smaller, the denser near ``start``.
 

@@ -29,7 +29,7 @@ from smdp_jax.solve.linear import (
     to_modes,
     to_state,
 )
-from smdp_jax.solve.terms import Splitting
+from smdp_jax.solve.terms import Splitting, white_noise
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -180,11 +180,9 @@ class GaussianTransitions(eqx.Module):
             solver = bind(step, sde, score)
             linear = solver.linear
             step = GaussianStep(step.order, linear, solver.reference)
-        keys = jax.random.split(jax.random.key(1), len(jax.tree.leaves(x)))
-        keys = jax.tree.unflatten(jax.tree.structure(x), list(keys))
 
         def counts(x: State) -> State:
-            probe = jax.tree.map(lambda k, v: jax.random.normal(k, v.shape, v.dtype), keys, x)
+            probe = white_noise(jax.random.key(1), x)
             return jax.tree.map(jnp.round, multiplicity(linear.transform, probe))
 
         return cls(step, linear, jax.jit(counts)(x), jnp.asarray(ts)[0], sde)

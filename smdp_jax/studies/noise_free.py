@@ -31,9 +31,7 @@ def walk(
     return advance(SDE(step=still, diffusion=None), x, ts, args=args, save=save)[0]
 
 
-def negated_walk(
-    step: FlowMap, x: State, ts: Float[Array, "times"], args: Args = None, *, stride: int
-) -> State:
+def negated_walk(step: FlowMap, x: State, ts: Float[Array, "times"], *, stride: int) -> State:
     """Walk the physics back by negated increments, each over several steps of a grid."""
     steps = ts.shape[0] - 1
     if steps % stride:
@@ -41,7 +39,7 @@ def negated_walk(
     legs = ts[np.arange(0, steps, stride)[:, None] + np.arange(stride + 1)[None]]
 
     def body(x: State, leg: Array) -> tuple[State, State]:
-        x = jax.tree.map(lambda x, later: 2 * x - later, x, walk(step, x, leg, args))
+        x = jax.tree.map(lambda x, later: 2 * x - later, x, walk(step, x, leg))
         return x, x
 
     path = jax.lax.scan(body, x, legs[::-1])[1]

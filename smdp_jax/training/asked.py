@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from smdp_jax.checks import (
+    check_alike,
     check_flags,
     check_key,
     check_kind,
@@ -70,21 +71,13 @@ def check_fit(
     def check_block(block: Any) -> None:
         check_kind("a block of data", block, "Trajectories(ts, xs)", "ts", "xs")
         check_paths(sde, objective, block)
-        if not seen:
-            seen.append(_kinds_of(block))
-            if validation is not None:
-                check_validation(sde, objective, block, validation)
-        elif seen[0] != _kinds_of(block):
-            raise ValueError(
-                f"blocks of data must be alike, got {_kinds_of(block)} after {seen[0]}"
-            )
+        if seen:
+            check_alike("blocks of data must be alike, after", seen[0], block)
+        elif validation is not None:
+            check_validation(sde, objective, block, validation)
+        seen[:] = seen or [jax.eval_shape(lambda: block)]
 
     return Asked(sde, sizes[0], sizes[1], sizes[2], ema, seconds, check_block)
-
-
-def _kinds_of(data: Any) -> Any:
-    """Shapes and dtypes of paths."""
-    return jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", data)
 
 
 def check_paths(sde: SDE, objective: Any, data: Any) -> None:
@@ -129,6 +122,5 @@ def check_validation(sde: SDE, objective: Any, data: Any, validation: Any) -> No
             f"{data.num_times} in [{float(data.ts[0]):g}, {float(data.ts[-1]):g}], got "
             f"{validation.num_times} in [{float(validation.ts[0]):g}, {float(validation.ts[-1]):g}]"
         )
-    want, got = (_kinds_of((d.at(0, 0), d.args_of(0))) for d in (data, validation))
-    if want != got:
-        raise ValueError(f"validation must have states and args like the data's {want}, got {got}")
+    want, got = ((d.at(0, 0), d.args_of(0)) for d in (data, validation))
+    check_alike("validation must have states and args like the data's", want, got)

@@ -123,7 +123,7 @@ def test_stream_that_ends():
         (paths(KEY, 8).xs.at[2, 3].set(np.nan), "first in sample 2 at t=0.5"),
         (
             paths(KEY, 7).xs,
-            r"blocks of data must be alike, got .*\[7, 7, 1\]",
+            r"blocks of data must be alike, after .*\[8, 7, 1\].*, got .*\[7, 7, 1\]",
         ),
     ],
 )

@@ -83,10 +83,8 @@ def pair_plot(
 
     Parameters
     ----------
-    samples : Posterior, Conditioned or pytree
-        Draws; leaves (draws, *state).
-    truth : pytree, optional
-        The state they should hold, unbatched: a cross.
+    samples, truth
+        As for `histograms`; the truth is a cross.
     entries : sequence of int, optional
         Which entries, in the order of the leaves; default all of up to 4, else 4 equally spaced.
     bins : int, optional

@@ -91,10 +91,8 @@ def sensor_profiles(
 
     Parameters
     ----------
-    points : array (points,)
-        Positions.
-    truth, end_state : array (points,)
-        True initial and end state, in units of the field.
+    points, truth, end_state
+        As for `profiles`.
     sensors, readings : array (sensors,)
         Positions of the sensors, and what they showed of the end state.
     samples : dict of arrays (samples, points)

@@ -24,9 +24,8 @@ def sensor_posterior(
     times: Sequence[float],
     values: Sequence[Any],
     variance: float,
-    at: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Mean and covariance of the field at a time, and log evidence, given noisy sensors.
+    """Mean and covariance of the first field, and log evidence, given noisy sensors.
 
     ``matrices`` (sensors, entries) look at the field at ``times``, with noise of one variance.
     """
@@ -35,8 +34,8 @@ def sensor_posterior(
     pairs = list(zip(looks, times, strict=True))
     blocks = [[a @ covariance_between(system, s, t) @ b.T for b, t in pairs] for a, s in pairs]
     total = np.block(blocks) + variance * np.eye(len(seen))
-    cross = np.concatenate([covariance_between(system, at, t) @ a.T for a, t in pairs], axis=1)
+    cross = np.concatenate([covariance_between(system, 0.0, t) @ a.T for a, t in pairs], axis=1)
     mean = cross @ np.linalg.solve(total, seen)
-    covariance = covariance_between(system, at, at) - cross @ np.linalg.solve(total, cross.T)
+    covariance = covariance_between(system, 0.0, 0.0) - cross @ np.linalg.solve(total, cross.T)
     logdet = np.linalg.slogdet(2 * np.pi * total)[1]
     return mean, covariance, float(-0.5 * (seen @ np.linalg.solve(total, seen) + logdet))

@@ -94,10 +94,8 @@ def refine(x: Float[Array, "*_coarse"], size: int) -> Float[Array, "*_fine"]:
 
     Parameters
     ----------
-    x : array
-        One field, the same number of points along every axis.
-    size : int
-        Points per side of the fine grid, even, at least those of ``x``.
+    x, size
+        As for `coarsen`, with at least the points of ``x``.
 
     Returns
     -------

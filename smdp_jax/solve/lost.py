@@ -1,0 +1,60 @@
+"""What is said of paths back in time that were lost, or that left the range of the data."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from smdp_jax.checks import concrete, not_finite
+from smdp_jax.sde import Args
+from smdp_jax.solve.backward import SolveInfo
+
+__all__ = ["warn_of_lost"]
+
+_STRAYS = 0.05
+
+
+def warn_of_lost(info: SolveInfo, args: Args, ts: Any, grows: bool) -> None:
+    """Warn the caller of a verb of how many paths, from what time on, and what would do."""
+    lost_at, left_at = (
+        np.asarray(v)[np.asarray(v) > -np.inf]
+        if v is not None and concrete(v) and v.is_fully_addressable
+        else np.zeros(0)
+        for v in (info.lost_at, info.left_range_at)
+    )
+    count = np.size(info.finite)
+    if lost_at.size:
+        why = _reason(args, ts, lost_at, left_at, grows)
+        warnings.warn(
+            f"{lost_at.size} of {count} paths were lost: not finite from t={lost_at.max():g} on "
+            f"the way back (half of them at t={np.median(lost_at):g}). info.finite tells which; "
+            f"{why}",
+            stacklevel=4,
+        )
+    elif left_at.size > _STRAYS * count:
+        warnings.warn(
+            f"{left_at.size} of {count} paths left the range of the training paths, from "
+            f"t={left_at.max():g} on the way back (half of them by t={np.median(left_at):g}): the "
+            "score extrapolates there. info.left_range_at tells which; "
+            f"{_reason(args, ts, left_at, left_at, grows)}",
+            stacklevel=4,
+        )
+
+
+def _reason(args: Args, ts: Any, at: np.ndarray, left_at: np.ndarray, grows: bool) -> str:
+    """What would do, for paths that were lost (or left the data) at these times."""
+    if where := not_finite(args, "args"):
+        return f"args must be finite, got {where}"
+    if grows:
+        return "its steps amplify errors, as said before the solve"
+    if left_at.size and left_at.max() >= at.max():
+        return (
+            "they left the data before: the score is not right off the data; train it for longer, "
+            "on more paths or on windows (MultiStep), or learn a backward kernel with input_noise"
+        )
+    if ts is not None and concrete(ts) and at.max() <= float(ts[1]):
+        return (
+            f"only the last step loses them: the score is singular, or was not learned, near "
+            f"ts[0]={float(ts[0]):g}; start ts later, or with shorter first steps (log_grid)"
+        )
+    return "try more steps or substeps there, another solver, or a score trained for longer"
