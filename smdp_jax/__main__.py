@@ -12,6 +12,7 @@ Add --help for the options of a command; run CONFIG.py --help lists every field 
 CONFIG.py is a program, and so is its copy in RUN_DIR: run, report and sample execute it.
 """
 
+import argparse
 import dataclasses
 import itertools
 import os
@@ -20,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
 import tyro
 
 from smdp_jax.experiment import (
@@ -35,6 +37,8 @@ from smdp_jax.experiment import (
     write_config,
 )
 from smdp_jax.experiment.lock import only_process_in
+from smdp_jax.experiment.pretrained import pretrained
+from smdp_jax.experiment.processes import LOST, join, supervised, watched
 from smdp_jax.experiment.report import check_matplotlib
 
 __all__ = ["main"]
@@ -52,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"unknown command {given[0]!r}; there are {', '.join(COMMANDS)}", MISUSED)
     try:
         COMMANDS[given[0]](given[1:])
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        return _fail(f"{LOST} ({str(error).splitlines()[0]})", FAILED)
     except KeyboardInterrupt:
         return _fail("interrupted; the same command goes on from here", INTERRUPTED)
     except (ExperimentError, ValueError, TypeError, FloatingPointError, OSError) as error:
@@ -72,6 +80,7 @@ def _run(given: list[str]) -> None:
             return
         raise ExperimentError(f"{usage}; list shows the experiments")
     check_matplotlib()
+    _join(given)
     path = Path(given[0])
     file = load_config_file(path)
     options = _run_options(file, given[1:])
@@ -83,7 +92,23 @@ def _run(given: list[str]) -> None:
         shown=path.name if path.is_absolute() else path.as_posix(),
         checkpoint_seconds=options.checkpoint_seconds,
         progress=sys.stderr.isatty(),
+        initial=pretrained(file.name).score if options.from_pretrained else None,
     )
+
+
+def _join(given: list[str]) -> None:
+    """Find the other processes, if there are any, before a config uses JAX."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--distributed", action="store_true")
+    parser.add_argument("--coordinator")
+    parser.add_argument("--processes", type=int)
+    parser.add_argument("--process", type=int)
+    asked, _ = parser.parse_known_args(given)
+    if asked.distributed:
+        watched()
+        join(asked.coordinator, asked.processes, asked.process)
+    elif (asked.coordinator, asked.processes, asked.process) != (None, None, None):
+        raise ExperimentError("--coordinator, --processes and --process need --distributed")
 
 
 def _run_options(file: ConfigFile, given: list[str]) -> Any:
@@ -101,6 +126,15 @@ def _run_options(file: ConfigFile, given: list[str]) -> Any:
         "preset": option(Literal[tuple(names)], "Where the fields start from.", preset),
         "runs_dir": option(Path, "Results go to RUNS_DIR/NAME/PRESET.", Path("runs")),
         "checkpoint_seconds": option(float, "Least time between checkpoints of training.", 10.0),
+        "from_pretrained": option(
+            bool, "Train on from the weights that come with the package.", False
+        ),
+        "distributed": option(
+            bool, "One of several processes: started by srun or mpirun, or by hand.", False
+        ),
+        "coordinator": option(str | None, "By hand: HOST:PORT of process 0.", None),
+        "processes": option(int | None, "By hand: how many there are.", None),
+        "process": option(int | None, "By hand: which one this is, from 0.", None),
         "config": (
             Annotated[type(config), tyro.conf.arg(name="")],
             dataclasses.field(default=config),
@@ -194,9 +228,21 @@ def _out(text: str) -> None:
 
 
 def _fail(message: str, status: int) -> int:
-    sys.stderr.write(f"error: {message}\n")
+    who = f"process {jax.process_index()}: " if jax.distributed.is_initialized() else ""
+    sys.stderr.write(f"error: {who}{message}\n")
     return status
 
 
+def _entry(given: list[str]) -> None:
+    """Leave at once where a process of several failed: JAX would wait for the others for long."""
+    apart = given[:1] == ["run"] and "--distributed" in given
+    status = supervised(given) if apart else None
+    status = main(given) if status is None else status
+    if status and jax.distributed.is_initialized():
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _entry(sys.argv[1:])

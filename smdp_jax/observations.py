@@ -188,10 +188,12 @@ def condition(
     check_is_score(score, "condition")
     split = split_of(mesh)
     if split is not None and num_particles is not None and num_particles % split.count:
-        raise ValueError(
-            f"num_particles must be a multiple of the mesh's {split.count} devices, got "
-            f"{num_particles}"
-        )
+        if not split.gathered:
+            raise ValueError(
+                f"num_particles must be a multiple of the mesh's {split.count} devices, got "
+                f"{num_particles}"
+            )
+        split = None
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be in (0, 1], got {threshold}")
     draws = _ends(data, ends, ts)

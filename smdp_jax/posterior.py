@@ -253,6 +253,8 @@ def _solve(
         solve, score, args, key, x_end = split.known((solve, score, args, key, work.x_end))
         work = work._replace(x_end=x_end)
     xs, info = _sample(solve, score, work.x_end, key, args, *work[1:], split)
+    if split is not None and split.gathered:
+        xs, info = split.returned((xs, info))
     warn_of_lost(info, args, getattr(solve, "ts", None), grows)
     return (xs, info) if split is None else split.returned((xs, info))
 

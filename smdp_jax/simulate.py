@@ -112,9 +112,6 @@ def simulate(
         sde, substeps = forward_way(sde, ts, Ends(x0, args, args_axes == 0), substeps)
     path_key, pilot_key = jax.random.split(key)
     say_filled_up("paths:", samples, split)
-    if split is not None:
-        ts, args, path_key = split.known((ts, args, path_key))
-        x0 = split.known(x0) if samples % split.count else split.put(x0)
     ramp = None if isinstance(score_targets, bool) else score_targets
     if score_targets is True:
         # Evenly spaced: initial states may be sorted. A pilot of a chunk or so has its memory.
@@ -130,9 +127,13 @@ def simulate(
             solver=solver,
             substeps=substeps,
         )
+    if split is not None:
+        ts, args, path_key, ramp = split.known((ts, args, path_key, ramp))
+        x0 = split.known(x0) if samples % split.count else split.put(x0)
     how = (args_axes, solver, substeps, ramp, chunk_size, rematerialise, split)
     xs, targets = _simulate(sde, x0, ts, path_key, args, *how)
     data = Trajectories(ts, xs, args, targets, args_axes)
+    data = split.returned(data) if split is not None and split.gathered else data
     try:
         data.check()
     except ValueError:

@@ -12,7 +12,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import smdp_jax as smdp
-from smdp_jax.solve.batches import split_of
+from smdp_jax import datasets
+from smdp_jax.solve.batches import dealt_out, split_of
 from smdp_jax.training import pieces
 from smdp_jax.training.shares import Shares
 from smdp_jax.training.updates import Fixed, Problem, TrainingState
@@ -138,6 +139,57 @@ def test_each_device_has_an_eighth():
         first = {s[0] for s in found}
         assert first & {37, 2 * 37}, first
         assert not first & {8 * 37, 16 * 37}, first
+
+
+def test_stores_are_read_in_parts(tmp_path):
+    """Each device holds whole chunks; what does not divide is refused."""
+
+    def generate(key):
+        args = jax.random.uniform(key, (3,))
+        x0 = jax.random.normal(key, (3, 2))
+        return smdp.simulate(SDE, x0, TS, key=key, args=args, args_axes=0)
+
+    paths = [tmp_path / f"{n}.zarr" for n in (16, 12)]
+    for path, chunks in zip(paths, (16, 12), strict=True):
+        datasets.write(path, generate, chunks=chunks, key=KEY, progress=False)
+    want = datasets.open_trajectories(paths[0])
+    for mesh in (AUTO, EXPLICIT):
+        got = datasets.open_trajectories(paths[0], mesh=mesh)
+        is_split((got.xs, got.args), mesh)
+        close(got, want, 0)
+    stream = datasets.open_stream(paths[0], chunks_per_block=8, mesh=AUTO)
+    block = next(stream.blocks(KEY))
+    is_split(block.xs, AUTO)
+    close(block, next(datasets.open_stream(paths[0], chunks_per_block=8).blocks(KEY)), 0)
+    assert stream.fingerprint == datasets.open_stream(paths[0], chunks_per_block=8).fingerprint
+    message = "must be a multiple of the mesh's 8 devices, each of which holds whole ones, but"
+    with pytest.raises(ValueError, match=f"{message} .*12.zarr has 12: read it without mesh="):
+        datasets.open_trajectories(paths[1], mesh=AUTO)
+    with pytest.raises(ValueError, match=f"{message} a block has 4"):
+        datasets.open_stream(paths[0], chunks_per_block=4, mesh=AUTO)
+
+
+def test_verbs_in_a_block_are_dealt_out_and_come_back_whole():
+    """What an experiment does with all devices that there are, without a mesh in its config."""
+    plain = smdp.simulate(SDE, X0[:13], TS, key=KEY, args=RATES[:13], args_axes=0)
+    fit = trained(plain, validation=None)
+    past = smdp.sample_posterior(SDE, fit.score, X0[0], TS, args=RATES[0], num_samples=9, key=KEY)
+    seen = conditioned(num_particles=64)
+    with dealt_out(AUTO):
+        simulated = smdp.simulate(SDE, X0[:13], TS, key=KEY, args=RATES[:13], args_axes=0)
+        again = trained(plain, validation=None)
+        drawn = smdp.sample_posterior(
+            SDE, again.score, X0[0], TS, args=RATES[0], num_samples=9, key=KEY
+        )
+        inside = jax.jit(lambda x: flow(x, RATES).xs)(X0)
+        few = [conditioned(num_particles=n) for n in (64, 61)]
+    for x in jax.tree.leaves((simulated, again.score.variables, drawn, inside, few)):
+        assert len(x.sharding.device_set) == 1
+    close(simulated, plain)
+    close(again.score.variables, fit.score.variables, 1e-5)
+    close(again.step_miss, fit.step_miss, 1e-4)
+    close(drawn.samples, past.samples, 1e-4)
+    close(few[0].log_evidence, seen.log_evidence, 1e-4)
 
 
 def test_users_may_shard_map():

@@ -29,7 +29,10 @@ def test_eight_devices():
 
 @pytest.mark.slow
 def test_two_processes(tmp_path):
-    """Four devices each, over the loopback: what one device finds, in both; one of them writes."""
+    """Four devices each, over the loopback: what one device finds, in both; one of them writes.
+
+    A store of paths is written and read by both, each its half.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])

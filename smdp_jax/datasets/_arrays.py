@@ -11,6 +11,11 @@ _X64 = 'jax.config.update("jax_enable_x64", True)'
 
 def on_device(array: np.ndarray, dtype: Any, what: str) -> jax.Array:
     """Turn a stored array into one of JAX's; whole numbers that fit become int32 without x64."""
+    return jnp.asarray(as_jax_has_it(array, dtype, what))
+
+
+def as_jax_has_it(array: np.ndarray, dtype: Any, what: str) -> np.ndarray:
+    """Turn a stored array into one whose dtype JAX has."""
     if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
             f"{what} must be real numbers or masks, got {array.dtype}: store labels as whole "
@@ -22,10 +27,10 @@ def on_device(array: np.ndarray, dtype: Any, what: str) -> jax.Array:
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     narrow = jax.dtypes.canonicalize_dtype(array.dtype)
     if narrow == array.dtype:
-        return jnp.asarray(array)
+        return array
     if array.dtype.kind in "iu":
         if np.array_equal(array.astype(narrow), array):
-            return jnp.asarray(array.astype(narrow))
+            return array.astype(narrow)
         raise ValueError(
             f"{what} must fit into {narrow}, got {array.dtype} up to {np.abs(array).max()}: enable "
             f"64-bit numbers with {_X64}"

@@ -1,5 +1,6 @@
 """Read datasets: all of it into memory, or blocks of it one after the other."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,21 +11,28 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PRNGKeyArray
 
 from smdp_jax.checks import check_positive
-from smdp_jax.datasets._arrays import on_device
+from smdp_jax.datasets._arrays import as_jax_has_it, on_device
 from smdp_jax.datasets._variables import from_arrays
 from smdp_jax.datasets.store import Store
 from smdp_jax.datasets.writing import as_json, check_settings
 from smdp_jax.files import local_path
+from smdp_jax.solve.batches import Split, split_of
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["Stream", "open_stream", "open_trajectories"]
 
 
 def open_trajectories(
-    path: str | Path, *, config: Any = None, partial: bool = False, dtype: Any = None
+    path: str | Path,
+    *,
+    config: Any = None,
+    partial: bool = False,
+    dtype: Any = None,
+    mesh: Mesh | None = None,
 ) -> Trajectories:
     """Read a dataset into memory.
 
@@ -38,6 +46,9 @@ def open_trajectories(
         Take the chunks there are of a dataset that is not finished.
     dtype : floating dtype, optional
         Cast times, states and other floating-point arrays to it; default: as stored.
+    mesh : jax.sharding.Mesh, optional
+        Devices that hold the samples, split along its axis ``data``; of several processes each
+        reads the chunks of its own devices.
 
     Returns
     -------
@@ -51,10 +62,12 @@ def open_trajectories(
     FileNotFoundError
         If there is no such dataset.
     ValueError
-        If it is damaged, not finished, of another config, or of a precision that JAX is not set to.
+        If it is damaged, not finished, of another config, of a precision that JAX is not set to, or
+        if its chunks do not divide over the devices.
     """
     store = _open(path, config)
-    return _load(store, _written(store, partial), dtype)
+    written = _written(store, partial)
+    return _load(store, written, dtype, _split_of(mesh, len(written), f"{path} has"))
 
 
 @runtime_checkable
@@ -76,6 +89,7 @@ class Chunks:
 
     store: Store
     written: tuple[int, ...]
+    split: Split | None = None
 
     @property
     def count(self) -> int:
@@ -94,7 +108,7 @@ class Chunks:
 
     def load(self, chosen: Sequence[int], dtype: Any) -> Trajectories:
         """Read chunks by number."""
-        return _load(self.store, [self.written[i] for i in chosen], dtype)
+        return _load(self.store, [self.written[i] for i in chosen], dtype, self.split)
 
 
 @dataclass(frozen=True)
@@ -182,6 +196,7 @@ def open_stream(
     config: Any = None,
     partial: bool = False,
     dtype: Any = None,
+    mesh: Mesh | None = None,
 ) -> Stream:
     """Open a dataset for training without reading it all into memory.
 
@@ -193,6 +208,8 @@ def open_stream(
         How many chunks are in memory for one epoch of ``fit``: the more, the better they are mixed.
     config, partial, dtype
         As for ``open_trajectories``.
+    mesh : jax.sharding.Mesh, optional
+        As there, for the samples of a block; give ``fit`` the same one.
 
     Returns
     -------
@@ -209,7 +226,8 @@ def open_stream(
     (chunks_per_block,) = check_positive(chunks_per_block=chunks_per_block)
     if chunks_per_block > len(written):
         raise ValueError(f"{path} has {len(written)} chunks, a block needs {chunks_per_block}")
-    return Stream(Chunks(store, written), chunks_per_block, dtype)
+    split = _split_of(mesh, chunks_per_block, "a block has")
+    return Stream(Chunks(store, written, split), chunks_per_block, dtype)
 
 
 def _open(path: str | Path, config: Any) -> Store:
@@ -229,7 +247,20 @@ def _written(store: Store, partial: bool) -> list[int]:
     return written
 
 
-def _load(store: Store, indices: list[int], dtype: Any) -> Trajectories:
+def _split_of(mesh: Mesh | None, chunks: int, said: str) -> Split | None:
+    split = None if mesh is None else split_of(mesh)
+    if split is not None and chunks % split.count:
+        raise ValueError(
+            f"chunks must be a multiple of the mesh's {split.count} devices, each of which holds "
+            f"whole ones, but {said} {chunks}: read it without mesh=, or over fewer devices, or "
+            "write it in other chunks"
+        )
+    return split
+
+
+def _load(store: Store, indices: list[int], dtype: Any, split: Split | None = None) -> Trajectories:
+    if split is not None:
+        return _load_over(store, indices, dtype, split)
     chunks = [store.read(i) for i in indices]
     arrays: Mapping[str, np.ndarray] = {
         **store.shared(),
@@ -237,3 +268,31 @@ def _load(store: Store, indices: list[int], dtype: Any) -> Trajectories:
     }
     on_chip = {n: on_device(a, dtype, f"{n!r} of {store.path}") for n, a in arrays.items()}
     return from_arrays(store.layout["structure"], on_chip)
+
+
+def _load_over(store: Store, indices: list[int], dtype: Any, split: Split) -> Trajectories:
+    """Global arrays, of which every process reads the parts of its own devices, each chunk once."""
+    chunks = len(indices) // split.count
+    rows = chunks * store.layout["samples_per_chunk"]
+
+    def known(name: str, array: np.ndarray) -> np.ndarray:
+        return as_jax_has_it(array, dtype, f"{name!r} of {store.path}")
+
+    @functools.cache
+    def part(number: int) -> dict[str, np.ndarray]:
+        read = [store.read(i) for i in indices[number * chunks : (number + 1) * chunks]]
+        return {n: known(n, np.concatenate([c[n] for c in read])) for n in read[0]}
+
+    def over(name: str) -> jax.Array:
+        shape = (rows * split.count, *store.group[name].shape[1:])
+        there = NamedSharding(split.asked, split.spec())
+        return jax.make_array_from_callback(
+            shape, there, lambda index: part((index[0].start or 0) // rows)[name]
+        )
+
+    def whole(name: str, array: np.ndarray) -> jax.Array:
+        array, there = known(name, array), NamedSharding(split.asked, PartitionSpec())
+        return jax.make_array_from_callback(array.shape, there, lambda index: array[index])
+
+    shared = {name: whole(name, array) for name, array in store.shared().items()}
+    return from_arrays(store.layout["structure"], shared | {n: over(n) for n in store.stacked})

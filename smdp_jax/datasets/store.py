@@ -108,6 +108,11 @@ class Store:
         """How many chunks the finished dataset has."""
         return self.layout["chunks"]
 
+    @property
+    def stacked(self) -> list[str]:
+        """Names of the arrays with a sample axis."""
+        return _stacked(self.layout["structure"])
+
     def written(self) -> list[int]:
         """Tell which chunks have been written."""
         return [index for index in range(self.chunks) if self.checksum(index)]

@@ -14,6 +14,9 @@ from tqdm import tqdm
 from smdp_jax.checks import check_key, check_positive
 from smdp_jax.datasets.store import Store, create_store
 from smdp_jax.files import local_path
+from smdp_jax.processes import agreed, check_alike, is_first, wait
+from smdp_jax.processes import write as by_one
+from smdp_jax.solve.batches import dealt_out
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["write"]
@@ -35,6 +38,8 @@ def write(
     Chunk i is ``generate(fold_in(key, i))``, so a run that was killed, at any moment, and started
     again with the same arguments ends with the same bits. Chunks that are there and whole are kept,
     once the first of them, computed again, has come out the same; damaged ones are computed anew.
+    Several processes (``jax.distributed``) that call this alike each generate their own chunks, on
+    devices of their own, and all return once the store is whole.
     ``xarray.open_zarr(path)`` opens the result: arrays ``time``,
     one per leaf of the state, ``score.*`` and ``args.*``, on the axes sample, time, x, y, z.
 
@@ -73,7 +78,7 @@ def write(
     ValueError
         If the store there was written with other arguments, makes other data than ``generate``, is
         damaged in its times or is none of ours, if chunks differ in shape or times, or if a state
-        is not finite.
+        is not finite; or if processes ask for different data.
     TypeError
         If the config is not JSON, or ``generate`` returns something else.
     """
@@ -82,32 +87,44 @@ def write(
     path = local_path(path)
     settings = {"chunks": chunks, "key": _key_values(key), "config": as_json(config)}
 
+    check_alike(settings, "write the same data")
+    part, parts = jax.process_index(), jax.process_count()
+
     def chunk(index: int) -> Trajectories:
-        made = generate(jax.random.fold_in(key, index))
+        with dealt_out(None):  # no other process takes part in this one's chunks
+            made = generate(jax.random.fold_in(key, index))
         if not isinstance(made, Trajectories):
             raise TypeError(f"generate must return Trajectories, got {type(made).__name__}")
         made.check()
         return made
 
-    first = None
-    if path.exists() and any(path.iterdir()):
-        store = Store.open(path, mode="r+")
-        check_settings(store, settings)
-        store.shared()
+    first: list[Trajectories] = []
+
+    def create() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        first.append(chunk(0))
+        create_store(path, first[0], **settings, dims=dims or {}, units=units or {})
+
+    def tidy() -> None:
         for left in path.rglob("*.partial"):  # of a write that was killed
             left.unlink()
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        first = chunk(0)
-        create_store(path, first, **settings, dims=dims or {}, units=units or {})
-        store = Store.open(path, mode="r+")
-    whole = {index for index in store.written() if _is_whole(store, index)}
-    if whole and first is None:
+
+    there = agreed(path.exists() and any(path.iterdir()))
+    if there:
+        check_settings(Store.open(path), settings)
+    by_one(tidy if there else create)
+    store = Store.open(path, mode="r+")
+    store.shared()
+    own = range(part, chunks, parts)
+    whole = {i for i in own if store.checksum(i) and _is_whole(store, i)}
+    if whole and not first:
         store.check_same(min(whole), chunk(min(whole)), dims or {}, units or {})
-    with tqdm(total=chunks, initial=len(whole), disable=not progress, unit="chunk") as bar:
-        for index in sorted(set(range(chunks)) - whole):
-            store.write(index, first if first is not None and index == 0 else chunk(index))
+    shown = progress and is_first()
+    with tqdm(total=len(own), initial=len(whole), disable=not shown, unit="chunk") as bar:
+        for index in sorted(set(own) - whole):
+            store.write(index, first[0] if first and index == 0 else chunk(index))
             bar.update()
+    wait()
     return path
 
 

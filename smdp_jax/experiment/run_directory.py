@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,14 @@ class RunFiles:
         folders = self.training.glob("**/checkpoints/*")
         return any(f.name.isdecimal() and any(f.iterdir()) for f in folders if f.is_dir())
 
-    def open(self, file: ConfigFile, preset: str, config: Experiment, shown: str) -> None:
+    def open(
+        self,
+        file: ConfigFile,
+        preset: str,
+        config: Experiment,
+        shown: str,
+        begun: Mapping[str, str] | None = None,
+    ) -> None:
         """Begin a run here, or check that finished stages belong to this configuration.
 
         What a stage does not depend on may change: data are kept when training is set up anew, and
@@ -113,6 +121,8 @@ class RunFiles:
             The config file, its preset that was started from, and the resolved configuration.
         shown : str
             The config file's path for the reader.
+        begun : dict, optional
+            Digest of the parameters that training starts from, where they are given.
 
         Raises
         ------
@@ -121,7 +131,7 @@ class RunFiles:
         """
         source = file.source
         self._check_origin("simulate", self.data, source, config)
-        self._check_origin("train", self.fit, source, config)
+        self._check_origin("train", self.fit, source, config, begun)
         # Training that has not ended is recognised by ``smdp_jax.fit``, from what it computes.
         if self.training.exists() and not (self.fit.exists() or self.has_checkpoints):
             shutil.rmtree(self.training)
@@ -138,10 +148,18 @@ class RunFiles:
         if not self.config.exists() or self.config.read_bytes() != text.encode():
             write_atomically(self.config, text)
 
-    def _check_origin(self, stage: str, file: Path, source: str, config: Experiment) -> None:
+    def _check_origin(
+        self,
+        stage: str,
+        file: Path,
+        source: str,
+        config: Experiment,
+        inputs: Mapping[str, str] | None = None,
+    ) -> None:
         if not file.exists():
             return
         now = slice_of_stage(source, config, stage)
+        now = Slice(now.settings, {**now.code, **(inputs or {})})
         changes = self.origin(file).changes(now)
         if changes:
             raise ExperimentError(

@@ -6,6 +6,7 @@ Randomness comes from ``config.seed`` by ``fold_in`` with the number of the stag
 is computed again, alone or not, gives the same result.
 """
 
+import contextlib
 import inspect
 import math
 import sys
@@ -26,14 +27,17 @@ from smdp_jax.experiment.calibrated import metrics_of
 from smdp_jax.experiment.config_file import PLAIN_NAME, ConfigFile
 from smdp_jax.experiment.definition import Dataset, Experiment, Run
 from smdp_jax.experiment.errors import ExperimentError
-from smdp_jax.experiment.fields import check_fields
+from smdp_jax.experiment.fields import as_json, check_fields
 from smdp_jax.experiment.lock import only_process_in
+from smdp_jax.experiment.processes import all_devices, check_same_run
 from smdp_jax.experiment.report import build_report, read_metrics, report_is_current
 from smdp_jax.experiment.run_directory import RunFiles
 from smdp_jax.experiment.slices import Slice, slice_of_stage
 from smdp_jax.experiment.storage import write_arrays, write_json
 from smdp_jax.files import digest_of
+from smdp_jax.processes import agreed, is_first, wait, write
 from smdp_jax.sde import SDE
+from smdp_jax.solve.batches import dealt_out
 from smdp_jax.training.fit import Fit
 
 __all__ = ["load", "run_experiment"]
@@ -82,12 +86,14 @@ def run_experiment(
     checkpoint_seconds: float = 10.0,
     progress: bool = False,
     say: Say | None = None,
+    initial: Any = None,
 ) -> Path:
     """Run an experiment, or go on with it where it was stopped.
 
     Everything is checked before a folder is made. Data and training are kept as long as what they
     depend on stays the same; what comes after them is made again where its code, settings or input
-    have changed.
+    have changed. The verbs deal their work out over all devices there are. Of several processes the
+    first one writes, evaluates and reports; all of them must see the run directory.
 
     Parameters
     ----------
@@ -107,6 +113,8 @@ def run_experiment(
         Show a progress bar in training.
     say : callable, optional
         Takes lines of text about every stage; default: to standard error.
+    initial : LearnedScore, StepCorrection, LearnedStep or LearnedKernel, optional
+        Training starts from its parameters, such as ``smdp.pretrained("heat").score``.
 
     Returns
     -------
@@ -121,13 +129,21 @@ def run_experiment(
     ValueError
         If the process or another part of the library refuses what the configuration asks for.
     """
-    say = _to_stderr if say is None else say
+    say = (_to_stderr if say is None else say) if is_first() else _nothing
     _check(config, preset, checkpoint_seconds)
     files = RunFiles(runs_dir / file.name / preset)
-    with only_process_in(files.directory):
-        files.open(file, preset, config, shown or file.path.name)
+    check_same_run({"source": file.source, "preset": preset, "config": as_json(config)})
+    with only_process_in(files.directory) if is_first() else contextlib.nullcontext():
+        begun = _started_from(initial)
+        write(lambda: files.open(file, preset, config, shown or file.path.name, begun))
+        if not files.config.exists():
+            raise ExperimentError(
+                f"runs_dir must be a folder that all processes see, got {runs_dir}, where process "
+                f"{jax.process_index()} finds nothing of what process 0 has written"
+            )
         say(f"{file.name} ({preset}) in {files.directory}")
-        resume = {"checkpoint_seconds": checkpoint_seconds, "progress": progress}
+        resume = {"checkpoint_seconds": checkpoint_seconds, "progress": progress and is_first()}
+        resume |= {} if initial is None else {"initial": initial}
         _Stages(files, file.source, config, say).run(resume)
     return files.directory
 
@@ -164,12 +180,15 @@ class _Stages:
         root = jax.random.key(self.config.seed)
         keys = [jax.random.fold_in(root, stage) for stage in range(3)]
         seconds: dict[str, float] = {}
-        dataset, seconds["simulate"] = self.simulate(keys[0])
-        run, facts = self.train(dataset, keys[1], resume)
-        seconds["train"] = facts["seconds"]
-        arrays, seconds["sample"] = self.sample(run, keys[2])
-        self.evaluate(run, arrays, seconds, facts)
-        self.report(run, arrays)
+        with dealt_out(all_devices()):
+            dataset, seconds["simulate"] = self.simulate(keys[0])
+            run, facts = self.train(dataset, keys[1], resume)
+            seconds["train"] = facts["seconds"]
+            arrays, seconds["sample"] = self.sample(run, keys[2])
+        if is_first():
+            self.evaluate(run, arrays, seconds, facts)
+            self.report(run, arrays)
+        wait()
 
     def origin(self, stage: str, **inputs: str) -> Slice:
         """What a stage is made from now: settings, code, and digests of its input."""
@@ -178,14 +197,14 @@ class _Stages:
 
     def simulate(self, key: PRNGKeyArray) -> tuple[Dataset, float]:
         files = self.files
-        if not files.data.exists():
+        if agreed(not files.data.exists()):
             self.say("simulate  ...")
             began = time.perf_counter()
             dataset = self.config.simulate(key)
             _check_returned("simulate", dataset, Dataset, "a Dataset")
             jax.block_until_ready(dataset.train)
             seconds, origin = time.perf_counter() - began, self.origin("simulate")
-            files.write_data(dataset, seconds=seconds, origin=origin.as_json())
+            write(lambda: files.write_data(dataset, seconds=seconds, origin=origin.as_json()))
         # Read back even so: what follows sees the same bits whether or not it was stopped here.
         dataset, seconds = files.read_data()
         self.say(
@@ -198,14 +217,15 @@ class _Stages:
         self, dataset: Dataset, key: PRNGKeyArray, resume: Mapping[str, Any]
     ) -> tuple[Run, dict[str, Any]]:
         files, config = self.files, self.config
-        if not files.fit.exists():
+        if agreed(not files.fit.exists()):
             model = config.model(dataset.train)
             _check_returned("model", model, nn.Module, "a flax.linen.Module")
-            resumed = files.has_checkpoints
+            resumed = agreed(files.has_checkpoints)
             self.say(
                 "train     going on from the last checkpoint ..." if resumed else "train     ..."
             )
-            origin = self.origin("train").as_json()
+            begun = _started_from(resume.get("initial"))
+            origin = self.origin("train", **begun).as_json()
             began = time.perf_counter()
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
@@ -222,7 +242,7 @@ class _Stages:
                     "Config.fit must hand **resume on to smdp_jax.fit"
                 )
             facts = {"seconds": time.perf_counter() - began, "resumed": resumed, "warnings": said}
-            files.write_fit(fit, origin=origin, **facts)
+            write(lambda: files.write_fit(fit, origin=origin, **facts))
         run, facts = _trained(files, config, dataset)
         losses, steps = run.history["loss"], run.history["step"]
         reached = f"loss {losses[-1]:.4g} after {steps[-1]} updates" if losses.size else "no record"
@@ -235,13 +255,14 @@ class _Stages:
         files = self.files
         learned = digest_of({"variables": run.learned.variables, "truth": dict(run.truth)})
         origin = self.origin("sample", **{"learned parameters": learned})
-        if self._to_be_made("sample", files.samples, origin):
+        if agreed(self._to_be_made("sample", files.samples, origin)):
             began = time.perf_counter()
             arrays = run.config.sample(run, key)
             _check_returned("sample", arrays, Mapping, "a dict of arrays")
             arrays = jax.tree.map(np.asarray, dict(arrays))
             tree = {"arrays": arrays, "digest": digest_of(arrays), "origin": origin.as_json()}
-            write_arrays(files.samples, tree | {"seconds": time.perf_counter() - began})
+            tree["seconds"] = time.perf_counter() - began
+            write(lambda: write_arrays(files.samples, tree))
         arrays, seconds = files.read_samples()
         self.say(f"sample    {seconds:.1f} s")
         return arrays, seconds
@@ -291,6 +312,11 @@ class _Stages:
         return bool(changes)
 
 
+def _started_from(initial: Any) -> dict[str, str]:
+    """What tells a training that starts from given parameters."""
+    return {} if initial is None else {"the first parameters": digest_of(initial.variables)}
+
+
 def _trained(files: RunFiles, config: Experiment, dataset: Dataset) -> tuple[Run, dict[str, Any]]:
     fit, facts = files.read_fit(config.model(dataset.train))
     learned: Any = fit.learned
@@ -329,6 +355,10 @@ def _plain(number: Any) -> Any:
 
 def _shown(number: Any) -> str:
     return f"{number:.4g}" if isinstance(number, float) else str(number)
+
+
+def _nothing(line: str) -> None:
+    """Of several processes one speaks."""
 
 
 def _to_stderr(line: str) -> None:

@@ -1,7 +1,9 @@
 """Many solves: all at once, a chunk at a time, or dealt out over the devices of a mesh."""
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from smdp_jax.checks import concrete
 
-__all__ = ["AXIS", "Split", "in_chunks", "on_auto_mesh", "split_of"]
+__all__ = ["AXIS", "Split", "dealt_out", "in_chunks", "on_auto_mesh", "split_of"]
 
 AXIS = "data"
 """The axis of a mesh over which batches, paths and particles are split."""
@@ -24,11 +26,13 @@ AXIS = "data"
 class Split:
     """Entries of leading axes dealt out over one axis of a mesh, in equal parts.
 
-    Inside, the mesh has automatic axes, as gathers ask for; ``asked`` is the caller's own.
+    Inside, the mesh has automatic axes, as gathers ask for; ``asked`` is the caller's own. Where
+    results are ``gathered``, they come back as arrays of this process, whole.
     """
 
     asked: Mesh
     axis: str
+    gathered: bool = False
 
     @property
     def mesh(self) -> Mesh:
@@ -103,18 +107,41 @@ class Split:
         return jax.tree.map(one, tree)
 
     def returned(self, tree: Any) -> Any:
-        """Results as the caller's mesh has them: nothing moves."""
+        """Results as the caller's mesh has them: nothing moves, unless they are gathered."""
 
         def one(x: Any) -> Any:
             sharding = getattr(x, "sharding", None)
             if not concrete(x) or not isinstance(sharding, NamedSharding):
                 return x
+            if self.gathered:
+                whole = NamedSharding(self.mesh, PartitionSpec())
+                return jnp.asarray(np.asarray(jax.jit(_same, out_shardings=whole)(x)))
             there = NamedSharding(self.asked, sharding.spec)
             parts = [shard.data for shard in x.addressable_shards]
             return jax.make_array_from_single_device_arrays(x.shape, there, parts)
 
         explicit = AxisType.Explicit in self.asked.axis_types
-        return jax.tree.map(one, tree) if explicit else tree
+        return jax.tree.map(one, tree) if explicit or self.gathered else tree
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+_everywhere: ContextVar[Mesh | None] = ContextVar("_everywhere", default=None)
+
+
+@contextlib.contextmanager
+def dealt_out(mesh: Mesh | None) -> Iterator[None]:
+    """Deal the work of all verbs called in this block out over a mesh; results come back whole.
+
+    Code that knows nothing of meshes, or of other processes, runs on many devices like this.
+    """
+    before = _everywhere.set(mesh)
+    try:
+        yield
+    finally:
+        _everywhere.reset(before)
 
 
 def _over_processes(x: Any, there: NamedSharding) -> jax.Array:
@@ -123,7 +150,7 @@ def _over_processes(x: Any, there: NamedSharding) -> jax.Array:
         words = _over_processes(jax.random.key_data(x), there)
         return jax.random.wrap_key_data(words, impl=jax.random.key_impl(x))
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
-        return jax.jit(lambda x: x, out_shardings=there)(x)
+        return jax.jit(_same, out_shardings=there)(x)
     here = np.asarray(x)
     return jax.make_array_from_callback(here.shape, there, lambda index: here[index])
 
@@ -137,7 +164,10 @@ def split_of(mesh: Any, tree: Any = None) -> Split | None:
                 first = next(iter(sharding.spec), None)
                 if isinstance(first, str) and sharding.mesh.shape[first] > 1:
                     return Split(sharding.mesh, first)
-        return None
+        everywhere = _everywhere.get()
+        # Inside of a caller's jit, which is compiled once for all, nothing is dealt out.
+        outside = everywhere is not None and concrete(tree, jnp.zeros(()))
+        return Split(everywhere, AXIS, gathered=True) if outside else None
     if not isinstance(mesh, Mesh):
         raise TypeError(
             f"mesh must be a jax.sharding.Mesh, such as jax.make_mesh((8,), ('{AXIS}',)), got "
@@ -196,7 +226,7 @@ def filled_up(tree: Any, count: int, split: Split) -> Any:
 
 def say_filled_up(what: str, count: int, split: Split | None) -> None:
     """Warn where parts of a split are not equal: some work is done for nothing."""
-    if split is not None and count % split.count:
+    if split is not None and not split.gathered and count % split.count:
         each = -(-count // split.count)
         warnings.warn(
             f"{what} {count} do not divide over {split.count} devices: each solves {each}, "

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
-from smdp_jax.files import digest_of, write_atomically
+from smdp_jax.files import write_atomically
+from smdp_jax.processes import check_alike, is_first
 
 __all__ = ["RunDirectory", "interrupts_deferred"]
 
@@ -63,31 +62,17 @@ def _change(name: str, before: Any, now: Any) -> str:
     return f"{name} was {before!r}, now {now!r}"
 
 
-def _check_alike(identity: dict[str, Any]) -> None:
-    """Of several processes: all of them train the same."""
-    if jax.process_count() == 1:
-        return
-    own = np.frombuffer(digest_of([json.dumps(identity)])[:16].encode(), np.uint8)
-    others = multihost_utils.process_allgather(own)
-    wrong = np.flatnonzero((others != others[0]).any(axis=1))
-    if wrong.size:
-        raise ValueError(
-            f"all processes must train the same, got process {wrong[0]} unlike process 0: start "
-            "them with the same code, config and data"
-        )
-
-
 class RunDirectory:
     """Checkpoints and metrics of one training run; of several processes, the first one writes."""
 
     def __init__(self, path: str | Path, identity: dict[str, Any]) -> None:
         self.path = Path(path).absolute()
         self.path.mkdir(parents=True, exist_ok=True)
-        self._writes = jax.process_index() == 0
+        self._writes = is_first()
         self._lock = _locked(self.path) if self._writes else -1
         try:
             self._check_identity(identity)
-            _check_alike(identity)
+            check_alike(identity, "train the same")
         except BaseException:
             if self._lock >= 0:
                 os.close(self._lock)

@@ -13,6 +13,8 @@ from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
 from smdp_jax.objectives import Objective
+from smdp_jax.processes import agreed
+from smdp_jax.solve.batches import on_auto_mesh
 from smdp_jax.training.checkpoints import RunDirectory, interrupts_deferred
 from smdp_jax.training.divergence import TrainingDiverged, reason_of
 from smdp_jax.training.programs import Epochs
@@ -49,7 +51,7 @@ class Blocks:
             while True:
                 yield self.data
         number = epochs
-        for block in self.data.blocks(self.key, epochs):
+        for block in map(on_auto_mesh, self.data.blocks(self.key, epochs)):
             self.check(block)
             yield jax.tree.map(jnp.asarray, block)
             number += 1
@@ -105,15 +107,18 @@ def run_epochs(
                 bar.set_postfix(window=size, loss=f"{record['loss']:.4g}")
                 if pace.callback is not None:
                     averages = jax.tree.map(jnp.array, state.ema)
-                    enough = pace.callback(dict(record), averages) is True
-                waited = time.monotonic() - saved_at >= pace.checkpoint_seconds
+                    enough = agreed(pace.callback(dict(record), averages) is True)
+                waited = store is not None and agreed(
+                    time.monotonic() - saved_at >= pace.checkpoint_seconds
+                )
                 if store is not None and (waited or enough or done == pace.steps):
                     store.save(done, state)
                     saved_at = time.monotonic()
                 if enough:
                     break
         except KeyboardInterrupt:
-            if store is not None and int(state.step) > 0:
+            # Of several processes others may be an epoch further: they could not save together.
+            if store is not None and jax.process_count() == 1 and int(state.step) > 0:
                 store.save(int(state.step), state)
             raise
     _warn_of_validation(records)

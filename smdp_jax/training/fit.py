@@ -240,8 +240,10 @@ def fit(
     sde = asked.sde
     init_key, batch_key, val_key, miss_key, order_key = jax.random.split(key, 5)
     set_aside = validation
+    # What all processes hold whole anyway is laid out for the updates alone.
+    laid = None if split is None or split.gathered else split
     if isinstance(data, Trajectories):
-        data = on_device(data, split)
+        data = on_device(data, laid)
         if validation is None:
             data, set_aside = objective.split(data)
     say_filled_up("windows: a batch of", asked.batch_size, split)
@@ -264,7 +266,7 @@ def fit(
     )
     problem, fixed, constants = training.problem, training.fixed, training.constants
     if validation is not None:
-        validation = on_device(validation, split)
+        validation = on_device(validation, laid)
         held_out = problem.windows(validation, constants, val_key)
     pace = Pace(asked.steps, asked.epoch_steps, asked.checkpoint_seconds, progress, callback)
     with contextlib.ExitStack() as stack:
@@ -286,8 +288,10 @@ def fit(
     finish_key, miss_key = jax.random.split(miss_key)
     kept = objective.split(paths)[1] if set_aside is None else set_aside
     learned = problem.averaged(state, fixed)
+    if split is not None and split.gathered:
+        learned = split.returned(learned)
     if kept is not None:
-        learned = objective.finish(learned, on_device(kept, split), finish_key)
+        learned = objective.finish(learned, on_device(kept, laid), finish_key)
 
     def miss_of(term: Any) -> np.ndarray:
         return np.asarray(objective.miss(sde, term, validation or paths, miss_key))

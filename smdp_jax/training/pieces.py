@@ -221,10 +221,28 @@ def _first(
             variables = _drawn(model, key, t, x, args)
     else:
         variables = jax.tree.map(jnp.array, initial.variables)
+        with readable_errors(model, x, args):
+            _check_parameters(variables, jax.eval_shape(model.init, key, t, x, args))
     result = jax.eval_shape(partial(apply_network, model), variables, t, x, args)
     check_like(x, result, "the network")
     others = {name: value for name, value in variables.items() if name != "params"}
     return variables.get("params", {}), others
+
+
+def _check_parameters(given: Any, own: Any) -> None:
+    found, want = (
+        {
+            jax.tree_util.keystr(p): x.shape
+            for p, x in jax.tree.leaves_with_path(v.get("params", {}))
+        }
+        for v in (given, own)
+    )
+    other = [name for name in {**want, **found} if found.get(name) != want.get(name)]
+    if other:
+        raise ValueError(
+            f"initial must have the parameters of the model, got {found.get(other[0])} where "
+            f"{want.get(other[0])} is wanted for {other[0]}: build the network that was trained"
+        )
 
 
 @partial(compiled, compiler_options={"xla_backend_optimization_level": 0})
