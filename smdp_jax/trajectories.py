@@ -1,7 +1,7 @@
 """Simulated or measured paths, and the windows that training cuts from them."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -33,6 +33,9 @@ class Trajectories:
         zero at ``ts[0]``, where the prior, not the path, decides.
     args_axes : int or None
         None: the same ``args`` for all samples; 0: one entry per sample on the leading axis.
+    mask : bool array (samples, times), optional
+        Where a state was seen: paths of unequal lengths, missing times. What ``xs`` holds elsewhere
+        does not matter; ``fit`` learns from the windows that were seen whole.
     """
 
     ts: Any
@@ -40,6 +43,7 @@ class Trajectories:
     args: Any = None
     score_targets: Any = None
     args_axes: int | None = field(default=None, metadata={"static": True})
+    mask: Any = None
 
     @property
     def num_samples(self) -> int:
@@ -92,7 +96,13 @@ class Trajectories:
             )
         cut = lambda tree: jax.tree.map(lambda leaf: leaf[samples], tree)
         args = self.args if self.args_axes is None else cut(self.args)
-        return Trajectories(self.ts, cut(self.xs), args, cut(self.score_targets), self.args_axes)
+        return replace(
+            self,
+            xs=cut(self.xs),
+            args=args,
+            score_targets=cut(self.score_targets),
+            mask=cut(self.mask),
+        )
 
     def split(
         self, share: float, *, key: PRNGKeyArray | None = None
@@ -127,15 +137,20 @@ class Trajectories:
         order = jax.random.permutation(key, count)
         return self[order[:kept]], self[order[kept:]]
 
-    def check(self) -> None:
+    def check(self, *, masked: bool = False) -> None:
         """Check shapes, and that every state is finite.
+
+        Parameters
+        ----------
+        masked : bool
+            Whether states may be missing, as ``mask`` says.
 
         Raises
         ------
         ValueError
             If there is no sample, if leaves disagree on samples or times with ``ts`` or with each
-            other or are not floating point, if targets do not look like states, or if a state is
-            NaN or infinite (which sample, which time).
+            other or are not floating point, if targets do not look like states, if a state is NaN
+            or infinite (which sample, which time), or is missing where all are needed.
         """
         states = jax.tree_util.tree_leaves_with_path(self.xs)
         if not states:
@@ -152,6 +167,8 @@ class Trajectories:
             if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
                 raise ValueError(f"{where} must be floating point, got {jnp.result_type(leaf)}")
         check_conditions(self.args, self.args_axes, self.num_samples, "Trajectories.xs")
+        if self.mask is not None:
+            self._check_mask(want, masked)
         if self.score_targets is not None:
             shapes = [jax.tree.map(jnp.shape, tree) for tree in (self.xs, self.score_targets)]
             if shapes[0] != shapes[1]:
@@ -159,9 +176,30 @@ class Trajectories:
                     f"Trajectories.score_targets must have the shapes of xs {shapes[0]}, "
                     f"got {shapes[1]}"
                 )
-        _check_finite("xs", self.xs, self.ts)
+        _check_finite("xs", self.xs, self.ts, self.mask)
         if self.score_targets is not None:
-            _check_finite("score_targets", self.score_targets, self.ts)
+            _check_finite("score_targets", self.score_targets, self.ts, self.mask)
+
+    def _check_mask(self, want: tuple[int, ...], masked: bool) -> None:
+        kind, shape = jnp.result_type(self.mask), jnp.shape(self.mask)
+        if kind != jnp.bool_ or shape != want:
+            raise ValueError(
+                f"Trajectories.mask must be bool (samples, times)={want}, got {kind}{list(shape)}"
+            )
+        if not concrete(self.mask):
+            return
+        seen = np.asarray(self.mask)
+        if not seen.any(axis=1).all():
+            raise ValueError(
+                "Trajectories.mask must leave every path a state, got none in sample "
+                f"{int(np.argmin(seen.any(axis=1)))}: leave such paths out"
+            )
+        if not masked and not seen.all():
+            broken = int((~seen).any(axis=1).sum())
+            raise ValueError(
+                f"paths must be whole here, got {broken} of {len(seen)} with missing states: only "
+                "fit honours a mask; data[data.mask.all(axis=1)] are whole"
+            )
 
 
 @runtime_checkable
@@ -225,10 +263,41 @@ def as_stream(data: Any) -> Any:
 _all_finite = jax.jit(lambda x: jnp.isfinite(x).all())  # without a mask as large as the data
 
 
-def _check_finite(name: str, tree: Any, ts: Any) -> None:
-    if not concrete(tree):
+def filled(data: Trajectories) -> Trajectories:
+    """Missing states are those last seen before, or the first: finite numbers, that never count."""
+    if data.mask is None:
+        return data
+    mask = jnp.asarray(data.mask)
+    times = jnp.arange(mask.shape[1])
+    last = jax.lax.cummax(jnp.where(mask, times, -1), axis=1)
+    index = jnp.where(last < 0, jnp.argmax(mask, axis=1)[:, None], last)
+
+    def fill(tree: Any) -> Any:
+        return jax.tree.map(
+            lambda x: jax.vmap(lambda path, i: path[i])(jnp.asarray(x), index), tree
+        )
+
+    return replace(data, xs=fill(data.xs), score_targets=fill(data.score_targets), mask=mask)
+
+
+def whole_windows(mask: Any, steps: int, first: int) -> Array:
+    """Which windows of ``steps`` steps, from time ``first`` on, were seen whole."""
+    missing = jnp.cumsum(~jnp.asarray(mask), axis=1)
+    missing = jnp.pad(missing, ((0, 0), (1, 0)))
+    return missing[:, steps + 1 :][:, first:] == missing[:, : -steps - 1][:, first:]
+
+
+def _seen(tree: Any, mask: Any) -> Any:
+    if mask is None:
+        return tree
+    where = lambda x: np.reshape(mask, np.shape(mask) + (1,) * (x.ndim - 2))
+    return jax.tree.map(lambda x: np.where(where(x), x, np.zeros_like(x)), tree)
+
+
+def _check_finite(name: str, tree: Any, ts: Any, mask: Any) -> None:
+    if not concrete(tree, mask):
         return
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(_seen(tree, mask)):
         if jax.device_get(_all_finite(leaf)):
             continue
         finite = np.isfinite(np.asarray(leaf))
@@ -268,4 +337,5 @@ def window(
         xs=jax.tree.map(cut, data.xs),
         args=data.args_of(sample),
         score_targets=jax.tree.map(cut, data.score_targets),
+        mask=jax.tree.map(cut, data.mask),
     )

@@ -25,13 +25,16 @@ def to_arrays(data: Trajectories) -> tuple[dict[str, Any], dict[str, np.ndarray]
     roots = {"xs": "", "args": "args", "score_targets": "score"}
     for part, root in roots.items():
         structure[part] = _pack(getattr(data, part), root, arrays)
+    if data.mask is not None:
+        structure["mask"] = _pack(data.mask, "mask", arrays)
     return structure, arrays
 
 
 def from_arrays(structure: Mapping[str, Any], arrays: Mapping[str, Any]) -> Trajectories:
     """Put trajectories together."""
     parts = {part: _unpack(structure[part], arrays) for part in ("xs", "args", "score_targets")}
-    return Trajectories(arrays[TIME], **parts, args_axes=structure["args_axes"])
+    mask = _unpack(structure.get("mask"), arrays)
+    return Trajectories(arrays[TIME], **parts, args_axes=structure["args_axes"], mask=mask)
 
 
 def leading_axes(structure: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -39,7 +42,8 @@ def leading_axes(structure: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     own = () if structure["args_axes"] is None else ("sample",)
     axes: dict[str, tuple[str, ...]] = {TIME: (TIME,)}
     axes |= dict.fromkeys(_names(structure["xs"]), ("sample", TIME))
-    axes |= dict.fromkeys(_names(structure["score_targets"]), ("sample", TIME))
+    for part in ("score_targets", "mask"):
+        axes |= dict.fromkeys(_names(structure.get(part)), ("sample", TIME))
     return axes | dict.fromkeys(_names(structure["args"]), own)
 
 

@@ -95,7 +95,7 @@ def write(
             made = generate(jax.random.fold_in(key, index))
         if not isinstance(made, Trajectories):
             raise TypeError(f"generate must return Trajectories, got {type(made).__name__}")
-        made.check()
+        made.check(masked=True)
         return made
 
     first: list[Trajectories] = []

@@ -72,6 +72,7 @@ class BackwardKernel(Objective):
         For settings out of range.
     """
 
+    honours_masks = False  # gains and covariances are those of whole paths
     windows: tuple[int, ...] = (1,)
     input_noise: float = 0.0
     transform: Any = "auto"

@@ -25,6 +25,7 @@ class Objective:
 
     windows: tuple[int, ...]
     first_time: int = 0
+    honours_masks: bool = True
 
     @property
     def noise_level(self) -> float:

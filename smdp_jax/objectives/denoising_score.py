@@ -80,7 +80,8 @@ class DenoisingScore(PathScore):
         """The path's first state and the one at ``start``."""
         pair = jnp.stack([jnp.zeros_like(start), start])
         xs = jax.tree.map(lambda x: x[sample][pair], data.xs)
-        return Trajectories(data.ts[pair], xs, data.args_of(sample))
+        mask = None if data.mask is None else data.mask[sample][pair]
+        return Trajectories(data.ts[pair], xs, data.args_of(sample), mask=mask)
 
     def _targets(self, data: Trajectories, i: Any) -> State:
         first, now = (jax.tree.map(lambda x, i=i: x[:, i], data.xs) for i in (0, i))

@@ -53,14 +53,18 @@ class PathScore(Objective):
             t = target if transform is None else transform(target)
             return jax.tree.map(lambda t: jnp.abs(t) ** 2, t)
 
-        def one_time(targets: Any) -> Any:
-            square = jax.tree.map(lambda s: s.mean(axis=0), jax.vmap(size)(targets))
+        def one_time(targets: Any, seen: Any) -> Any:
+            def mean(s: Any) -> Any:
+                which = None if seen is None else seen.reshape((-1,) + (1,) * (s.ndim - 1))
+                return s.mean(axis=0, where=which)
+
+            square = jax.tree.map(mean, jax.vmap(size)(targets))
             if transform is None:
                 square = jax.tree.map(lambda s: s.mean(keepdims=True), square)
             return jax.tree.map(lambda s: jnp.sqrt(jnp.where(s > 0, s, 1.0)), square)
 
         def at(i: Any) -> Any:
-            return one_time(self._targets(data, i))
+            return one_time(self._targets(data, i), None if data.mask is None else data.mask[:, i])
 
         return data.ts, jax.lax.map(at, jnp.arange(data.num_times))
 

@@ -152,12 +152,14 @@ def _by_time(
         samples = max(8, min(256, 4096 // max(entries, 1), data.num_samples))
     chosen = jax.random.randint(key, (samples,), 0, data.num_samples)
 
-    def of_one(sample: Array, start: Array) -> Scalar:
+    def of_one(sample: Array, start: Array) -> tuple[Scalar, Any]:
         piece = window(data, sample, start, 1)
-        return miss(piece, *(jax.tree.map(lambda x, i=i: x[i], piece.xs) for i in range(2)))
+        states = (jax.tree.map(lambda x, i=i: x[i], piece.xs) for i in range(2))
+        return miss(piece, *states), None if piece.mask is None else piece.mask.all()
 
     def at(start: Array) -> Array:
-        return jax.vmap(of_one, in_axes=(0, None))(chosen, start).mean()
+        misses, seen = jax.vmap(of_one, in_axes=(0, None))(chosen, start)
+        return jnp.mean(misses, where=seen)
 
     return jax.lax.map(at, jnp.arange(data.num_times - 1))
 

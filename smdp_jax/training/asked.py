@@ -18,6 +18,7 @@ from smdp_jax.checks import (
 )
 from smdp_jax.sde import SDE
 from smdp_jax.training.inverses import with_best_inverse
+from smdp_jax.trajectories import filled, whole_windows
 
 
 class Asked(NamedTuple):
@@ -83,10 +84,28 @@ def check_fit(
 def check_paths(sde: SDE, objective: Any, data: Any) -> None:
     """Check paths against the process that they are said to come from, and for the objective."""
     check_time_grid(data.ts, sde)
-    data.check()
+    data.check(masked=True)
+    if data.mask is not None:
+        _check_windows(objective, data)
+        data = filled(data)
     maps = ("drift", "step", "inverse")
     check_process(sde, data.ts, data.at(0, -1), data.args_of(0), maps=maps)
     objective.check(sde, data)
+
+
+def _check_windows(objective: Any, data: Any) -> None:
+    """Check that an objective honours a mask, and finds windows that were seen whole."""
+    if not objective.honours_masks:
+        raise ValueError(
+            f"{type(objective).__name__} must have whole paths, such as "
+            "data[data.mask.all(axis=1)]; OneStep(), MultiStep() and PathScore() honour a mask"
+        )
+    for steps in objective.windows:
+        if not whole_windows(data.mask, steps, objective.first_time).any():
+            raise ValueError(
+                f"Trajectories.mask must leave windows of {steps + 1} successive states, got none: "
+                "shorter windows, or times that all paths have"
+            )
 
 
 def check_kinds(

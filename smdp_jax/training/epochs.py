@@ -19,7 +19,7 @@ from smdp_jax.training.checkpoints import RunDirectory, interrupts_deferred
 from smdp_jax.training.divergence import TrainingDiverged, reason_of
 from smdp_jax.training.programs import Epochs
 from smdp_jax.training.updates import Fixed, Problem, TrainingState, Windows
-from smdp_jax.trajectories import Trajectories, TrajectoryStream
+from smdp_jax.trajectories import Trajectories, TrajectoryStream, filled
 
 __all__ = ["Blocks", "Callback", "Pace", "run_epochs"]
 
@@ -53,7 +53,7 @@ class Blocks:
         number = epochs
         for block in map(on_auto_mesh, self.data.blocks(self.key, epochs)):
             self.check(block)
-            yield jax.tree.map(jnp.asarray, block)
+            yield filled(jax.tree.map(jnp.asarray, block))
             number += 1
         raise ValueError(
             f"data.blocks(key, first) must go on without end, got a stream of {number} blocks: "

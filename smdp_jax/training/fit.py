@@ -30,7 +30,7 @@ from smdp_jax.training.epochs import Blocks, Callback, Pace, run_epochs
 from smdp_jax.training.identity import identity_of
 from smdp_jax.training.pieces import on_device, start
 from smdp_jax.training.updates import Problem
-from smdp_jax.trajectories import Trajectories, TrajectoryStream, as_stream
+from smdp_jax.trajectories import Trajectories, TrajectoryStream, as_stream, filled, whole_windows
 
 __all__ = ["Fit", "TrainingDiverged", "fit"]
 
@@ -243,7 +243,7 @@ def fit(
     # What all processes hold whole anyway is laid out for the updates alone.
     laid = None if split is None or split.gathered else split
     if isinstance(data, Trajectories):
-        data = on_device(data, laid)
+        data = on_device(filled(data), laid)
         if validation is None:
             data, set_aside = objective.split(data)
     say_filled_up("windows: a batch of", asked.batch_size, split)
@@ -266,7 +266,7 @@ def fit(
     )
     problem, fixed, constants = training.problem, training.fixed, training.constants
     if validation is not None:
-        validation = on_device(validation, laid)
+        validation = on_device(filled(validation), laid)
         held_out = problem.windows(validation, constants, val_key)
     pace = Pace(asked.steps, asked.epoch_steps, asked.checkpoint_seconds, progress, callback)
     with contextlib.ExitStack() as stack:
@@ -299,7 +299,7 @@ def fit(
     miss = miss_of(learned)
     gaussian = partial(lambda term: miss_of(gaussian_of(term, sde, paths)), learned)
     is_score = isinstance(learned, (LearnedScore, StepCorrection))
-    warn_of_miss(miss, paths.ts, learned.kind, gaussian if is_score else None)
+    warn_of_miss(_shown(miss, paths.mask), paths.ts, learned.kind, gaussian if is_score else None)
     if learned.kind == "score":
         learned = replace(
             learned,
@@ -307,6 +307,13 @@ def fit(
             seen=SeenRange.of(paths),
         )
     return Fit(learned if split is None else split.returned(learned), _history(records), miss)
+
+
+def _shown(miss: np.ndarray, mask: Any) -> np.ndarray:
+    """Steps that no path shows are not known to miss anything."""
+    if mask is None:
+        return miss
+    return np.where(np.asarray(whole_windows(mask, 1, 0)).any(axis=0), miss, 0)
 
 
 def _history(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ from smdp_jax.training.asked import check_kinds, check_paths
 from smdp_jax.training.defaults import batch_of, objective_of, optimizer_of
 from smdp_jax.training.shares import Shares
 from smdp_jax.training.updates import Fixed, Problem, TrainingState, Windows, averages
-from smdp_jax.trajectories import Trajectories
+from smdp_jax.trajectories import Trajectories, filled
 
 __all__ = ["Training", "on_device", "prepare", "start"]
 
@@ -191,7 +191,7 @@ def prepare(
         raise ValueError(f"ema must be in [0, 1), got {ema}")
     check_paths(sde, objective, data)
     problem = Problem(sde, model, objective, optax.with_extra_args_support(optimizer), size, ema)
-    return start(problem, on_device(data), key, precondition=precondition, initial=initial)
+    return start(problem, on_device(filled(data)), key, precondition=precondition, initial=initial)
 
 
 def start(

@@ -72,5 +72,6 @@ class Shares:
             ts=split.put(data.ts, whole=True),
             xs=lay(data.xs),
             score_targets=lay(data.score_targets),
+            mask=lay(data.mask),
             args=lay(data.args) if mapped else split.put(data.args, whole=True),
         )

@@ -16,7 +16,7 @@ from smdp_jax.objectives import Objective
 from smdp_jax.sde import SDE
 from smdp_jax.solve.batches import Split
 from smdp_jax.training.shares import Shares
-from smdp_jax.trajectories import Trajectories
+from smdp_jax.trajectories import Trajectories, filled, whole_windows
 
 __all__ = ["Fixed", "Problem", "TrainingState", "Windows", "averages"]
 
@@ -55,12 +55,16 @@ class Fixed:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Windows:
-    """Where random windows come from; ``paths`` of them, however they are laid out."""
+    """Where random windows come from; ``paths`` of them, however they are laid out.
+
+    Where states are missing, ``weights`` make the mean over all windows that over the whole ones.
+    """
 
     data: Trajectories
     constants: Any
     key: Any
     paths: int = field(metadata={"static": True})
+    weights: Any = None
 
 
 def averages(params: Any) -> Any:
@@ -101,13 +105,21 @@ class Problem:
 
     def windows(self, data: Trajectories, constants: Any, key: PRNGKeyArray) -> Windows:
         """Lay paths out for the devices that there are."""
-        source = Windows(data, constants, key, data.num_samples)
+        data, weights = filled(data), self._weights(data.mask)
+        source = Windows(data, constants, key, data.num_samples, weights)
         if self.split is None:
             return source
-        whole = self.split.put((constants, key), whole=True)
-        return Windows(
-            self.shares(source).laid_out(data, self.split), *whole, paths=data.num_samples
-        )
+        constants, key, weights = self.split.put((constants, key, weights), whole=True)
+        there = self.shares(source).laid_out(data, self.split)
+        return Windows(there, constants, key, data.num_samples, weights)
+
+    def _weights(self, mask: Any) -> Any:
+        """By steps of a window: all there are over those seen whole."""
+        if mask is None:
+            return None
+        first = self.objective.first_time
+        share = lambda n: jnp.mean(whole_windows(mask, n, first), dtype=float)
+        return {n: 1 / share(n) for n in self.objective.windows}
 
     def places(
         self, source: Windows, key: PRNGKeyArray, steps: int, part: Any = 0
@@ -148,7 +160,11 @@ class Problem:
 
         def one(sample: Array, start: Array, key: PRNGKeyArray) -> Array:
             piece = self.objective.cut(source.data, sample, start, steps)
-            return self.objective.loss(learned, self.sde, piece, source.constants, key)
+            loss = self.objective.loss(learned, self.sde, piece, source.constants, key)
+            if piece.mask is None:
+                return loss
+            weight = source.weights[steps].astype(loss.dtype)
+            return jnp.where(piece.mask.all(), weight * loss, jnp.zeros_like(loss))
 
         if self.split is None:
             return jax.vmap(one)(*self.places(source, key, steps)[1:]).mean()
@@ -293,12 +309,14 @@ def _specs(source: Windows | None, split: Split) -> Any:
         source,
         constants=whole,
         key=whole,
+        weights=whole,
         data=Trajectories(
             ts=whole,
             xs=split.spec(),
             args=whole if data.args_axes is None else split.spec(),
             score_targets=split.spec(),
             args_axes=data.args_axes,
+            mask=split.spec(),
         ),
     )
 
