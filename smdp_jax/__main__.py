@@ -17,6 +17,7 @@ import dataclasses
 import itertools
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -240,6 +241,7 @@ def _entry(given: list[str]) -> None:
     status = main(given) if status is None else status
     if status and jax.distributed.is_initialized():
         sys.stderr.flush()
+        time.sleep(jax.process_index() == 0)  # it takes the others with it: they may speak first
         os._exit(status)
     sys.exit(status)
 

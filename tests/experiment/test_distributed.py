@@ -81,7 +81,7 @@ def two():
 
 
 def ended(process):
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=900)
     return process.returncode, errors
 
 
