@@ -31,6 +31,18 @@ def block_with(words, page=README):
     return code
 
 
+@pytest.mark.slow
+def test_pretrained_field():
+    """From the shipped weights alone; what spreads there is what the exact posterior has."""
+    seen = {}
+    exec(compile(block_with('smdp.pretrained("heat")'), "README.md", "exec"), seen)
+    heat, past = seen["heat"], seen["past"]
+    assert past.samples.shape == (4, 32, 32)
+    assert past.info.finite.all()
+    spread = past.samples.var(axis=0, ddof=1).mean() / heat.system.posterior_point_variance()
+    assert abs(spread - 1) < 0.3  # its standard error is 0.056: once in ten million runs
+
+
 def example():
     """Return the example of the README with a drift, made smaller."""
     code = block_with("smdp.probability_flow(")

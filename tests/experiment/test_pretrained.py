@@ -1,8 +1,11 @@
 """Scores that come with the package: they come back as they were, and reach what was recorded."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +14,13 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 
 import smdp_jax as smdp
 from smdp_jax import models, physics
+from smdp_jax.__main__ import main
+from smdp_jax.experiment import ExperimentError, load, load_config_file, run_experiment
 from smdp_jax.experiment import pretrained as module
 
 HEAT = physics.Heat(size=8, noise=0.2)
 TS = smdp.linear_grid(0.0, 0.2, 3)
+TINY = Path("tests/configs/tiny.py")
 SPECTRUM = models.Spectrum(
     TS, np.linspace(1, 2, 4 * 8 * 5).reshape(4, 8, 5).astype(np.float32), floor=0.5
 )
@@ -82,3 +88,72 @@ def test_only_processes_of_the_package_are_written(system, tmp_path, monkeypatch
 def test_only_parts_of_the_package_are_written(thing):
     with pytest.raises(TypeError, match="a system or network must be"):
         module._described(thing)
+
+
+def past(found, x_end, number, **options):
+    key = jax.random.key(5)
+    return smdp.sample_posterior(
+        found.sde, found.score, x_end, found.ts, num_samples=number, key=key, **options
+    ).samples
+
+
+@pytest.mark.parametrize(
+    ("name", "x_end"), [("affine", 0.1), pytest.param("quadratic", 0.0, marks=pytest.mark.slow)]
+)
+def test_shipped_weights_of_two_starts(name, x_end):
+    """The share of paths from +1 is off by no more than was recorded as the largest error."""
+    found, number = smdp.pretrained(name), 1000
+    share = float((past(found, jnp.array([x_end]), number) > 0).mean())
+    exact = 0.5  # by symmetry
+    if x_end:
+        exact = float(found.system.posterior_plus(found.ts[-1], jnp.array([x_end])))
+    # Five standard errors of the share: once in two million runs.
+    chance = 5 * np.sqrt(exact * (1 - exact) / number)
+    assert abs(share - exact) < found.metrics["error of P(+1 | x_T), largest"] + chance
+
+
+@pytest.mark.slow
+def test_shipped_weights_of_heat():
+    """Spread and bias of samples are those that the run recorded, from the exact posterior."""
+    found = smdp.pretrained("heat")
+    k_prior, k_end = jax.random.split(jax.random.key(2))
+    number = 8
+    start = found.system.prior(k_prior, 1)[0]
+    x_end = found.system.transition(k_end, 0.0, found.ts[-1], start)
+    samples = past(found, x_end, number, solver=diffrax.Heun())
+    variance = found.system.posterior_variance()
+    point = float(variance.mean())
+    # Modes are independent: relative errors of the mean variance, known from the exact one.
+    error = float(jnp.sqrt(2 * (variance**2).sum() / (number - 1)) / variance.sum())
+    spread = float(samples.var(axis=0, ddof=1).mean()) / found.metrics["std of the samples"] ** 2
+    assert abs(spread - 1) < 5 * error  # once in two million runs
+    recorded = found.metrics["distance of the mean from the exact mean"] ** 2 - point / 16
+    distance = float(((samples.mean(axis=0) - found.system.posterior_mean(x_end)) ** 2).mean())
+    expected = recorded + point / number
+    assert distance < expected * (1 + 5 * error * np.sqrt(number - 1))
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_given_weights(tmp_path):
+    """An update that changes nothing leaves them; the same run without them is refused."""
+    file = load_config_file(TINY)
+    config, silent = file.presets["small"], {"preset": "small", "say": lambda line: None}
+    first = load(run_experiment(file, config, runs_dir=tmp_path / "a", **silent)).score
+    still = replace(config, steps=1, learning_rate=1e-12)
+    there = {"runs_dir": tmp_path / "b", **silent}
+    again = load(run_experiment(file, still, initial=first, **there)).score
+    for a, b in zip(*map(jax.tree.leaves, (again.variables, first.variables)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    run_experiment(file, still, initial=first, **there)
+    with pytest.raises(ExperimentError, match="the code of the first parameters has changed"):
+        run_experiment(file, still, **there)
+    wider = replace(config, widths=(9,))
+    with pytest.raises(ValueError, match="initial must have the parameters of the model, got"):
+        run_experiment(file, wider, initial=first, runs_dir=tmp_path / "c", **silent)
+
+
+def test_weights_are_asked_for_by_name(tmp_path, capsys):
+    words = ["run", str(TINY), "--runs-dir", str(tmp_path), "--from-pretrained"]
+    assert main(words) == 1
+    assert "name must be one of affine, heat, quadratic" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
