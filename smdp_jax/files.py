@@ -15,7 +15,6 @@ from typing import Any, BinaryIO
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
 
 PathLike = str | os.PathLike[str]
 
@@ -113,7 +112,7 @@ def _array_of(file: Any, name: str) -> np.ndarray:
         ) from None
 
 
-def digest_of(tree: PyTree[Any]) -> str:
+def digest_of(tree: Any) -> str:
     """Digest structure, shapes, dtypes and values of a tree of arrays, numbers and strings."""
     leaves, treedef = jax.tree.flatten(tree)
     content = hashlib.sha256(str(treedef).encode())

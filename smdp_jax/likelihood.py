@@ -69,7 +69,7 @@ def log_prob(
     key: PRNGKeyArray | None = None,
     args: Args = None,
     args_axes: int | None = None,
-    solver: diffrax.AbstractSolver | None = None,
+    solver: diffrax.AbstractSolver[Any] | None = None,
     substeps: int = 1,
     batch_axes: int = 0,
     chunk_size: int | None = None,

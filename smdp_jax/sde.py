@@ -4,7 +4,7 @@ import math
 import reprlib
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,14 @@ __all__ = [
     "negated",
 ]
 
-if TYPE_CHECKING:
-    Scalar = Any
+if TYPE_CHECKING:  # which knows neither shapes nor trees
+    Scalar: TypeAlias = Any
+    State: TypeAlias = Any
+    Args: TypeAlias = Any
 else:
     Scalar = Float[ArrayLike, ""]
-State = PyTree[Any]
-Args = PyTree[Any]
+    State = PyTree[Any]
+    Args = PyTree[Any]
 
 Drift = Callable[[Any, Any, Any], Any]
 """``drift(t, x, args)`` returns dx/dt, a tree like ``x``."""

@@ -80,7 +80,7 @@ def guided_posterior(
     spread: Any,
     scale: Any = 1.0,
     args: Args = None,
-    solver: diffrax.AbstractSolver | None = None,
+    solver: diffrax.AbstractSolver[Any] | None = None,
     substeps: int = 1,
     chunk_size: int | None = None,
 ) -> Posterior:

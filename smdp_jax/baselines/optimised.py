@@ -30,7 +30,7 @@ def end_spread(
     sde: SDE,
     data: Trajectories,
     *,
-    solver: diffrax.AbstractSolver | None = None,
+    solver: diffrax.AbstractSolver[Any] | None = None,
     substeps: int = 1,
 ) -> State:
     """Measure what the noise does to the end: root mean square of ``x_T - F(x_0)`` over paths.
@@ -67,7 +67,7 @@ def optimise_start(
     prior_loss: Callable[[State], Any] | None = None,
     steps: int = 50,
     args: Args = None,
-    solver: diffrax.AbstractSolver | None = None,
+    solver: diffrax.AbstractSolver[Any] | None = None,
     substeps: int = 1,
 ) -> Posterior:
     """Find the start that explains an end state best, by L-BFGS from several first guesses.
@@ -120,7 +120,7 @@ def randomised_maximum_likelihood(
     key: PRNGKeyArray,
     steps: int = 50,
     args: Args = None,
-    solver: diffrax.AbstractSolver | None = None,
+    solver: diffrax.AbstractSolver[Any] | None = None,
     substeps: int = 1,
 ) -> Posterior:
     """Sample starts by optimising each against perturbed data and a draw of the prior.

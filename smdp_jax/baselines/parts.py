@@ -16,7 +16,7 @@ from smdp_jax.solve.integrate import advance
 
 
 def noise_free(
-    sde: SDE, ts: Any, solver: diffrax.AbstractSolver | None, substeps: int
+    sde: SDE, ts: Any, solver: diffrax.AbstractSolver[Any] | None, substeps: int
 ) -> Callable[[State, Args], State]:
     """End state of the simulation without noise, as a function of its start."""
     quiet = replace(sde, diffusion=None)

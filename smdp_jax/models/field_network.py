@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from smdp_jax.models.fields import (
     cell_centres,
@@ -16,6 +16,7 @@ from smdp_jax.models.fields import (
 )
 from smdp_jax.models.layout import Conditions, everything, working_dtype
 from smdp_jax.models.time_features import TimeFeatures, time_vector
+from smdp_jax.sde import State
 
 
 def as_channels(
@@ -48,7 +49,7 @@ class FieldNetwork(nn.Module, kw_only=True):
     dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, t: ArrayLike, x: PyTree, args: Any) -> PyTree:
+    def __call__(self, t: ArrayLike, x: State, args: Any) -> State:
         """Score at one time and state."""
         dtype = working_dtype(x)
         if self.dtype is not None and not jnp.issubdtype(self.dtype, jnp.floating):

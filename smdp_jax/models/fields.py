@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from smdp_jax.models.layout import as_number, to_vector
+from smdp_jax.sde import State
 
 
-def cell_grid(x: PyTree, dims: int) -> tuple[int, ...]:
+def cell_grid(x: State, dims: int) -> tuple[int, ...]:
     """Find the grid of cells on which the leaves of a state live.
 
     Leaves at the centres have its shape. Among the grids that leave every leaf at most one entry
@@ -93,7 +94,7 @@ def to_channels(
     return jnp.concatenate(fields, axis=-1)
 
 
-def from_channels(fields: Float[Array, "*grid channels"], like: PyTree) -> PyTree:
+def from_channels(fields: Float[Array, "*grid channels"], like: State) -> State:
     """Cut the channel axis into leaves: the inverse of `to_channels`.
 
     A face between two cells gets the mean of what the two say.

@@ -9,9 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from smdp_jax.models.layout import as_time, working_dtype
+from smdp_jax.sde import State
 
 
 def _locate(
@@ -45,7 +46,7 @@ class GridScore(nn.Module):
     x_range: tuple[float, float] = (-1.25, 1.25)
 
     @nn.compact
-    def __call__(self, t: ArrayLike, x: PyTree, args: Any) -> PyTree:
+    def __call__(self, t: ArrayLike, x: State, args: Any) -> State:
         """Score at one time and state."""
         self._check(x)
         dtype = working_dtype(x)
@@ -61,7 +62,7 @@ class GridScore(nn.Module):
             lambda like: value.reshape(jnp.shape(like)).astype(jnp.result_type(like)), x
         )
 
-    def _check(self, x: PyTree) -> None:
+    def _check(self, x: State) -> None:
         shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
         if len(shapes) != 1 or jnp.size(jax.tree.leaves(x)[0]) != 1:
             raise ValueError(

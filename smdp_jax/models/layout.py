@@ -12,7 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
+
+from smdp_jax.sde import State
 
 Conditions = Callable[[Any], Any]
 """Picks, from `args`, the pytree of conditions that a network sees."""
@@ -23,7 +25,7 @@ def everything(args: Any) -> Any:
     return args
 
 
-def working_dtype(x: PyTree) -> jnp.dtype:
+def working_dtype(x: State) -> jnp.dtype:
     """Widest floating dtype among the leaves of a state, at least float32."""
     dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(x)]
     if not dtypes:
@@ -71,7 +73,7 @@ def to_vector(tree: Any, dtype: DTypeLike) -> Float[Array, " n"]:
     return jnp.concatenate([jnp.zeros((0,), dtype), *leaves])
 
 
-def from_vector(vector: Float[Array, " n"], like: PyTree) -> PyTree:
+def from_vector(vector: Float[Array, " n"], like: State) -> State:
     """Cut a vector into leaves: the inverse of `to_vector`."""
     leaves, treedef = jax.tree.flatten(like)
     parts, start = [], 0

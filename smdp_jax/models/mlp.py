@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import PyTree
 
 from smdp_jax.models.layers import dense, elu
 from smdp_jax.models.layout import Conditions, everything, from_vector, to_vector, working_dtype
 from smdp_jax.models.time_features import TimeFeatures, time_vector
+from smdp_jax.sde import State
 
 
 class MLP(nn.Module):
@@ -46,7 +46,7 @@ class MLP(nn.Module):
     conditions: Conditions = everything
 
     @nn.compact
-    def __call__(self, t: ArrayLike, x: PyTree, args: Any) -> PyTree:
+    def __call__(self, t: ArrayLike, x: State, args: Any) -> State:
         """Score at one time and state."""
         dtype = working_dtype(x)
         state = to_vector(x, dtype)

@@ -15,12 +15,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Complex, Float, PyTree
+from jaxtyping import Array, Complex, Float
 
 from smdp_jax.models.layers import dense
 from smdp_jax.models.layout import as_time, at_least_float32, working_dtype
 from smdp_jax.models.time_features import TimeFeatures, time_vector
 from smdp_jax.physics.spectral.periodic import modes_shape, multiplicity, squared_wavenumbers
+from smdp_jax.sde import State
 
 
 def _to_modes(field: Float[Array, "*grid"]) -> Complex[Array, "*modes"]:
@@ -91,12 +92,12 @@ class SpectralPreconditioned(nn.Module):
     """
 
     net: nn.Module
-    variance: Callable[[Float[Array, ""]], PyTree]
+    variance: Callable[[Float[Array, ""]], State]
     spectral_gain: bool = False
     see_state: bool = True
 
     @nn.compact
-    def __call__(self, t: ArrayLike, x: PyTree, args: Any) -> PyTree:
+    def __call__(self, t: ArrayLike, x: State, args: Any) -> State:
         """Score at one time and state."""
         given, t = jax.tree.map(jnp.asarray, x), as_time(t, working_dtype(x))
         x = jax.tree.map(lambda field: field.astype(at_least_float32(field.dtype)), given)
@@ -117,7 +118,7 @@ class SpectralPreconditioned(nn.Module):
 
         return jax.tree.map(score, x, given, white, correction, inverse_root)
 
-    def _variance(self, t: Float[Array, ""], x: PyTree) -> PyTree:
+    def _variance(self, t: Float[Array, ""], x: State) -> State:
         variance = self.variance(t)
         if jax.tree.structure(variance) != jax.tree.structure(x):
             raise ValueError(

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from smdp_jax.files import digest_of
 from smdp_jax.physics.spectral.gaussian_field import mode_variance
+from smdp_jax.sde import State
 
 
 def _bounded_below(variance: np.ndarray, floor: float) -> np.ndarray:
@@ -57,7 +58,7 @@ class Spectrum:
     """
 
     ts: Any
-    variance: PyTree
+    variance: State
     floor: float = 1e-3
     _digest: str = field(init=False, repr=False)
 
@@ -88,7 +89,7 @@ class Spectrum:
 
     @classmethod
     def from_trajectories(
-        cls, ts: ArrayLike, xs: PyTree, *, radial: bool = False, floor: float = 1e-3
+        cls, ts: ArrayLike, xs: State, *, radial: bool = False, floor: float = 1e-3
     ) -> "Spectrum":
         """Estimate the table from simulated paths.
 
@@ -111,7 +112,7 @@ class Spectrum:
         variance = jax.vmap(lambda x: mode_variance(x, radial=radial), in_axes=1)(xs)
         return cls(ts, variance, floor)
 
-    def __call__(self, t: ArrayLike) -> PyTree:
+    def __call__(self, t: ArrayLike) -> State:
         """Variances at a scalar time t, leaves (*modes), in t's dtype."""
         t = jnp.asarray(t)
         ts = jnp.asarray(self.ts, t.dtype)

@@ -83,7 +83,7 @@ class MultiStep(Objective):
     form: Form = "backward"
     gradient_cut: int | None = None
     training_noise: float = 0.0
-    solver: diffrax.AbstractSolver | GaussianStep | None = None
+    solver: diffrax.AbstractSolver[Any] | GaussianStep | None = None
     learns: Kind | None = None
     rematerialise: bool | None = None
 

@@ -59,7 +59,7 @@ def step_miss(
     key: PRNGKeyArray,
     samples: int | None = None,
     noise_level: float = 1.0,
-    solver: diffrax.AbstractSolver | GaussianStep | None = None,
+    solver: diffrax.AbstractSolver[Any] | GaussianStep | None = None,
 ) -> Float[Array, "steps"]:
     """Squared miss of one backward step over its noise variance, by time.
 
@@ -110,7 +110,7 @@ def _step_miss(
     key: PRNGKeyArray,
     samples: int | None,
     level: _Level,
-    solver: diffrax.AbstractSolver | GaussianStep | None,
+    solver: diffrax.AbstractSolver[Any] | GaussianStep | None,
 ) -> Array:
     back = replace(reverse_sde(sde, score, noise_level=level.alpha), diffusion=None)
     stepper = bound(solver, sde, score, level.alpha)

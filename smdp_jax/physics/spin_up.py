@@ -4,7 +4,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
 
 from smdp_jax.sde import SDE, Args, FlowMap, State
 from smdp_jax.solve.integrate import advance
@@ -12,9 +11,7 @@ from smdp_jax.solve.integrate import advance
 __all__ = ["spin_up"]
 
 
-def spin_up(
-    step: FlowMap, xs: State, *, time: float | int, calls: int, args: Args = None
-) -> PyTree:
+def spin_up(step: FlowMap, xs: State, *, time: float | int, calls: int, args: Args = None) -> State:
     """Advance a batch of states without noise and keep the last ones.
 
     Parameters

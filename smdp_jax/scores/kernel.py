@@ -70,8 +70,8 @@ class LearnedKernel:
     moments taken from simulated paths.
     """
 
-    kind: ClassVar = "kernel"
-    what: ClassVar = "a backward kernel: use fit.kernel"
+    kind: ClassVar[str] = "kernel"
+    what: ClassVar[str] = "a backward kernel: use fit.kernel"
 
     model: Any = field(metadata={"static": True})
     variables: Any

@@ -68,7 +68,7 @@ class _Learned:
     variables: Any
     preconditioner: Any = None
     ts: Any = field(default=None, kw_only=True)
-    shapes: tuple | None = field(default=None, kw_only=True, metadata={"static": True})
+    shapes: tuple[Any, ...] | None = field(default=None, kw_only=True, metadata={"static": True})
 
     def __call__(self, t: Scalar, x: State, args: Args) -> State:
         """Evaluate at one time and one unbatched state."""
@@ -105,8 +105,8 @@ class LearnedScore(_Learned):
         Range of the training paths over time; ``info.left_range_at`` says where a path left it.
     """
 
-    kind: ClassVar = "score"
-    what: ClassVar = "a score: use fit.score"
+    kind: ClassVar[str] = "score"
+    what: ClassVar[str] = "a score: use fit.score"
 
     seen: Any = field(default=None, kw_only=True)
 
@@ -163,8 +163,8 @@ class StepCorrection(_Learned):
         that name none then take.
     """
 
-    kind: ClassVar = "correction"
-    what: ClassVar = (
+    kind: ClassVar[str] = "correction"
+    what: ClassVar[str] = (
         "a step correction (windows on a flow map), not a score: use fit.correction on its own "
         "time grid, or train with PathScore()"
     )

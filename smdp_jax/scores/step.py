@@ -90,8 +90,8 @@ class LearnedStep:
         Scales of its input and output.
     """
 
-    kind: ClassVar = "step"
-    what: ClassVar = "a step of the physics: use fit.step"
+    kind: ClassVar[str] = "step"
+    what: ClassVar[str] = "a step of the physics: use fit.step"
 
     model: Any = field(metadata={"static": True})
     variables: Any

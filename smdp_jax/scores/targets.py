@@ -244,7 +244,7 @@ def least_variance_ramp(
     key: PRNGKeyArray,
     args: Args = None,
     args_axes: int | None = None,
-    solver: diffrax.AbstractSolver | None = None,
+    solver: diffrax.AbstractSolver[Any] | None = None,
     substeps: int = 1,
     transform: Transform | None = None,
 ) -> Ramp:
@@ -298,7 +298,7 @@ def _pilot(
     key: PRNGKeyArray,
     args: Args,
     args_axes: int | None,
-    solver: diffrax.AbstractSolver | None,
+    solver: diffrax.AbstractSolver[Any] | None,
     substeps: int,
     transform: Transform | None,
 ) -> State:

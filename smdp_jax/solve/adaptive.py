@@ -23,7 +23,7 @@ def solve_adaptive(
     controller: diffrax.AbstractAdaptiveStepSizeController,
     key: PRNGKeyArray | None = None,
     args: Args = None,
-    solver: diffrax.AbstractSolver | None = None,
+    solver: diffrax.AbstractSolver[Any] | None = None,
     max_steps: int = 16**4,
 ) -> tuple[State, Shaped[Array, ""]]:
     """Solve with the step sizes that a controller chooses; states are saved at all of ``ts``.
@@ -95,7 +95,7 @@ def advance_adaptively(
     controller: diffrax.AbstractAdaptiveStepSizeController,
     key: PRNGKeyArray | None,
     args: Args,
-    solver: diffrax.AbstractSolver | None,
+    solver: diffrax.AbstractSolver[Any] | None,
     *,
     max_steps: int = 16**4,
 ) -> tuple[State, Array]:

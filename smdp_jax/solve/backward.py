@@ -99,12 +99,12 @@ class BackwardSolve:
 
     sde: SDE
     ts: Any
-    solver: diffrax.AbstractSolver | GaussianStep | None
+    solver: diffrax.AbstractSolver[Any] | GaussianStep | None
     substeps: int = field(metadata=_STATIC)
     noise_level: Any = field(metadata=_STATIC)
     denoise_last: bool = field(metadata=_STATIC)
     corrector: Langevin | None
-    controller: diffrax.AbstractAdaptiveStepSizeController | None
+    controller: diffrax.AbstractAdaptiveStepSizeController[Any, Any] | None
     save: Any = field(metadata=_STATIC)
     rematerialise: bool = field(metadata=_STATIC)
 

@@ -34,7 +34,7 @@ class Move(NamedTuple):
     """The kick over its variance."""
 
 
-def chain_of(sde: SDE, solver: diffrax.AbstractSolver | None = None) -> tuple[SDE, bool]:
+def chain_of(sde: SDE, solver: diffrax.AbstractSolver[Any] | None = None) -> tuple[SDE, bool]:
     """Flow map that a process is simulated by, and whether its noise comes in halves."""
     if sde.step is not None or solver is not None:
         return flow_map_of(sde, solver), sde.step is None and sde.linear is None

@@ -25,7 +25,7 @@ class FlowDensity(eqx.Module):
     sde: SDE = eqx.field(static=True)
     ts: Array
     prior: LogDensity = eqx.field(static=True)
-    solver: diffrax.AbstractSolver | None
+    solver: diffrax.AbstractSolver[Any] | None
     substeps: int = eqx.field(static=True)
     probes: int | None = eqx.field(static=True)
     chunk: int | None = eqx.field(static=True)

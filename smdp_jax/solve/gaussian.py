@@ -55,7 +55,7 @@ class GaussianStep(eqx.Module):
     order: int = eqx.field(static=True, default=2)
     linear: LinearPart | Linearised | None = None
     reference: Any = None
-    serves: ClassVar = "drifts and flow maps"
+    serves: ClassVar[str] = "drifts and flow maps"
 
     def __check_init__(self) -> None:
         if self.order not in (1, 2):

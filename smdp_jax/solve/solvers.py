@@ -52,7 +52,7 @@ def evaluations_per_step(solver: Any) -> int:
     return len(tableau.b_sol) - int(getattr(tableau, "fsal", False))
 
 
-def flow_map_of(sde: SDE, solver: diffrax.AbstractSolver | None = None) -> SDE:
+def flow_map_of(sde: SDE, solver: diffrax.AbstractSolver[Any] | None = None) -> SDE:
     """Transform a continuous drift into the flow map of one solver step per call.
 
     Parameters

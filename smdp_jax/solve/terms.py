@@ -8,7 +8,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray
 
 from smdp_jax.sde import SDE, State
 
@@ -40,7 +40,7 @@ class GridNoise(diffrax.AbstractBrownianPath):
     (Foster, dos Reis, Strange 2023).
     """
 
-    shape: PyTree[jax.ShapeDtypeStruct] = eqx.field(static=True)
+    shape: Any = eqx.field(static=True)
     key: PRNGKeyArray
     amplitude: Any
     levy_area: type = eqx.field(static=True)
@@ -149,9 +149,9 @@ class Splitting(diffrax.AbstractItoSolver):
     process. A probability flow feels that where ``kappa dt`` is not small.
     """
 
-    advances_flow_maps: ClassVar = True
-    term_structure: ClassVar = diffrax.AbstractTerm
-    interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
+    advances_flow_maps: ClassVar[bool] = True
+    term_structure: ClassVar[Any] = diffrax.AbstractTerm
+    interpolation_cls: ClassVar[Any] = diffrax.LocalLinearInterpolation
 
     def order(self, terms: Any) -> int:
         """Order of the splitting."""

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Complex, Float, PyTree
+from jaxtyping import Array, Complex, Float
 
 from smdp_jax.physics.spectral.periodic import modes_shape, multiplicity, squared_wavenumbers
+from smdp_jax.sde import State
 
 __all__ = ["filter_modes", "mode_variance", "power_law", "spectral_modes"]
 
@@ -63,7 +64,7 @@ def _average_shells(
     return means[shell].reshape(variance.shape)
 
 
-def mode_variance(xs: PyTree, *, radial: bool = False) -> PyTree:
+def mode_variance(xs: State, *, radial: bool = False) -> State:
     """Second moment E|x_k|² of every Fourier mode over a sample of fields.
 
     Parameters
