@@ -286,9 +286,11 @@ def _load_over(store: Store, indices: list[int], dtype: Any, split: Split) -> Tr
     def over(name: str) -> jax.Array:
         shape = (rows * split.count, *store.group[name].shape[1:])
         there = NamedSharding(split.asked, split.spec())
-        return jax.make_array_from_callback(
-            shape, there, lambda index: part((index[0].start or 0) // rows)[name]
-        )
+
+        def read(index: Any) -> np.ndarray:
+            return part((index[0].start or 0) // rows)[name]
+
+        return jax.make_array_from_callback(shape, there, read)
 
     def whole(name: str, array: np.ndarray) -> jax.Array:
         array, there = known(name, array), NamedSharding(split.asked, PartitionSpec())

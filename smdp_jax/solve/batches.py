@@ -166,8 +166,9 @@ def split_of(mesh: Any, tree: Any = None) -> Split | None:
                     return Split(sharding.mesh, first)
         everywhere = _everywhere.get()
         # Inside of a caller's jit, which is compiled once for all, nothing is dealt out.
-        outside = everywhere is not None and concrete(tree, jnp.zeros(()))
-        return Split(everywhere, AXIS, gathered=True) if outside else None
+        if everywhere is None or not concrete(tree, jnp.zeros(())):
+            return None
+        return Split(everywhere, AXIS, gathered=True)
     if not isinstance(mesh, Mesh):
         raise TypeError(
             f"mesh must be a jax.sharding.Mesh, such as jax.make_mesh((8,), ('{AXIS}',)), got "
