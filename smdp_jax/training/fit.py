@@ -249,22 +249,10 @@ def fit(
     say_filled_up("windows: a batch of", asked.batch_size, split)
     blocks, held_out = Blocks(cast(Any, data), order_key, asked.check_block), None
     paths = next(blocks.after(0))
-    training, state = start(
-        Problem(
-            sde,
-            model,
-            objective,
-            optax.with_extra_args_support(optimizer),
-            asked.batch_size,
-            asked.ema,
-            split,
-        ),
-        paths,
-        init_key,
-        precondition=precondition,
-        initial=initial,
-    )
-    problem, fixed, constants = training.problem, training.fixed, training.constants
+    optimizer = optax.with_extra_args_support(optimizer)
+    problem = Problem(sde, model, objective, optimizer, asked.batch_size, asked.ema, split)
+    training, state = start(problem, paths, init_key, precondition=precondition, initial=initial)
+    fixed, constants = training.fixed, training.constants
     if validation is not None:
         validation = on_device(filled(validation), laid)
         held_out = problem.windows(validation, constants, val_key)
@@ -285,28 +273,41 @@ def fit(
             store = stack.enter_context(RunDirectory(directory, identity))
         source = problem.windows(paths, constants, batch_key)
         state, records = run_epochs(problem, state, fixed, source, blocks, held_out, pace, store)
-    finish_key, miss_key = jax.random.split(miss_key)
     kept = objective.split(paths)[1] if set_aside is None else set_aside
     learned = problem.averaged(state, fixed)
     if split is not None and split.gathered:
         learned = split.returned(learned)
     if kept is not None:
-        learned = objective.finish(learned, on_device(kept, laid), finish_key)
+        kept = on_device(kept, laid)
+    learned, miss = _finished(objective, sde, learned, paths, kept, validation or paths, miss_key)
+    return Fit(learned if split is None else split.returned(learned), _history(records), miss)
+
+
+def _finished(
+    objective: Objective,
+    sde: SDE,
+    learned: Any,
+    paths: Trajectories,
+    kept: Trajectories | None,
+    held_out: Trajectories,
+    key: PRNGKeyArray,
+) -> tuple[Any, np.ndarray]:
+    """What was learned, complete, and by how much one of its steps misses held-out paths."""
+    finish_key, miss_key = jax.random.split(key)
+    if kept is not None:
+        learned = objective.finish(learned, kept, finish_key)
 
     def miss_of(term: Any) -> np.ndarray:
-        return np.asarray(objective.miss(sde, term, validation or paths, miss_key))
+        return np.asarray(objective.miss(sde, term, held_out, miss_key))
 
     miss = miss_of(learned)
     gaussian = partial(lambda term: miss_of(gaussian_of(term, sde, paths)), learned)
     is_score = isinstance(learned, (LearnedScore, StepCorrection))
     warn_of_miss(_shown(miss, paths.mask), paths.ts, learned.kind, gaussian if is_score else None)
     if learned.kind == "score":
-        learned = replace(
-            learned,
-            shapes=tuple(x.shape for x in jax.tree.leaves(paths.at(0, 0))),
-            seen=SeenRange.of(paths),
-        )
-    return Fit(learned if split is None else split.returned(learned), _history(records), miss)
+        shapes = tuple(x.shape for x in jax.tree.leaves(paths.at(0, 0)))
+        learned = replace(learned, shapes=shapes, seen=SeenRange.of(paths))
+    return learned, miss
 
 
 def _shown(miss: np.ndarray, mask: Any) -> np.ndarray:
