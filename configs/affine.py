@@ -30,11 +30,8 @@ class Config(Experiment):
     noise: Positive = 0.04
     """Noise amplitude g, in state / sqrt(time)."""
     end_time: Positive = 10.0
-    """When the end state is observed."""
     time_steps: Count = 500
-    """Stored steps of the paths; the backward solves take the same ones."""
     substeps: Count = 10
-    """Simulator steps in each of them."""
     trajectories: Count = 16_000
     """Simulated paths to learn from, half of them from each start."""
     objective: Literal["path_score", "one_step", "multi_step"] = "path_score"
@@ -42,17 +39,12 @@ class Config(Experiment):
     windows: tuple[Count, ...] = (1, 2, 4, 10)
     """Steps per window of multi_step, trained one after the other."""
     steps: Count = 15_000
-    """Updates of the network."""
     batch_size: Count = 512
-    """Windows per update."""
     learning_rate: Positive = 1e-2
-    """Learning rate of Adam at the start; it falls to 0 as a cosine."""
     ema: Share = 0.999
-    """Decay of the averaged parameters, which are the ones used."""
     test_cases: Count = 1000
     """End states whose past is sampled, equally spaced; a multiple of 20."""
     posterior_samples: Count = 40
-    """Posterior samples for each of them."""
 
     def system(self) -> physics.Affine:
         return physics.Affine(self.rate, self.noise)

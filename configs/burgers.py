@@ -27,7 +27,6 @@ from smdp_jax.experiment import (
     Experiment,
     Positive,
     Run,
-    Share,
     calibrated,
 )
 from smdp_jax.objectives import Objective
@@ -47,11 +46,8 @@ class Config(Experiment):
     amplitude: Positive = 0.4
     """Root mean square of the initial field, in length / time."""
     end_time: Positive = 0.1
-    """When the end state is observed."""
     time_steps: Count = 256
-    """Stored steps of the paths; the backward solves take the same ones."""
     substeps: Count = 4
-    """Simulator steps in each of them."""
     trajectories: Count = 2048
     """Simulated paths to learn from; of 512, one unseen end state in 50 sends paths astray."""
     objective: Literal["path_score", "one_step", "multi_step", "path_then_windows"] = "path_score"
@@ -65,21 +61,15 @@ class Config(Experiment):
     blocks: Count = 4
     """Blocks of the residual network."""
     steps: Count = 4500
-    """Updates of the network."""
     window_steps: Count = 150
     """Updates on windows after those on score targets, in path_then_windows."""
     batch_size: Count = 32
-    """Windows per update."""
     learning_rate: Positive = 2e-3
-    """Learning rate of Adam at the start; it falls to 0 as a cosine."""
     window_learning_rate: Positive = 3e-4
     """The same for windows after score targets."""
-    ema: Share = 0.99
-    """Decay of the averaged parameters, which are the ones used."""
     test_cases: Count = 50
     """End states whose past is sampled."""
     posterior_samples: Count = 16
-    """Posterior samples for each of them."""
     chunk: Count = 128
     """Paths solved at once: the fewer, the less memory."""
 

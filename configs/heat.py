@@ -26,7 +26,6 @@ from smdp_jax.experiment import (
     Experiment,
     Positive,
     Run,
-    Share,
     calibrated,
     certified,
 )
@@ -44,13 +43,9 @@ class Config(Experiment):
     noise: Positive = 0.1
     """Noise amplitude g per grid point, in units of u / sqrt(time)."""
     end_time: Positive = 0.2
-    """When the end state is observed."""
     time_steps: Count = 64
-    """Stored steps of the paths; the backward solves take the same ones."""
     substeps: Count = 16
-    """Simulator steps in each of them."""
     trajectories: Count = 256
-    """Simulated paths to learn from."""
     objective: Literal["path_score", "multi_step"] = "path_score"
     """A score by regression on score targets, or a step correction by the paper's windows."""
     windows: tuple[Count, ...] = (1, 2, 4, 8)
@@ -61,17 +56,11 @@ class Config(Experiment):
     channels: tuple[Count, ...] = (16, 32, 48)
     """Channels of the U-Net at each resolution, finest first."""
     steps: Count = 1000
-    """Updates of the network."""
     batch_size: Count = 16
-    """Windows per update."""
     learning_rate: Positive = 1e-3
-    """Learning rate of Adam at the start; it falls to 0 as a cosine."""
-    ema: Share = 0.99
-    """Decay of the averaged parameters, which are the ones used."""
     test_cases: Count = 24
     """End states whose past is sampled."""
     posterior_samples: Count = 19
-    """Posterior samples for each of them."""
     chunk: Count = 64
     """Paths solved at once: the fewer, the less memory."""
 

@@ -30,14 +30,11 @@ class Config(Experiment):
     noise: Positive = 0.03
     """Noise amplitude g, in state / sqrt(time)."""
     end_time: Positive = 10.0
-    """When the end state is observed."""
     time_steps: Count = 500
-    """Stored steps of the paths; the backward solves take the same ones."""
     time_offset: NotNegative = 1.0
     """Steps grow with t beyond this time: the paths start from two points, and early states say
     most about where the others come from."""
     substeps: Count = 20
-    """Simulator steps in each of them."""
     trajectories: Count = 250
     """Simulated paths to learn from, half of them from each start."""
     objective: Literal["path_score", "one_step", "multi_step"] = "multi_step"
@@ -49,17 +46,11 @@ class Config(Experiment):
     precondition: bool = True
     """Start from the score of the Gaussian with the data's mean and variance, or from 0."""
     steps: Count = 40_000
-    """Updates of the network."""
-    batch_size: Count = 256
-    """Windows per update."""
     learning_rate: Positive = 1e-2
-    """Learning rate of Adam at the start; it falls to 0 as a cosine."""
     ema: Share = 0.999
-    """Decay of the averaged parameters, which are the ones used."""
     test_cases: Count = 1000
     """End states whose past is sampled, equally spaced; a multiple of 20."""
     posterior_samples: Count = 40
-    """Posterior samples for each of them."""
 
     def system(self) -> physics.Quadratic:
         return physics.Quadratic(self.rate, self.noise)

@@ -44,19 +44,14 @@ class Config(Experiment):
     time_steps: Count = 64
     """Stored steps of the paths, a multiple of 4; the backward solves take the same ones."""
     substeps: Count = 4
-    """Simulator steps in each of them."""
     trajectories: Count = 1024
-    """Simulated paths to learn from."""
     channels: Count = 24
     """Channels of the residual network."""
     blocks: Count = 3
     """Blocks of the residual network."""
     steps: Count = 1500
-    """Updates of the network."""
     batch_size: Count = 32
-    """Windows per update."""
     learning_rate: Positive = 2e-3
-    """Learning rate of Adam at the start; it falls to 0 as a cosine."""
     spacing: Count = 8
     """Points from one sensor to the next, in each direction."""
     sensor_noise: Positive = 0.05

@@ -58,7 +58,6 @@ class Config(Experiment):
     noise: Positive = 0.1
     """Noise amplitude g of smoke and air, in units of these / sqrt(time)."""
     end_time: Positive = 0.65
-    """When the end state is observed."""
     time_steps: Count = 65
     """Simulator steps from rest to the end state."""
     first_step: Count = 35
@@ -79,17 +78,12 @@ class Config(Experiment):
     rematerialise: bool = False
     """Compute a step's intermediate values again for its gradient, instead of storing them."""
     steps: Count = 1350
-    """Updates of the network."""
     batch_size: Count = 4
-    """Windows per update."""
     learning_rate: Positive = 2e-3
-    """Learning rate of Adam at the start; it falls to 0 as a cosine."""
     ema: Share = 0.98
-    """Decay of the averaged parameters, which are the ones used."""
     test_cases: Count = 20
     """End states whose past is sampled, behind obstacles that training did not see."""
     posterior_samples: Count = 9
-    """Posterior samples for each of them."""
     chunk: Count = 8
     """Paths solved at once: the fewer, the less memory."""
 

@@ -31,7 +31,6 @@ from smdp_jax.experiment import (
     NotNegative,
     Positive,
     Run,
-    Share,
     calibrated,
 )
 from smdp_jax.scores.step import StepScale
@@ -61,15 +60,12 @@ class Config(Experiment):
     spin_up: NotNegative = 16.0
     """Time for which draws of the prior flow, without noise, before the first stored time."""
     end_time: Positive = 2.0
-    """When the end state is observed."""
     reconstructed_time: NotNegative = 0.0
     """Stored time that paths are solved back to."""
     time_steps: Count = 20
-    """Stored steps of the paths; the backward solves take the same ones."""
     substeps: Count = 4
     """Simulator steps with noise in each of them."""
     trajectories: Count = 384
-    """Simulated paths to learn from."""
     network: Literal["fno", "dilated_resnet"] = "fno"
     """Kind of both networks."""
     modes: Count = 11
@@ -87,15 +83,10 @@ class Config(Experiment):
     windows: tuple[Count, ...] = (1, 1, 2, 4, 8)
     """Steps per window of both corrections, trained one after the other."""
     batch_size: Count = 8
-    """Windows per update."""
     learning_rate: Positive = 2e-3
-    """Learning rate of Adam at the start; it falls to 0 as a cosine."""
-    ema: Share = 0.99
-    """Decay of the averaged parameters, which are the ones used."""
     test_cases: Count = 20
     """End states whose past is sampled."""
     posterior_samples: Count = 13
-    """Posterior samples for each of them."""
     chunk: Count = 64
     """Paths simulated or solved at once: the fewer, the less memory."""
 

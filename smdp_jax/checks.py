@@ -198,6 +198,20 @@ def check_like(x: State, result: Any, name: str) -> None:
             )
 
 
+def check_start(
+    verb: str, sde: SDE, ts: Any, x0: Any, key: Any, args: Args, *, equal_steps: bool
+) -> State:
+    """Check one state to start from, the process there, and a key for its noise."""
+    x0 = as_state(x0, "x0")
+    check_finite(x0, "x0")
+    if key is not None:
+        check_key(key)
+    elif not sde.deterministic:
+        raise ValueError(f"{verb} needs a key for a process with noise, got key=None")
+    check_process(sde, ts, x0, args, deterministic=True, equal_steps=equal_steps)
+    return x0
+
+
 def check_alike(said: str, want: Any, got: Any) -> None:
     """Check that two trees have one structure, and the same shapes and dtypes."""
     try:
@@ -283,14 +297,23 @@ def not_finite(x: Any, owner: str) -> str | None:
             continue
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             continue
-        with jax.ensure_compile_time_eval():
-            finite = jnp.isfinite(jnp.asarray(leaf))
-            if finite.all():
-                continue
+        if _on_host(leaf):  # by numpy: there is nothing to compile for every shape
+            finite = np.isfinite(np.asarray(leaf))
+        else:
+            with jax.ensure_compile_time_eval():
+                finite = jnp.isfinite(leaf)
+        if finite.all():
+            continue
         i = tuple(int(n) for n in np.argwhere(~np.asarray(finite))[0])
         name = f"{owner}{jax.tree_util.keystr(path)}{list(i) if i else ''}"
         return f"{name}={np.asarray(leaf)[i]}"
     return None
+
+
+def _on_host(leaf: Any) -> bool:
+    return not isinstance(leaf, jax.Array) or (
+        leaf.is_fully_addressable and all(d.platform == "cpu" for d in leaf.devices())
+    )
 
 
 def check_positive(*, least: int = 1, **numbers: Any) -> list[Any]:

@@ -110,7 +110,7 @@ def simulate(
     ts = jnp.asarray(ts)
     if solver is None:
         sde, substeps = forward_way(sde, ts, Ends(x0, args, args_axes == 0), substeps)
-    path_key, pilot_key = jax.random.split(key)
+    pilot_key = jax.random.split(key)[1] if score_targets is True else key
     say_filled_up("paths:", samples, split)
     ramp = None if isinstance(score_targets, bool) else score_targets
     if score_targets is True:
@@ -128,10 +128,10 @@ def simulate(
             substeps=substeps,
         )
     if split is not None:
-        ts, args, path_key, ramp = split.known((ts, args, path_key, ramp))
+        ts, args, key, ramp = split.known((ts, args, key, ramp))
         x0 = split.known(x0) if samples % split.count else split.put(x0)
     how = (args_axes, solver, substeps, ramp, chunk_size, rematerialise, split)
-    xs, targets = _simulate(sde, x0, ts, path_key, args, *how)
+    xs, targets = _simulate(sde, x0, ts, key, args, *how)
     data = Trajectories(ts, xs, args, targets, args_axes)
     data = split.returned(data) if split is not None and split.gathered else data
     try:
@@ -204,6 +204,7 @@ def _simulate(
     split: Split | None,
 ) -> tuple[State, State | None]:
     """Return states, and score targets where there is a ramp."""
+    key = jax.random.split(key)[0]  # the other one is the pilot's
     process, halves = sde, False
     if ramp is not None or solver is None:
         process, halves = chain_of(sde, solver)

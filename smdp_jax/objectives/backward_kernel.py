@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.objectives.base import Objective
+from smdp_jax.objectives.base import Objective, check_fits, check_windows
 from smdp_jax.objectives.step_miss import mean_square
 from smdp_jax.scores.estimate import Base, kernel_tables
 from smdp_jax.scores.kernel import LearnedKernel
@@ -82,12 +82,7 @@ class BackwardKernel(Objective):
     grid_axes: int | None = None
 
     def __post_init__(self) -> None:
-        windows = self.windows if isinstance(self.windows, (tuple, list)) else ()
-        if not windows or not all(isinstance(w, int) and w >= 1 for w in windows):
-            raise ValueError(
-                "BackwardKernel.windows must be a tuple of positive numbers of steps, such as "
-                f"(1, 2, 4), got {self.windows}"
-            )
+        check_windows("BackwardKernel.windows", self.windows)
         if not self.input_noise >= 0:
             raise ValueError(
                 f"BackwardKernel.input_noise must be at least 0, got {self.input_noise}"
@@ -99,11 +94,7 @@ class BackwardKernel(Objective):
 
     def check(self, sde: SDE, data: Trajectories) -> None:
         """Windows are no longer than the paths."""
-        if max(self.windows) > data.num_times - 1:
-            raise ValueError(
-                f"a window of {max(self.windows)} steps needs {max(self.windows) + 1} stored "
-                f"times, got trajectories of {data.num_times}"
-            )
+        check_fits(self.windows, data)
 
     def split(self, data: Trajectories) -> tuple[Trajectories, Trajectories]:
         """Set the last share of ``hold_out`` aside."""

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.checks import check_number
-from smdp_jax.objectives.base import Kind, Objective
+from smdp_jax.objectives.base import Kind, Objective, check_fits, check_windows, is_count
 from smdp_jax.objectives.step_miss import mean_square, step_miss
 from smdp_jax.scores.learned import StepCorrection
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State, integrated_backward
@@ -88,13 +88,7 @@ class MultiStep(Objective):
     rematerialise: bool | None = None
 
     def __post_init__(self) -> None:
-        windows = self.windows if isinstance(self.windows, (tuple, list)) else ()
-        if not windows or not all(_is_count(w) for w in windows):
-            raise ValueError(
-                "windows must be a tuple of positive numbers of steps, such as (1, 2, 4), got "
-                f"{self.windows}"
-            )
-        object.__setattr__(self, "windows", tuple(map(int, windows)))
+        object.__setattr__(self, "windows", check_windows("windows", self.windows))
         if self.learns not in (None, "score", "correction"):
             raise ValueError(f"learns must be 'score' or 'correction', got {self.learns!r}")
         if not isinstance(self.rematerialise, (bool, NoneType)):
@@ -111,7 +105,7 @@ class MultiStep(Objective):
             )
         cut = self.gradient_cut
         if cut is not None and not (
-            _is_count(cut) and all(s <= cut or s % cut == 0 for s in self.windows)
+            is_count(cut) and all(s <= cut or s % cut == 0 for s in self.windows)
         ):
             raise ValueError(f"gradient_cut={cut} must divide every longer window {self.windows}")
 
@@ -127,11 +121,7 @@ class MultiStep(Objective):
                 "learns='correction' needs a process with a flow map, SDE(step=...); a drift has a "
                 "score: leave learns out"
             )
-        if max(self.windows) > data.num_times - 1:
-            raise ValueError(
-                f"a window of {max(self.windows)} steps needs {max(self.windows) + 1} stored "
-                f"times, got trajectories of {data.num_times}"
-            )
+        check_fits(self.windows, data)
 
     def kind(self, sde: SDE) -> str:
         """A score, or a correction of these steps (``learns``)."""
@@ -244,11 +234,6 @@ class OneStep(MultiStep):
     """
 
     windows: tuple[int, ...] = field(default=(1,), init=False)
-
-
-def _is_count(value: Any) -> bool:
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return bool(whole and value >= 1)
 
 
 def _noise_scale(sde: SDE, ts: Any, xs: State) -> State:

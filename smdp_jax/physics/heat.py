@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from smdp_jax.physics.conditions import check_coefficients, check_even
 from smdp_jax.physics.exact.gaussian_modes import GaussianModes
 from smdp_jax.physics.exact.ornstein_uhlenbeck import decay
-from smdp_jax.physics.spectral.gaussian_field import filter_modes, power_law
+from smdp_jax.physics.spectral.gaussian_field import draw_fields, filter_modes, power_law
 from smdp_jax.physics.spectral.periodic import check_grid, squared_wavenumbers
 from smdp_jax.physics.starts import check_draws
 from smdp_jax.physics.system import DriftSystem, StepSystem
@@ -109,8 +109,7 @@ class Heat(GaussianModes, StepSystem, DriftSystem):
     def prior(self, key: PRNGKeyArray, n: int) -> Float[Array, "n size size"]:
         """Draw Gaussian fields: zero mean, unit variance per point, spectrum ``|k|^-4``."""
         check_draws(n, "initial fields")
-        white = jax.random.normal(key, (n, self.size, self.size))
-        return jax.vmap(filter_modes, (None, 0))(jnp.sqrt(self.prior_variance()), white)
+        return draw_fields(key, n, self.prior_variance())
 
     def decay_rates(self) -> Float[Array, "size size"]:
         """Rate ``kappa = alpha |k|^2`` at which each mode decays, in 1 / time."""

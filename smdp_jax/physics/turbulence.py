@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.physics.adapters.jax_cfd import spectral_navier_stokes
 from smdp_jax.physics.conditions import check_coefficients, check_even, coefficients
-from smdp_jax.physics.spectral.gaussian_field import filter_modes
+from smdp_jax.physics.spectral.gaussian_field import draw_fields
 from smdp_jax.physics.spectral.periodic import check_grid, dealiased, squared_wavenumbers
 from smdp_jax.physics.spectral.vorticity import stream_function, velocity
 from smdp_jax.physics.starts import check_draws
@@ -177,8 +177,7 @@ class Turbulence(AdvectingSystem):
     def prior(self, key: PRNGKeyArray, n: int) -> Float[Array, "n size size"]:
         """Draw vorticities, in 1 / time, from ``N(0, 7^(3/2) (-Laplace + 49)^(-5/2))``."""
         check_draws(n, "initial vorticities")
-        white = jax.random.normal(key, (n, self.size, self.size))
-        return jax.vmap(filter_modes, (None, 0))(jnp.sqrt(self.prior_variance()), white)
+        return draw_fields(key, n, self.prior_variance())
 
     def prior_variance(self) -> Float[Array, "size size"]:
         """Variance of each unitary mode of the initial vorticity.

@@ -68,13 +68,7 @@ def solve_adaptive(
         raise ValueError("solve_adaptive needs a drift, got a flow map")
     (max_steps,) = checks.check_positive(max_steps=max_steps)
     check_controller(controller)
-    x0 = checks.as_state(x0, "x0")
-    checks.check_finite(x0, "x0")
-    if key is not None:
-        checks.check_key(key)
-    elif not sde.deterministic:
-        raise ValueError("solve_adaptive needs a key for a process with noise, got key=None")
-    checks.check_process(sde, ts, x0, args, deterministic=True, equal_steps=False)
+    x0 = checks.check_start("solve_adaptive", sde, ts, x0, key, args, equal_steps=False)
     if solver is not None:
         check_solver(sde, solver, adaptive=True)
     return advance_adaptively(

@@ -137,14 +137,8 @@ def _check(
     checks.check_time_grid(ts, sde)
     (substeps,) = checks.check_positive(substeps=substeps)
     checks.check_flags(denoise_last=denoise_last, rematerialise=rematerialise)
-    x0 = checks.as_state(x0, "x0")
-    checks.check_finite(x0, "x0")
-    if key is not None:
-        checks.check_key(key)
-    elif not sde.deterministic:
-        raise ValueError("integrate needs a key for a process with noise, got key=None")
     equal = substeps == 1 and checks.even(ts)
-    checks.check_process(sde, ts, x0, args, deterministic=True, equal_steps=equal)
+    x0 = checks.check_start("integrate", sde, ts, x0, key, args, equal_steps=equal)
     if solver is not None:
         check_solver(sde, solver)
     return x0, substeps, checks.check_save(save, len(ts))

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from smdp_jax.physics.spectral.periodic import modes_shape, multiplicity, squared_wavenumbers
 from smdp_jax.sde import State
 
-__all__ = ["filter_modes", "mode_variance", "power_law", "spectral_modes"]
+__all__ = ["draw_fields", "filter_modes", "mode_variance", "power_law", "spectral_modes"]
 
 
 def power_law(size: int, exponent: float | int) -> Float[np.ndarray, "size size"]:
@@ -35,6 +35,14 @@ def filter_modes(
     spectrum = jnp.fft.rfft2(x)
     half = multipliers[:, : size // 2 + 1].astype(spectrum.dtype)
     return jnp.fft.irfft2(half * spectrum, s=(size, size))
+
+
+def draw_fields(
+    key: PRNGKeyArray, n: int, variance: Float[Array, "size size"]
+) -> Float[Array, "n size size"]:
+    """Draw Gaussian fields of zero mean, from the variance of each unitary mode."""
+    white = jax.random.normal(key, (n, *variance.shape))
+    return jax.vmap(filter_modes, (None, 0))(jnp.sqrt(variance), white)
 
 
 def spectral_modes(x: Float[Array, "size size"]) -> Complex[Array, "size size"]:
