@@ -297,13 +297,12 @@ def not_finite(x: Any, owner: str) -> str | None:
             continue
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             continue
-        if _on_host(leaf):  # by numpy: there is nothing to compile for every shape
-            finite = np.isfinite(np.asarray(leaf))
-        else:
-            with jax.ensure_compile_time_eval():
-                finite = jnp.isfinite(leaf)
-        if finite.all():
-            continue
+        # By numpy on the host: there is nothing to compile for every shape.
+        xp: Any = np if _on_host(leaf) else jnp
+        with jax.ensure_compile_time_eval(), np.errstate(over="ignore"):
+            finite = xp.isfinite(xp.asarray(leaf, jnp.result_type(leaf)))
+            if finite.all():
+                continue
         i = tuple(int(n) for n in np.argwhere(~np.asarray(finite))[0])
         name = f"{owner}{jax.tree_util.keystr(path)}{list(i) if i else ''}"
         return f"{name}={np.asarray(leaf)[i]}"

@@ -313,7 +313,8 @@ def test_paths_in_arrays_of_numpy():
 def test_parameters_of_another_network():
     model = smdp.models.MLP((4,))
     variables = model.init(KEY, TS[0], DATA.at(0, 0), None)
-    with pytest.raises(ValueError, match="the parameters of MLP are those of another network"):
+    message = r"initial must have the parameters of the model, got \(4,\) where \(5,\) is wanted"
+    with pytest.raises(ValueError, match=message):
         fit(model=smdp.models.MLP((5,)), initial=smdp.LearnedScore(model, variables))
 
 
