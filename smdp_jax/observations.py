@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from smdp_jax.checks import (
     check_finite,
     check_key,
+    check_kind,
     check_positive,
     check_samples,
     concrete,
@@ -173,8 +174,8 @@ def condition(
     Raises
     ------
     ValueError
-        For a step correction, an observation at no time of ``ts`` or of another shape, or if no
-        particle is left.
+        For a step correction, an observation at no time of ``ts`` or of another shape, traced times
+        or data, or if no particle is left.
     TypeError
         If the score is no function.
 
@@ -186,6 +187,15 @@ def condition(
     num_particles, chunk_size = check_positive(num_particles=num_particles, chunk_size=chunk_size)
     check_key(key)
     check_is_score(score, "condition")
+    if num_particles is not None and num_particles < 2:
+        raise ValueError(f"num_particles must be at least 2, to know a spread, got {num_particles}")
+    if not concrete(ts, data, ends):
+        raise ValueError(
+            "ts, data and ends must be known before tracing, got a traced array: close over them, "
+            "and trace key, values, covariances and args"
+        )
+    if tempering is not None:
+        check_kind("tempering", tempering, "a Tempering(...)", "moves", "final_moves")
     split = split_of(mesh)
     if split is not None and num_particles is not None and num_particles % split.count:
         if not split.gathered:
@@ -196,8 +206,9 @@ def condition(
         split = None
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be in (0, 1], got {threshold}")
-    draws = _ends(data, ends, ts)
-    like = jax.tree.map(lambda x: x[0], draws)
+    with jax.ensure_compile_time_eval():  # known, also where values are traced
+        draws = _ends(data, ends, ts)
+        like, metric = jax.tree.map(lambda x: x[0], draws), reference_of(draws).spread
     check_evaluates(sde, score, ts, like, args)
     indices = _check_observations(observations, ts, like, args)
     placed = list(zip(indices, observations, strict=True))
@@ -206,13 +217,14 @@ def condition(
         if twist != "learn":
             raise ValueError(f"twist must be a LinearTwist, 'learn' or None, got {twist!r}")
         early = any(i < len(ts) - 1 for i, _ in sensors)
-        twist = LinearTwist.of(data, observations) if early and data is not None else None
+        with jax.ensure_compile_time_eval():
+            twist = LinearTwist.of(data, observations) if early and data is not None else None
     plan = Conditioning(
         ts,
         transitions_of(solver, sde, score, ts, like, args),
         sights_of(sensors, twist, ts, like),
         tuple((i, o.log_likelihood) for i, o in placed if isinstance(o, Observation)),
-        reference_of(draws).spread,
+        metric,
         Tempering() if tempering is None else tempering,
         threshold,
         chunk_size,
@@ -280,8 +292,14 @@ def _ends(data: Trajectories | None, ends: State | None, ts: Any) -> State:
     if ends is None:
         if data is None:
             raise ValueError("condition must have data=Trajectories or ends=draws, got neither")
+        check_kind("data", data, "Trajectories(ts, xs)", "ts", "xs")
         data.check()
-        index = time_index(data.ts, float(ts[-1]), "the data's ts, as is ts[-1]")
+        if not np.isclose(data.ts, float(ts[-1]), rtol=0, atol=1e-4 * np.diff(data.ts).min()).any():
+            raise ValueError(
+                f"data must hold ts[-1]={float(ts[-1]):g}, got times from {float(data.ts[0]):g} to "
+                f"{float(data.ts[-1]):g}: store it, or give draws of the end state, ends="
+            )
+        index = time_index(data.ts, float(ts[-1]), "the data's ts")
         ends = jax.tree.map(lambda x: x[:, index], data.xs)
     number = check_samples(ends, "ends")
     if number < 2:

@@ -247,6 +247,27 @@ CORRECTION = smdp.StepCorrection(smdp.models.MLP(), {}, ts=jnp.linspace(0, 1, 5)
         (lambda: {"observations": _seen(operator=np.ones((2,), bool), value=[0.1])}, "a mask must"),
         (lambda: {"observations": _seen(operator=lambda x: x[0] + 1)}, "operator must be linear"),
         (lambda: {"observations": _seen(operator=np.s_[:, 0])}, "an index into a state of shape"),
+        (lambda: {"observations": [smdp.LinearObservation("1", 0, 0.1, 0.1)]}, "must be a number"),
+        (
+            lambda: {"observations": [smdp.LinearObservation(1.0, 0, None, 0.1)]},
+            "real numbers, got None",
+        ),
+        (
+            lambda: {"observations": [smdp.LinearObservation(1.0, 0, 1j, 0.1)]},
+            "value must be an array of",
+        ),
+        (
+            lambda: {"observations": [smdp.LinearObservation(1.0, 0, 0.1, None)]},
+            "covariance must be an array",
+        ),
+        (lambda: {"num_particles": 1}, "at least 2, to know a spread"),
+        (lambda: {"ends": None, "data": DATA}, r"must hold ts\[-1\]=1, got times from 0 to 0.9"),
+        (
+            lambda: {
+                "observations": _seen(value=[0, 0], covariance=np.array([[1.0, 0.2], [0, 1]]))
+            },
+            "must be symmetric",
+        ),
         (lambda: {"observations": _seen(covariance=0.0)}, "covariance must be positive"),
         (lambda: {"observations": _seen(covariance=np.inf)}, "covariance must be positive"),
         (
@@ -288,6 +309,64 @@ CORRECTION = smdp.StepCorrection(smdp.models.MLP(), {}, ts=jnp.linspace(0, 1, 5)
 def test_bad_input_is_answered_in_a_sentence(make, message):
     with pytest.raises(ValueError, match=message):
         _condition(**make())
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: {"observations": _seen(operator=lambda x: {"a": x})}, "must be a JAX function"),
+        (
+            lambda: {"observations": _seen(operator=np.asarray)},
+            "must be a JAX function",
+        ),
+        (lambda: {"ends": None, "data": jnp.ones((8, 4, 1))}, "data must be Trajectories"),
+        (lambda: {"tempering": 4}, "tempering must be a Tempering"),
+    ],
+)
+def test_another_kind_is_answered_in_a_sentence(make, message):
+    with pytest.raises(TypeError, match=message):
+        _condition(**make())
+
+
+@pytest.mark.usefixtures("untyped")
+def test_what_must_be_known_is_not_traced():
+    ts = jnp.linspace(0.1, 1.0, 10)
+    for trace, message in (
+        (lambda ts: _condition(ts=ts), "must be known before tracing"),
+        (lambda ts: _condition(ends=ts[:, None]), "must be known before tracing"),
+        (lambda ts: _seen(time=ts[0]), "a number that is known before tracing"),
+        (lambda ts: _seen(seen=ts[0] > 0), "seen must be known before tracing"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jax.jit(trace)(ts)
+
+
+def test_values_covariances_and_args_are_traced(affine_paths):
+    """Two sensors, a twist, a function as operator: compiled, the same as without."""
+    ts, cut = FINE[::32], smdp.Trajectories(FINE[::32], affine_paths.xs[:, ::32])
+    times = np.asarray(ts, float).tolist()
+
+    def evidence(args, value, covariance):
+        seen = [
+            smdp.LinearObservation(times[3], lambda x: 2 * x, value, covariance),
+            smdp.LinearObservation(times[6], 0, 0.1, 0.2),
+        ]
+        return smdp.condition(
+            AFFINE.sde(), lambda t, x, args: args * AFFINE.score(t, x), seen, ts,
+            num_particles=64, key=jax.random.key(0), data=cut, args=args,
+        ).log_evidence  # fmt: skip
+
+    given = jnp.ones(()), jnp.array([0.3]), jnp.asarray(0.1)
+    np.testing.assert_allclose(jax.jit(evidence)(*given), evidence(*given), rtol=1e-4)
+
+
+def test_lists_are_operators_as_arrays_are():
+    """Numbers of entries, a mask and a matrix."""
+    x = jnp.arange(4.0)
+    for operator in ([0, 2], [True, False, True, False], [[1.0, 0, 0, 0], [0, 0, 1.0, 0]]):
+        seen = smdp.LinearObservation(0.0, operator, jnp.zeros(2), 1.0)
+        np.testing.assert_array_equal(seen.apply(x), [0, 2])
 
 
 def test_few_particles_that_count_are_warned_of():

@@ -12,7 +12,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from smdp_jax.checks import concrete
+from smdp_jax.checks import concrete, is_number
 from smdp_jax.sde import State
 
 __all__ = ["LinearObservation", "Observation"]
@@ -45,6 +45,7 @@ class Observation:
                 f"Observation.log_likelihood must be a function (x, args), got "
                 f"{reprlib.repr(self.log_likelihood)}"
             )
+        _check_time(self.time)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,8 @@ class LinearObservation:
     Raises
     ------
     ValueError
-        If the covariance is not positive, or a value that is not left out is not finite.
+        If the time is no number, value or covariance are not real, the covariance is not positive,
+        or a value that is not left out is not finite.
     """
 
     time: float
@@ -79,11 +81,22 @@ class LinearObservation:
     seen: Any = None
 
     def __post_init__(self) -> None:
-        value = jnp.asarray(self.value)
+        _check_time(self.time)
+        if isinstance(self.operator, list) and all(
+            map(np.isscalar, jax.tree.leaves(self.operator))
+        ):
+            object.__setattr__(self, "operator", np.asarray(self.operator))
+        value = _real("value", self.value)
+        _real("covariance", self.covariance)
         if self.seen is not None and np.shape(self.seen) != value.shape:
             raise ValueError(
                 f"LinearObservation.seen must have the shape of value {value.shape}, got "
                 f"{np.shape(self.seen)}"
+            )
+        if not concrete(self.seen):
+            raise ValueError(
+                "LinearObservation.seen must be known before tracing, got a traced array: give "
+                "broken sensors a large covariance there"
             )
         kept = self.kept
         if concrete(value):
@@ -160,7 +173,8 @@ class LinearObservation:
     @property
     def _is_mask(self) -> bool:
         leaves = jax.tree.leaves(self.operator)
-        return bool(leaves) and all(np.asarray(o).dtype == bool and np.ndim(o) for o in leaves)
+        kinds = [(o if hasattr(o, "dtype") else np.asarray(o)).dtype.kind for o in leaves]
+        return set(kinds) == {"b"} and all(map(np.ndim, leaves))
 
     @property
     def _is_matrix(self) -> bool:
@@ -187,7 +201,15 @@ class LinearObservation:
         """
         flat, unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))
         look = lambda v: jnp.asarray(self.apply(unravel(v)))
-        shape = jax.eval_shape(look, flat).shape
+        try:
+            shape = jax.eval_shape(look, flat).shape
+        except (TypeError, ValueError, jax.errors.TracerArrayConversionError) as error:
+            if not callable(self.operator):
+                raise
+            raise TypeError(
+                "operator must be a JAX function of one state that returns an array, got "
+                f"{reprlib.repr(self.operator)}: {error}"
+            ) from error
         if shape != np.shape(self.value):
             raise ValueError(
                 f"operator must return the shape of value {np.shape(self.value)}, got {shape}"
@@ -267,6 +289,26 @@ def _rows(look: Callable, flat: Array, kept: np.ndarray) -> tuple[Array, Array]:
     return rows, jnp.max(miss, initial=-jnp.inf)
 
 
+def _check_time(time: Any) -> None:
+    if not is_number(time):
+        raise ValueError(
+            "an observation's time must be a number that is known before tracing, got "
+            f"{reprlib.repr(time)}"
+        )
+
+
+def _real(name: str, given: Any) -> Array:
+    try:
+        found = jnp.asarray(given)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or jnp.issubdtype(found.dtype, jnp.complexfloating):
+        raise ValueError(
+            f"LinearObservation.{name} must be an array of real numbers, got {reprlib.repr(given)}"
+        )
+    return found
+
+
 def _check_covariance(covariance: Any, kept: np.ndarray) -> None:
     shape = np.shape(covariance)
     size = kept.size
@@ -281,10 +323,11 @@ def _check_covariance(covariance: Any, kept: np.ndarray) -> None:
     if len(shape) == 2 and shape[0] == size and shape[1] == size:
         symmetric = np.allclose(values, values.T, atol=1e-6 * np.abs(values).max())
         least = np.linalg.eigvalsh(values).min() if np.isfinite(values).all() else np.nan
-        if not (symmetric and least > 0):
+        if not symmetric:
+            raise ValueError(f"covariance must be symmetric, got {reprlib.repr(covariance)}")
+        if not least > 0:
             raise ValueError(
-                "covariance must be symmetric and positive definite, got least eigenvalue "
-                f"{least:g}"
+                f"covariance must be positive definite, got least eigenvalue {least:g}"
             )
     elif not (values > 0).all() or not np.isfinite(values).all():
         raise ValueError(f"covariance must be positive and finite, got {values.min():g}")

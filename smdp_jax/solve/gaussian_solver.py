@@ -136,6 +136,8 @@ class GaussianSolver(Splitting):
             return
         pairs = jax.vmap(lambda t: self.moments(t, x))(jnp.asarray(ts))
         for _, variance in jax.tree.leaves(pairs, is_leaf=lambda p: isinstance(p, tuple)):
+            if isinstance(variance, Tracer):
+                continue
             worst = float(jnp.min(variance))
             if not worst >= 0:
                 raise ValueError(
