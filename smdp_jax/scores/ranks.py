@@ -19,10 +19,11 @@ from smdp_jax.scores.kernel_step import draw
 from smdp_jax.sde import State
 from smdp_jax.trajectories import Trajectories
 
-# Draws of each path, entries in all, and by what noise may change.
+# Draws of each path, entries in all, and by what noise may change each time.
 _DRAWS = 16
 _CHAINED = 6_000_000
-_FACTORS = (0.75, 1.33)
+_FACTORS = (0.75, 1.5)
+_PASSES, _SMALL_CHANGE = 2, 0.03
 # What a network that learned well adds to the variance, on the average.
 _EXCESS = 0.1
 # Slope of E (u - 1/2)^2 over the variance v, at 1.
@@ -44,15 +45,19 @@ class Ranks(NamedTuple):
 def calibrated(kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray) -> LearnedKernel:
     """Give chains the spread that unseen paths ask for, and warn where that does not mend them."""
     found = ranks_of(kernel, paths, key)
-    wider = rescaled(kernel, found)
-    if wider is not kernel:
-        found = ranks_of(wider, paths, jax.random.fold_in(key, 1))
+    for again in range(_PASSES):
+        factor = factor_of(found)
+        assert kernel.left is not None
+        kernel = replace(kernel, left=tuple(root * factor for root in kernel.left))
+        if abs(factor - 1) < _SMALL_CHANGE:
+            break
+        found = ranks_of(kernel, paths, jax.random.fold_in(key, again))
     warn_of_ranks(found.starts)
-    return wider
+    return kernel
 
 
-def rescaled(kernel: LearnedKernel, ranks: Ranks) -> LearnedKernel:
-    """Scale the noise such that the early states of unseen paths rank evenly.
+def factor_of(ranks: Ranks) -> float:
+    """By what the noise is to be scaled for the early states of unseen paths to rank evenly.
 
     If u = Phi(z) with z of variance v, then E (u - 1/2)^2 = asin(v / (1 + v)) / (2 pi), and noise
     that is sqrt(v) times as large suits. Errors of a network make v larger than 1, hardly ever
@@ -61,18 +66,16 @@ def rescaled(kernel: LearnedKernel, ranks: Ranks) -> LearnedKernel:
     early = ranks.squares[: max((len(ranks.squares) + 1) // 4, 1)].mean(axis=0)
     # Ranks of a few draws are binomial about those of infinitely many.
     early = (early - 1 / (4 * _DRAWS)) / (1 - 1 / _DRAWS)
-    share = np.sin(2 * np.pi * np.clip(early.mean(), 0, 0.11))
+    share = np.sin(2 * np.pi * np.clip(early.mean(), 0, 0.15))
     excess = share / (1 - share) - 1
     error = math.sqrt(early.var() / max(len(early) - 1, 1)) / _SLOPE
     if not error > 0:
-        return kernel
+        return 1.0
     if excess > -2 * error:
         excess = _positive_mean(excess - error**2 / _EXCESS, error)
     else:
         excess *= 1 - (error / excess) ** 2  # James, Stein (1961)
-    factor = float(np.clip(math.sqrt(1 + excess), *_FACTORS))
-    assert kernel.left is not None
-    return replace(kernel, left=tuple(root * factor for root in kernel.left))
+    return float(np.clip(math.sqrt(1 + excess), *_FACTORS))
 
 
 def _positive_mean(mean: float, std: float) -> float:

@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 
 from smdp_jax.objectives import BackwardKernel, Objective
@@ -16,12 +17,31 @@ def objective_of() -> Objective:
     return BackwardKernel()
 
 
-def optimizer_of(steps: Any) -> optax.GradientTransformation:
-    """Adam with a falling rate, and bounded gradients; on one flat array, for fewer operations."""
-    rate = (
-        optax.cosine_decay_schedule(2e-3, steps) if isinstance(steps, int) and steps > 0 else 2e-3
-    )
-    return optax.flatten(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)))
+def optimizer_of(objective: Any, steps: Any) -> optax.GradientTransformation:
+    """Muon for kernels; else Adam, with bounded gradients, on one flat array for fewer operations.
+
+    Muon (Jordan 2024) brings the remainder of a kernel as far as Adam does in four times as many
+    updates. Rates fall to 0 as a cosine.
+    """
+
+    def rate(first: float) -> Any:
+        falls = isinstance(steps, int) and steps > 0
+        return optax.cosine_decay_schedule(first, steps) if falls else first
+
+    if isinstance(objective, BackwardKernel):
+        return optax.contrib.muon(rate(1e-2), muon_weight_dimension_numbers=_matrices)
+    return optax.flatten(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate(2e-3))))
+
+
+def _matrices(params: Any) -> Any:
+    """Which parameters are matrices: the last axis is what they return; the others go to Adam."""
+
+    def axes(x: Any) -> Any:
+        if x.ndim < 2 or jnp.iscomplexobj(x):
+            return None
+        return optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), (x.ndim - 1,))
+
+    return jax.tree.map(axes, params)
 
 
 def batch_of(objective: Any, data: Any) -> int:

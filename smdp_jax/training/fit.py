@@ -160,7 +160,8 @@ def fit(
         ``MultiStep(...)`` or ``PathScore()``, which learn a score or a step correction;
         ``InverseStep()``, which learns a step.
     optimizer : optax.GradientTransformation, optional
-        Default: Adam from 2e-3 down to 0 as a cosine, gradients clipped at norm 1.
+        Default: Muon from 1e-2 down to 0 as a cosine for a kernel, else Adam from 2e-3, gradients
+        clipped at norm 1.
         Any optax optimiser, also with extra arguments (``optax.lbfgs``, ``reduce_on_plateau``);
         schedules count updates. ``optax.flatten`` spares small networks most of its operations.
     steps : int
@@ -220,7 +221,7 @@ def fit(
     split = split_of(mesh, getattr(data, "xs", None))
     data, validation, initial, key = on_auto_mesh((as_stream(data), validation, initial, key))
     objective = objective_of() if objective is None else objective
-    optimizer = optimizer_of(steps) if optimizer is None else optimizer
+    optimizer = optimizer_of(objective, steps) if optimizer is None else optimizer
     batch_size = batch_of(objective, data) if batch_size is None else batch_size
     model = model if dtype is None else in_dtype(model, dtype)
     asked = check_fit(

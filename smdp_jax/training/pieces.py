@@ -165,7 +165,7 @@ def prepare(
     Parameters
     ----------
     sde, model, data, objective, optimizer, batch_size, ema, precondition, initial
-        As for ``fit``, and with its defaults; the optimiser's is Adam at a constant rate.
+        As for ``fit``, and with its defaults; the optimiser's rate is constant.
         ``data`` are in memory: scales and constants of the loss come from them.
     key : PRNG key
         Initial parameters.
@@ -181,7 +181,7 @@ def prepare(
         As ``fit``.
     """
     objective = objective_of() if objective is None else objective
-    optimizer = optimizer_of(None) if optimizer is None else optimizer
+    optimizer = optimizer_of(objective, None) if optimizer is None else optimizer
     check_kinds(model, data, objective, optimizer, None, initial)
     check_key(key)
     (size,) = check_positive(

@@ -10,7 +10,7 @@ import pytest
 
 import smdp_jax as smdp
 from smdp_jax.scores.leftover import noise_left
-from smdp_jax.scores.ranks import ranks_of, rescaled, warn_of_ranks
+from smdp_jax.scores.ranks import factor_of, ranks_of, warn_of_ranks
 
 G, DT = 0.4, 0.25
 START = np.linspace(-2.5, 2.5, 2001)
@@ -119,8 +119,7 @@ def test_noise_is_rescaled_until_unseen_starts_are_ranked_evenly(narrow):
     kernel = noise_left(smdp.estimate_kernel(sde, data), data, 0.0, jax.random.key(2))
     kernel = dataclasses.replace(kernel, left=tuple(narrow * root for root in kernel.left))
     ranks = ranks_of(kernel, data, jax.random.key(3))
-    wider = rescaled(kernel, ranks)
-    factor = float(wider.left[0][0, 0, 0, 0] / kernel.left[0][0, 0, 0, 0])
+    factor = factor_of(ranks)
     # The square's standard error is about 1 / sqrt(3000 x 2 entries): 2 % of the factor.
     assert factor == pytest.approx(1 / narrow, rel=0.08)
     if narrow == 1:
@@ -228,3 +227,14 @@ def test_goes_on_from_a_checkpoint(tmp_path):
     wider = smdp.BackwardKernel(input_noise=0.5)
     with pytest.raises(ValueError, match="holds another training run"):
         smdp.fit(SDE, net, data, wider, steps=8, directory=tmp_path, **options)
+
+
+def test_default_training_goes_on_where_it_stopped(tmp_path):
+    """With its own optimiser, whose state has a part for matrices and one for vectors."""
+    net, data = smdp.models.MLP((4,), time_features="raw"), paths(jax.random.key(0), 40)
+    call = {"key": jax.random.key(2), "epoch_steps": 2, "batch_size": 4, "progress": False}
+    stop = {"callback": lambda metrics, params: metrics["step"] == 2}
+    whole = smdp.fit(SDE, net, data, steps=4, **call).kernel
+    smdp.fit(SDE, net, data, steps=4, directory=tmp_path, **call, **stop)
+    again = smdp.fit(SDE, net, data, steps=4, directory=tmp_path, **call).kernel
+    jax.tree.map(np.testing.assert_array_equal, whole.variables, again.variables)
