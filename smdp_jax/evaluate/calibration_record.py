@@ -34,13 +34,7 @@ class Ratio:
 
     @property
     def ratio(self) -> float:
-        """The value over the reference.
-
-        Returns
-        -------
-        float
-            NaN where the reference is 0.
-        """
+        """The value over the reference, NaN where that is 0."""
         return self.value / self.reference if self.reference > 0 else math.nan
 
 
@@ -101,11 +95,8 @@ class CalibrationReport:
     def metrics(self) -> list[Metric]:
         """One row per figure, beside what the exact posterior would have.
 
-        Returns
-        -------
-        list of Metric
-            An exact sampler misses one of them in about 3 % of all reports: 1 % for SBC (over all
-            observables), 1 % for TARP, and 3 standard errors for each of the others.
+        An exact sampler misses one of them in about 3 % of all reports: 1 % for SBC (over all
+        observables), 1 % for TARP, and 3 standard errors for each of the others.
         """
         lost, paths = (
             round(self.lost * self.cases * self.num_samples),
@@ -141,24 +132,12 @@ class CalibrationReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every row is where the exact posterior would have it, and no path was lost.
-
-        Returns
-        -------
-        bool
-            False also where a figure could not be computed.
-        """
+        """Whether every row could be computed and is where it should be, and no path was lost."""
         return all(row.met is not False for row in self.metrics)
 
     @property
     def status(self) -> str:
-        """One line: how many rows are met, which are missed, and what was lost.
-
-        Returns
-        -------
-        str
-            Plain text.
-        """
+        """One line: how many rows are met, which are missed, and what was lost."""
         lost = round(self.lost * self.cases * self.num_samples)
         return status_of(self.metrics, (lost, self.cases * self.num_samples))
 

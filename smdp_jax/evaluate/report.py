@@ -74,13 +74,7 @@ class Metric:
 
     @property
     def met(self) -> bool | None:
-        """Whether the value is where it should be.
-
-        Returns
-        -------
-        bool or None
-            None where nothing is asked of it, or it is text. What is not finite is missed.
-        """
+        """Whether the value is where it should be (what is not finite is not); None: not asked."""
         value, target = _as_number(self.value), _as_number(self.target)
         if value is not None and not math.isfinite(value):
             return False

@@ -1,4 +1,7 @@
-"""Physical systems: each a process, its prior, and closed forms where they exist."""
+"""Physical systems: each a process, its prior, and closed forms where they exist.
+
+States, conditions and numbers that do not fit a system are refused with a ValueError that names it.
+"""
 
 from smdp_jax.physics.adapters.finite_volume import finite_volume_drift, finite_volume_projection
 from smdp_jax.physics.affine import Affine

@@ -144,11 +144,6 @@ class Burgers(AdvectingSystem, DriftSystem):
         array, shape (size // 2 + 1,)
             ``kappa = 4 pi^2 nu k^2``, in 1 / time. For score targets about 4 / time more suits the
             shearing of the low modes.
-
-        Raises
-        ------
-        ValueError
-            If ``args`` holds anything but a viscosity.
         """
         viscosity = coefficients(args, "Burgers", viscosity=self.viscosity)["viscosity"]
         viscosity = jnp.asarray(viscosity, float)
@@ -173,11 +168,6 @@ class Burgers(AdvectingSystem, DriftSystem):
         -------
         array, shape (size // 2 + 1,)
             ``r = 2 kappa dt / (1 - exp(-2 kappa dt))``, at least 1.
-
-        Raises
-        ------
-        ValueError
-            If ``args`` holds anything but a viscosity.
         """
         return 1 / phi_functions(-2 * dt * self.decay_rates(args))[0]
 

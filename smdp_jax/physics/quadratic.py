@@ -129,11 +129,6 @@ def reference(
     -------
     Reference
         Density, score and posterior as functions; a pytree.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of range.
     """
     plus = transition_density(problem.sde(), 1.0, end_time=end_time, cells=cells, steps=steps)
     return Reference(plus)

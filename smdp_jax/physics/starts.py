@@ -32,11 +32,6 @@ def balanced_signs(key: PRNGKeyArray, n: int) -> Float[Array, "n 1"]:
     -------
     array, shape (n, 1)
         States, unit 1.
-
-    Raises
-    ------
-    ValueError
-        If ``n`` is smaller than 1.
     """
     check_draws(n, "starting points")
     k_odd, k_order = jax.random.split(key)

@@ -111,13 +111,7 @@ class LinearObservation:
 
     @property
     def kept(self) -> np.ndarray:
-        """Which sensors count, flat.
-
-        Returns
-        -------
-        bool array, shape (sensors,)
-            All, without ``seen``.
-        """
+        """Which sensors count, bool (sensors,): all, without ``seen``."""
         if self.seen is None:
             return np.ones(np.size(self.value), bool)
         return np.asarray(self.seen, bool).reshape(-1)

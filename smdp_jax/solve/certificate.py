@@ -46,13 +46,7 @@ class Certificate(Weighted):
 
     @property
     def gap(self) -> Any:
-        """Estimate of the Kullback-Leibler distance of the sampler's paths from the posterior's.
-
-        Returns
-        -------
-        scalar
-            ``log_evidence - elbo``, in nats.
-        """
+        """Kullback-Leibler distance of sampled paths from the posterior's: evidence less ELBO."""
         return self.log_evidence - self.elbo
 
     def __str__(self) -> str:

@@ -57,57 +57,27 @@ class Fit:
 
     @property
     def score(self) -> LearnedScore:
-        """The learned score.
-
-        Raises
-        ------
-        TypeError
-            If training learned something else.
-        """
+        """The learned score; a TypeError if there is none."""
         return self._as("score")
 
     @property
     def correction(self) -> StepCorrection:
-        """The learned step correction.
-
-        Raises
-        ------
-        TypeError
-            If training learned something else.
-        """
+        """The learned step correction; a TypeError if there is none."""
         return self._as("correction")
 
     @property
     def kernel(self) -> LearnedKernel:
-        """The learned backward kernel.
-
-        Raises
-        ------
-        TypeError
-            If training learned something else.
-        """
+        """The learned backward kernel; a TypeError if there is none."""
         return self._as("kernel")
 
     @property
     def score_or_correction(self) -> LearnedScore | StepCorrection:
-        """What a backward solve takes, whichever of the two it is.
-
-        Raises
-        ------
-        TypeError
-            If training learned a step.
-        """
+        """What a backward solve takes, whichever of the two it is; a TypeError if neither."""
         return self._as("correction" if self.learned.kind == "correction" else "score")
 
     @property
     def step(self) -> LearnedStep:
-        """The learned step, for ``SDE(step=..., inverse=fit.step)``.
-
-        Raises
-        ------
-        TypeError
-            If training learned something else.
-        """
+        """The learned step, ``SDE(step=..., inverse=fit.step)``; a TypeError if there is none."""
         return self._as("step")
 
     def _as(self, kind: str) -> Any:

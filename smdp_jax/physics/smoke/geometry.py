@@ -160,11 +160,6 @@ class ClosedBox:
         dict
             ``{"obstacles": masks}``, shape (n, size, size): ``args`` of ``simulate`` with
             ``args_axes=0``.
-
-        Raises
-        ------
-        ValueError
-            If ``n`` is smaller than 1.
         """
         check_draws(n, "geometries")
         return {"obstacles": jax.vmap(self.random_obstacles)(jax.random.split(key, n))}
