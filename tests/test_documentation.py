@@ -20,8 +20,15 @@ def programs(page):
     return [(text.count("\n", 0, m.start()) + 2, m[1]) for m in BLOCK.finditer(text)]
 
 
+def smaller(page, code):
+    """The code of a page in the sizes of a test."""
+    for written, small in SIZES.get(page.stem, {}).items():
+        code = code.replace(written, small)
+    return code
+
+
 SLOW = ("simulator",)  # five simulators; that of exponax is run by test_readme_example.py as well
-SMALLER = {"gallery": {"4000": "60", "4400": "84", "steps=2000": "steps=4", "100, key": "4, key"}}
+SIZES = {"gallery": {"4000": "60", "4400": "84", "steps=2000": "steps=4", "100, key": "4, key"}}
 WITH_CODE = [
     pytest.param(page, marks=[pytest.mark.slow] * (page.stem in SLOW), id=page.stem)
     for page in PAGES
@@ -43,9 +50,8 @@ def test_page(page, tmp_path, monkeypatch):
         mpl.rc_context(),
     ):
         for line, code in programs(page):
-            for written, smaller in SMALLER.get(page.stem, {}).items():
-                code = code.replace(written, smaller)
-            exec(compile("\n" * (line - 1) + code, str(page), "exec"), seen)
+            tried = "\n" * (line - 1) + smaller(page, code)
+            exec(compile(tried, str(page), "exec"), seen)
     for name, value in seen.items():
         if name in ("past", "good", "ways"):
             for part in value.values() if isinstance(value, dict) else [value]:
