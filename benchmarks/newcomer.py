@@ -234,7 +234,7 @@ def rows_of(name: str, options: Options, seed: int) -> list[Row]:
         first = {"problem": name, "route": route, "seed": seed, "CRPS / reference": ratio}
         blocks = type(kernel.tables.transform).__name__
         times = {"simulation s": simulated, "training s": trained, "processor s": busy}
-        last = {"blocks": blocks, "warnings": len(warned)}
+        last = {"blocks": blocks, "warnings": len(warned), "optimiser": "Muon"}
         found.append({**first, "std / exact": spread, **row, **times, **last})
         say(str(found[-1]))
     return found
