@@ -75,6 +75,7 @@ def test_losses_are_means_over_what_was_seen(objective):
         assert error < 0.05 * abs(value)
 
 
+@pytest.mark.slow
 def test_what_fills_the_gaps_does_not_matter():
     """Training, its validation and its miss are the same bits, whatever is there."""
     fits = []
@@ -142,6 +143,7 @@ class SlopeByLabel(nn.Module):
         return -self.param("a", nn.initializers.ones, (3,))[args] * x
 
 
+@pytest.mark.slow
 def test_labels_as_conditions():
     """Whole numbers as args, of simulator and network: each stationary process has its score."""
     rates, noise, count = jnp.array([0.5, 1.0, 2.0]), 0.5, 3000
