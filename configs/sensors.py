@@ -35,7 +35,7 @@ class Config(Experiment):
     """Grid points of Burgers' equation, on the unit interval."""
     viscosity: Positive = 0.01
     """Viscosity, in length² / time."""
-    noise: Positive = 0.05
+    noise: Positive = 0.25
     """Noise amplitude g per grid point, in units of u / sqrt(time)."""
     amplitude: Positive = 0.4
     """Root mean square of the initial field, in length / time."""
@@ -44,21 +44,23 @@ class Config(Experiment):
     time_steps: Count = 64
     """Stored steps of the paths, a multiple of 4; the backward solves take the same ones."""
     substeps: Count = 4
-    trajectories: Count = 1024
+    trajectories: Count = 2048
     channels: Count = 24
     """Channels of the residual network."""
     blocks: Count = 3
     """Blocks of the residual network."""
-    steps: Count = 1500
+    steps: Count = 4000
     batch_size: Count = 32
     learning_rate: Positive = 2e-3
     spacing: Count = 8
     """Points from one sensor to the next, in each direction."""
     sensor_noise: Positive = 0.05
     """Standard deviation of the sensors' noise, over that of the field."""
+    moves: Count = 4
+    """Langevin moves of the end state at each temperature, and twice as many more at the last."""
     test_cases: Count = 12
     """Fields whose past is sampled."""
-    particles: Count = 128
+    particles: Count = 192
     """Particles for each of them."""
     heat_size: Count = 16
     """Grid points per side of the heat equation, on a square of side 2 pi."""
@@ -151,6 +153,7 @@ class Config(Experiment):
             past = smdp.condition(
                 run.sde, run.score, seen, ts, num_particles=self.particles, key=k_run,
                 data=run.data, solver=smdp.GaussianStep(1),
+                tempering=smdp.Tempering(moves=self.moves, final_moves=2 * self.moves),
             )  # fmt: skip
             found.append(_record(past) | {"readings": seen[-1].value})
         return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
