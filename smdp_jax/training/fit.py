@@ -235,12 +235,7 @@ def fit(
                 problem, state, fixed, paths, validation, constants, key, asked.steps, initial
             )
             if isinstance(data, TrajectoryStream):
-                if not data.fingerprint:
-                    raise ValueError(
-                        "data must have a fingerprint, a str that tells them from others, to be "
-                        "trained on with a directory, got blocks without"
-                    )
-                identity |= {"data": data.fingerprint, "epoch_steps": asked.epoch_steps}
+                identity |= {"data": _fingerprint(data), "epoch_steps": asked.epoch_steps}
             store = stack.enter_context(RunDirectory(directory, identity))
         source = problem.windows(paths, constants, batch_key)
         state, records = run_epochs(problem, state, fixed, source, blocks, held_out, pace, store)
@@ -252,6 +247,15 @@ def fit(
         kept = on_device(kept, laid)
     learned, miss = _finished(objective, sde, learned, paths, kept, validation or paths, miss_key)
     return Fit(learned if split is None else split.returned(learned), _history(records), miss)
+
+
+def _fingerprint(data: TrajectoryStream) -> str:
+    if not data.fingerprint:
+        raise ValueError(
+            "data must have a fingerprint, a str that tells them from others, to be trained on "
+            "with a directory, got blocks without"
+        )
+    return data.fingerprint
 
 
 def _finished(
