@@ -227,14 +227,3 @@ def test_goes_on_from_a_checkpoint(tmp_path):
     wider = smdp.BackwardKernel(input_noise=0.5)
     with pytest.raises(ValueError, match="holds another training run"):
         smdp.fit(SDE, net, data, wider, steps=8, directory=tmp_path, **options)
-
-
-def test_default_training_goes_on_where_it_stopped(tmp_path):
-    """With its own optimiser, whose state has a part for matrices and one for vectors."""
-    net, data = smdp.models.MLP((4,), time_features="raw"), paths(jax.random.key(0), 40)
-    call = {"key": jax.random.key(2), "epoch_steps": 2, "batch_size": 4, "progress": False}
-    stop = {"callback": lambda metrics, params: metrics["step"] == 2}
-    whole = smdp.fit(SDE, net, data, steps=4, **call).kernel
-    smdp.fit(SDE, net, data, steps=4, directory=tmp_path, **call, **stop)
-    again = smdp.fit(SDE, net, data, steps=4, directory=tmp_path, **call).kernel
-    jax.tree.map(np.testing.assert_array_equal, whole.variables, again.variables)
