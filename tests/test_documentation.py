@@ -38,7 +38,8 @@ WITH_CODE = [
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:one backward step misses")  # few updates, on purpose
-@pytest.mark.filterwarnings("ignore:.* paths were lost")
+@pytest.mark.filterwarnings("ignore:.* paths (were lost|left the range)")
+@pytest.mark.filterwarnings("ignore:fit. posteriors of")
 @pytest.mark.filterwarnings("ignore:symmetric-gradient extrapolation")  # PhiFlow's, as it loads
 @pytest.mark.parametrize("page", WITH_CODE)
 def test_page(page, tmp_path, monkeypatch):
