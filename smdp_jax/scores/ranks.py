@@ -40,6 +40,8 @@ class Ranks(NamedTuple):
     """Mean over entries of (u - 1/2)^2, u in (0, 1) being the rank (times - 1, paths)."""
     starts: dict[str, np.ndarray]
     """Draws below the path's own start, by what is looked at (paths,)."""
+    entries: int
+    """Numbers of one state."""
 
 
 def calibrated(kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray) -> LearnedKernel:
@@ -69,8 +71,8 @@ def factor_of(ranks: Ranks) -> float:
     share = np.sin(2 * np.pi * np.clip(early.mean(), 0, 0.15))
     excess = share / (1 - share) - 1
     error = math.sqrt(early.var() / max(len(early) - 1, 1)) / _SLOPE
-    if not error > 0:
-        return 1.0
+    # Few paths may agree by chance: no less than the error of independent uniform ranks.
+    error = max(error, 1 / (math.sqrt(180 * len(early) * ranks.entries) * _SLOPE))
     if excess > -2 * error:
         excess = _positive_mean(excess - error**2 / _EXCESS, error)
     else:
@@ -112,7 +114,8 @@ def ranks_of(kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray) -> R
     entries = sum(leaf[0].size for leaf in jax.tree.leaves(paths.xs))
     number = int(min(max(_CHAINED // (entries * _DRAWS), 8), paths.num_samples))
     squares, starts = _walked(kernel, paths[:number], key)
-    return Ranks(np.asarray(squares, float), {k: np.asarray(v) for k, v in starts.items()})
+    size = entries // paths.num_times
+    return Ranks(np.asarray(squares, float), {k: np.asarray(v) for k, v in starts.items()}, size)
 
 
 @jax.jit
