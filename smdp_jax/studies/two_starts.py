@@ -5,7 +5,7 @@ Three parts, as an experiment needs them: ``sample`` computes all that needs the
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -56,7 +56,7 @@ def sample(
 ) -> dict[str, Any]:
     """Evaluate the learned score on grids, and walk back from end points."""
     ends_key, paths_key, bound_key = jax.random.split(key, 3)
-    ranks_key = jax.random.fold_in(key, 3)
+    drawn_key, ranks_key = (jax.random.fold_in(key, i) for i in (3, 4))
     ts = run.data.ts
     ends = jnp.linspace(-end_range, end_range, end_points)[:, None]
     i = int(jnp.argmin(jnp.abs(ts - middle)))
@@ -76,7 +76,12 @@ def sample(
     paths = sample_posterior(
         run.sde, run.score, observed, ts, num_samples=1, key=paths_key, save="all", batch_axes=1
     )
-    ranks = calibrated(run.sde, run.score, held_out, key=ranks_key, num_samples=19)
+    drawn = sample_posterior(
+        run.sde, run.score, held_out.xs[:, -1], ts, num_samples=19, key=drawn_key, batch_axes=1
+    )
+    # Where a start is one of two points only its side is a question, and sides tie.
+    sides = replace(drawn, samples=jnp.sign(drawn.samples))
+    ranks = calibrated(run.sde, run.score, held_out, key=ranks_key, drawn=sides)
     chosen = slice(end_points * 12 // _GROUPS, end_points * 13 // _GROUPS)
     grid = jnp.linspace(-reach, reach, 2001)
     given_end = jax.vmap(jax.vmap(path_density, (None, None, 0)), (None, 0, None))
