@@ -1,10 +1,12 @@
 """What solves a process where the caller names no solver; what is said of one that is named.
 
 Euler's step (``Splitting`` for flow maps) wherever it amplifies nothing that the true flow does
-not. Else: ``GaussianStep`` for fields whose physics is linear and everywhere the same, its linear
-part and Gaussian taken from the derivatives of physics and score; ``ShARK`` (without noise
-``Ralston``) in as many substeps as the stiffness asks for, for any other drift; and for a flow map
-whose inverse was not named, the other one. A traced call can't be looked at: it takes the first.
+not. Where it does, or is long for the rates that are met and so has the wrong spread:
+``GaussianStep`` for fields whose physics is linear and everywhere the same, its linear part and
+Gaussian taken from the derivatives of physics and score. Where it amplifies: ``ShARK`` (without
+noise ``Ralston``) in as many substeps as the stiffness asks for, for any other drift; and for a
+flow map whose inverse was not named, the other one. A traced call can't be looked at: it takes the
+first.
 """
 
 import warnings
@@ -46,7 +48,11 @@ __all__ = ["way_back"]
 # Decades of spurious growth over a whole solve that are too many: of what is exact, learned, named.
 _DRIFT, _LEARNED, _NAMED = 0.1, 0.3, 1.0
 _BUDGET, _MOST = 0.05, 256
-_LINEAR, _GAUSSIAN, _GAUSSIANS, _COARSE = 1e-3, 1e-2, 0.2, 1.0
+_LINEAR, _GAUSSIAN, _GAUSSIANS, _COARSE, _ROUNDING = 1e-3, 1e-2, 0.2, 1.0, 1e-5
+# Decades of stretching along a flow map that are looked at again, and what share may be errors.
+_STRETCHES, _SPURIOUS = 1.0, 0.3
+# Of rate times step, up to which Euler's spread is right to a few per cent.
+_LONG = 0.1
 
 
 class NotBefore(eqx.Module):
@@ -146,20 +152,33 @@ class _Look(NamedTuple):
         score = self.score
         if self.learned and not isinstance(way.solver, (GaussianStep, diffrax.Euler, type(None))):
             score = NotBefore(score, jnp.asarray(way.ts)[1])
+        pilots = self.pilots(way, score)
+        if pilots is None:
+            return None
+        decades = max(pilot.decades for pilot in pilots)
+        stretch = max(pilot.stretch for pilot in pilots)
+        if self.asked.sde.step is not None and stretch > _STRETCHES:
+            # What a flow map stretches by is the same in shorter steps; what errors do is not.
+            finer = self.pilots(replace(way, substeps=2 * way.substeps), score)
+            if finer is not None:
+                spurious = stretch - max(pilot.stretch for pilot in finer)
+                decades = max(decades, spurious if spurious > _SPURIOUS * stretch else 0.0)
+        return np.inf if any(pilot.lost for pilot in pilots) else decades, pilots
+
+    def pilots(self, way: BackwardSolve, score: ScoreFn) -> list[Pilot] | None:
+        """A path from each state that is looked at; None where one can't be differentiated."""
         grid = -jnp.asarray(way.ts)[::-1]
         found = [pilot_of(_backward, (way, score), x, grid, own) for x, own in self.looked]
         pilots = [pilot for pilot in found if pilot is not None]
-        if len(pilots) < len(found):
-            return None
-        lost = any(pilot.lost for pilot in pilots)
-        return np.inf if lost else max(pilot.decades for pilot in pilots), pilots
+        return pilots if len(pilots) == len(found) else None
 
     def of_drift(self, named: bool) -> Verdict:
         seen = self.tried(self.asked)
         # What is lost without having grown is not lost by its steps: that is said after the solve.
         grown = 0.0 if seen is None else max(p.decades for p in seen[1])
         if seen is None or grown < (_NAMED if named else self.limit):
-            return Verdict()
+            coarse = not named and seen is not None and max(p.longest for p in seen[1]) > _LONG
+            return Verdict(self.linear_fields() if coarse else None)
         if named:
             return Verdict(warning=self.says(seen[1], _NAMED_SAYS), amplifies=True)
         linear = self.linear_fields()
@@ -189,7 +208,8 @@ class _Look(NamedTuple):
         assert step is not None
         seen = self.tried(asked)
         if seen is None or seen[0] < (_NAMED if named else self.limit):
-            return Verdict()
+            coarse = not named and seen is not None and max(p.longest for p in seen[1]) > _LONG
+            return Verdict(self.linear_fields() if coarse else None)
         ways = {"negated" if asked.sde.inverse == negated(step) else "given": seen}
         if not named:
             linear = self.linear_fields()
@@ -202,12 +222,13 @@ class _Look(NamedTuple):
                     return Verdict(inverse=inverse)
                 if other is not None:
                     ways["integrated_backward"] = other
-        if max(p.decades for p in seen[1]) < _NAMED:
+        if seen[0] < _NAMED:
             return Verdict()
         told = "; ".join(
             f"{name}: {self.figures(name, pilots)}" for name, (_, pilots) in ways.items()
         )
-        return Verdict(warning=self.says(seen[1], _INVERSE.format(told)), amplifies=True)
+        warning = self.says(seen[1], _INVERSE.format(told), seen[0])
+        return Verdict(warning=warning, amplifies=True)
 
     def linear_fields(self) -> GaussianStep | None:
         """``GaussianStep`` for physics that is linear and diagonal in Fourier modes."""
@@ -227,20 +248,23 @@ class _Look(NamedTuple):
         linear: Any = asked.sde.linear
         linear = linear or Linearised(replace(asked.sde, linear=None), transform)
         starts = not self.learned and np.isfinite(sharpness[0]) and sharpness[0] > 0
-        if asked.sde.linear is None and (sharpness[1:] > 0).all():
-            reference = Curvature(at, ts[0] if starts else ts[1], transform)
-            solver = GaussianStep(linear=linear, reference=reference)
-            if score[1:].max() < _GAUSSIAN and self.consistent(solver, int(not starts)):
-                return solver
-        else:
-            solver = GaussianStep(linear=linear)
-        return solver if self.stable(solver) else None
+        learned = GaussianStep(linear=linear)
+        if asked.sde.linear is not None or not (sharpness[1:] > -_ROUNDING).all():
+            return learned if self.stable(learned) else None
+        reference = Curvature(at, ts[0] if starts else ts[1], transform)
+        looked_up = GaussianStep(linear=linear, reference=reference)
+        if score[1:].max() < _GAUSSIAN and self.consistent(looked_up, int(not starts)):
+            return looked_up
+        # What a learned score starts from is better known than what its network adds.
+        return next((step for step in (learned, looked_up) if self.stable(step)), None)
 
     def consistent(self, solver: GaussianStep, first: int) -> bool:
         """Tell whether the Gaussians of the score follow from each other by the physics."""
         asked, (x, own) = self.asked, self.looked[0]
         ratios = np.asarray(drift_of_variances(solver, asked.sde, self.score, x, asked.ts, own))
-        return bool((np.abs(ratios[first:] - 1) < _GAUSSIANS).all())
+        misses = np.abs(ratios[first:] - 1).max(axis=1)
+        # Next to a singular start single precision leaves few digits of what is widest.
+        return not misses.size or bool(np.quantile(misses, 0.9, method="higher") < _GAUSSIANS)
 
     def stable(self, solver: GaussianStep) -> bool:
         """Tell whether a step amplifies little; coarse as it is, the flow changes within it."""
@@ -251,10 +275,11 @@ class _Look(NamedTuple):
         seen = self.tried(replace(self.asked, solver=solver))
         return seen is not None and seen[0] < _COARSE
 
-    def says(self, pilots: list[Pilot], remedy: str) -> str:
+    def says(self, pilots: list[Pilot], remedy: str, decades: float | None = None) -> str:
         """The figures, and what would do."""
         growth, at = max(pilot.worst for pilot in pilots)
-        decades = max(pilot.decades for pilot in pilots)
+        if decades is None or not np.isfinite(decades):
+            decades = max(pilot.decades for pilot in pilots)
         return (
             f"{self.verb}: one backward step amplifies errors up to {growth:.3g} times (at "
             f"t={-at:g}), all steps together 1e{decades:.0f} times or more: {remedy}"

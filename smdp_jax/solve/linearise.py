@@ -157,7 +157,7 @@ class Misfit(NamedTuple):
     score: Any
     """The same of the score, at all times."""
     sharpness: Any
-    """Least of what should be 1 / C, at all times."""
+    """Least of what should be 1 / C, over the largest of it, at all times."""
 
 
 @compiled
@@ -187,8 +187,8 @@ def misfit_of(
     def curvature(t: Array) -> tuple[Any, Any]:
         of_score: Any = score
         wrong, symbol = miss(lambda v: of_score(t, v, args), mean)
-        sharpness = jnp.stack([jnp.min(-jnp.real(s)) for s in jax.tree.leaves(symbol)])
-        return wrong, jnp.min(sharpness)
+        sharpness = jnp.concatenate([-jnp.real(s).ravel() for s in jax.tree.leaves(symbol)])
+        return wrong, jnp.min(sharpness) / jnp.max(jnp.abs(sharpness))
 
     steps = jax.lax.map(physics, jnp.array([0, ts.shape[0] // 2 - 1, ts.shape[0] - 2]))
     if score is None:

@@ -79,10 +79,22 @@ class Pilot(NamedTuple):
             return float(np.sum(self.share * np.log10(np.maximum(self.growth, 1.0))))
 
     @property
+    def stretch(self) -> float:
+        """By how many powers of ten all steps together stretch, rightly or not."""
+        sizes = np.abs(self.step).max(axis=1)
+        return float(np.sum(self.share * np.log10(np.maximum(sizes, 1.0))))
+
+    @property
     def worst(self) -> tuple[float, float]:
         """Largest growth of a step, and where that step starts."""
         i = int(np.argmax(self.growth))
         return float(self.growth[i]), float(self.times[i])
+
+    @property
+    def longest(self) -> float:
+        """Largest rate times step; the last step does not count: a score may be singular there."""
+        sizes = np.abs(self.flow[:-1] if len(self.flow) > 1 else self.flow)
+        return float(sizes.max(initial=0.0))
 
     @property
     def error(self) -> float:
