@@ -29,6 +29,7 @@ from smdp_jax.sde import SDE, Scalar, State
 from smdp_jax.trajectories import Trajectories
 
 _FEW_ENTRIES = 16
+_FEW_PATHS = 100
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ class BackwardKernel(Objective):
     def split(self, data: Trajectories) -> tuple[Trajectories, Trajectories]:
         """Set the last share of ``hold_out`` aside."""
         entries = sum(leaf.size for leaf in jax.tree.leaves(data.at(0, 0)))
-        share = 0.25 if entries <= _FEW_ENTRIES else 0.1
+        few = entries <= _FEW_ENTRIES and data.num_samples >= _FEW_PATHS
+        share = 0.25 if few else 0.1
         return data.split(share if self.hold_out is None else self.hold_out)
 
     def scales(self, sde: SDE, data: Trajectories, precondition: bool) -> KernelTables:

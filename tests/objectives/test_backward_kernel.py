@@ -198,7 +198,7 @@ def test_refused_data():
     options = {"steps": 2, "key": jax.random.key(0), "progress": False}
     with pytest.raises(ValueError, match="a window of 5 steps needs 6 stored times"):
         smdp.fit(SDE, smdp.models.MLP((4,)), data, smdp.BackwardKernel(windows=(5,)), **options)
-    with pytest.raises(ValueError, match="from at least 8 paths, got 4"):
+    with pytest.raises(ValueError, match="from at least 8 paths, got 5"):
         smdp.fit(SDE, smdp.models.MLP((4,)), data[:6], **options)
 
 
