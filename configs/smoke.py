@@ -160,11 +160,12 @@ class Config(Experiment):
         )
 
     def sample(self, run: Run, key: PRNGKeyArray) -> dict[str, Any]:
+        k_past, k_ranks = jax.random.split(key)
         system, ts = self.system(), run.data.ts
         paths, args = run.truth["paths"], run.truth["args"]
         x_end = jax.tree.map(lambda x: x[:, -1], paths)
         past = self.posterior(
-            run, x_end, num_samples=self.posterior_samples, key=key, args=args, save="all"
+            run, x_end, num_samples=self.posterior_samples, key=k_past, args=args, save="all"
         )
         starts = jax.tree.map(lambda x: x[:, :, 0], past.samples)
         # A correction trained at noise level 1 belongs to its own step, so the probability flow,
@@ -202,7 +203,7 @@ class Config(Experiment):
             run.sde,
             run.learned,
             smdp.Trajectories(ts, paths, args, args_axes=0),
-            key=jax.random.fold_in(key, 1),
+            key=k_ranks,
             drawn=replace(past, samples=starts),
         )
         return {

@@ -273,19 +273,20 @@ class Config(Experiment):
         return jax.jit(jax.vmap(lambda x: smdp.probability_flow(sde, own, x, ts).xs))(x_end)
 
     def sample(self, run: Run, key: PRNGKeyArray) -> dict[str, Any]:
+        k_past, k_ranks = jax.random.split(key)
         inverse, ts = self.inverse(run), self.backward(run)[1]
         paths = run.truth["paths"]
         x_end = paths[:, -1]
-        past = self.posterior(run, x_end, num_samples=self.posterior_samples, key=key)
+        past = self.posterior(run, x_end, num_samples=self.posterior_samples, key=k_past)
         # Sample i of the first end state has the key that it had among all of them.
-        shown = self.posterior(run, x_end[:1], num_samples=2, key=key, save="all").samples[0]
+        shown = self.posterior(run, x_end[:1], num_samples=2, key=k_past, save="all").samples[0]
         flow = self.flow(run, x_end)
         arrays = reversed_flow.sample(self.step, inverse, ts, paths, past.samples, flow)
         ranks = calibrated(
             run.sde,
             run.learned,
             smdp.Trajectories(ts, paths),
-            key=jax.random.fold_in(key, 1),
+            key=k_ranks,
             drawn=past,
         )
         return arrays | {

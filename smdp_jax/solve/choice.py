@@ -177,8 +177,7 @@ class _Look(NamedTuple):
         # What is lost without having grown is not lost by its steps: that is said after the solve.
         grown = 0.0 if seen is None else max(p.decades for p in seen[1])
         if seen is None or grown < (_NAMED if named else self.limit):
-            coarse = not named and seen is not None and max(p.longest for p in seen[1]) > _LONG
-            return Verdict(self.linear_fields() if coarse else None)
+            return self.kept(named, seen)
         if named:
             return Verdict(warning=self.says(seen[1], _NAMED_SAYS), amplifies=True)
         linear = self.linear_fields()
@@ -186,6 +185,11 @@ class _Look(NamedTuple):
         if best is None and grown >= _NAMED:
             best = Verdict(warning=self.says(seen[1], _NONE), amplifies=True)
         return best or Verdict()
+
+    def kept(self, named: bool, seen: tuple[float, list[Pilot]] | None) -> Verdict:
+        """Stable steps are taken, but for those of linear fields that are too long."""
+        long = not named and seen is not None and max(p.longest for p in seen[1]) > _LONG
+        return Verdict(self.linear_fields() if long else None)
 
     def in_substeps(self, pilots: list[Pilot]) -> Verdict | None:
         """A solver of second order, in substeps for which its own pilots find enough."""
@@ -208,8 +212,7 @@ class _Look(NamedTuple):
         assert step is not None
         seen = self.tried(asked)
         if seen is None or seen[0] < (_NAMED if named else self.limit):
-            coarse = not named and seen is not None and max(p.longest for p in seen[1]) > _LONG
-            return Verdict(self.linear_fields() if coarse else None)
+            return self.kept(named, seen)
         ways = {"negated" if asked.sde.inverse == negated(step) else "given": seen}
         if not named:
             linear = self.linear_fields()

@@ -55,8 +55,7 @@ def sample(
     field_reach: float = 1.2,
 ) -> dict[str, Any]:
     """Evaluate the learned score on grids, and walk back from end points."""
-    ends_key, paths_key, bound_key = jax.random.split(key, 3)
-    drawn_key, ranks_key = (jax.random.fold_in(key, i) for i in (3, 4))
+    ends_key, paths_key, bound_key, drawn_key, ranks_key = jax.random.split(key, 5)
     ts = run.data.ts
     ends = jnp.linspace(-end_range, end_range, end_points)[:, None]
     i = int(jnp.argmin(jnp.abs(ts - middle)))
