@@ -6,9 +6,11 @@ chunk i are written, then the CRC-32 of their bytes plus one: a chunk that is mi
 in Zarr, and only the checksum tells.
 """
 
+import glob
 import json
 import os
 import shutil
+import uuid
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
@@ -52,8 +54,10 @@ def create_store(
         "key": key,
     }
     attributes = {"config": json.dumps(config), "smdp_jax": json.dumps(layout)}
-    partial = path.with_name(f"{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):  # of one that was stopped
+        shutil.rmtree(left, ignore_errors=True)
+    # A new name each time: zarr's threads may still write for a call that was interrupted.
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     group = zarr.create_group(partial, zarr_format=3, attributes=attributes)
 
     def make(name: str, shape: tuple[int, ...], chunk: Any, axes: Sequence[str], dtype: Any) -> Any:

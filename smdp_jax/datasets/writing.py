@@ -107,7 +107,7 @@ def write(
 
     def tidy() -> None:
         for left in path.rglob("*.partial"):  # of a write that was killed
-            left.unlink()
+            left.unlink(missing_ok=True)
 
     there = agreed(path.exists() and any(path.iterdir()))
     if there:

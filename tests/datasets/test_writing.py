@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,11 +118,36 @@ def test_stopped_at_every_moment(tmp_path, generate, monkeypatch):
                 finished = True
         write(path, generate)
         assert contents(path) == whole
-        assert not (tmp_path / f"{stop}.zarr.partial").exists()
         if finished:
             break
     assert finished
     assert stop > 20  # one group, seven arrays, their chunks
+
+
+def test_goes_on_beside_a_call_that_was_stopped_and_still_writes(tmp_path, generate, monkeypatch):
+    """Threads of zarr end on their own time: what they hold is not removed, and not in the way."""
+    whole = contents(write(tmp_path / "whole.zarr", generate))
+    replace = os.replace
+
+    def stopped(source, target):
+        if os.path.isdir(source):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    path = tmp_path / "a.zarr"
+    monkeypatch.setattr(os, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write(path, generate)
+    monkeypatch.setattr(os, "replace", replace)
+    remove = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    write(path, generate)
+    assert contents(path) == whole
+    assert list(tmp_path.glob("a.zarr.*.partial"))
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    remove(path)
+    write(path, generate)
+    assert not list(tmp_path.glob("a.zarr.*"))
 
 
 def test_kept_chunks_are_not_computed_again(tmp_path, generate):
