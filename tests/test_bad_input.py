@@ -76,6 +76,7 @@ def test_plain_numbers_are_states():
     np.testing.assert_array_equal(simulate(np.array([0.3, 0.1], np.float32)).shape, (2, 4))
 
 
+@pytest.mark.slow
 def test_numbers_in_arrays_are_settings():
     level, size = np.float64(0.5), jnp.float32(0.01)
     np.testing.assert_array_equal(sample(noise_level=jnp.float32(level)), sample(noise_level=0.5))
@@ -117,6 +118,7 @@ def test_windows_and_counts_of_numpy():
     np.testing.assert_array_equal(sample(substeps=np.int64(2)), sample(substeps=2))
 
 
+@pytest.mark.slow
 def test_leaves_without_entries():
     state = {"x": ENDS, "none": jnp.zeros((3, 0))}
     end = jax.tree.map(lambda x: x[0], state)
@@ -164,6 +166,7 @@ def test_data_on_an_explicit_mesh():
     np.testing.assert_array_equal(*losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [2, 3])
 def test_batch_arguments_of_the_flow(chunk_size):
     """End states (2, 3, 1) with conditions of their own, against one solve each."""
@@ -355,6 +358,7 @@ def test_refused(call, message):
         call()
 
 
+@pytest.mark.slow
 def test_conditions_that_are_not_finite():
     """It is the condition that is named, not the simulator."""
     sde = smdp.SDE(lambda t, x, args: -args["rate"][1] * x, diffusion=0.5)

@@ -88,6 +88,7 @@ def test_targets_and_tables(benchmark_module):
     assert lines == ["name      s", "a     0.123", "bcd       –"]
 
 
+@pytest.mark.slow
 def test_compiled_and_not_run(benchmark_module, monkeypatch):
     """Memory as planned for functions of known size; each program once, and nothing is run."""
     import jax
@@ -237,6 +238,7 @@ def test_accelerator_sold_peaks(benchmark_module, tmp_path):
     assert script.targets_of(rows, "cpu")[0].met is None
 
 
+@pytest.mark.slow
 def test_scaling(benchmark_module, monkeypatch):
     """One device in this process; what the tables are made of, with numbers known."""
     script = benchmark_module("scaling")

@@ -118,6 +118,7 @@ def verbs(step):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", range(4))
 def test_a_step_that_ignores_the_times_is_asked_for_its_own_length_only(verb):
     call = verbs(fixed)[verb]

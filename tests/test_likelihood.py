@@ -256,6 +256,7 @@ def test_many_paths_and_resampling_reach_the_evidence_of_the_chain():
         assert found.resample(jax.random.key(0), 10).shape == (10, 1)
 
 
+@pytest.mark.slow
 def test_gradient_of_the_evidence_with_respect_to_a_parameter(fields):
     """Against finite differences of the closed form: d log p / d diffusivity."""
     ts = smdp.linear_grid(START, 0.2, 7)
@@ -288,6 +289,7 @@ def test_gradient_of_the_evidence_with_respect_to_a_parameter(fields):
     assert float(jax.grad(evidence)(jnp.asarray(1.0))) == pytest.approx(slope, rel=0.01)
 
 
+@pytest.mark.slow
 def test_gradient_of_the_evidence_passes_resampling():
     """An affine chain of a wrong score, resampled at each step; five errors of 64 keys' mean."""
     ts, x_end = jnp.geomspace(START, 0.5, 9), jnp.array([0.6])

@@ -149,6 +149,7 @@ def test_bimodal_posterior_of_the_start(affine_paths, places, how):
     assert float(jnp.exp(found.log_weights).sum()) == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_stated_error_of_the_evidence_is_the_spread_over_keys():
     """64 repetitions under vmap: the ratio's own error is 9 %; bounds are five of them (1e-6)."""
     rate, ts = 1.0, jnp.linspace(0.2, 1.0, 9)
@@ -342,6 +343,7 @@ def test_what_must_be_known_is_not_traced():
             jax.jit(trace)(ts)
 
 
+@pytest.mark.slow
 def test_values_covariances_and_args_are_traced(affine_paths):
     """Two sensors, a twist, a function as operator: compiled, the same as without."""
     ts, cut = FINE[::32], smdp.Trajectories(FINE[::32], affine_paths.xs[:, ::32])

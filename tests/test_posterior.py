@@ -56,6 +56,7 @@ def linear(x_end, ts=SHORT, **settings):
 # Samples against the exact posterior -------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_probability_of_the_start_for_many_end_states():
     """P(x_0 = +1 | x_T) of the affine process at five end states, 3000 samples each.
 
@@ -73,6 +74,7 @@ def test_probability_of_the_start_for_many_end_states():
     np.testing.assert_allclose(np.abs(past.samples), 1, atol=0.2)
 
 
+@pytest.mark.slow
 def test_moments_of_the_bridge():
     """Mean and variance at t = 1 of 10 000 samples: 4.5 standard errors and 2 % for the steps."""
     count = 10_000
@@ -253,6 +255,7 @@ def test_samples_depend_on_neither_chunks_nor_other_samples():
     assert len(np.unique(np.asarray(whole.samples))) == 12
 
 
+@pytest.mark.slow
 def test_inside_jit_and_vmap_of_the_caller():
     ends = jnp.array([[1.0], [-2.0]])
     keys = jax.random.split(KEY, 2)

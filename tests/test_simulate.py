@@ -32,6 +32,7 @@ def starts(count):
     return {"u": jnp.ones((count, 2)), "v": jnp.full((count,), -2.0)}
 
 
+@pytest.mark.slow
 def test_moments_with_conditions_of_every_sample():
     """Rates 0.8 and 2 per sample: mean and variance of 3 entries at 3 times, against OU.
 

@@ -24,6 +24,7 @@ def mapped(**changes):
     return smdp.Trajectories(**fields)
 
 
+@pytest.mark.slow
 def test_access():
     data = mapped()
     data.check()

@@ -179,6 +179,7 @@ def test_dropout_draws_networks():
         baselines.regress(SDE, step, x, ts, num_samples=3)
 
 
+@pytest.mark.slow
 def test_score_alone_walks_the_same_paths():
     """The physics moved into the score, ``s - P / g^2``: the same samples, without any drift."""
     score = lambda t, x, args: jax.tree.map(lambda x, g: -x / (g + t.astype(x.dtype)), x, G)

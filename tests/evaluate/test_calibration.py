@@ -39,6 +39,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 def test_exact_posterior_passes_everything() -> None:
     truths, samples = simulated_pairs(0)
     ranks = sbc_ranks(truths, samples)
@@ -253,6 +254,7 @@ def test_ranks_and_levels_out_of_range_are_refused() -> None:
         evaluate.uniformity_test(np.arange(40) % 10, 9, bins=10)
 
 
+@pytest.mark.slow
 def test_whole_numbered_levels_and_states_are_not_rounded() -> None:
     rng = np.random.default_rng(13)
     truths, samples = rng.integers(0, 9, (60,)), rng.integers(0, 9, (60, 19))

@@ -83,6 +83,7 @@ def test_exact_score_passes(exact):
     np.testing.assert_allclose(exact.nominal, [0.5, 0.9], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_tools(exact):
     """Drawn elsewhere, the same draws give the same report, and the same as each tool by itself."""
     data = paths()
@@ -164,6 +165,7 @@ def test_table_and_figure(exact):
     assert len(exact.figure().axes) == 2
 
 
+@pytest.mark.slow
 def test_own_observables_and_what_they_agree_in():
     found = report(paths(), observables=lambda x: {"sign": jnp.sign(x["u"]), "one": 0 * x["u"] + 1})
     assert found.observables == ("sign",)

@@ -322,6 +322,7 @@ def test_evaluate_imports_without_matplotlib() -> None:
     _run("import sys; sys.modules['matplotlib'] = None; import smdp_jax.evaluate")
 
 
+@pytest.mark.slow
 def test_plots_come_on_demand_and_without_pyplot() -> None:
     _run(
         "import sys, smdp_jax.evaluate as e; assert 'matplotlib' not in sys.modules; "

@@ -28,6 +28,7 @@ def test_wrong_laws_are_told(kind):
     assert found.p_value == 1 / 200  # a right law gets there at a rate of 0.005
 
 
+@pytest.mark.slow
 def test_accuracy_is_the_best_possible_one():
     """Laws N(0, 1) and N(m, 1): Phi(m / 2)."""
     rng = np.random.default_rng(3)

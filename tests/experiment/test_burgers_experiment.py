@@ -41,6 +41,7 @@ def finished(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_what_is_compared(finished):
     """Ratios and bounds against the saved arrays, simulated forward here."""
     run, arrays = load(finished), read_arrays(finished / "samples.npz", "")["arrays"]

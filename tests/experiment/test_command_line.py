@@ -133,6 +133,7 @@ def test_errors_of_the_library_are_short(capsys, tmp_path, monkeypatch):
         status_of(*words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "sample", "list"])
 def test_errors_of_the_system_take_one_line(command, capsys, tmp_path, finished, request):
     """A file where a folder has to be: what was said, no traceback, and how to get one."""

@@ -123,6 +123,7 @@ def test_loaded_score_is_the_trained_one(run_dir):
     jax.tree.map(np.testing.assert_array_equal, run.score, fit.score)
 
 
+@pytest.mark.slow
 @hardly_trained
 def test_step_corrections_and_trees_come_back(tmp_path):
     file = load_config_file(TINY)

@@ -40,6 +40,7 @@ def finished(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:moves of the end state are short")
 @pytest.mark.filterwarnings("ignore:only .* particles count")  # 48 of a score of 4 updates
 def test_what_is_compared(finished):

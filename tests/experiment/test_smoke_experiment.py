@@ -56,6 +56,7 @@ def metrics(finished):
     return json.loads((finished / "metrics.json").read_text())["metrics"]
 
 
+@pytest.mark.slow
 def test_learns_only_the_second_part_of_the_paths(run):
     np.testing.assert_allclose(run.data.ts, np.linspace(0.45, 0.65, 5), rtol=1e-6)
     assert {k: x.shape for k, x in run.data.xs.items()} == {

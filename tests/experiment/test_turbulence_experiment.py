@@ -93,6 +93,7 @@ def metrics(finished):
     return json.loads((finished / "metrics.json").read_text())["metrics"]
 
 
+@pytest.mark.slow
 def test_paths_are_stored_on_the_coarse_grid_and_split(run):
     assert run.data.xs.shape == (8, 4, 12, 12)
     assert run.dataset.validation.xs.shape == (8, 4, 12, 12)
@@ -103,6 +104,7 @@ def test_paths_are_stored_on_the_coarse_grid_and_split(run):
     assert len(np.unique(starts, axis=0)) == 18
 
 
+@pytest.mark.slow
 def test_noise_of_the_stored_grid_is_the_configured_one():
     # Hardly any physics in so short a time: what is left is g dW. Modes at the coarse grid's
     # Nyquist wavenumber are cut: a share (11/12)^2 of its points' variance remains.
@@ -172,6 +174,7 @@ def test_report_has_its_figures(finished):
     assert "acTL" in (finished / "figures" / "backward.png").read_bytes()[:200].decode("latin1")
 
 
+@pytest.mark.slow
 def test_users_end_states_are_walked_back_by_the_learned_inverse(run):
     x_end = run.truth["paths"][:1, -1]
     past = run.config.posterior(run, x_end, num_samples=3, key=jax.random.key(1), save="all")

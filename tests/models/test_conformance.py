@@ -186,6 +186,7 @@ def assert_like(a: Any, x: Any) -> None:
     assert every_leaf(lambda p, q: (p.shape, p.dtype) == (q.shape, q.dtype), a, x)
 
 
+@pytest.mark.slow
 @every_network
 def test_untrained(case: Case) -> None:
     _, init, apply = network(case)
@@ -296,6 +297,7 @@ def test_time_matters(case: Case) -> None:
     assert every_leaf(lambda p, q: (p != q).any(), early, late)
 
 
+@pytest.mark.slow
 @every_network
 def test_gradients_are_finite_and_reach_everything(case: Case) -> None:
     model, x = network(case)[0], state(case.shapes)

@@ -21,6 +21,7 @@ def test_sees_as_far_as_its_dilations_reach(trained, dilations, blocks):
     assert (seen.min(), seen.max()) == (-reach, reach)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("embedding", [0, 5])
 @pytest.mark.parametrize(("dims", "grid"), [(1, (17,)), (2, (7, 10))])
 def test_periodic_commutes_with_every_shift(trained, dims, grid, embedding):

@@ -58,6 +58,7 @@ def test_agreement_and_dtypes(name):
     assert "bf16[" not in str(jax.make_jaxpr(long.apply)(variables, 0.5, x, None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_close_times_are_told_apart(name):
     """0.5 and 0.5015 are one number in bfloat16."""

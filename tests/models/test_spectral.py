@@ -34,6 +34,7 @@ def covariance(variance, grid):
     return np.fft.irfftn(modes, s=grid, axes=axes, norm="ortho").reshape(len(columns), -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("grid", "gain", "net"),
     [
@@ -77,6 +78,7 @@ def test_closed_form_variance_and_several_fields():
         np.testing.assert_allclose(score["v"], -x["v"] / 4, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_correction_enters_as_written():
     # s = -C^{-1/2} (m y + N): with C = 4 and m = 1 + b the score is -(1 + b) x / 4 - N / 2.
     grid = (4, 4)
@@ -93,6 +95,7 @@ def test_correction_enters_as_written():
     )
 
 
+@pytest.mark.slow
 def test_network_sees_state_in_units_of_its_own_size():
     # Parseval: the root mean square over points is the mean over all modes.
     grid, seen = (6, 9), []

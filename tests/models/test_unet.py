@@ -44,6 +44,7 @@ def test_coarsen_and_refine():
     assert refine(coarse).shape == h.shape
 
 
+@pytest.mark.slow
 def test_a_batch_is_one_batched_convolution():
     # Fast on every device only if vmap does not turn one convolution into many.
     model = UNet()

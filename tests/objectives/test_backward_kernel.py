@@ -78,6 +78,7 @@ def test_noise_is_that_of_the_posterior_at_each_state(fitted):
     assert got.mean() == pytest.approx(want.mean(), rel=0.1)
 
 
+@pytest.mark.slow
 def test_samples_are_those_of_the_posterior(fitted):
     data = paths(jax.random.key(8), 2000)
     back = smdp.sample_posterior(

@@ -147,6 +147,7 @@ def test_half_weight_windows_learn_the_score_once(form, steps, x64):
     assert 1.7 < errors[0] / errors[1] < 2.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_least_loss_of_one_step(form, x64):
     """1 for the backward form; 1 for each direction of the other; as dt -> 0."""

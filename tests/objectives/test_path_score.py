@@ -89,6 +89,7 @@ def test_the_minimiser_is_the_score():
         assert beyond.mean() > 2 * error
 
 
+@pytest.mark.slow
 def test_transform_scales_every_mode():
     """Fields whose modes differ by orders of magnitude: each counts alike; a tree in a tree."""
     heat = Heat(size=8)

@@ -58,6 +58,7 @@ def worst(a, b):
     return float(jnp.max(jnp.abs(a - b)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_closed_form_solves_the_equation():
     """u_t + u u_x - nu u_xx = 0, by autodiff in t and spectral derivatives in x."""
@@ -157,6 +158,7 @@ def test_linear_modes_decay_exactly():
         np.testing.assert_allclose(run(system, 0.0, t, field), decayed, rtol=1e-6, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_gradient_through_twenty_steps():
     """Against central differences, for the state and the viscosity."""
@@ -204,6 +206,7 @@ def test_prior():
     np.testing.assert_allclose(found[:, 1], 2 / 128 * np.fft.rfft(fields)[:, 2].real, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_score_targets_of_the_linear_regime():
     """Where advection is negligible every target is the exact score of its path's end.
 
@@ -266,6 +269,7 @@ def test_bad_input(call, message):
         call(Burgers())
 
 
+@pytest.mark.slow
 def test_noise_gain_is_what_the_simulated_modes_have():
     """At rest, where each mode is an Ornstein-Uhlenbeck process: variance g^2 r / (2 kappa)."""
     system, n, steps = Burgers(size=32, amplitude=1e-4, noise=1e-4), 4000, 8

@@ -192,6 +192,7 @@ def test_posterior_statistics():
     check_spectrum(samples - heat.posterior_mean(x_end)[None], heat.posterior_variance())
 
 
+@pytest.mark.slow
 def test_posterior_mean_misses_by_the_posterior_variance():
     heat = physics.Heat()
     k_prior, k_noise = jax.random.split(jax.random.key(2))
@@ -206,6 +207,7 @@ def test_posterior_mean_misses_by_the_posterior_variance():
     assert heat.posterior_point_variance() == pytest.approx(0.0275, abs=5e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("steps", "mean_error", "std_ratio"),

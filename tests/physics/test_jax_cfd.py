@@ -51,6 +51,7 @@ def integrate(drift, x, time, steps):
     return jax.jit(lambda x: jax.lax.scan(body, x, length=steps)[0])(x)
 
 
+@pytest.mark.slow
 def test_every_call_works():
     assert jax_cfd.canary() == {}
 

@@ -148,6 +148,7 @@ def test_score_is_the_gradient_of_the_log_density(exact):
         np.testing.assert_allclose(scores, gradient(t, xs), rtol=1e-8, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_moments_of_simulated_paths(exact):
     """Paths by Heun's drift with additive noise (weak order 2), from +1 to t = 1."""
     problem, paths, steps, t = physics.Quadratic(), 20_000, 1000, 1.0
@@ -173,6 +174,7 @@ def test_moments_of_simulated_paths(exact):
     assert abs(((ends - mean) ** 2).mean() - moments[0]) < 5 * spread
 
 
+@pytest.mark.slow
 def test_single_precision(exact):
     """What a float32 session gets: the same figures, finite everywhere, under jit and vmap."""
     found = physics.reference(physics.Quadratic())

@@ -22,6 +22,7 @@ def drawn():
     return np.asarray(masks)
 
 
+@pytest.mark.slow
 def test_random_obstacles_keep_their_promises(drawn):
     assert drawn.shape == (256, 64, 64)
     assert drawn.dtype == bool
@@ -32,6 +33,7 @@ def test_random_obstacles_keep_their_promises(drawn):
     SMOKE.check_obstacles(drawn[0])
 
 
+@pytest.mark.slow
 def test_random_obstacles_differ_and_follow_their_key(drawn):
     """Cells in the middle of the upper half are covered in about 13 % of the draws.
 

@@ -50,6 +50,7 @@ def taylor_green(size, k=2):
     return jnp.asarray(np.sin(x)[:, None] * np.sin(x)[None, :], float)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_velocity_and_quadratic_means():
     """Against derivatives of the stream function, finite differences, and Parseval."""
@@ -147,6 +148,7 @@ def test_order_in_time(viscosity, order):
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_spectral_convergence_in_space():
     x = smooth(16, scale=40.0)
@@ -165,6 +167,7 @@ def test_backward_step_returns():
     np.testing.assert_allclose(march(DECAYING, -0.3, 4, there, args), x, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_gradient_through_twenty_steps():
     weights = jax.random.normal(jax.random.key(3), (32, 32), float)

@@ -54,6 +54,7 @@ def gathered(name, t):
     return 1e-4 * ((1 + t) ** 3 - 1) / 3 if name == "a" else 4e-4 * t
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("i", [0, 1, 4, 8])
 def test_preconditioner_alone_is_the_score_of_a_broader_gaussian(i):
     """-(x - m) / C, C the data's variance pooled over entries and that of the noise."""

@@ -123,6 +123,7 @@ def test_least_variance_has_the_least_mean_square(affine):
     assert (affine("none").target[:, -1] ** 2).mean() > 3 * least[-1]
 
 
+@pytest.mark.slow
 def test_targets_on_a_nonlinear_chain():
     """A double well in 8 coarse steps, where the Jacobian depends on the path.
 
@@ -193,6 +194,7 @@ def test_stein_identity_for_trees(ramp):
         assert_zero_mean(target[:, :, None] * x[:, None, :] + np.eye(3))
 
 
+@pytest.mark.slow
 def test_sinh_ramp_gives_the_kernel_of_linear_physics(x64):
     """Heat on 8 x 8 points, per mode: T = -(x_k - d x_k(0)) / v_k, path by path.
 

@@ -289,6 +289,7 @@ def test_nonlinear_process_stays_in_equilibrium(name):
 # What keeps its steps, and what is said of others -------------------------------------------------
 
 
+@pytest.mark.slow
 def test_well_behaved_processes_keep_their_euler_steps():
     case = Matrix(np.array([[-0.5, 0.8], [-0.8, -0.5]]), 0.3, 2.0, 80)
     sde, x = smdp.SDE(case.drift, diffusion=0.3), jnp.array([0.4, -0.2])
@@ -302,6 +303,7 @@ def test_well_behaved_processes_keep_their_euler_steps():
     np.testing.assert_allclose(inside.samples, past.samples, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["drift", "step"])
 def test_steps_too_long_for_the_right_spread_are_not_taken(kind):
     """Euler's steps are stable here, 0.8 of the fastest rate, and their spread is too small."""

@@ -200,6 +200,7 @@ def test_short_steps_are_those_of_euler(x64):
     np.testing.assert_allclose(law.variance, 0.04**2 * dt, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_transition_density_is_that_of_its_samples(x64):
     """Mean of log density is minus the entropy. False alarms: 5 standard errors, below 1e-6."""
     x = X_END.astype(float)

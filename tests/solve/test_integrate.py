@@ -280,6 +280,7 @@ def test_adaptive_ode_against_the_closed_form(x64):
     assert 5 < fewer < steps / 3
 
 
+@pytest.mark.slow
 def test_adaptive_sde_against_the_closed_form():
     """dx = -x dt + 0.5 dW from 1: mean and variance of 4000 entries at a time inside and the end.
 

@@ -241,6 +241,7 @@ ALL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
 def test_every_solver_of_diffrax_is_right_with_noise_or_refused(kind):
     """dx = -x dt + (1 + t/2) dW from N(0, 4), 12 steps to t = 1: the variance of 20 000 paths.

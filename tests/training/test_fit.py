@@ -152,6 +152,7 @@ def test_step_miss(multiple):
     np.testing.assert_allclose(miss, expected, rtol=4.5 * math.sqrt(2 / 5000))
 
 
+@pytest.mark.slow
 def test_a_step_that_misses_says_what_mends_it(subtests):
     """Wrong parameters need training; steps that even the Gaussian misses with need to be small.
 
@@ -204,6 +205,7 @@ def test_windows_on_a_drift_learn_a_score(uninterrupted):
         _ = uninterrupted.correction
 
 
+@pytest.mark.slow
 def test_windows_on_a_flow_map_learn_a_correction():
     flow = smdp.flow_map_of(SDE)
     result = fit(sde=flow)
@@ -393,6 +395,7 @@ def test_networks_that_are_no_functions(model, message):
         fit(model=model)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_step_miss")
 @pytest.mark.parametrize(
     "optimizer",

@@ -51,6 +51,7 @@ def test_directory_changes_nothing(tmp_path, uninterrupted):
     assert_same_run(fit(directory=tmp_path), uninterrupted)  # all done: nothing is trained
 
 
+@pytest.mark.slow
 def test_interrupted_run_ends_bit_identical(tmp_path, monkeypatch):
     """Ctrl-C while the metrics of an epoch are written, within the second window length."""
     objective = smdp.MultiStep((1, 2))

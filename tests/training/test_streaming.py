@@ -38,6 +38,7 @@ def written(tmp_path_factory):
     return datasets.write(folder, paths, chunks=5, key=jax.random.key(1), progress=False)
 
 
+@pytest.mark.slow
 def test_one_block_is_training_in_memory(tmp_path):
     folder = datasets.write(tmp_path / "a", paths, chunks=1, key=KEY, progress=False)
     assert_same(fit(datasets.open_stream(folder)), fit(datasets.open_trajectories(folder)))
