@@ -113,7 +113,7 @@ def _step_miss(
     solver: diffrax.AbstractSolver[Any] | GaussianStep | None,
 ) -> Array:
     back = replace(reverse_sde(sde, score, noise_level=level.alpha), diffusion=None)
-    stepper = bound(solver, sde, score, level.alpha)
+    stepper = bound(solver, sde, score, data.at(0, 0), level.alpha)
 
     def miss(piece: Trajectories, earlier: State, later: State) -> Scalar:
         reached, _ = advance(

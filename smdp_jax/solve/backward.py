@@ -118,7 +118,7 @@ class BackwardSolve:
         solver = default_solver(process) if self.solver is None else self.solver
         per_step = evaluations_per_step(solver)
         if isinstance(solver, GaussianStep):
-            solver = bind(solver, self.sde, score, self.noise_level, self.ts[0])
+            solver = bind(solver, self.sde, score, x_end, self.noise_level, self.ts[0])
         last, seen = self.ts.shape[0] - 1, getattr(score, "seen", None)
 
         def correct(key: PRNGKeyArray, tau: Scalar, x: State) -> State:

@@ -42,6 +42,7 @@ from smdp_jax.solve.looked import Ends, told
 from smdp_jax.solve.pilot import Pilot, Stepper, pilot_of
 from smdp_jax.solve.reversal import reverse_sde
 from smdp_jax.solve.solvers import default_solver
+from smdp_jax.solve.spread import Off, off_by
 
 __all__ = ["way_back"]
 
@@ -53,6 +54,8 @@ _LINEAR, _GAUSSIAN, _GAUSSIANS, _COARSE, _ROUNDING = 1e-3, 1e-2, 0.2, 1.0, 1e-5
 _STRETCHES, _SPURIOUS = 1.0, 0.3
 # Of rate times step, up to which Euler's spread is right to a few per cent.
 _LONG = 0.1
+# From which on paths are looked at, and what share of their spread may be wrong.
+_LONGER, _WRONG, _WRONG_LEARNED = 0.2, 0.1, 0.3
 
 
 class NotBefore(eqx.Module):
@@ -89,10 +92,12 @@ def way_back(
 ) -> tuple[BackwardSolve, Any, bool]:
     """Choose what was not named; warn of errors that would grow, and tell whether they would."""
     named = asked.solver is not None
-    known_steps = isinstance(asked.solver, GaussianStep) or asked.controller is not None
     correction = getattr(score, "kind", "score") != "score"
-    if known_steps or correction or not concrete(ends, asked.ts, score, asked.corrector):
+    known_steps = asked.controller is not None or correction
+    if known_steps or not concrete(ends, asked.ts, score, asked.corrector):
         return asked, score, False
+    if isinstance(asked.solver, GaussianStep):
+        return _with_linear_part(asked, asked.solver, score, ends), score, False
     looked = ends.chosen()
     learned = hasattr(score, "check_use")
     identity = (
@@ -122,6 +127,32 @@ def way_back(
         score = NotBefore(score, jnp.asarray(asked.ts)[1])
     way = replace(asked, sde=sde, solver=solver, substeps=max(asked.substeps, verdict.substeps))
     return way, score, verdict.amplifies
+
+
+def _with_linear_part(
+    asked: BackwardSolve, step: GaussianStep, score: Any, ends: Ends
+) -> BackwardSolve:
+    """A step that was named without a linear part: with that of fields whose physics is linear."""
+    (x, own), ts = ends.at(0), jnp.asarray(asked.ts)
+    transform = waves_of(x)
+    if step.linear is not None or asked.sde.linear is not None or transform is None:
+        return asked
+    found = replace(step, linear=Linearised(asked.sde, transform))
+
+    def linear() -> bool:
+        with eval_context():
+            try:
+                solver = bind(found, asked.sde, score, x)
+                if getattr(solver.reference, "transform", None) is not None:
+                    return False
+                jax.eval_shape(lambda t: solver.moments(t, x, own), ts[0])
+                misfit: Any = misfit_of(asked.sde, None, x, x, ts, own, transform).physics
+            except Exception:  # a reference of other modes, or physics without derivatives
+                return False
+            return bool(np.asarray(misfit).max() < _LINEAR)
+
+    identity = ("linear part", *map(told, (asked.sde, step, asked.ts, score, (x, own))))
+    return replace(asked, solver=found) if known.get(identity, linear) else asked
 
 
 def _gaussian(asked: BackwardSolve, score: Any, ends: Ends, template: GaussianStep) -> GaussianStep:
@@ -187,9 +218,42 @@ class _Look(NamedTuple):
         return best or Verdict()
 
     def kept(self, named: bool, seen: tuple[float, list[Pilot]] | None) -> Verdict:
-        """Stable steps are taken, but for those of linear fields that are too long."""
-        long = not named and seen is not None and max(p.longest for p in seen[1]) > _LONG
-        return Verdict(self.linear_fields() if long else None)
+        """Stable steps are taken, but for those that are too long for the right spread."""
+        if named or seen is None:
+            return Verdict()
+        longest = max(p.longest for p in seen[1])
+        linear = self.linear_fields() if longest > _LONG else None
+        if linear is not None or longest < _LONGER or not self.spreads:
+            return Verdict(linear)
+        off = self.off_by(self.asked)
+        if off is None or off.error < (_WRONG_LEARNED if self.learned else _WRONG):
+            return Verdict()
+        better = None if self.learned else self.of_right_spread(seen[1])
+        return better or Verdict(
+            warning=_SPREAD.format(self=self, off=off._replace(time=-off.time))
+        )
+
+    @property
+    def spreads(self) -> bool:
+        """Whether there are steps of a drift that have a spread of their own."""
+        return self.asked.sde.drift is not None and self.asked.noise_level > 0
+
+    def off_by(self, way: BackwardSolve) -> Off | None:
+        """By how much the steps of a way are off, where that is most."""
+        grid = -jnp.asarray(way.ts)[::-1]
+        (x, own), what = self.looked[0], (way, self.score)
+        # A score that was learned in steps has taken up the errors of their means.
+        return off_by(_backward, what, x, grid, own, means=not self.learned)
+
+    def of_right_spread(self, pilots: list[Pilot]) -> Verdict | None:
+        """A solver of second order, in as many substeps as that takes."""
+        n = min(_MOST, max(self.asked.substeps, *(p.substeps(_BUDGET) for p in pilots)))
+        for substeps in (n, 2 * n, 4 * n):
+            way = replace(self.asked, solver=diffrax.ShARK(), substeps=substeps)
+            off = self.off_by(way)
+            if off is not None and off.error < _WRONG:
+                return Verdict(way.solver, substeps)
+        return None
 
     def in_substeps(self, pilots: list[Pilot]) -> Verdict | None:
         """A solver of second order, in substeps for which its own pilots find enough."""
@@ -272,7 +336,7 @@ class _Look(NamedTuple):
     def stable(self, solver: GaussianStep) -> bool:
         """Tell whether a step amplifies little; coarse as it is, the flow changes within it."""
         try:
-            bind(solver, self.asked.sde, self.score)
+            bind(solver, self.asked.sde, self.score, self.looked[0][0])
         except ValueError:  # no Gaussian is known
             return False
         seen = self.tried(replace(self.asked, solver=solver))
@@ -307,6 +371,11 @@ _NONE = (
     f"{_MOST} substeps of a second-order solver do not mend it. Take a step that is exact for what "
     "is linear, solver=smdp.GaussianStep(linear=..., reference=...), or an implicit solver"
 )
+_SPREAD = (
+    "{self.verb}: steps are too long for this drift: paths spread {off.width:.2g} times as much as "
+    "in shorter steps, and are shifted by {off.shift:.2g} of that, by t={off.time:g}. Take "
+    "substeps, solver=diffrax.ShARK(), or store more times and learn from them"
+)
 _INVERSE = (
     "no way back along this flow map is stable with this score ({}). Give an inverse that is, "
     "SDE(..., inverse=...), shorter steps, a drift, or solver=smdp.GaussianStep()"
@@ -318,7 +387,7 @@ def drift_of_variances(
     step: GaussianStep, sde: SDE, score: ScoreFn, x: State, ts: Array, args: Args
 ) -> Array:
     """Least and largest variance by a step's physics over that of the score, (steps, 2)."""
-    solver = bind(step, sde, score)
+    solver = bind(step, sde, score, x)
 
     def at(i: Array) -> Array:
         modes = solver.coefficients(ts[i], ts[i + 1], x, args)
@@ -335,5 +404,5 @@ def _backward(what: tuple[BackwardSolve, ScoreFn]) -> Stepper:
     process = reverse_sde(way.sde, score, noise_level=way.noise_level)
     solver: Any = default_solver(process) if way.solver is None else way.solver
     if isinstance(solver, GaussianStep):
-        solver = bind(solver, way.sde, score, way.noise_level, way.ts[0])
+        solver = bind(solver, way.sde, score, None, way.noise_level, way.ts[0])
     return Stepper(process, solver, way.substeps, process.drift)

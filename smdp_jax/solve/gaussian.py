@@ -15,13 +15,14 @@ from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.solve.gaussian_solver import GaussianSolver, is_mode
 from smdp_jax.solve.linear import (
     LinearPart,
+    Transform,
     check_transform,
     multiplicity,
     times,
     to_modes,
     to_state,
 )
-from smdp_jax.solve.linearise import Linearised
+from smdp_jax.solve.linearise import Linearised, waves_of
 from smdp_jax.solve.terms import white_noise
 
 __all__ = ["GaussianStep", "GaussianTransition", "bind", "bound", "check_gaussian"]
@@ -41,7 +42,8 @@ class GaussianStep(eqx.Module):
         1: one evaluation of score and physics a step. 2: predictor and corrector, two each (three
         simulator calls for a flow map). The score is never asked at the first time of the grid.
     linear : LinearPart, optional
-        Default: ``SDE.linear``; without either there is none, and stiff physics needs short steps.
+        Default: ``SDE.linear``; without either the backward verbs look up that of fields whose
+        physics is linear, and else there is none: stiff physics then needs short steps.
     reference : Spectrum, Preconditioner, GaussianReference, optional
         The Gaussian: what has ``moments(t)`` (mean and variance per mode), or is called at t for
         the variances alone. Default: what the learned score starts from.
@@ -88,7 +90,7 @@ class GaussianStep(eqx.Module):
             Its mean and variances. At order 2 the corrector looks at the predictor's mean, not at
             its sample as the solver does: second order in the mean, first in the variance.
         """
-        solver = bind(self, sde, score)
+        solver = bind(self, sde, score, x1)
         coefficients = solver.coefficients(t0, t1, x1, args)
         mean = solver.advance(t0, t1, x1, args, jax.tree.map(jnp.zeros_like, x1))
         variance = jax.tree.map(lambda c: c.variance, coefficients, is_leaf=is_mode)
@@ -96,9 +98,14 @@ class GaussianStep(eqx.Module):
 
 
 def bind(
-    step: GaussianStep, sde: SDE, score: ScoreFn, noise_level: float = 1.0, first: Any = -jnp.inf
+    step: GaussianStep,
+    sde: SDE,
+    score: ScoreFn,
+    x: State,
+    noise_level: float = 1.0,
+    first: Any = -jnp.inf,
 ) -> "GaussianSolver":
-    """Solver of the reversed process; ``first`` is where the score is not to be asked."""
+    """Solver of the reversed process for states like x, its score not asked at ``first``."""
     linear = step.linear if step.linear is not None else sde.linear
     reference = step.reference if step.reference is not None else _reference_of(score)
     if reference is None:
@@ -107,20 +114,20 @@ def bind(
             "reference=GaussianReference.of(paths), or a Spectrum of the paths"
         )
     if linear is None:
-        linear = LinearPart(0.0, getattr(reference, "transform", None))
+        linear = LinearPart(0.0, _transform_of(reference, x))
     return GaussianSolver(sde, score, linear, reference, step.order, noise_level, first)
 
 
-def bound(solver: Any, sde: SDE, score: ScoreFn, noise_level: float) -> Any:
+def bound(solver: Any, sde: SDE, score: ScoreFn, x: State, noise_level: float) -> Any:
     """Bind a ``GaussianStep``; any other solver steps by the terms that it is given."""
-    return bind(solver, sde, score, noise_level) if isinstance(solver, GaussianStep) else solver
+    return bind(solver, sde, score, x, noise_level) if isinstance(solver, GaussianStep) else solver
 
 
 def check_gaussian(
     step: GaussianStep, sde: SDE, score: ScoreFn, ts: Array, x: State, args: Args
 ) -> None:
     """Refuse what can't be stepped: no reference, a transform or variances that do not fit."""
-    solver = bind(step, sde, score)
+    solver = bind(step, sde, score, x)
     for g in noise_table(sde, ts, x):
         if not g.all():
             raise ValueError("GaussianStep must have noise on every leaf, got SDE.diffusion of 0")
@@ -186,6 +193,18 @@ class GaussianTransition(eqx.Module):
             )
 
         return sum(jax.tree.leaves(jax.tree.map(nats, counts, self.variance, off)))
+
+
+def _transform_of(reference: Any, x: State) -> Transform | None:
+    """Where a reference is diagonal; a table like the modes of ``rfftn`` does not say so itself."""
+    own = getattr(reference, "transform", None)
+    if own is not None or hasattr(reference, "moments"):
+        return own
+    waves = waves_of(x)
+    shapes = lambda tree: [leaf.shape for leaf in jax.tree.leaves(tree)]
+    if waves is None or shapes(modes := jax.eval_shape(waves[0], x)) == shapes(x):
+        return None
+    return waves if shapes(jax.eval_shape(reference, jnp.zeros(()))) == shapes(modes) else None
 
 
 def _reference_of(score: Any) -> Any:

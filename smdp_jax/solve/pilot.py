@@ -21,7 +21,7 @@ from smdp_jax.sde import SDE, Args, Drift, State
 from smdp_jax.solve.chain import ChainSplitting
 from smdp_jax.solve.integrate import advance
 
-__all__ = ["Pilot", "Stepper", "pilot_of"]
+__all__ = ["Pilot", "Stepper", "looked_at", "pilot_of"]
 
 _LOOKS, _DIRECTIONS, _ASTRAY = 8, 10, 0.5
 _TAYLOR = {
@@ -134,7 +134,7 @@ def pilot_of(
     except Exception:  # whatever a simulator says of derivatives: nothing is known then
         return None
     steps, flows = (np.asarray(v) for v in found)
-    starts = np.array(_starts(grid))
+    starts = np.array(looked_at(grid))
     widths, times = np.diff(np.asarray(grid, float))[starts], np.asarray(grid, float)[starts]
     good = np.isfinite(steps).all(axis=(1, 2)) & np.isfinite(flows).all(axis=(1, 2))
     if not good.any():
@@ -160,7 +160,7 @@ def _walk(build: Any, what: Any, x: State, grid: Array, args: Args) -> tuple[Arr
     """Hessenberg matrices (looks, m, m) of step and drift along a path."""
     process, solver, substeps, drift = stepper = build(what)
     flat, unravel = ravel_pytree(x)
-    starts = _starts(grid)
+    starts = looked_at(grid)
 
     def look(function: Callable[[State], State], x: State) -> Array:
         def apply(v: Array) -> Array:
@@ -186,7 +186,7 @@ def _walk(build: Any, what: Any, x: State, grid: Array, args: Args) -> tuple[Arr
     return jax.lax.map(at, (jnp.array(starts), moved(x, grid, starts)))
 
 
-def _starts(grid: Array) -> tuple[int, ...]:
+def looked_at(grid: Array) -> tuple[int, ...]:
     """Steps that are looked at: a few, and the last."""
     steps = grid.shape[0] - 1
     return tuple(sorted({*range(0, steps, max(1, steps // _LOOKS)), steps - 1}))

@@ -177,7 +177,7 @@ class GaussianTransitions(eqx.Module):
         if isinstance(score, StepKernel):
             linear = step.linear if step.linear is not None else sde.linear or LinearPart(0.0)
         else:
-            solver = bind(step, sde, score)
+            solver = bind(step, sde, score, x)
             linear = solver.linear
             step = GaussianStep(step.order, linear, solver.reference)
 
@@ -206,7 +206,7 @@ class GaussianTransitions(eqx.Module):
         self, score: ScoreFn, t1: Scalar, t0: Scalar, x: State, args: Args
     ) -> tuple[State, Spread]:
         """Bayes' rule for what is Gaussian, the rest stepped explicitly."""
-        solver = bind(self.step, self.sde, score, first=self.first)
+        solver = bind(self.step, self.sde, score, x, first=self.first)
         mean = solver.advance(t0, t1, x, args, jax.tree.map(jnp.zeros_like, x))
         variance = jax.tree.map(
             lambda c, n: jnp.broadcast_to(c.variance, n.shape),
