@@ -289,7 +289,7 @@ def test_second_call_compiles_nothing():
 
     counts = []
     for i in range(3):
-        end, rate = jnp.array([1.0 + i]), jnp.array(0.5 + i)
+        end, rate = jnp.array([1.0 + i]), jnp.array(0.5 + 0.1 * i)
         smdp.sample_posterior(
             LINEAR, score, end, SHORT + i, num_samples=2, key=jax.random.key(i), args=rate
         )

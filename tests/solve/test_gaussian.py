@@ -112,7 +112,7 @@ def test_probability_flow_scales_modes_by_their_spread_and_turns_them_back(steps
 def test_a_level_between_keeps_the_marginal_variance(x64):
     """|G|^2 C1 + spread = C0 at every noise level."""
     for level in (0.0, 0.5, 1.0):
-        solver = bind(smdp.GaussianStep(reference=variance), DRIFT, score, level)
+        solver = bind(smdp.GaussianStep(reference=variance), DRIFT, score, X_END, level)
         c = solver.coefficients(0.1, 0.4, X_END.astype(float), None)
         spread = c.variance if level else 0.0
         np.testing.assert_allclose(abs(c.gain) ** 2 * variance(0.4) + spread, variance(0.1))
@@ -236,7 +236,7 @@ def test_rates_may_depend_on_conditions(x64):
     rates = smdp.LinearPart(lambda args: args["nu"] * K**2, ORTHO)
     sde = smdp.SDE(lambda t, x, args: filtered(-args["nu"] * K**2, x), diffusion=G, linear=rates)
     args = {"nu": jnp.array(0.03)}
-    solver = bind(smdp.GaussianStep(reference=lambda t: 1.0), sde, score, 1.0)
+    solver = bind(smdp.GaussianStep(reference=lambda t: 1.0), sde, score, X_END, 1.0)
     c = solver.coefficients(0.0, 0.5, X_END.astype(float), args)
     np.testing.assert_allclose(c.decay, np.exp(-0.03 * K**2 * 0.5), rtol=1e-6)
 
