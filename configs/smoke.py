@@ -32,23 +32,6 @@ from smdp_jax.objectives import Objective
 from smdp_jax.studies import noise_free
 
 
-class PerStep(nn.Module):
-    """A network that sees fields of size 1 and says by how many g sqrt(dt) a step is off.
-
-    The loss of a window then neither explodes nor starves: it is 1 where the miss is the noise.
-    """
-
-    net: nn.Module
-    sizes: tuple[float, ...]
-    noise: float
-
-    def __call__(self, t, x, args):
-        leaves, tree = jax.tree.flatten(x)
-        scaled = [leaf / size for leaf, size in zip(leaves, self.sizes, strict=True)]
-        out = self.net(t, jax.tree.unflatten(tree, scaled), args)
-        return jax.tree.map(lambda n: n / self.noise, out)
-
-
 @dataclass(frozen=True)
 class Config(Experiment):
     """Smoke with obstacles. Fields are the configuration, methods build what is run."""
@@ -130,7 +113,9 @@ class Config(Experiment):
         else:
             net = models.smoke_unet(channels=self.channels, blocks=self.blocks)
         sizes = tuple(float(np.std(leaf)) for leaf in jax.tree.leaves(data.xs))
-        return PerStep(net, sizes, self.noise * float(np.sqrt(self.end_time / self.time_steps)))
+        # In units of a step's noise, which is the loss that windows start from.
+        noise = self.noise * float(np.sqrt(self.end_time / self.time_steps))
+        return models.Rescaled(net, sizes, noise)
 
     def loss(self) -> Objective:
         return smdp.MultiStep(

@@ -33,7 +33,7 @@ from smdp_jax.experiment import (
     Run,
     calibrated,
 )
-from smdp_jax.scores.step import StepScale
+from smdp_jax.scores.step import carried_by, carrying
 from smdp_jax.studies import reversed_flow
 
 
@@ -90,7 +90,10 @@ class Config(Experiment):
     chunk: Count = 64
     """Paths simulated or solved at once: the fewer, the less memory."""
 
-    def system(self, size: int, inner_steps: int) -> physics.Turbulence:
+    def system(self) -> physics.Turbulence:
+        return self.simulator(self.size, self.substeps)
+
+    def simulator(self, size: int, inner_steps: int) -> physics.Turbulence:
         return physics.Turbulence(
             size,
             self.viscosity,
@@ -105,14 +108,13 @@ class Config(Experiment):
         )
 
     def step(self, t0: Any, t1: Any, x: Any, args: Any = None) -> Any:
-        fine = self.system(self.simulated_size, self.substeps)
-        if self.simulated_size == self.size:
-            return fine.step(t0, t1, x, args)
+        fine = self.simulator(self.simulated_size, self.substeps)
         x = fine.step(t0, t1, physics.refine(x, self.simulated_size), args)
         return physics.coarsen(x, self.size)
 
     def sde(self) -> smdp.SDE:
-        return smdp.SDE(step=self.step, diffusion=self.noise)
+        whole = self.simulated_size == self.size
+        return smdp.SDE(step=self.system().step if whole else self.step, diffusion=self.noise)
 
     def simulate(self, key: PRNGKeyArray) -> Dataset:
         ts = smdp.linear_grid(0.0, self.end_time, self.time_steps)
@@ -126,7 +128,7 @@ class Config(Experiment):
         )
 
     def states(self, key: PRNGKeyArray, ts: jax.Array, number: int) -> jax.Array:
-        system = self.system(self.simulated_size, 1)
+        system = self.simulator(self.simulated_size, 1)
         sde, length = system.sde(), self.end_time / self.time_steps / self.substeps
         calls = max(1, math.ceil(self.spin_up / length - 1e-6))
         chunk = min(self.chunk, number)
@@ -168,22 +170,25 @@ class Config(Experiment):
 
     def fit(self, dataset: Dataset, key: PRNGKeyArray, **resume: Any) -> smdp.Fit:
         k_inverse, k_init, k_samples, k_flow = jax.random.split(key, 4)
-        # Noise-free steps, so that what the noise asks for is left to the correction.
-        alone = self._fit(
-            "inverse",
-            self.sde(),
-            self.net(time_features="raw"),
-            dataset,
-            smdp.InverseStep(noise_free=True),
-            steps=self.inverse_steps,
-            key=k_inverse,
-            **resume,
-        )
-        sde, model = replace(self.sde(), inverse=alone.step), self.model(dataset.train)
-        # The inverse travels with the correction, which is right with no other.
-        kept = {"variables": alone.step.variables, "scale": vars(alone.step.preconditioner)}
-        fresh = jax.jit(model.init)(k_init, dataset.train.ts[-1], dataset.train.at(0, -1), None)
-        windows = self.loss()
+        windows, model, history = self.loss(), self.model(dataset.train), {}
+        initial = resume.pop("initial", None)
+        if initial is None:
+            # Noise-free steps, so that what the noise asks for is left to the correction.
+            alone = self._fit(
+                "inverse",
+                self.sde(),
+                self.net(time_features="raw"),
+                dataset,
+                smdp.InverseStep(noise_free=True),
+                steps=self.inverse_steps,
+                key=k_inverse,
+                **resume,
+            )
+            first = dataset.train.at(0, -1)
+            fresh = jax.jit(model.init)(k_init, dataset.train.ts[-1], first, None)
+            initial = carrying(smdp.LearnedScore(model, fresh), alone.step)
+            history = {f"inverse_{name}": v for name, v in alone.history.items()}
+        sde = replace(self.sde(), inverse=self.inverse(initial))
         fit = self._fit(
             "samples",
             sde,
@@ -191,7 +196,7 @@ class Config(Experiment):
             dataset,
             windows,
             steps=self.steps,
-            initial=smdp.LearnedScore(model, {**fresh, "inverse": kept}),
+            initial=initial,
             key=k_samples,
             **resume,
         )
@@ -208,8 +213,8 @@ class Config(Experiment):
             **resume,
         )
         variables = {**fit.correction.variables, "flow": flow.correction.variables["params"]}
-        history = fit.history | {f"inverse_{name}": v for name, v in alone.history.items()}
-        return smdp.Fit(replace(fit.correction, variables=variables), history, fit.step_miss)
+        correction = replace(fit.correction, variables=variables)
+        return smdp.Fit(correction, {**fit.history, **history}, fit.step_miss)
 
     def _fit(
         self,
@@ -238,15 +243,13 @@ class Config(Experiment):
             **options,
         )
 
-    def inverse(self, run: Run) -> smdp.LearnedStep:
-        kept = run.learned.variables["inverse"]
-        scale = StepScale(**kept["scale"])
-        return smdp.LearnedStep(self.net(time_features="raw"), kept["variables"], scale)
+    def inverse(self, learned: Any) -> smdp.LearnedStep:
+        return carried_by(learned, self.net(time_features="raw"))
 
     def backward(self, run: Run) -> tuple[smdp.SDE, jax.Array]:
         # The process as the correction knows it, and the times that paths are solved on.
         first = run.data.num_times - run.truth["paths"].shape[1]
-        return replace(run.sde, inverse=self.inverse(run)), run.data.ts[first:]
+        return replace(run.sde, inverse=self.inverse(run.learned)), run.data.ts[first:]
 
     def posterior(
         self, run, x_end, *, num_samples, key, args=None, save: Any = "last"
@@ -274,14 +277,14 @@ class Config(Experiment):
 
     def sample(self, run: Run, key: PRNGKeyArray) -> dict[str, Any]:
         k_past, k_ranks = jax.random.split(key)
-        inverse, ts = self.inverse(run), self.backward(run)[1]
+        inverse, ts = self.inverse(run.learned), self.backward(run)[1]
         paths = run.truth["paths"]
         x_end = paths[:, -1]
         past = self.posterior(run, x_end, num_samples=self.posterior_samples, key=k_past)
         # Sample i of the first end state has the key that it had among all of them.
         shown = self.posterior(run, x_end[:1], num_samples=2, key=k_past, save="all").samples[0]
         flow = self.flow(run, x_end)
-        arrays = reversed_flow.sample(self.step, inverse, ts, paths, past.samples, flow)
+        arrays = reversed_flow.sample(run.sde.step, inverse, ts, paths, past.samples, flow)
         ranks = calibrated(
             run.sde,
             run.learned,
@@ -301,7 +304,7 @@ class Config(Experiment):
         if run.dataset.validation is not None:
             xs = run.dataset.validation.xs
         x = xs[:, xs.shape[1] // 2]
-        step = jax.jit(jax.vmap(lambda x: self.step(t0, t1, x)))
+        step = jax.jit(jax.vmap(lambda x: run.sde.step(t0, t1, x, None)))
         learned = jax.jit(jax.vmap(lambda x: inverse(t1, t0, x, None)))
         later = step(x)
         size = jnp.mean((later - x) ** 2)

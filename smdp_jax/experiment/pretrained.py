@@ -18,6 +18,7 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 from smdp_jax.experiment.stages import load
 from smdp_jax.files import write_atomically
 from smdp_jax.scores.sharing import decoded, encoded
+from smdp_jax.scores.step import carried_by
 from smdp_jax.sde import SDE
 
 __all__ = ["Pretrained", "pretrained", "write_pretrained"]
@@ -33,8 +34,8 @@ class Pretrained:
     Parameters
     ----------
     sde : SDE
-        The forward process.
-    score : LearnedScore
+        The forward process; where the way back was learned, too, that is its ``inverse``.
+    score : LearnedScore or StepCorrection
         Averaged parameters.
     ts : array (times,)
         Times of the paths that it learned from.
@@ -83,10 +84,13 @@ def pretrained(name: str) -> Pretrained:
             f"weights of {name!r} must be of version {_VERSION}, got {tree['version']}: they were "
             f"written by another smdp_jax; {tree['made_by']} trains them again"
         )
-    system = _built(tree["system"])
+    system, score = _built(tree["system"]), decoded(tree["learned"], _built(tree["network"]))
+    sde = getattr(system, tree["process"])()
+    if "inverse" in tree:
+        sde = dataclasses.replace(sde, inverse=carried_by(score, _built(tree["inverse"])))
     return Pretrained(
-        sde=getattr(system, tree["process"])(),
-        score=decoded(tree["learned"], _built(tree["network"])),
+        sde=sde,
+        score=score,
         ts=jnp.asarray(tree["ts"]),
         metrics=json.loads(tree["metrics"]),
         system=system,
@@ -100,7 +104,8 @@ def write_pretrained(run_dir: Path, path: Path) -> Path:
     Parameters
     ----------
     run_dir : Path
-        A finished run whose config has a ``system()`` of ``smdp_jax.physics``.
+        A finished run whose config has a ``system()`` of ``smdp_jax.physics``, and where an inverse
+        was learned, too, ``inverse(learned)``.
     path : Path
         The file; one that exists is replaced.
 
@@ -126,18 +131,25 @@ def write_pretrained(run_dir: Path, path: Path) -> Path:
     )
     if process is None:
         raise ValueError(f"{run_dir} must have Config.system() with its process, got {system!r}")
+    learned = run.learned
+    if inverse := getattr(run.config, "inverse", None):
+        # What the network itself reads, and the inverse; not what a run keeps beside them.
+        own = {n: v for n, v in learned.variables.items() if n in ("params", "inverse")}
+        learned = dataclasses.replace(learned, variables=own)
     record = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
     values = {name: row["value"] for name, row in record["metrics"].items()}
     tree = {
         "version": _VERSION,
         "system": _described(system),
         "process": process,
-        "network": _described(run.score.model),
-        "learned": encoded(run.score),
+        "network": _described(learned.model),
+        "learned": encoded(learned),
         "ts": np.asarray(run.data.ts),
         "metrics": json.dumps(values),
         "made_by": f"python -m smdp_jax run configs/{run_dir.parent.name}.py",
     }
+    if inverse:
+        tree["inverse"] = _described(inverse(learned).model)
     return write_atomically(path, msgpack_serialize(tree))
 
 

@@ -15,6 +15,7 @@ from smdp_jax.models.published import burgers_resnet as burgers_resnet
 from smdp_jax.models.published import heat_encoder_decoder as heat_encoder_decoder
 from smdp_jax.models.published import smoke_resnet as smoke_resnet
 from smdp_jax.models.published import smoke_unet as smoke_unet
+from smdp_jax.models.rescaled import Rescaled as Rescaled
 from smdp_jax.models.spectral import SpectralGain as SpectralGain
 from smdp_jax.models.spectral import SpectralPreconditioned as SpectralPreconditioned
 from smdp_jax.models.spectrum import Spectrum as Spectrum

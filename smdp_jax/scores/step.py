@@ -5,7 +5,7 @@ see the time and a signed step dt, negative for a step back: the surrogate of th
 Holzschuh, Vegetti, Thuerey (2023), section 4.4.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import jax
@@ -17,7 +17,7 @@ from smdp_jax.scores.learned import apply_network
 from smdp_jax.sde import Args, Scalar, State
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["LearnedStep", "StepScale", "check_steps"]
+__all__ = ["LearnedStep", "StepScale", "carried_by", "carrying", "check_steps"]
 
 
 @jax.tree_util.register_dataclass
@@ -107,3 +107,15 @@ class LearnedStep:
         return jax.tree.map(
             lambda x, i, n: x + share.astype(x.dtype) * i * n, x, scale.increment, change
         )
+
+
+def carrying(learned: Any, inverse: LearnedStep) -> Any:
+    """A score or correction with the inverse beside its variables: it is right with no other."""
+    kept = {"variables": inverse.variables, "scale": vars(inverse.preconditioner)}
+    return replace(learned, variables={**learned.variables, "inverse": kept})
+
+
+def carried_by(learned: Any, model: Any) -> LearnedStep:
+    """The inverse that a score or correction carries, of this network."""
+    kept = learned.variables["inverse"]
+    return LearnedStep(model, kept["variables"], StepScale(**kept["scale"]))

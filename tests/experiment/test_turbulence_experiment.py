@@ -117,7 +117,7 @@ def test_noise_of_the_stored_grid_is_the_configured_one():
 
 
 def test_inverse_travels_with_the_correction(run):
-    inverse = run.config.inverse(run)
+    inverse = run.config.inverse(run.learned)
     assert float(inverse.preconditioner.dt) == pytest.approx(-0.2)
     sde, ts = run.config.backward(run)
     np.testing.assert_allclose(ts, [0.2, 0.4, 0.6], rtol=1e-6)
@@ -165,7 +165,7 @@ def test_metrics_compare_with_the_noise_floor(run, arrays, metrics):
 
 def forward(run, x):
     ts = run.config.backward(run)[1]
-    return noise_free.walk(run.config.step, jnp.asarray(x), ts)
+    return noise_free.walk(run.sde.step, jnp.asarray(x), ts)
 
 
 def test_report_has_its_figures(finished):
@@ -233,5 +233,5 @@ def test_energy_spectrum_sums_to_the_energy():
 def test_presets_differ_where_the_paper_does():
     small, paper = preset("small"), preset("paper")
     assert paper.simulated_size == 4 * paper.size == 256
-    x = small.system(32, 1).prior(jax.random.key(0), 1)[0]
+    x = small.simulator(32, 1).prior(jax.random.key(0), 1)[0]
     assert small.step(0.0, 0.1, x).shape == (32, 32)

@@ -1,0 +1,52 @@
+"""A network in the units of the data on one side, and of what it returns on the other."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+__all__ = ["Rescaled"]
+
+
+class Rescaled(nn.Module):
+    """A network that sees fields of size 1, and whose output is divided by one number.
+
+    ``net(t, x / sizes, args) / divisor``. With the divisor g sqrt(dt) a correction is told in
+    units of a step's noise: the loss of a window is 1 where the miss is the noise, and neither
+    explodes nor starves.
+
+    Parameters
+    ----------
+    net : flax.linen.Module
+        Network, called as ``net(t, x, args)``.
+    sizes : tuple of float
+        One for each leaf of the state, in its unit.
+    divisor : float
+        Positive.
+    """
+
+    net: nn.Module
+    sizes: tuple[float, ...]
+    divisor: float
+
+    def __call__(self, t: Any, x: Any, args: Any) -> Any:
+        """Evaluate at one time and one unbatched state.
+
+        Parameters
+        ----------
+        t : scalar
+            Time.
+        x : pytree
+            A state; as many leaves as ``sizes``.
+        args : pytree
+            Conditions, as the network takes them.
+
+        Returns
+        -------
+        pytree
+            Like the state.
+        """
+        leaves, tree = jax.tree.flatten(x)
+        scaled = [leaf / size for leaf, size in zip(leaves, self.sizes, strict=True)]
+        out = self.net(t, jax.tree.unflatten(tree, scaled), args)
+        return jax.tree.map(lambda n: n / self.divisor, out)
