@@ -284,7 +284,8 @@ class Config(Experiment):
         # Sample i of the first end state has the key that it had among all of them.
         shown = self.posterior(run, x_end[:1], num_samples=2, key=k_past, save="all").samples[0]
         flow = self.flow(run, x_end)
-        arrays = reversed_flow.sample(run.sde.step, inverse, ts, paths, past.samples, flow)
+        walk: Any = run.sde.step
+        arrays = reversed_flow.sample(walk, inverse, ts, paths, past.samples, flow)
         ranks = calibrated(
             run.sde,
             run.learned,
@@ -301,10 +302,11 @@ class Config(Experiment):
 
     def step_miss(self, run: Run, inverse: Any) -> dict[str, Any]:
         xs, (t0, t1) = run.data.xs[:32], run.data.ts[:2]
+        walk: Any = run.sde.step
         if run.dataset.validation is not None:
             xs = run.dataset.validation.xs
         x = xs[:, xs.shape[1] // 2]
-        step = jax.jit(jax.vmap(lambda x: run.sde.step(t0, t1, x, None)))
+        step = jax.jit(jax.vmap(lambda x: walk(t0, t1, x, None)))
         learned = jax.jit(jax.vmap(lambda x: inverse(t1, t0, x, None)))
         later = step(x)
         size = jnp.mean((later - x) ** 2)
