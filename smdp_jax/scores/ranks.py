@@ -31,6 +31,9 @@ _SLOPE = 1 / (8 * math.sqrt(0.75) * math.pi)
 # What is said of intervals: they hold so much less than they should, beyond chance.
 _MISS, _ERRORS = 0.04, 4.0
 _SMALL = 8
+# Of a state's size, or in the log: what differs by less is the same (mass that a process keeps is
+# the same in all draws, but for rounding), and its ties are broken at random.
+_SAME, _LEAST = 1e-5, 1e-10
 
 
 class Ranks(NamedTuple):
@@ -122,25 +125,32 @@ def ranks_of(kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray) -> R
 def _walked(
     kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray
 ) -> tuple[Array, dict[str, Array]]:
-    steps = paths.num_times - 1
+    steps, sizes = paths.num_times - 1, kernel.tables.size[1]
+    k_draws, k_ties = jax.random.split(key)
+
+    def scaled(x: State) -> State:
+        return jax.tree.map(lambda v, size: v / size.astype(v.dtype), x, sizes)
 
     def of_path(i: Array) -> tuple[Array, dict[str, Array]]:
         last, args = paths.at(i, steps), paths.args_of(i)
         start = jax.tree.map(lambda x: jnp.broadcast_to(x, (_DRAWS, *x.shape)), last)
+        ties = jax.random.fold_in(k_ties, i)
 
         def back(states: State, step: Array) -> tuple[State, Array]:
-            own = jax.random.fold_in(jax.random.fold_in(key, step), i)
-            keys = jax.random.split(own, _DRAWS)
+            keys = jax.random.split(
+                jax.random.fold_in(jax.random.fold_in(k_draws, step), i), _DRAWS
+            )
             states = jax.vmap(lambda k, x: draw(kernel, k, step, x, args)[0])(keys, states)
-            truth = paths.at(i, step)
-            below = jax.tree.map(lambda s, x: (s < x[None]).mean(axis=0), states, truth)
-            away = ravel_pytree(jax.tree.map(lambda u: (u - 0.5) ** 2, below))[0]
-            return states, away.mean()
+            flat = jax.vmap(lambda x: ravel_pytree(scaled(x))[0])(states)
+            truth = ravel_pytree(scaled(paths.at(i, step)))[0]
+            share = below(flat, truth, jax.random.fold_in(ties, step)) / _DRAWS
+            return states, ((share - 0.5) ** 2).mean()
 
         states, squares = jax.lax.scan(back, start, jnp.arange(steps - 1, -1, -1))
-        truth = looks(paths.at(i, 0))
-        drawn = jax.vmap(looks)(states)
-        return squares[::-1], {k: (drawn[k] < truth[k]).sum() for k in truth}
+        truth, drawn = looks(scaled(paths.at(i, 0))), jax.vmap(lambda x: looks(scaled(x)))(states)
+        stacked = (jnp.stack([v[k] for k in truth], axis=-1) for v in (drawn, truth))
+        found = below(*stacked, jax.random.fold_in(ties, steps))
+        return squares[::-1], dict(zip(truth, found, strict=True))
 
     indices = jnp.arange(paths.num_samples)
     batch = min(paths.num_samples, 32)
@@ -148,8 +158,15 @@ def _walked(
     return squares.T, starts
 
 
+def below(draws: Array, truth: Array, key: PRNGKeyArray) -> Array:
+    """Count the draws (draws, n) below the truth (n,); of what is the same, a random number."""
+    off = draws - truth[None]
+    low, same = (v.sum(axis=0) for v in (off < -_SAME, jnp.abs(off) <= _SAME))
+    return low + jax.random.randint(key, truth.shape, 0, same + 1)
+
+
 def looks(x: State) -> dict[str, Array]:
-    """Entries of small leaves; mean, mean square, largest and roughness of others."""
+    """Entries of small leaves; of others mean, largest, logs of mean square and roughness."""
     found: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(x):
         name = jax.tree_util.keystr(path, simple=True, separator=".") or "state"
@@ -163,7 +180,7 @@ def looks(x: State) -> dict[str, Array]:
             for axis in range(leaf.ndim)
             if leaf.shape[axis] > 1
         )
-        parts = {"mean": leaf.mean(), "mean square": jnp.mean(jnp.square(leaf))}
-        parts |= {"maximum": leaf.max(), "roughness": rough}
+        parts = {"mean": leaf.mean(), "mean square": jnp.log(jnp.mean(jnp.square(leaf)) + _LEAST)}
+        parts |= {"maximum": leaf.max(), "roughness": jnp.log(rough + _LEAST)}
         found |= {f"{part} of {name}": value for part, value in parts.items()}
     return found

@@ -130,6 +130,23 @@ def test_noise_is_rescaled_until_unseen_starts_are_ranked_evenly(narrow):
             warn_of_ranks(ranks.starts)
 
 
+def test_what_all_starts_share_is_not_said_to_miss():
+    """Small fields of the same mean, and a constant: false alarms beyond 4 standard errors."""
+    size = 3e-4
+    white = size * jax.random.normal(jax.random.key(0), (400, 12))
+    x0 = {"a": white - white.mean(axis=1, keepdims=True), "b": jnp.full((400, 2), 3 * size)}
+    sde = smdp.SDE(lambda t, x, args: jax.tree.map(lambda v: -v, x), diffusion=0.3 * size)
+    data = smdp.simulate(sde, x0, jnp.linspace(0.0, 0.5, 5), key=jax.random.key(1))
+    kernel = smdp.estimate_kernel(sde, data, transform="periodic", grid_axes=1)
+    kernel = noise_left(kernel, data, 0.0, jax.random.key(2))
+    starts = ranks_of(kernel, data, jax.random.key(3)).starts
+    warn_of_ranks(starts)
+    shifted = jax.tree.map(lambda v: v.at[:, 0].add(0.1 * size), data.xs)
+    wrong = ranks_of(kernel, dataclasses.replace(data, xs=shifted), jax.random.key(3)).starts
+    with pytest.warns(UserWarning, match=r"mean of a: .*narrow"):
+        warn_of_ranks(wrong)
+
+
 def test_other_kinds_are_not_offered(fitted):
     for name in ("score", "correction", "step"):
         with pytest.raises(TypeError, match=r"kernel|step"):
