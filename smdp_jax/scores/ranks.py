@@ -129,7 +129,7 @@ def _walked(
     k_draws, k_ties = jax.random.split(key)
 
     def scaled(x: State) -> State:
-        return jax.tree.map(lambda v, size: v / size.astype(v.dtype), x, sizes)
+        return jax.tree.map(lambda v, size: v.astype(float) / size.astype(float), x, sizes)
 
     def of_path(i: Array) -> tuple[Array, dict[str, Array]]:
         last, args = paths.at(i, steps), paths.args_of(i)
@@ -148,8 +148,8 @@ def _walked(
 
         states, squares = jax.lax.scan(back, start, jnp.arange(steps - 1, -1, -1))
         truth, drawn = looks(scaled(paths.at(i, 0))), jax.vmap(lambda x: looks(scaled(x)))(states)
-        stacked = (jnp.stack([v[k] for k in truth], axis=-1) for v in (drawn, truth))
-        found = below(*stacked, jax.random.fold_in(ties, steps))
+        drawn, own = (jnp.stack([v[k] for k in truth], axis=-1) for v in (drawn, truth))
+        found = below(drawn, own, jax.random.fold_in(ties, steps))
         return squares[::-1], dict(zip(truth, found, strict=True))
 
     indices = jnp.arange(paths.num_samples)

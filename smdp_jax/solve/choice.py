@@ -22,9 +22,7 @@ from jax.core import eval_context
 from jaxtyping import Array
 
 from smdp_jax.checks import concrete, known
-from smdp_jax.compiled import compiled
 from smdp_jax.sde import (
-    SDE,
     Args,
     FlowMap,
     Scalar,
@@ -35,8 +33,8 @@ from smdp_jax.sde import (
 )
 from smdp_jax.solve.backward import BackwardSolve
 from smdp_jax.solve.gaussian import GaussianStep, bind
-from smdp_jax.solve.gaussian_solver import is_mode
 from smdp_jax.solve.inverses import miss_of_inverse
+from smdp_jax.solve.linear_fields import LINEAR, drift_of_variances, with_linear_part
 from smdp_jax.solve.linearise import Curvature, Linearised, mean_field, misfit_of, waves_of
 from smdp_jax.solve.looked import Ends, told
 from smdp_jax.solve.pilot import Pilot, Stepper, pilot_of
@@ -49,7 +47,7 @@ __all__ = ["way_back"]
 # Decades of spurious growth over a whole solve that are too many: of what is exact, learned, named.
 _DRIFT, _LEARNED, _NAMED = 0.1, 0.3, 1.0
 _BUDGET, _MOST = 0.05, 256
-_LINEAR, _GAUSSIAN, _GAUSSIANS, _COARSE, _ROUNDING = 1e-3, 1e-2, 0.2, 1.0, 1e-5
+_GAUSSIAN, _GAUSSIANS, _COARSE, _ROUNDING = 1e-2, 0.2, 1.0, 1e-5
 # Decades of stretching along a flow map that are looked at again, and what share may be errors.
 _STRETCHES, _SPURIOUS = 1.0, 0.3
 # Of rate times step, up to which Euler's spread is right to a few per cent.
@@ -97,7 +95,7 @@ def way_back(
     if known_steps or not concrete(ends, asked.ts, score, asked.corrector):
         return asked, score, False
     if isinstance(asked.solver, GaussianStep):
-        return _with_linear_part(asked, asked.solver, score, ends), score, False
+        return with_linear_part(asked, asked.solver, score, ends), score, False
     looked = ends.chosen()
     learned = hasattr(score, "check_use")
     identity = (
@@ -127,32 +125,6 @@ def way_back(
         score = NotBefore(score, jnp.asarray(asked.ts)[1])
     way = replace(asked, sde=sde, solver=solver, substeps=max(asked.substeps, verdict.substeps))
     return way, score, verdict.amplifies
-
-
-def _with_linear_part(
-    asked: BackwardSolve, step: GaussianStep, score: Any, ends: Ends
-) -> BackwardSolve:
-    """A step that was named without a linear part: with that of fields whose physics is linear."""
-    (x, own), ts = ends.at(0), jnp.asarray(asked.ts)
-    transform = waves_of(x)
-    if step.linear is not None or asked.sde.linear is not None or transform is None:
-        return asked
-    found = replace(step, linear=Linearised(asked.sde, transform))
-
-    def linear() -> bool:
-        with eval_context():
-            try:
-                solver = bind(found, asked.sde, score, x)
-                if getattr(solver.reference, "transform", None) is not None:
-                    return False
-                jax.eval_shape(lambda t: solver.moments(t, x, own), ts[0])
-                misfit: Any = misfit_of(asked.sde, None, x, x, ts, own, transform).physics
-            except Exception:  # a reference of other modes, or physics without derivatives
-                return False
-            return bool(np.asarray(misfit).max() < _LINEAR)
-
-    identity = ("linear part", *map(told, (asked.sde, step, asked.ts, score, (x, own))))
-    return replace(asked, solver=found) if known.get(identity, linear) else asked
 
 
 def _gaussian(asked: BackwardSolve, score: Any, ends: Ends, template: GaussianStep) -> GaussianStep:
@@ -310,7 +282,7 @@ class _Look(NamedTuple):
             physics, score, sharpness = (np.asarray(v) for v in fit)
         except Exception:  # what it says of other states than its own
             return None
-        if not physics.max() < _LINEAR:
+        if not physics.max() < LINEAR:
             return None
         linear: Any = asked.sde.linear
         linear = linear or Linearised(replace(asked.sde, linear=None), transform)
@@ -380,23 +352,6 @@ _INVERSE = (
     "no way back along this flow map is stable with this score ({}). Give an inverse that is, "
     "SDE(..., inverse=...), shorter steps, a drift, or solver=smdp.GaussianStep()"
 )
-
-
-@compiled
-def drift_of_variances(
-    step: GaussianStep, sde: SDE, score: ScoreFn, x: State, ts: Array, args: Args
-) -> Array:
-    """Least and largest variance by a step's physics over that of the score, (steps, 2)."""
-    solver = bind(step, sde, score, x)
-
-    def at(i: Array) -> Array:
-        modes = solver.coefficients(ts[i], ts[i + 1], x, args)
-        pairs = jax.tree.leaves(solver.moments(ts[i + 1], x, args))[1::2]
-        later = [mode.later for mode in jax.tree.leaves(modes, is_leaf=is_mode)]
-        ratios = [a / b for a, b in zip(later, pairs, strict=True)]
-        return jnp.stack([f(jnp.stack([f(r) for r in ratios])) for f in (jnp.min, jnp.max)])
-
-    return jax.lax.map(at, jnp.arange(ts.shape[0] - 1))
 
 
 def _backward(what: tuple[BackwardSolve, ScoreFn]) -> Stepper:
