@@ -13,6 +13,8 @@ from smdp_jax.trajectories import Trajectories, grid_axes
 
 _FEW_ENTRIES = 16
 _FEW_PATHS = 300
+# A field that is not alike everywhere is best seen as a whole where paths are many for its numbers.
+_WHOLE_ENTRIES, _MANY_PATHS = 64, 2000
 _LOOKED_AT = 256
 
 
@@ -22,7 +24,8 @@ def for_fields(data: Trajectories) -> nn.Module:
     Fields get a ``DilatedResNet`` of as many channels as their grid and the number of paths bear.
     It is periodic where neighbours across the ends of the grid differ no more than others do, and
     sees coordinates where it is not, or where the mean of the paths differs between points. States
-    of up to 16 numbers, and those without a grid, get an ``MLP``.
+    of up to 16 numbers, and those without a grid, get an ``MLP``, which sees all of them at once;
+    so do fields of up to 64 that are not periodic and alike everywhere, from 2000 paths on.
 
     Parameters
     ----------
@@ -49,17 +52,20 @@ def for_fields(data: Trajectories) -> nn.Module:
     if axes > 3:
         raise ValueError(f"for_fields knows grids of up to 3 axes, got {axes}: choose a network")
     cells = max(math.prod(leaf.shape[:axes]) for leaf in jax.tree.leaves(x))
+    fields = [_some(leaf, axes) for leaf in jax.tree.leaves(data.xs)]
+    periodic = all(_periodic(field, axes) for field in fields)
+    alike = periodic and all(_alike(field, axes) for field in fields)
+    if not alike and entries <= _WHOLE_ENTRIES and data.num_samples >= _MANY_PATHS:
+        return MLP((192, 192, 192), time_features="log_fourier")
     channels = 32 if cells <= 1024 else 24 if cells <= 4096 else 16
     if data.num_samples < _FEW_PATHS:
         channels = max(channels // 2, 8)
-    fields = [_some(leaf, axes) for leaf in jax.tree.leaves(data.xs)]
-    periodic = all(_periodic(field, axes) for field in fields)
     return DilatedResNet(
         dims=axes,
         channels=channels,
         blocks=2,
         padding="periodic" if periodic else "reflect",
-        coordinates=not periodic or not all(_alike(field, axes) for field in fields),
+        coordinates=not alike,
     )
 
 

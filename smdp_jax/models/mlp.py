@@ -40,6 +40,8 @@ class MLP(nn.Module):
     """
 
     takes_trees: ClassVar[bool] = True
+    # An update of a kernel by default: an entry costs less than that of a convolution.
+    batch_entries: ClassVar[int] = 16384
 
     widths: Sequence[int] = (30, 30, 25, 20, 10)
     time_features: TimeFeatures = "log"

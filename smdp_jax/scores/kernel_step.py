@@ -16,8 +16,9 @@ from smdp_jax.scores.tables import KernelTables, inputs
 from smdp_jax.sde import Args, Scalar, State
 from smdp_jax.solve.terms import white_noise
 
-# The noise may depend on the state by a factor of up to e^2.
-_LARGEST = 2.0
+# The noise of a state may be less by a factor of up to e^4 (near a bound paths hardly differ), but
+# larger by e^2 at most: the chain can't run off.
+_LEAST, _LARGEST = 4.0, 2.0
 
 
 def residual(
@@ -58,7 +59,9 @@ def remainder(kernel: Any, step: Any, x: State, args: Args) -> tuple[State, Stat
         mean, scale = asked(0), asked(1)
     # No remainder is larger than what some path of the data missed: the chain can't run off.
     mean = jax.tree.map(_bounded, mean, kernel.tables.largest)
-    scale = jax.tree.map(lambda h: _bounded(h, _LARGEST), scale)
+    scale = jax.tree.map(
+        lambda h: jnp.where(h < 0, _bounded(h, _LEAST), _bounded(h, _LARGEST)), scale
+    )
     if kernel.trust is None:
         return mean, scale
     shares = zip((mean, scale), kernel.trust, strict=True)

@@ -68,7 +68,9 @@ def factor_of(ranks: Ranks) -> float:
     that is sqrt(v) times as large suits. Errors of a network make v larger than 1, hardly ever
     smaller: v - 1 has an exponential prior, unless it is clearly negative.
     """
-    early = ranks.squares[: max((len(ranks.squares) + 1) // 4, 1)].mean(axis=0)
+    early = ranks.squares[: max((len(ranks.squares) + 1) // 4, 1)]
+    # At their median: the first time may be of another kind, its paths still on few modes.
+    early = early[np.argsort(early.mean(axis=1))[len(early) // 2]]
     # Ranks of a few draws are binomial about those of infinitely many.
     early = (early - 1 / (4 * _DRAWS)) / (1 - 1 / _DRAWS)
     share = np.sin(2 * np.pi * np.clip(early.mean(), 0, 0.15))

@@ -44,12 +44,12 @@ def _matrices(params: Any) -> Any:
     return jax.tree.map(axes, params)
 
 
-def batch_of(objective: Any, data: Any) -> int:
-    """Windows per update: fewer of them where each holds many entries."""
+def batch_of(objective: Any, data: Any, model: Any) -> int:
+    """Windows per update: fewer of them where each holds many entries, and each costs more."""
     if not (isinstance(objective, BackwardKernel) and isinstance(data, Trajectories)):
         return 256
     entries = sum(leaf.size for leaf in jax.tree.leaves(data.at(0, 0)))
-    return min(max(4096 // entries, 16), 512)
+    return min(max(getattr(model, "batch_entries", 4096) // entries, 16), 512)
 
 
 def in_dtype(model: Any, dtype: Any) -> Any:

@@ -192,7 +192,7 @@ def fit(
     data, validation, initial, key = on_auto_mesh((as_stream(data), validation, initial, key))
     objective = objective_of() if objective is None else objective
     optimizer = optimizer_of(objective, steps) if optimizer is None else optimizer
-    batch_size = batch_of(objective, data) if batch_size is None else batch_size
+    batch_size = batch_of(objective, data, model) if batch_size is None else batch_size
     model = model if dtype is None else in_dtype(model, dtype)
     asked = check_fit(
         sde,

@@ -185,7 +185,7 @@ def prepare(
     check_kinds(model, data, objective, optimizer, None, initial)
     check_key(key)
     (size,) = check_positive(
-        batch_size=batch_of(objective, data) if batch_size is None else batch_size
+        batch_size=batch_of(objective, data, model) if batch_size is None else batch_size
     )
     if not 0 <= check_number("ema", ema) < 1:
         raise ValueError(f"ema must be in [0, 1), got {ema}")

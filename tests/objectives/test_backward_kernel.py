@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 import smdp_jax as smdp
 from smdp_jax.scores.leftover import noise_left
-from smdp_jax.scores.ranks import factor_of, ranks_of, warn_of_ranks
+from smdp_jax.scores.ranks import Ranks, factor_of, ranks_of, warn_of_ranks
 
 G, DT = 0.4, 0.25
 START = np.linspace(-2.5, 2.5, 2001)
@@ -130,6 +131,18 @@ def test_noise_is_rescaled_until_unseen_starts_are_ranked_evenly(narrow):
             warn_of_ranks(ranks.starts)
 
 
+@pytest.mark.parametrize("odd", [0.25, 1.0, 4.0])
+def test_one_odd_time_does_not_rescale_all_steps(odd):
+    """Starts on few modes, or on a bound: of other times 16 x 500 entries, 1.4 % of error."""
+    rng = np.random.default_rng(0)
+    variances = np.full(12, 1.3**2)
+    variances[0] *= odd
+    truth = np.sqrt(variances)[:, None, None] * rng.normal(size=(12, 500, 16))
+    draws = rng.normal(size=(16, 12, 500, 16))
+    u = (draws < truth).mean(axis=0)
+    assert factor_of(Ranks(((u - 0.5) ** 2).mean(axis=2), {}, 16)) == pytest.approx(1.3, rel=0.07)
+
+
 def test_what_all_starts_share_is_not_said_to_miss():
     """Small fields of the same mean, and a constant: false alarms beyond 4 standard errors."""
     size = 3e-4
@@ -145,6 +158,31 @@ def test_what_all_starts_share_is_not_said_to_miss():
     wrong = ranks_of(kernel, dataclasses.replace(data, xs=shifted), jax.random.key(3)).starts
     with pytest.warns(UserWarning, match=r"mean of a: .*narrow"):
         warn_of_ranks(wrong)
+
+
+class Says(nn.Module):
+    """A network that knows one thing: the log size of the noise."""
+
+    takes_trees = True
+    size: float
+
+    def __call__(self, t, x, args):
+        scaled, white = x
+        return jnp.zeros_like(white), jnp.full_like(scaled, self.size)
+
+
+def test_noise_may_all_but_vanish_and_never_run_off():
+    """Near a bound paths hardly differ: a factor of e^-3 is believed, one of e^9 is not."""
+    kernel = smdp.estimate_kernel(SDE, paths(jax.random.key(0), 200))
+    tables, x = dataclasses.replace(kernel.tables, spread=True), jnp.ones((1,))
+    told = lambda size: dataclasses.replace(kernel, model=Says(size), variables={}, tables=tables)
+    ratio = [
+        float(told(h).covariance(1, x)[0, 0] / kernel.covariance(1, x)[0, 0]) ** 0.5
+        for h in (-3.0, -0.1, 9.0)
+    ]
+    assert ratio[0] < 0.1
+    assert ratio[1] == pytest.approx(np.exp(-0.1), rel=1e-3)
+    assert 2 < ratio[2] < 8
 
 
 def test_other_kinds_are_not_offered(fitted):
