@@ -69,10 +69,9 @@ class Training:
         tuple (scalar, pytree)
             Loss and gradient.
         """
-        loss_of = self.problem.loss_of(
-            self.fixed, self._source(data, key), number, self._steps(window)
-        )
-        return jax.value_and_grad(loss_of)(params)
+        source, steps = self._source(data, key), self._steps(window)
+        places = self.problem.own_places(source, number, steps)
+        return jax.value_and_grad(self.problem.loss_of(self.fixed, source, places, steps))(params)
 
     def update(
         self,
