@@ -4,7 +4,6 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import diffrax
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.compiled import ONCE, compiled
+from smdp_jax.compiled import once
 from smdp_jax.scores.preconditioner import Preconditioner
 from smdp_jax.scores.step import LearnedStep
 from smdp_jax.sde import SDE, Scalar, ScoreFn, State
@@ -102,7 +101,7 @@ class _Level:
     alpha: float
 
 
-@partial(compiled, compiler_options=ONCE)
+@once
 def _step_miss(
     sde: SDE,
     score: ScoreFn,
@@ -128,7 +127,7 @@ def _step_miss(
     return _by_time(miss, data, key, samples)
 
 
-@partial(compiled, compiler_options=ONCE)
+@once
 def learned_step_miss(step: LearnedStep, data: Trajectories, key: PRNGKeyArray) -> Array:
     """Squared miss of a learned step back over the mean squared increment, by time."""
 

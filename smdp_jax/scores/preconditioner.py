@@ -1,7 +1,6 @@
 """The Gaussian that a learned score starts from: the moments of the training paths."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from smdp_jax.compiled import ONCE, compiled
+from smdp_jax.compiled import once
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.trajectories import Trajectories
 
@@ -108,7 +107,7 @@ def _or_one(tree: Any) -> Any:
     return jax.tree.map(lambda v: jnp.where(v > 0, v, jnp.ones_like(v)), tree)
 
 
-@partial(compiled, compiler_options=ONCE)
+@once
 def _tables(sde: SDE, data: Trajectories, nodes: Any) -> tuple[Any, State, State, State]:
     """Times, mean, variance and noise at some times, leaves (nodes,); copies one time at once."""
     g = jax.vmap(lambda t: sde.g(t, data.at(0, 0)))(data.ts)

@@ -1,7 +1,6 @@
 """The range of the training paths over time: beyond it a network extrapolates."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from smdp_jax.compiled import ONCE, compiled
+from smdp_jax.compiled import once
 from smdp_jax.sde import Scalar, State
 from smdp_jax.trajectories import Trajectories
 
@@ -44,7 +43,7 @@ class SeenRange:
         return ~jnp.stack(within).all()
 
 
-@partial(compiled, compiler_options=ONCE)
+@once
 def _limits(ts: Array, xs: State, nodes: Any) -> tuple[Array, State, State]:
     def of(x: Array) -> tuple[Array, Array]:
         low, high = jax.lax.map(lambda i: (x[:, i].min(), x[:, i].max()), nodes)

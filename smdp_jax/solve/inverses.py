@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smdp_jax.compiled import compiled
+from smdp_jax.compiled import once
 from smdp_jax.sde import SDE, Args, Scalar, State, integrated_backward, negated
 from smdp_jax.solve.terms import white_noise
 
@@ -38,7 +38,7 @@ def growth_of_inverse(sde: SDE, x: State, t0: Scalar, t1: Scalar, args: Args) ->
         return np.nan
 
 
-@compiled
+@once
 def _growth(sde: SDE, x: State, t0: Scalar, t1: Scalar, args: Args) -> Any:
     """Power iterations with the derivative and its transpose: the largest singular value."""
     assert sde.step is not None
@@ -60,7 +60,7 @@ def _norm(tree: State) -> Any:
     return jnp.sqrt(sum(jnp.sum(jnp.square(v.astype(jnp.float32))) for v in jax.tree.leaves(tree)))
 
 
-@compiled
+@once
 def _miss(sde: SDE, x: State, t0: Scalar, t1: Scalar, args: Args) -> Any:
     assert sde.step is not None
     assert sde.inverse is not None

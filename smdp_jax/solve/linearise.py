@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from smdp_jax.compiled import compiled, parts_of
+from smdp_jax.compiled import once, parts_of
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.solve.linear import LinearPart, Transform, times, to_modes, to_state
 from smdp_jax.solve.terms import white_noise
@@ -160,7 +160,7 @@ class Misfit(NamedTuple):
     """Least of what should be 1 / C, over the largest of it, at all times."""
 
 
-@compiled
+@once
 def misfit_of(
     sde: SDE, score: ScoreFn | None, x: State, mean: State, ts: Array, args: Args, transform: Any
 ) -> Misfit:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from smdp_jax.compiled import compiled, parts_of
+from smdp_jax.compiled import once, parts_of
 from smdp_jax.sde import Args, State
 
 __all__ = ["Ends", "told"]
@@ -37,7 +37,7 @@ class Ends(NamedTuple):
         return x, own if self.mapped else self.args
 
 
-@compiled
+@once
 def _largest(x: State) -> Any:
     def size(v: Array) -> Array:
         return jnp.square(v.reshape(v.shape[0], -1).astype(jnp.float32)).sum(axis=1)

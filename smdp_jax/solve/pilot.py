@@ -6,7 +6,6 @@ itself, and lambda of the drift, whose exact flow multiplies errors by ``e^(lamb
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import diffrax
@@ -16,7 +15,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from smdp_jax.compiled import compiled
+from smdp_jax.compiled import once
 from smdp_jax.sde import SDE, Args, Drift, State
 from smdp_jax.solve.chain import ChainSplitting
 from smdp_jax.solve.integrate import advance
@@ -155,7 +154,7 @@ def pilot_of(
     return Pilot(not good.all(), times[good], share[good], mu, rates, paired)
 
 
-@partial(compiled, compiler_options={"xla_backend_optimization_level": 1})
+@once
 def _walk(build: Any, what: Any, x: State, grid: Array, args: Args) -> tuple[Array, Array]:
     """Hessenberg matrices (looks, m, m) of step and drift along a path."""
     process, solver, substeps, drift = stepper = build(what)

@@ -53,7 +53,7 @@ def reason_of(
             good = [jnp.isfinite(x).reshape(x.shape[0], -1).all(axis=1) for x in leaves]
             return jnp.stack(good).all(axis=0) if good else jnp.ones(len(rows), bool)
 
-        _, rows, starts, keys = problem.all_places(source, key, steps)
+        rows, starts, keys = problem.all_places(source, key, steps)
         found = jax.vmap(one)(rows, starts, keys)
         samples = jnp.asarray(problem.shares(source).rows.reshape(-1))[rows]
         return {"samples": samples, "starts": starts} | {n: finite(n, v) for n, v in found.items()}

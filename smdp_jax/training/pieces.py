@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.checks import check_key, check_like, check_number, check_positive
-from smdp_jax.compiled import ONCE, compiled
+from smdp_jax.compiled import once
 from smdp_jax.objectives import Objective
 from smdp_jax.scores.learned import apply_network, readable_errors
 from smdp_jax.sde import SDE
@@ -69,9 +69,10 @@ class Training:
         tuple (scalar, pytree)
             Loss and gradient.
         """
-        source, steps = self._source(data, key), self._steps(window)
-        places = self.problem.own_places(source, number, steps)
-        return jax.value_and_grad(self.problem.loss_of(self.fixed, source, places, steps))(params)
+        loss_of = self.problem.loss_of(
+            self.fixed, self._source(data, key), number, self._steps(window)
+        )
+        return jax.value_and_grad(loss_of)(params)
 
     def update(
         self,
@@ -244,17 +245,16 @@ def _check_parameters(given: Any, own: Any) -> None:
         )
 
 
-@partial(compiled, compiler_options={"xla_backend_optimization_level": 0})
+@once
 def _drawn(model: Any, key: PRNGKeyArray, t: Any, x: Any, args: Any) -> Any:
-    """Random variables of a network; few numbers once, in a program that takes long to compile."""
+    """Random variables of a network."""
     return model.init(key, t, x, args)
 
 
 def _initial(optimizer: optax.GradientTransformation, params: Any) -> tuple[Any, Any]:
     """Averages and the optimiser's state, their own from the start: the first epoch uses them."""
     with jax.numpy_dtype_promotion("standard"):
-        begin = lambda params: (averages(params), optimizer.init(params))
-        return jax.jit(begin, compiler_options=ONCE)(params)
+        return once(lambda params: (averages(params), optimizer.init(params)))(params)
 
 
 def on_device(data: Trajectories, split: Split | None = None) -> Trajectories:

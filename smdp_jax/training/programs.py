@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array
 
+from smdp_jax.compiled import run_often
 from smdp_jax.files import digest_of
 from smdp_jax.training.updates import Fixed, Problem, TrainingState, Windows
 
@@ -65,31 +66,37 @@ class Epochs:
         held_out: Windows | None,
         stop: int,
     ) -> tuple[TrainingState, Array, Array | None]:
-        """Run one; the state that it is given is used up."""
-        inputs = (state, fixed, source, held_out, jnp.asarray(stop, jnp.int32))
-        leaves, tree = jax.tree.flatten(inputs)
+        """Run one; an update that leaves the finite numbers is undone, and the last.
+
+        For that those before it are done again: to keep what each changes costs more.
+        """
+        *found, good = self._run(size, state, fixed, source, held_out, stop)
+        if not good:
+            before = int(found[0].step) - 1
+            *found, _ = self._run(size, state, fixed, source, held_out, before)
+        return tuple(found)
+
+    def _run(self, size: int, *inputs: Any) -> tuple:
+        leaves, tree = jax.tree.flatten((*inputs[:-1], jnp.asarray(inputs[-1], jnp.int32)))
         kinds = tuple((x.shape, x.dtype, x.sharding) for x in leaves)
         if (size, kinds) not in self._known:
-            used_up = len(jax.tree.leaves(state))
-            self._known[size, kinds] = _program(self._problem, size, leaves, tree, used_up, kinds)
+            self._known[size, kinds] = _program(self._problem, size, leaves, tree, kinds)
         return self._known[size, kinds](*leaves)
 
 
-def _program(
-    problem: Problem, size: int, leaves: list, tree: Any, used_up: int, kinds: Hashable
-) -> Callable:
+def _program(problem: Problem, size: int, leaves: list, tree: Any, kinds: Hashable) -> Callable:
     """Compile an epoch of a flat list of arrays, or find one that computes the same."""
 
     def epoch(*leaves: Any) -> Any:
         return problem.epoch(*jax.tree.unflatten(tree, leaves), steps=size)
 
-    traced = jax.jit(epoch, donate_argnums=tuple(range(used_up))).trace(*leaves)
+    traced = jax.jit(epoch).trace(*leaves)
     text, values, all_shows = _described(traced.jaxpr)
     if not all_shows:
-        return traced.lower().compile()
+        return traced.lower().compile(run_often())
     key = (kinds, tree, traced.out_tree, digest_of([text, *values]))
     if key not in _programs:
-        _programs[key] = traced.lower().compile()
+        _programs[key] = traced.lower().compile(run_often())
     _programs.move_to_end(key)
     while len(_programs) > _KEPT:
         _programs.popitem(last=False)

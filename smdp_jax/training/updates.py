@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,18 +67,6 @@ class Windows:
     weights: Any = None
 
 
-class Places(NamedTuple):
-    """A batch of windows: numbers of the entries, samples (of a part), first times, keys."""
-
-    entries: Any
-    samples: Any
-    starts: Any
-    keys: Any
-
-
-_DRAWN_UPDATES, _DRAWN_WINDOWS = 64, 16384
-
-
 def averages(params: Any) -> Any:
     """Start the moving averages; half precision would lose what each update adds."""
 
@@ -133,8 +121,13 @@ class Problem:
         share = lambda n: jnp.mean(whole_windows(mask, n, first), dtype=float)
         return {n: 1 / share(n) for n in self.objective.windows}
 
-    def places(self, source: Windows, key: PRNGKeyArray, steps: int, part: Any = 0) -> Places:
-        """Choose random windows of one length, those of one part of the batch."""
+    def places(
+        self, source: Windows, key: PRNGKeyArray, steps: int, part: Any = 0
+    ) -> tuple[Array, Array, Array, Array]:
+        """Choose random windows of one length, those of one part of the batch.
+
+        Numbers of the entries, samples (among those of the part), first times, a key for each.
+        """
         k_window, k_loss = jax.random.split(key)
         shares = self.shares(source)
         entries = jnp.asarray(part, jnp.int32) * shares.each + jnp.arange(
@@ -146,23 +139,21 @@ class Problem:
         words = jax.random.key_data(keys[0])
         first, last = self.objective.first_time, source.data.num_times - 1 - steps
         starts = first + (words[:, 1] % jnp.uint32(last + 1 - first)).astype(jnp.int32)
-        return Places(entries, shares.draw(words[:, 0], part), starts, keys[1])
+        return entries, shares.draw(words[:, 0], part), starts, keys[1]
 
-    def all_places(self, source: Windows, key: PRNGKeyArray, steps: int) -> Places:
+    def all_places(
+        self, source: Windows, key: PRNGKeyArray, steps: int
+    ) -> tuple[Array, Array, Array]:
         """The windows of all parts, among the paths as they are laid out."""
         found = []
         for part, rows in enumerate(self.shares(source).rows):
-            places = self.places(source, key, steps, part)
-            found.append(places._replace(samples=part * len(rows) + places.samples))
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+            _, samples, starts, keys = self.places(source, key, steps, part)
+            found.append((part * len(rows) + samples, starts, keys))
+        samples, starts, keys = (jnp.concatenate(parts) for parts in zip(*found, strict=True))
+        return samples, starts, keys
 
-    def own_places(self, source: Windows, number: Any, steps: int) -> Places:
-        """The windows of one update, those of this device."""
-        part = 0 if self.split is None else jax.lax.axis_index(self.split.axis)
-        return self.places(source, jax.random.fold_in(source.key, number), steps, part)
-
-    def batch_loss(self, learned: Any, source: Windows, places: Places, steps: int) -> Array:
-        """Compute the mean loss over windows of one length; of a split, this device's part.
+    def batch_loss(self, learned: Any, source: Windows, key: PRNGKeyArray, steps: int) -> Array:
+        """Compute the mean loss over random windows of one length; of a split, this device's part.
 
         The parts' sum is the mean.
         """
@@ -175,10 +166,12 @@ class Problem:
             weight = source.weights[steps].astype(loss.dtype)
             return jnp.where(piece.mask.all(), weight * loss, jnp.zeros_like(loss))
 
-        losses = jax.vmap(one)(places.samples, places.starts, places.keys)
         if self.split is None:
-            return losses.mean()
-        return jnp.where(places.entries < self.batch_size, losses, 0).sum() / self.batch_size
+            return jax.vmap(one)(*self.places(source, key, steps)[1:]).mean()
+        part = jax.lax.axis_index(self.split.axis)
+        entries, *places = self.places(source, key, steps, part)
+        losses = jax.vmap(one)(*places)
+        return jnp.where(entries < self.batch_size, losses, 0).sum() / self.batch_size
 
     def _sum(self, tree: Any) -> Any:
         """Sum over the parts, all leaves at once."""
@@ -206,25 +199,25 @@ class Problem:
         return whole
 
     def loss_of(
-        self, fixed: Fixed, source: Windows, places: Places, steps: int
+        self, fixed: Fixed, source: Windows, number: Any, steps: int
     ) -> Callable[[Any], Array]:
-        """Return the loss of a batch as a function of the parameters."""
-        return lambda params: self.batch_loss(self.learned(params, fixed), source, places, steps)
+        """Return the loss of the batch of update ``number`` as a function of the parameters."""
+        key = jax.random.fold_in(source.key, number)
+        return lambda params: self.batch_loss(self.learned(params, fixed), source, key, steps)
 
     def one_update(
         self, state: TrainingState, fixed: Fixed, source: Windows, steps: int
     ) -> tuple[TrainingState, Array]:
         """Take one step of the optimiser; the averages are like the parameters."""
         flat, unravel = _flat(state.ema)
-        places = self.own_places(source, state.step, steps)
-        state, loss = self.update(replace(state, ema=flat), fixed, source, places, steps)
+        state, loss = self.update(replace(state, ema=flat), fixed, source, steps)
         return replace(state, ema=unravel(state.ema)), loss
 
     def update(
-        self, state: TrainingState, fixed: Fixed, source: Windows, places: Places, steps: int
+        self, state: TrainingState, fixed: Fixed, source: Windows, steps: int
     ) -> tuple[TrainingState, Array]:
         """Take one step of the optimiser; the averages are one flat array."""
-        loss_of = self.loss_of(fixed, source, places, steps)
+        loss_of = self.loss_of(fixed, source, state.step, steps)
         loss, grads = self._gradient(loss_of, state.params)
         # optax mixes integer counts and floats, which strict dtype promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
@@ -252,8 +245,8 @@ class Problem:
         held_out: Windows | None,
         stop: Array,
         steps: int,
-    ) -> tuple[TrainingState, Array, Array | None]:
-        """Update until ``stop``; one that leaves the finite numbers is undone, and the last.
+    ) -> tuple[TrainingState, Array, Array | None, Array]:
+        """Update until ``stop``, or until one leaves the finite numbers, which the last tells.
 
         Of a split all devices do the same, each with the gradient of its part of the batch.
         """
@@ -272,53 +265,29 @@ class Problem:
         held_out: Windows | None,
         stop: Array,
         steps: int,
-    ) -> tuple[TrainingState, Array, Array | None]:
-        first = state.step
+    ) -> tuple[TrainingState, Array, Array | None, Array]:
         # One operation for all averages, not one for each parameter: small networks wait for these.
         flat, unravel = _flat(state.ema)
-        start = replace(state, ema=flat)
 
-        def until(target: Array, body: Callable[[tuple], tuple], carry: tuple) -> tuple:
-            going = lambda carry: carry[2] & (carry[0].step < target)
-            return jax.lax.while_loop(going, body, carry)
+        def going(carry: tuple) -> Array:
+            state, _, good = carry
+            return good & (state.step < stop)
 
-        # The windows of some updates are drawn at once: hashing a few numbers costs a small update
-        # as much as its network does.
-        some = max(1, min(_DRAWN_UPDATES, _DRAWN_WINDOWS // self.batch_size))
+        def body(carry: tuple) -> tuple:
+            state, total, _ = carry
+            state, loss = self.update(state, fixed, source, steps)
+            good = jnp.isfinite(loss) & _finite(state.params)
+            return state, total + loss.astype(total.dtype), good
 
-        def updates(target: Array) -> tuple:
-            def block(carry: tuple) -> tuple:
-                first = carry[0].step
-                numbers = first + jnp.arange(some, dtype=first.dtype)
-                drawn = jax.vmap(lambda number: self.own_places(source, number, steps))(numbers)
-
-                def body(carry: tuple) -> tuple:
-                    state, total, _ = carry
-                    places = jax.tree.map(lambda x: x[state.step - first], drawn)
-                    state, loss = self.update(state, fixed, source, places, steps)
-                    good = jnp.isfinite(loss) & _finite(state.params)
-                    return state, total + loss.astype(total.dtype), good
-
-                return until(jnp.minimum(target, first + some), body, carry)
-
-            return until(target, block, (start, jnp.zeros(()), jnp.array(True)))
-
-        # To undo an update, those before it are done again: to keep what it changes costs more.
-        def again(carry: tuple) -> tuple:
-            _, _, good, target = carry
-            state, total, good = updates(target)
-            return state, total, good, jnp.where(good, target, state.step - 1)
-
-        carry = (start, jnp.zeros(()), jnp.array(False), stop)
-        state, total, _, _ = jax.lax.while_loop(lambda carry: ~carry[2], again, carry)
-        state = replace(state, ema=unravel(state.ema))
+        carry = (replace(state, ema=flat), jnp.zeros(()), jnp.array(True))
+        done, total, good = jax.lax.while_loop(going, body, carry)
+        done = replace(done, ema=unravel(done.ema))
         validation = None
         if held_out is not None:
-            learned = self.averaged(state, fixed)
-            part = 0 if self.split is None else jax.lax.axis_index(self.split.axis)
-            places = self.places(held_out, held_out.key, steps, part)
-            validation = self._sum(self.batch_loss(learned, held_out, places, steps))
-        return state, total / (stop - first).astype(total.dtype), validation
+            learned, key = self.averaged(done, fixed), held_out.key
+            validation = self._sum(self.batch_loss(learned, held_out, key, steps))
+        count = jnp.maximum(stop - state.step, 1)
+        return done, total / count.astype(total.dtype), validation, good
 
 
 def _specs(source: Windows | None, split: Split) -> Any:
