@@ -162,20 +162,21 @@ def compiled(
     return call
 
 
-def once(function: Callable) -> Callable:
+def once(function: Callable, *, light: bool = True) -> Callable:
     """``compiled`` for what runs once or twice: what counts is to compile quickly.
 
-    On few numbers the slowest code is the quickest: a CPU compiles it in a third of the time.
+    Where ``light`` work is done on few numbers, the slowest code is the quickest: a CPU compiles it
+    in a third of the time.
     """
-    return compiled(function, options_for=_quickest)
 
+    def options(traced: list) -> dict[str, Any] | None:
+        arrays = [x for x in traced if x is not None]
+        if any(isinstance(x, jax.core.Tracer) for x in arrays):
+            return None  # a program within another has no options of its own
+        few = light and sum(np.size(x) for x in arrays) <= _FEW
+        return _quick() if few and jax.default_backend() == "cpu" else _PLAIN
 
-def _quickest(traced: list) -> dict[str, Any] | None:
-    arrays = [x for x in traced if x is not None]
-    if any(isinstance(x, jax.core.Tracer) for x in arrays):
-        return None  # a program within another has no options of its own
-    few = sum(np.size(x) for x in arrays) <= _FEW
-    return _quick() if few and jax.default_backend() == "cpu" else _PLAIN
+    return compiled(function, options_for=options)
 
 
 @functools.cache

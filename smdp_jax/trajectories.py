@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from smdp_jax.checks import check_conditions, concrete
+from smdp_jax.compiled import once
 from smdp_jax.sde import Args, State
 
 __all__ = ["Trajectories", "TrajectoryStream", "as_stream", "window"]
@@ -86,6 +87,21 @@ class Trajectories:
         if self.args_axes is None:
             return self.args
         return jax.tree.map(lambda a: a[sample], self.args)
+
+    def shapes(self) -> tuple[State, Args]:
+        """Shape and dtype of one state, and of the conditions of one path.
+
+        Returns
+        -------
+        tuple of pytrees
+            Of ``jax.ShapeDtypeStruct``; conditions that all paths share are returned as they are.
+        """
+
+        def after(axes: int, tree: Any) -> Any:
+            like = lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[axes:], jnp.result_type(x))
+            return jax.tree.map(like, tree)
+
+        return after(2, self.xs), self.args if self.args_axes is None else after(1, self.args)
 
     def __getitem__(self, samples: Any) -> "Trajectories":
         """Paths ``data[:100]``, or of an array of indices or booleans, with all that is theirs."""
@@ -260,7 +276,9 @@ def as_stream(data: Any) -> Any:
     return _Iterated(data)
 
 
-_all_finite = jax.jit(lambda x: jnp.isfinite(x).all())  # without a mask as large as the data
+@once
+def _all_finite(x: Any) -> Array:
+    return jnp.isfinite(x).all()  # without a mask as large as the data
 
 
 def filled(data: Trajectories) -> Trajectories:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.checks import check_process
+from smdp_jax.compiled import once
 from smdp_jax.scores import blocks
 from smdp_jax.scores.blocks import Transform
 from smdp_jax.scores.conditions import Hats
@@ -141,7 +142,7 @@ def _tables(
     x, args = data.at(0, -1), data.args_of(0)
     dtype = jax.tree.leaves(x)[0].dtype
 
-    @jax.jit
+    @once
     def estimate(data: Trajectories, key: PRNGKeyArray) -> KernelTables:
         noise = noise_of(sde, data.ts, x)
         mean, size = (jax.tree.map(f, data.xs) for f in (jnp.mean, jnp.std))
@@ -207,7 +208,7 @@ def _best(sde: SDE, data: Trajectories, axes: int) -> Transform:
         tables = _tables(sde, seen, transform, None, 0.0, jax.random.key(0), steps)
         kernel = LearnedKernel(None, {}, tables)
 
-        @jax.jit
+        @once
         def mean(kernel: LearnedKernel, paths: Trajectories) -> Array:
             def one(i: Array, n: Array) -> Scalar:
                 at = jnp.asarray(steps)[n]

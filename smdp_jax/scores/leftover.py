@@ -9,6 +9,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
+from smdp_jax.compiled import once
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.kernel_step import remainder, residual, whitened
 from smdp_jax.scores.tables import with_input_noise
@@ -41,7 +42,7 @@ def trusted(
     return replace(kernel, trust=jnp.asarray(shares, leaves[0].dtype))
 
 
-@jax.jit
+@once
 def _likelihoods(
     kernel: LearnedKernel, paths: Trajectories, input_noise: Array, key: PRNGKeyArray
 ) -> Array:
@@ -71,7 +72,7 @@ def _likelihoods(
     return -count * (jnp.log(squares.mean(axis=0)) / 2 + shares[None] * scales.mean())
 
 
-@jax.jit
+@once
 def _second_moments(
     kernel: LearnedKernel, paths: Trajectories, input_noise: Array, key: PRNGKeyArray
 ) -> tuple[Array, ...]:

@@ -6,6 +6,7 @@ Steps share errors that none shows alone: each may have the right noise and the 
 import math
 import warnings
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
+from smdp_jax.compiled import once
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.kernel_step import draw
 from smdp_jax.sde import State
@@ -123,7 +125,7 @@ def ranks_of(kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray) -> R
     return Ranks(np.asarray(squares, float), {k: np.asarray(v) for k, v in starts.items()}, size)
 
 
-@jax.jit
+@partial(once, light=False)
 def _walked(
     kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray
 ) -> tuple[Array, dict[str, Array]]:

@@ -7,7 +7,6 @@ be singular there. A scheme of order p errs by ``2^p / (2^p - 1)`` times what ha
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import diffrax
@@ -18,7 +17,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from smdp_jax.compiled import ONCE, compiled
+from smdp_jax.compiled import once
 from smdp_jax.sde import Args, State
 from smdp_jax.solve.pilot import Stepper, looked_at
 from smdp_jax.solve.terms import levy_area_of, terms_of, white_noise
@@ -96,7 +95,7 @@ class _Given(diffrax.AbstractBrownianPath):
         return self.levy_area(dt=dt, W=w, **({"H": h} if with_area else {}))
 
 
-@partial(compiled, compiler_options=ONCE)
+@once
 def _walked(
     build: Any, what: Any, x: State, grid: Array, args: Args, keys: Array
 ) -> tuple[Array, Array]:

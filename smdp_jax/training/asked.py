@@ -89,7 +89,7 @@ def check_paths(sde: SDE, objective: Any, data: Any) -> None:
         _check_windows(objective, data)
         data = filled(data)
     maps = ("drift", "step", "inverse")
-    check_process(sde, data.ts, data.at(0, -1), data.args_of(0), maps=maps)
+    check_process(sde, data.ts, *data.shapes(), maps=maps)
     objective.check(sde, data)
 
 
@@ -141,5 +141,5 @@ def check_validation(sde: SDE, objective: Any, data: Any, validation: Any) -> No
             f"{data.num_times} in [{float(data.ts[0]):g}, {float(data.ts[-1]):g}], got "
             f"{validation.num_times} in [{float(validation.ts[0]):g}, {float(validation.ts[-1]):g}]"
         )
-    want, got = ((d.at(0, 0), d.args_of(0)) for d in (data, validation))
+    want, got = data.shapes(), validation.shapes()
     check_alike("validation must have states and args like the data's", want, got)

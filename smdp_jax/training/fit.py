@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import PRNGKeyArray
 
+from smdp_jax.compiled import once
 from smdp_jax.objectives import Objective
 from smdp_jax.objectives.step_miss import gaussian_of, warn_of_miss
 from smdp_jax.scores.kernel import LearnedKernel
@@ -209,7 +210,7 @@ def fit(
         {"precondition": precondition, "progress": progress},
     )
     sde = asked.sde
-    init_key, batch_key, val_key, miss_key, order_key = jax.random.split(key, 5)
+    init_key, batch_key, val_key, order_key, *last_keys = _keys(key)
     set_aside = validation
     # What all processes hold whole anyway is laid out for the updates alone.
     laid = None if split is None or split.gathered else split
@@ -245,8 +246,15 @@ def fit(
         learned = split.returned(learned)
     if kept is not None:
         kept = on_device(kept, laid)
-    learned, miss = _finished(objective, sde, learned, paths, kept, validation or paths, miss_key)
+    learned, miss = _finished(objective, sde, learned, paths, kept, validation or paths, *last_keys)
     return Fit(learned if split is None else split.returned(learned), _history(records), miss)
+
+
+@once
+def _keys(key: PRNGKeyArray) -> tuple[PRNGKeyArray, ...]:
+    """Of parameters, batches, validation, blocks, the last touch, and the miss; in one program."""
+    init, batch, validation, last, order = jax.random.split(key, 5)
+    return init, batch, validation, order, *jax.random.split(last)
 
 
 def _fingerprint(data: TrajectoryStream) -> str:
@@ -265,10 +273,10 @@ def _finished(
     paths: Trajectories,
     kept: Trajectories | None,
     held_out: Trajectories,
-    key: PRNGKeyArray,
+    finish_key: PRNGKeyArray,
+    miss_key: PRNGKeyArray,
 ) -> tuple[Any, np.ndarray]:
     """What was learned, complete, and by how much one of its steps misses held-out paths."""
-    finish_key, miss_key = jax.random.split(key)
     if kept is not None:
         learned = objective.finish(learned, kept, finish_key)
 
@@ -280,7 +288,7 @@ def _finished(
     is_score = isinstance(learned, (LearnedScore, StepCorrection))
     warn_of_miss(_shown(miss, paths.mask), paths.ts, learned.kind, gaussian if is_score else None)
     if learned.kind == "score":
-        shapes = tuple(x.shape for x in jax.tree.leaves(paths.at(0, 0)))
+        shapes = tuple(x.shape[2:] for x in jax.tree.leaves(paths.xs))
         learned = replace(learned, shapes=shapes, seen=SeenRange.of(paths))
     return learned, miss
 

@@ -201,9 +201,8 @@ def start(
     objective, sde = problem.objective, problem.sde
     constants = objective.prepare(sde, paths)
     scales = initial.preconditioner if initial else objective.scales(sde, paths, precondition)
-    params, others = _first(
-        problem.model, initial, objective.seen(problem.model, scales, paths), key
-    )
+    seen = _seen(objective, problem.model, scales, paths)
+    params, others = _first(problem.model, initial, seen, key)
     state = TrainingState(params, *_initial(problem.optimizer, params), jnp.array(0))
     fixed = Fixed(others, scales, paths.ts)
     if problem.split is not None:
@@ -243,6 +242,11 @@ def _check_parameters(given: Any, own: Any) -> None:
             f"initial must have the parameters of the model, got {found.get(other[0])} where "
             f"{want.get(other[0])} is wanted for {other[0]}: build the network that was trained"
         )
+
+
+@once
+def _seen(objective: Objective, model: Any, scales: Any, paths: Trajectories) -> Any:
+    return objective.seen(model, scales, paths)
 
 
 @once
