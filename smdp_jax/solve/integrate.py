@@ -237,9 +237,16 @@ def scan_saving(
             return body(carry, n)
         return jax.lax.scan(body, carry, n * substeps + jnp.arange(substeps))
 
+    def over_intervals(step: Callable, carry: tuple) -> tuple[tuple, Any]:
+        if intervals > 1:
+            return jax.lax.scan(step, carry, jnp.arange(intervals))
+        # One step needs no loop, which takes longer to trace than the step.
+        carry, x = step(carry, 0)
+        return carry, jax.tree.map(lambda x: x[None], x)
+
     x0 = carry[0]
     if save == "last":
-        (x, _, watched), _ = jax.lax.scan(interval, carry, jnp.arange(intervals))
+        (x, _, watched), _ = over_intervals(interval, carry)
         return x, watched
     if save == "all":
 
@@ -247,7 +254,7 @@ def scan_saving(
             carry, _ = interval(carry, n)
             return carry, carry[0]
 
-        (_, _, watched), xs = jax.lax.scan(record, carry, jnp.arange(intervals))
+        (_, _, watched), xs = over_intervals(record, carry)
         return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), x0, xs), watched
 
     wanted = chosen_times(save, intervals + 1)
@@ -263,7 +270,5 @@ def scan_saving(
 
     # The extra slot takes the states that are not wanted.
     empty = jax.tree.map(lambda x: jnp.zeros_like(x, shape=(len(wanted) + 1, *x.shape)), x0)
-    ((_, _, watched), buffer), _ = jax.lax.scan(
-        keep, (carry, store(empty, 0, x0)), jnp.arange(intervals)
-    )
+    ((_, _, watched), buffer), _ = over_intervals(keep, (carry, store(empty, 0, x0)))
     return jax.tree.map(lambda b: b[:-1], buffer), watched
