@@ -17,6 +17,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
+from jax.core import Tracer
 
 __all__ = ["Recent", "compiled", "once", "parts_of", "run_often", "signature_of"]
 
@@ -171,7 +172,7 @@ def once(function: Callable, *, light: bool = True) -> Callable:
 
     def options(traced: list) -> dict[str, Any] | None:
         arrays = [x for x in traced if x is not None]
-        if any(isinstance(x, jax.core.Tracer) for x in arrays):
+        if any(isinstance(x, Tracer) for x in arrays):
             return None  # a program within another has no options of its own
         few = light and sum(np.size(x) for x in arrays) <= _FEW
         return _quick() if few and jax.default_backend() == "cpu" else _PLAIN
