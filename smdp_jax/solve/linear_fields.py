@@ -10,7 +10,7 @@ from jax.core import eval_context
 from jaxtyping import Array
 
 from smdp_jax.checks import known
-from smdp_jax.compiled import compiled
+from smdp_jax.compiled import once
 from smdp_jax.sde import SDE, Args, ScoreFn, State
 from smdp_jax.solve.backward import BackwardSolve
 from smdp_jax.solve.gaussian import GaussianStep, bind
@@ -50,7 +50,7 @@ def with_linear_part(
     return replace(asked, solver=found) if known.get(identity, linear) else asked
 
 
-@compiled
+@once
 def drift_of_variances(
     step: GaussianStep, sde: SDE, score: ScoreFn, x: State, ts: Array, args: Args
 ) -> Array:
