@@ -33,7 +33,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 GIB = 2**30
 COUNTS = {
     "simulate": ({"trajectories"}, 8),
-    "train": ({"steps", "window_steps", "inverse_steps", "flow_steps"}, 16),
+    "train": ({"steps", "window_steps", "inverse_steps"}, 16),
     "sample": ({"test_cases"}, 2),
 }
 """Fields of a config that a stage's time grows with, and the least that they are set to."""

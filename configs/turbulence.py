@@ -34,7 +34,7 @@ from smdp_jax.experiment import (
     calibrated,
 )
 from smdp_jax.scores.step import carried_by, carrying
-from smdp_jax.studies import reversed_flow
+from smdp_jax.studies import noise_free, reversed_flow
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,9 @@ class Config(Experiment):
     inverse_steps: Count = 3000
     """Updates of the learned inverse."""
     steps: Count = 2000
-    """Updates of the correction for posterior samples."""
-    flow_steps: Count = 400
-    """Updates of the correction for the probability flow, which start at the former."""
+    """Updates of the correction."""
     windows: tuple[Count, ...] = (1, 1, 2, 4, 8)
-    """Steps per window of both corrections, trained one after the other."""
+    """Steps per window, trained one after the other."""
     batch_size: Count = 8
     learning_rate: Positive = 2e-3
     test_cases: Count = 20
@@ -169,8 +167,8 @@ class Config(Experiment):
         return smdp.MultiStep(self.windows, rematerialise=False)
 
     def fit(self, dataset: Dataset, key: PRNGKeyArray, **resume: Any) -> smdp.Fit:
-        k_inverse, k_init, k_samples, k_flow = jax.random.split(key, 4)
-        windows, model, history = self.loss(), self.model(dataset.train), {}
+        k_inverse, k_init, k_correction = jax.random.split(key, 3)
+        model, history = self.model(dataset.train), {}
         initial = resume.pop("initial", None)
         if initial is None:
             # Noise-free steps, so that what the noise asks for is left to the correction.
@@ -190,31 +188,17 @@ class Config(Experiment):
             history = {f"inverse_{name}": v for name, v in alone.history.items()}
         sde = replace(self.sde(), inverse=self.inverse(initial))
         fit = self._fit(
-            "samples",
+            "correction",
             sde,
             model,
             dataset,
-            windows,
+            self.loss(),
             steps=self.steps,
             initial=initial,
-            key=k_samples,
+            key=k_correction,
             **resume,
         )
-        # A correction belongs to its noise level: the flow has one of its own.
-        flow = self._fit(
-            "flow",
-            sde,
-            model,
-            dataset,
-            replace(windows, form="penalised"),
-            steps=self.flow_steps,
-            initial=fit.correction,
-            key=k_flow,
-            **resume,
-        )
-        variables = {**fit.correction.variables, "flow": flow.correction.variables["params"]}
-        correction = replace(fit.correction, variables=variables)
-        return smdp.Fit(correction, {**fit.history, **history}, fit.step_miss)
+        return replace(fit, history={**fit.history, **history})
 
     def _fit(
         self,
@@ -269,11 +253,13 @@ class Config(Experiment):
             chunk_size=self.chunk,
         )
 
-    def flow(self, run: Run, x_end: Any) -> Any:
+    def noise_free(self, run: Run, x_end: Any) -> Any:
+        # The probability flow takes half of the score, which steps as long as these don't let a
+        # correction have; windows train the path without noise.
         sde, ts = self.backward(run)
-        params = {"params": run.learned.variables["flow"]}
-        own = replace(run.correction, variables=params, noise_level=0.0)
-        return jax.jit(jax.vmap(lambda x: smdp.probability_flow(sde, own, x, ts).xs))(x_end)
+        step: Any = smdp.reverse_sde(sde, run.correction).step
+        walk = jax.vmap(lambda x: noise_free.walk(step, x, -ts[::-1], save="all")[::-1])
+        return jax.jit(walk)(x_end)
 
     def sample(self, run: Run, key: PRNGKeyArray) -> dict[str, Any]:
         k_past, k_ranks = jax.random.split(key)
@@ -283,9 +269,9 @@ class Config(Experiment):
         past = self.posterior(run, x_end, num_samples=self.posterior_samples, key=k_past)
         # Sample i of the first end state has the key that it had among all of them.
         shown = self.posterior(run, x_end[:1], num_samples=2, key=k_past, save="all").samples[0]
-        flow = self.flow(run, x_end)
+        alone = self.noise_free(run, x_end)
         walk: Any = run.sde.step
-        arrays = reversed_flow.sample(walk, inverse, ts, paths, past.samples, flow)
+        arrays = reversed_flow.sample(walk, inverse, ts, paths, past.samples, alone)
         ranks = calibrated(
             run.sde,
             run.learned,
@@ -295,7 +281,7 @@ class Config(Experiment):
         )
         return arrays | {
             **ranks,
-            "shown": {"Sample 1": shown[0], "Sample 2": shown[1], "Flow (ODE)": flow[0]},
+            "shown": {"Sample 1": shown[0], "Sample 2": shown[1], "Without noise": alone[0]},
             "step_miss": self.step_miss(run, inverse),
             "finite": past.info.finite,
         }
@@ -380,7 +366,6 @@ PRESETS = {
         width=32,
         inverse_steps=20_000,
         steps=20_000,
-        flow_steps=5000,
         windows=(1, 1, 2, 4, 8, 10),
         batch_size=16,
         learning_rate=1e-3,

@@ -29,7 +29,7 @@ LIGHT: dict[str, dict[str, Any]] = {  # few paths on a coarse grid, one update f
     "smoke": {"size": 16, "steps": 12, "test_cases": 1, "chunk": 7},
     "turbulence": {"size": 12, "simulated_size": 24, "viscosity": 1e-3, "end_time": 0.6}
     | {"reconstructed_time": 0.3, "modes": 4, "substeps": 2, "test_cases": 2, "chunk": 10}
-    | {"inverse_steps": 1, "steps": 6, "flow_steps": 6},
+    | {"inverse_steps": 1, "steps": 6},
 }
 LONGEST = {
     "affine": [0],

@@ -25,7 +25,7 @@ __all__ = ["energy_spectrum", "evaluate", "figures", "sample"]
 _NAMES = {
     "sample": "a sample",
     "mean": "mean of samples",
-    "flow": "flow (ODE)",
+    "noise_free": "noise-free path, as in the windows of training",
     "negated": "physics alone, negated steps",
     "backward": "physics alone, simulator run backward",
     "inverse": "physics alone, learned inverse",
@@ -46,7 +46,7 @@ def sample(
     ts: Float[Array, "times"],
     paths: Float[Array, "fields times size size"],
     samples: Float[Array, "fields samples size size"],
-    flow: Float[Array, "fields times size size"],
+    noise_free: Float[Array, "fields times size size"],
 ) -> dict[str, Any]:
     """Reverse the physics alone in three ways, and simulate all estimates of the start forward.
 
@@ -63,7 +63,7 @@ def sample(
     estimates = {
         "true": paths[:, 0],
         "mean": samples.mean(axis=1),
-        "flow": flow[:, 0],
+        "noise_free": noise_free[:, 0],
         "negated": negated,
         "backward": batched(lambda x: walk(step, x, ts[::-1]))(x_end),
         "inverse": batched(lambda x: walk(inverse, x, ts[::-1]))(x_end),
@@ -115,8 +115,8 @@ def evaluate(
         Metric(
             "spectral error of a sample",
             spectral["vorticity"]["sample"],
-            spectral["vorticity"]["flow"],
-            note=f"that of the flow (ODE); two unrelated states: {unlike:.3f}",
+            spectral["vorticity"]["noise_free"],
+            note=f"that of the noise-free path; two unrelated states: {unlike:.3f}",
             bound="at most",
         ),
         Metric(
@@ -162,7 +162,7 @@ def figures(
     spectra = {
         "truth": power(paths[:, 0]),
         "samples": power(samples[:, 0]),
-        "flow (ODE)": np.median(power(estimates["flow"]), axis=0),
+        "noise-free path": np.median(power(estimates["noise_free"]), axis=0),
         "mean of samples": np.median(power(estimates["mean"]), axis=0),
         "end states": np.median(power(paths[:, -1]), axis=0),
     }
