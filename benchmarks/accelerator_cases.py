@@ -131,8 +131,8 @@ def toy_updates(sizes: Sizes) -> Iterator[tuple[str, Case]]:
     """Yield updates of the quadratic problem's network."""
 
     def case(size: int, batch: int) -> dict[str, Any]:
-        chosen = training_throughput.Settings(trajectories=50, batch_size=batch)
-        problem = training_throughput.Problem(chosen, size)
+        chosen = training_throughput.Settings(trajectories=50)
+        problem = training_throughput.Problem(chosen, size, batch)
         update, state = problem.by_hand()
         few, many = sizes.updates, 2 * sizes.updates
         a, b = (
