@@ -139,7 +139,7 @@ class Problem:
         for i in range(self.size, 0, -1):
             t, dt = ts[:, i], (ts[:, i] - ts[:, i - 1])[:, None]
             mean, variance, noise = (v[:, None] for v in jax.vmap(scales._at)(t))
-            out = network.apply(params, t, (x - mean) / c)
+            out: Any = network.apply(params, t, (x - mean) / c)
             score = out / jnp.sqrt(noise) - (x - mean) / variance
             x = x - dt * (drift(t, x) - system.noise**2 * score)
             total = total + jnp.mean((x - path[:, i - 1]) ** 2 / (system.noise**2 * dt))
@@ -168,9 +168,10 @@ class Problem:
         x, t = self.data.xs[:, :4].reshape(-1, 1)[: self.batch_size], self.data.ts[-1]
 
         def loss(params: Any) -> Any:
-            y = x
+            y: Any = x
             for _ in range(self.size):
-                y = y - 1e-3 * jax.vmap(lambda v: self.model.apply(params, t, v, None))(y)
+                out: Any = jax.vmap(lambda v: self.model.apply(params, t, v, None))(y)
+                y = y - 1e-3 * out
             return jnp.mean(y**2)
 
         def body(state: tuple) -> tuple:
