@@ -22,7 +22,7 @@ from jax.core import Tracer
 __all__ = ["Recent", "compiled", "once", "parts_of", "run_often", "signature_of"]
 
 SIZE = 32
-_FEW = 2**18
+FEW = 2**18
 _QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 _PLAIN = {"xla_backend_optimization_level": 1}
 
@@ -174,7 +174,7 @@ def once(function: Callable, *, light: bool = True) -> Callable:
         arrays = [x for x in traced if x is not None]
         if any(isinstance(x, Tracer) for x in arrays):
             return None  # a program within another has no options of its own
-        few = light and sum(np.size(x) for x in arrays) <= _FEW
+        few = light and sum(np.size(x) for x in arrays) <= FEW
         return _quick() if few and jax.default_backend() == "cpu" else _PLAIN
 
     return compiled(function, options_for=options)

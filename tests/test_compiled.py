@@ -1,5 +1,7 @@
 """Programs that run once: compiled for that, and inside of other programs as any function."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ def spread(x, shift, name):
     return jnp.std(x) + shift
 
 
-@pytest.mark.parametrize("count", [7, compiled._FEW + 1])
+@pytest.mark.parametrize("count", [7, compiled.FEW + 1])
 def test_few_numbers_and_many(count):
     x = np.linspace(-1, 1, count, dtype=np.float32)
     np.testing.assert_allclose(spread(jnp.asarray(x), 2.0, "spread"), x.std() + 2, rtol=1e-4)
@@ -50,10 +52,12 @@ def test_mapped_vectors_are_rows():
     twice = Dense(3, jnp.float32)
     again = twice.init(jax.random.key(2), jnp.ones(3))
 
-    def both(h):
-        return twice.apply(again, jnp.tanh(layer.apply(variables, h)))
+    def both(h: Any) -> Any:
+        first: Any = layer.apply(variables, h)
+        return twice.apply(again, jnp.tanh(first))
 
-    p, q = variables["params"], again["params"]
+    p: Any = variables["params"]
+    q: Any = again["params"]
     want = np.tanh(h @ p["kernel"] + p["bias"][None]) @ q["kernel"] + q["bias"][None]
     np.testing.assert_allclose(jax.vmap(both)(h), want, atol=1e-5)
     np.testing.assert_allclose(both(h), want, atol=1e-5)  # as a grid of six points
