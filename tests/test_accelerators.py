@@ -37,7 +37,7 @@ LONGEST = {
     "heat": [0],
     "burgers": [0, 16],
     "smoke": [30],
-    "turbulence": [1, 10, 10],
+    "turbulence": [1, 10],
 }
 # Objectives and kinds of process that the other presets have, too.
 ALIKE = dict.fromkeys(("affine", "quadratic", "heat"), pytest.mark.slow)
