@@ -24,7 +24,8 @@ from smdp_jax.solve.terms import levy_area_of, terms_of, white_noise
 
 __all__ = ["Off", "off_by"]
 
-_ENTRIES, _FEWEST, _MOST = 8192, 6, 256
+# Paths: as many as give so many entries, between these; none for states of more entries.
+_ENTRIES, _FEWEST, _MOST, _LARGE = 8192, 4, 256, 4096
 _ERRORS = 3.0
 
 
@@ -44,9 +45,9 @@ def off_by(
 ) -> Off | None:
     """Walk back from x, and look at widths, and at ``means``; None where nothing can be told."""
     looks = looked_at(grid)[1:]
-    if not looks:
-        return None
     size = sum(leaf.size for leaf in jax.tree.leaves(x))
+    if not looks or size > _LARGE:
+        return None
     keys = jax.random.split(jax.random.key(5), min(max(_ENTRIES // size, _FEWEST), _MOST))
     whole, halves = (np.asarray(v, float) for v in _walked(build, what, x, grid, args, keys))
     if not np.isfinite(halves).all():
