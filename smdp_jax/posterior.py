@@ -125,9 +125,9 @@ def sample_posterior(
         ``batch_axes`` leading axes.
     solver : diffrax.AbstractSolver or GaussianStep, optional
         Default ``diffrax.Euler()``, or ``Splitting()`` for flow maps, unless a look at one path
-        finds that they amplify errors: then ``GaussianStep()`` for fields with linear physics, or
-        ``diffrax.ShARK()`` in substeps, or ``integrated_backward``. Nothing is looked at inside
-        of ``jit``.
+        finds that they amplify errors, or one at a few that long steps spread them wrongly: then
+        ``GaussianStep()`` for fields with linear physics, or ``diffrax.ShARK()`` in substeps, or
+        ``integrated_backward``. Nothing is looked at inside of ``jit``.
     substeps : int
         Solver steps per interval of ``ts``.
     noise_level : float

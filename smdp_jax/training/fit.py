@@ -140,7 +140,7 @@ def fit(
     key : PRNG key
         Initial parameters and batches.
     batch_size : int, optional
-        Windows per update. Default 256; for a kernel 16 to 512, by the size of the state.
+        Windows per update. Default 256; for a kernel 16 to 512, by state and network.
     ema : float
         Decay of the exponential moving average of the parameters, which is what is returned.
     precondition : bool
