@@ -44,13 +44,13 @@ class Config(Experiment):
     time_steps: Count = 64
     """Stored steps of the paths, a multiple of 4; the backward solves take the same ones."""
     substeps: Count = 4
-    trajectories: Count = 2048
+    trajectories: Count = 4096
     channels: Count = 24
     """Channels of the residual network."""
     blocks: Count = 3
     """Blocks of the residual network."""
-    steps: Count = 4000
-    batch_size: Count = 32
+    steps: Count = 8000
+    batch_size: Count = 64
     learning_rate: Positive = 2e-3
     spacing: Count = 8
     """Points from one sensor to the next, in each direction."""
@@ -58,7 +58,7 @@ class Config(Experiment):
     """Standard deviation of the sensors' noise, over that of the field."""
     moves: Count = 4
     """Langevin moves of the end state at each temperature, and twice as many more at the last."""
-    test_cases: Count = 12
+    test_cases: Count = 20
     """Fields whose past is sampled."""
     particles: Count = 192
     """Particles for each of them."""
@@ -329,7 +329,7 @@ def _against_exact(name: str, record: Mapping[str, Any]) -> list[Metric]:
 PRESETS = {
     "small": Config(),
     "paper": Config(
-        size=128, time_steps=256, trajectories=2048, channels=32, blocks=4, steps=4500,
+        size=128, time_steps=256, channels=32, blocks=4,
         test_cases=50, particles=2048, heat_size=32, heat_particles=2048,
     ),
 }  # fmt: skip

@@ -100,10 +100,13 @@ def build_report(files: RunFiles, run: Run, arrays: dict[str, Any]) -> Path:
         note = "training was stopped and resumed; its seconds are those of the last part"
     else:
         note = "with compilation"
-    notes = [f"Warning: {warning}." for warning in record["warnings"]]
+    notes = {
+        name: "\n\n".join(f"Warning: {warning}." for warning in record.get(name, ()))
+        for name in ("warnings", "warnings_of_samples")
+    }
     sections = [
-        Section("Results", figures=shown(results)),
-        Section("Training", "\n\n".join(notes), figures=shown(training)),
+        Section("Results", notes["warnings_of_samples"], figures=shown(results)),
+        Section("Training", notes["warnings"], figures=shown(training)),
         Section("Time", f"Wall time by stage, {note}.", metrics=seconds),
     ]
     config = files.read_config()

@@ -354,6 +354,16 @@ class RunFiles:
             )
         return tree["arrays"], tree["seconds"]
 
+    def read_warnings(self) -> list[str]:
+        """Read what was warned of while samples were computed.
+
+        Returns
+        -------
+        list of str
+            Sentences; none where another smdp_jax wrote the file.
+        """
+        return list(read_arrays(self.samples, REMEDIES["samples.npz"]).get("warnings", ()))
+
 
 def _fields(record: Any) -> dict[str, Any]:
     return {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}

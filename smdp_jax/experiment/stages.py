@@ -9,10 +9,11 @@ is computed again, alone or not, gives the same result.
 import contextlib
 import inspect
 import math
+import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -227,10 +228,8 @@ class _Stages:
             begun = _started_from(resume.get("initial"))
             origin = self.origin("train", **begun).as_json()
             began = time.perf_counter()
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", UserWarning)
+            with _heard() as said:
                 fit = config.fit(dataset, key, directory=files.training, **resume)
-            said = [str(warning.message) for warning in caught]
             _check_returned("fit", fit, Fit, "a Fit")
             if fit.learned.model != model:
                 raise ExperimentError(
@@ -247,9 +246,12 @@ class _Stages:
         losses, steps = run.history["loss"], run.history["step"]
         reached = f"loss {losses[-1]:.4g} after {steps[-1]} updates" if losses.size else "no record"
         self.say(f"train     {facts['seconds']:.1f} s: {reached}")
-        for warning in facts["warnings"]:
-            self.say(f"          warning: {warning}")
+        self.warn(facts["warnings"])
         return run, facts
+
+    def warn(self, said: Sequence[str]) -> None:
+        for warning in said:
+            self.say(f"          warning: {warning}")
 
     def sample(self, run: Run, key: PRNGKeyArray) -> tuple[dict[str, Any], float]:
         files = self.files
@@ -257,14 +259,16 @@ class _Stages:
         origin = self.origin("sample", **{"learned parameters": learned})
         if agreed(self._to_be_made("sample", files.samples, origin)):
             began = time.perf_counter()
-            arrays = run.config.sample(run, key)
+            with _heard() as said:
+                arrays = run.config.sample(run, key)
             _check_returned("sample", arrays, Mapping, "a dict of arrays")
             arrays = jax.tree.map(np.asarray, dict(arrays))
             tree = {"arrays": arrays, "digest": digest_of(arrays), "origin": origin.as_json()}
-            tree["seconds"] = time.perf_counter() - began
+            tree |= {"seconds": time.perf_counter() - began, "warnings": said}
             write(lambda: write_arrays(files.samples, tree))
         arrays, seconds = files.read_samples()
         self.say(f"sample    {seconds:.1f} s")
+        self.warn(files.read_warnings())
         return arrays, seconds
 
     def evaluate(
@@ -278,7 +282,9 @@ class _Stages:
         origin = self.origin("evaluate", samples=digest_of(arrays))
         if self._to_be_made("evaluate", files.metrics, origin):
             began = time.perf_counter()
-            metrics = run.config.evaluate(run, arrays)
+            with _heard() as said:
+                metrics = run.config.evaluate(run, arrays)
+            self.warn(said)
             _check_returned("evaluate", metrics, Sequence, "a sequence of Metric")
             metrics = [*metrics, *metrics_of(arrays)]
             seconds = seconds | {"evaluate": time.perf_counter() - began}
@@ -287,6 +293,7 @@ class _Stages:
                 "seconds": {stage: round(taken, 3) for stage, taken in seconds.items()},
                 "training_resumed": facts["resumed"],
                 "warnings": facts["warnings"],
+                "warnings_of_samples": [*files.read_warnings(), *said],
                 "environment": describe_environment(),
                 "origin": origin.as_json(),
             }
@@ -322,6 +329,21 @@ def _trained(files: RunFiles, config: Experiment, dataset: Dataset) -> tuple[Run
     learned: Any = fit.learned
     run = Run(config, config.sde(), dataset, learned, fit.history, fit.step_miss, files.directory)
     return run, facts
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[list[str]]:
+    """What is warned of, in a list that is full afterwards; what differs in figures, once."""
+    said: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield said
+    alike: dict[str, list[str]] = {}
+    for warning in caught:
+        text = str(warning.message)
+        alike.setdefault(re.sub(r"[-+.\de]*\d", "0", text), []).append(text)
+    for first, *others in alike.values():
+        said.append(f"{first} ({len(others)} more of this kind)" if others else first)
 
 
 def _check_returned(method: str, value: Any, kind: Any, said: str) -> None:

@@ -17,8 +17,6 @@ from jax.flatten_util import ravel_pytree
 
 from smdp_jax.scores.reference import best_kind, flat_of, modes_of, rows_of
 from smdp_jax.scores.sensors import LinearObservation
-from smdp_jax.sde import State
-from smdp_jax.solve.smoothing import Sight
 from smdp_jax.trajectories import Trajectories
 
 _LARGEST = 2**28  # numbers in the tables: a GiB in single precision
@@ -138,43 +136,6 @@ def time_index(ts: Any, time: float, where: str) -> int:
     return nearest
 
 
-def sights_of(
-    sensors: Sequence[tuple[int, LinearObservation]],
-    twist: LinearTwist | None,
-    ts: Any,
-    like: State,
-) -> tuple[Sight, Sight]:
-    """What is left to be seen at every time, without and with the sensors at that very time."""
-    entries, _ = ravel_pytree(like)
-    rows = [o.matrix(like) for _, o in sensors]
-    owner = np.repeat([i for i, _ in sensors], [len(r) for r in rows]).astype(int)
-    empty = jnp.zeros((0, entries.size), entries.dtype)
-    matrix = jnp.concatenate([*rows, empty])
-    values = jnp.concatenate([*(o.read(entries.dtype) for _, o in sensors), empty[:, 0]])
-    noise = jax.scipy.linalg.block_diag(*(o.noise(entries.dtype) for _, o in sensors))
-    noise = noise if sensors else jnp.zeros((0, 0), entries.dtype)
-    when = np.arange(len(ts))[:, None]
-    if twist is not None and twist.gain.shape[1:] != matrix.shape:
-        raise ValueError(
-            f"twist must be of these observations: {matrix.shape[0]} sensors of "
-            f"{matrix.shape[1]} entries, got {twist.gain.shape[1]} of {twist.gain.shape[2]}"
-        )
-
-    def at(t: Any, plus: Any, minus: Any, here: Any) -> tuple[Sight, Sight]:
-        if twist is None:
-            gain, missing, widened = matrix, values, noise
-        else:
-            gain, offset, residual = twist.at(t)
-            gain = jnp.where(here[:, None], matrix, gain)
-            missing = values - jnp.where(here, 0, offset)
-            widened = noise + jnp.where(here[:, None] | here[None, :], 0, residual)
-        return Sight.of(gain, missing, widened, minus), Sight.of(gain, missing, widened, plus)
-
-    here = owner[None] == when
-    plus = here if twist is None else owner[None] <= when
-    return jax.vmap(at)(jnp.asarray(ts), *map(jnp.asarray, (plus, plus & ~here, here)))
-
-
 def _table(
     x: np.ndarray, i: int, seen: dict, times: list, rows: list, like: Any, regress: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -216,15 +177,23 @@ def _by_modes(x: np.ndarray, then: list, like: Any) -> tuple[np.ndarray, np.ndar
 
 def _by_components(x: np.ndarray, then: list, like: Any) -> tuple[np.ndarray, np.ndarray]:
     del like
-    paths, entries = x.shape
-    z = np.concatenate([(z - z.mean(axis=0)) @ a.T for z, a in then], axis=1)
+    return by_components(x, np.concatenate([(z - z.mean(axis=0)) @ a.T for z, a in then], axis=1))
+
+
+def by_components(x: Any, z: Any) -> tuple[Any, Any]:
+    """Gain and residual covariance of a regression of rows z on rows x, both centred.
+
+    On the leading principal components, one for ten paths at most; the covariance is shrunk to its
+    diagonal. Of NumPy's arrays, or JAX's.
+    """
+    xp, (paths, entries) = x.__array_namespace__(), x.shape
     rank = max(1, min(entries, paths // 10))
-    left, size, right = np.linalg.svd(x, full_matrices=False)
-    kept = size[:rank] > 1e-10 * size[0]
-    left, size, right = left[:, :rank][:, kept], size[:rank][kept], right[:rank][kept]
-    along = left.T @ z
+    left, size, right = xp.linalg.svd(x, full_matrices=False)
+    left, size, right = left[:, :rank], size[:rank], right[:rank]
+    kept = size > 10 * xp.finfo(x.dtype).eps * size[0]
+    along = xp.where(kept[:, None], left.T @ z, 0)
     miss = z - left @ along
-    covariance = miss.T @ miss / max(paths - len(size) - 1, 1)
+    covariance = miss.T @ miss / max(paths - rank - 1, 1)
     share = z.shape[1] / (z.shape[1] + paths)
-    shrunk = (1 - share) * covariance + share * np.diag(np.diag(covariance))
-    return (along.T / size) @ right, shrunk
+    shrunk = (1 - share) * covariance + share * xp.diag(xp.diag(covariance))
+    return (along / xp.where(kept, size, 1)[:, None]).T @ right, shrunk

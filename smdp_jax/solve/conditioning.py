@@ -1,6 +1,7 @@
 """The two halves of conditioning: the end state tempered, then carried back past all sensors."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -37,7 +38,13 @@ class Conditioning(eqx.Module):
     split: Split | None = eqx.field(static=True, default=None)
 
     def temper(
-        self, key: PRNGKeyArray, score: ScoreFn, x: Array, unravel: Unravel, args: Args
+        self,
+        key: PRNGKeyArray,
+        score: ScoreFn,
+        x: Array,
+        families: Array,
+        unravel: Unravel,
+        args: Args,
     ) -> Tempered:
         """Carry draws of the end state to what the observations make of them."""
         last = len(self.ts) - 1
@@ -53,22 +60,43 @@ class Conditioning(eqx.Module):
             return jax.vmap(jax.value_and_grad(lambda v: self._rest(last, v, unravel, args)))(x)
 
         metric, reach, foreign = _metric(self.metric, unravel, x, scores(x))
-        end = temper(key, x, Target(scores, gain, seen, rest), metric, self.tempering)
+        target = Target(scores, gain, seen, rest)
+        end = temper(key, x, families, target, metric, self.tempering)
         return end._replace(
             log_evidence=constant + end.log_evidence,
             step_sizes=reach * end.step_sizes,
             foreign=foreign,
         )
 
-    def carry(
+    def wander(
         self, key: PRNGKeyArray, score: ScoreFn, x: Array, unravel: Unravel, args: Args
+    ) -> Array:
+        """Paths (times, count, entries) from end states, blind to sensors on their way."""
+
+        def step(x: Array, j: Array) -> tuple[Array, Array]:
+            shared = ((self.steps, score, args), self.ts[j + 1], self.ts[j])
+            mean = lambda *given: _backward(unravel, *given)[0]
+            named = {"chunk_size": self.chunk_size, "split": self.split, "shared": shared}
+            means = over_particles(mean, x, **named)
+            _, spread = _backward(unravel, *shared, x[0])
+            white = jax.random.normal(jax.random.fold_in(key, j), x.shape, x.dtype)
+            moved = means + jax.vmap(lambda z: spread(0.5, z))(white)
+            return moved, moved
+
+        steps = jnp.arange(len(self.ts) - 1)
+        _, paths = jax.lax.scan(step, x, steps, reverse=True)
+        return jnp.concatenate([paths, x[None]])
+
+    def carry(
+        self,
+        key: PRNGKeyArray,
+        score: ScoreFn,
+        x: Array,
+        families: Array,
+        unravel: Unravel,
+        args: Args,
     ) -> Smoothed:
         """Carry particles from the last time to the first."""
-
-        def backward(shared: tuple, t1: Any, t0: Any, v: Array) -> tuple[Array, Callable]:
-            steps, score, args = shared
-            mean, spread = steps.backward(score, t1, t0, unravel(v), args)
-            return _flat(mean), lambda p, w: _flat(spread.power(p, unravel(w)))
 
         def rest(j: Array, x: Array) -> Array:
             nothing = total = jnp.zeros(len(x), x.dtype)
@@ -80,8 +108,9 @@ class Conditioning(eqx.Module):
         return smooth(
             key,
             x,
+            families,
             self.ts,
-            backward,
+            partial(_backward, unravel),
             *self.sights,
             rest,
             threshold=self.threshold,
@@ -93,6 +122,15 @@ class Conditioning(eqx.Module):
     def _rest(self, index: int, x: Array, unravel: Unravel, args: Args) -> Array:
         values = [jnp.asarray(f(unravel(x), args)) for i, f in self.rest if i == index]
         return sum((v.astype(x.dtype) for v in values), jnp.zeros((), x.dtype))
+
+
+def _backward(
+    unravel: Unravel, shared: tuple, t1: Any, t0: Any, x: Array
+) -> tuple[Array, Callable]:
+    """Mean of one flat state's backward step, and the powers of its covariance."""
+    steps, score, args = shared
+    mean, spread = steps.backward(score, t1, t0, unravel(x), args)
+    return _flat(mean), lambda p, w: _flat(spread.power(p, unravel(w)))
 
 
 def _metric(spread: Spread, unravel: Unravel, x: Array, slopes: Array) -> tuple:

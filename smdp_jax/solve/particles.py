@@ -63,6 +63,37 @@ def stated_error(doubt: Array) -> Array:
     return jnp.sqrt(doubt[0] + doubt[1] ** 2)
 
 
+def independent_number(families: Array, log_weights: Array, x: Array) -> Array:
+    """How many independent draws weighted particles (count, entries) are worth: the least of rows.
+
+    ``families`` (rows, count) name the common ancestors at some times. The variance of a mean is
+    that of its families (Chan and Lai 2013; Lee and Whiteley 2018, arXiv 1509.00394), averaged over
+    the coordinates. Early ancestors tell all relatives, as long as several families are left.
+    """
+    count = len(x)
+    w = jax.nn.softmax(log_weights)[:, None]
+    x = jnp.where(w > 0, x, 0)
+    off = x - jnp.sum(w * x, axis=0, keepdims=True)
+    variance = jnp.sum(w * off**2, axis=0)
+    known = variance > 0
+
+    def share(row: Array) -> Array:
+        of_means = jnp.sum(jax.ops.segment_sum(w * off, row, count) ** 2, axis=0)
+        ratio = jnp.where(known, of_means / jnp.where(known, variance, 1), 0)
+        return jnp.sum(ratio) / jnp.maximum(jnp.sum(known), 1).astype(ratio.dtype)
+
+    least = 1 / jnp.maximum(jnp.max(jax.lax.map(share, families)), 1 / count)
+    return jnp.minimum(least, effective_size(log_weights))
+
+
+def family_doubt(families: Array, log_weights: Array, first: Array) -> Array:
+    """Squared error of the log evidence by what has become of each of the ``first`` families."""
+    count = len(log_weights)
+    share = lambda w, ids: jnp.sum(jax.ops.segment_sum(w, ids, count) ** 2)
+    equal = jnp.full_like(log_weights, 1 / count)
+    return share(jax.nn.softmax(log_weights), families) - share(equal, first)
+
+
 def systematic(key: PRNGKeyArray, log_weights: Array, count: int | None = None) -> Array:
     """Ancestors by one uniform draw and a comb: each particle i gets N w_i, up to rounding."""
     count = log_weights.shape[0] if count is None else count

@@ -77,7 +77,10 @@ class Smoothed(NamedTuple):
     doubt: Array
     ess: Array
     resampled: Array
+    families: Array
 
+
+_MARKS = 16  # times whose ancestors are kept
 
 Backward = Callable[[Any, Any, Any, Array], tuple[Array, Callable[[float, Array], Array]]]
 """``(shared, t1, t0, x (entries,))`` to the mean (entries,) and the powers of the covariance."""
@@ -86,6 +89,7 @@ Backward = Callable[[Any, Any, Any, Array], tuple[Array, Callable[[float, Array]
 def smooth(
     key: PRNGKeyArray,
     x: Array,
+    families: Array,
     ts: Array,
     backward: Backward,
     before: Sight,
@@ -101,11 +105,16 @@ def smooth(
 
     ``before`` and ``after`` hold one sight per time: without and with the sensors at that very
     time. ``rest(j, x)`` is the log-likelihood of everything else that was seen at ``ts[j]``.
+    Particles come with the ``families`` that they belong to, and go with those (rows, count) of
+    some of the times, too.
     """
-    count = len(x)
+    count, last = len(x), len(ts) - 1
+    marks = jnp.asarray([-1, *{round(last * (1 - i / _MARKS)) for i in range(_MARKS)}])
+    own = jnp.arange(count, dtype=families.dtype)
 
     def step(carry: tuple, j: Array) -> tuple[tuple, tuple]:
-        x, log_weights, log_evidence, doubt = carry
+        x, families, log_weights, log_evidence, doubt = carry
+        families = jnp.where((marks == j + 1)[:, None], own[None], families)
         k_resample, k_draw, k_sensor = jax.random.split(jax.random.fold_in(key, j), 3)
         t1, t0 = ts[j + 1], ts[j]
         old = jax.tree.map(lambda a: a[j + 1], before)
@@ -125,30 +134,32 @@ def smooth(
         few = size < threshold * count
 
         def resample(args: tuple) -> tuple:
-            means, log_weights, log_evidence, doubt = args
+            means, families, log_weights, log_evidence, doubt = args
             ancestors = systematic(k_resample, log_weights)
             log_evidence = log_evidence + log_mean_exp(log_weights)
             doubt = doubt + doubts(log_weights)
-            return means[ancestors], jnp.zeros_like(log_weights), log_evidence, doubt
+            nothing = jnp.zeros_like(log_weights)
+            return means[ancestors], families[:, ancestors], nothing, log_evidence, doubt
 
-        start = (means, log_weights, log_evidence, doubt)
-        means, log_weights, log_evidence, doubt = jax.lax.cond(
+        start = (means, families, log_weights, log_evidence, doubt)
+        means, families, log_weights, log_evidence, doubt = jax.lax.cond(
             few, resample, lambda args: args, start
         )
         moved = _draw(k_draw, k_sensor, means, spread, new, wide)
         log_weights = log_weights + rest(j, moved)
-        return (moved, log_weights, log_evidence, doubt), (size, few)
+        return (moved, families, log_weights, log_evidence, doubt), (size, few)
 
     zero = jnp.zeros((), x.dtype)
-    start = (x, jnp.zeros(count, x.dtype), zero, jnp.zeros(2, x.dtype))
-    end, (sizes, resampled) = jax.lax.scan(step, start, jnp.arange(len(ts) - 1)[::-1])
-    x, log_weights, log_evidence, doubt = end
+    known = jnp.broadcast_to(families, (len(marks), count))
+    start = (x, known, jnp.zeros(count, x.dtype), zero, jnp.zeros(2, x.dtype))
+    end, (sizes, resampled) = jax.lax.scan(step, start, jnp.arange(last)[::-1])
+    x, families, log_weights, log_evidence, doubt = end
     log_weights = jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
     log_evidence = log_evidence + log_mean_exp(log_weights)
     doubt = doubt + doubts(log_weights)
     # What else was seen at the first time is weighed after the last step.
     sizes = sizes[::-1].at[0].min(effective_size(log_weights))
-    return Smoothed(x, log_weights, log_evidence, doubt, sizes, resampled[::-1])
+    return Smoothed(x, log_weights, log_evidence, doubt, sizes, resampled[::-1], families)
 
 
 def _draw(

@@ -104,10 +104,12 @@ class Metric(NamedTuple):
 class Tempered(NamedTuple):
     """Particles at beta = 1, and how they got there; records are padded with NaN.
 
-    ``foreign``: the share of coordinates whose score is not that of the draws.
+    ``foreign``: the share of coordinates whose score is not that of the draws; ``families``: the
+    draw that each particle descends from.
     """
 
     x: Array
+    families: Array
     log_evidence: Array
     doubt: Array
     temperatures: Array
@@ -127,6 +129,7 @@ class _Particles(NamedTuple):
 
 class _State(NamedTuple):
     particles: _Particles
+    families: Array
     step: Array
     beta: Array
     log_evidence: Array
@@ -138,9 +141,14 @@ class _State(NamedTuple):
 
 
 def temper(
-    key: PRNGKeyArray, x: Array, target: Target, metric: Metric, settings: Tempering
+    key: PRNGKeyArray,
+    x: Array,
+    families: Array,
+    target: Target,
+    metric: Metric,
+    settings: Tempering,
 ) -> Tempered:
-    """Carry draws of p to p L, with the log of E_p[L]."""
+    """Carry draws of p, of these families, to p L, with the log of E_p[L]."""
     images = metric.each(1.0, target.gain)  # rows C B^T
     gram = target.gain @ images.T
 
@@ -172,6 +180,7 @@ def temper(
         i = state.stage
         return _State(
             particles,
+            state.families[ancestors],
             step,
             beta,
             state.log_evidence + log_mean_exp(log_weights),
@@ -186,11 +195,11 @@ def temper(
     value, slope = target.log_likelihood(x)
     first = _Particles(x, target.score(x), value, slope)
     none = jnp.zeros(2, x.dtype), jnp.zeros((), int)
-    start = _State(first, zero + 1, zero, zero, *none, empty, empty, empty)
+    start = _State(first, families, zero + 1, zero, zero, *none, empty, empty, empty)
     end = jax.lax.while_loop(not_done, stage, start)
     finished = jnp.where(end.beta >= 1, end.log_evidence, jnp.nan)
     records = (end.temperatures, end.acceptance, end.step_sizes)
-    return Tempered(end.particles.x, finished, end.doubt, *records)
+    return Tempered(end.particles.x, end.families, finished, end.doubt, *records)
 
 
 class _Mover(NamedTuple):

@@ -1,0 +1,133 @@
+"""Particles conditioned on observations, again where they show what a better twist is."""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PRNGKeyArray
+
+from smdp_jax.scores.looks import Looks, Tables
+from smdp_jax.sde import Args, ScoreFn, State
+from smdp_jax.solve.conditioned import Conditioned, ConditionInfo
+from smdp_jax.solve.conditioning import Conditioning
+from smdp_jax.solve.particles import (
+    choose,
+    family_doubt,
+    independent_number,
+    stated_error,
+    systematic,
+)
+from smdp_jax.solve.smoothing import Smoothed
+from smdp_jax.solve.tempering import Tempered
+
+_ROUNDS = 3
+_PILOTS = 64, 256  # paths that a twist is learned from again: at least, at most
+_ENOUGH, _SURE = 1 / 4, 0.4  # independent draws per particle, nats: no further round
+
+
+class _Attempt(NamedTuple):
+    end: Tempered
+    carried: Smoothed
+    log_evidence: Array
+    error: Array
+    independent: Array
+
+    def beats(self, other: "_Attempt") -> Array:
+        """By the evidence, which is low where particles missed something; else by relatives."""
+        gain, unsure = self.log_evidence - other.log_evidence, self.error + other.error
+        return (gain > unsure) | (gain > -2 * unsure) & (self.independent > other.independent)
+
+
+@eqx.filter_jit
+def conditioned(
+    plan: Conditioning,
+    looks: Looks,
+    tables: Tables,
+    score: ScoreFn,
+    draws: State,
+    key: PRNGKeyArray,
+    args: Args,
+    count: int,
+    resample: bool,
+    learn: bool,
+) -> Conditioned:
+    """Temper and carry particles; in some rounds, where a better twist is to be learned."""
+    k_rounds, k_last = jax.random.split(key)
+    first, unravel = ravel_pytree(jax.tree.map(lambda x: x[0], draws))
+    pin = (lambda x: x) if plan.split is None else plan.split.pin
+
+    def attempt(key: PRNGKeyArray, tables: Tables) -> _Attempt:
+        k_pick, k_temper, k_smooth = jax.random.split(key, 3)
+        picks, families = _picks(k_pick, draws, count)
+        start = pin(jax.vmap(lambda x: ravel_pytree(x)[0])(choose(draws, picks)))
+        own = dataclasses.replace(plan, sights=looks.sights(tables))
+        end = own.temper(k_temper, score, start, families, unravel, args)
+        carried = own.carry(k_smooth, score, end.x, end.families, unravel, args)
+        doubt, weights = end.doubt + carried.doubt, carried.log_weights
+        shared = family_doubt(carried.families[0], weights, families)
+        error = stated_error(doubt.at[0].max(shared))
+        number = independent_number(carried.families, weights, carried.x)
+        return _Attempt(end, carried, end.log_evidence + carried.log_evidence, error, number)
+
+    def again(state: tuple) -> tuple:
+        i, tables, best, ends = state
+        k_attempt, k_paths = jax.random.split(jax.random.fold_in(k_rounds, i))
+
+        def learned(tables: Tables) -> Tables:
+            rows = jnp.linspace(0, count - 1, min(count, _PILOTS[1])).astype(int)
+            return looks.learned(tables, plan.wander(k_paths, score, ends[rows], unravel, args))
+
+        tables = jax.lax.cond(i > 0, learned, lambda tables: tables, tables)
+        new = attempt(k_attempt, tables)
+        better = (i == 0) | new.beats(best)
+        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, best)
+        return i + 1, tables, best, new.end.x
+
+    def few(state: tuple) -> Array:
+        i, _, best, _ = state
+        enough = (best.independent >= _ENOUGH * count) & (best.error < _SURE)
+        return (i == 0) | (i < _ROUNDS) & ~enough
+
+    if learn and count >= _PILOTS[0]:
+        none = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(attempt, k_rounds, tables)
+        )
+        ends = jnp.zeros((count, first.size), first.dtype)
+        taken, _, best, _ = jax.lax.while_loop(few, again, (jnp.zeros((), int), tables, none, ends))
+    else:
+        taken, best = jnp.ones((), int), attempt(k_rounds, tables)
+    end, carried = best.end, best.carried
+    x, log_weights = carried.x, jax.nn.log_softmax(carried.log_weights)
+    if resample:
+        x = x[systematic(k_last, log_weights)]
+        log_weights = jnp.full_like(log_weights, -math.log(count))
+    x, log_weights = pin((x, log_weights))
+    full = jnp.full((), count, carried.ess.dtype)
+    info = ConditionInfo(
+        plan.ts,
+        jnp.concatenate([carried.ess, full[None]]),
+        carried.resampled,
+        end.temperatures,
+        end.acceptance,
+        end.step_sizes,
+        jnp.asarray(end.foreign),
+        best.independent,
+        taken,
+        jnp.isfinite(x).all(axis=1),
+    )
+    return Conditioned(jax.vmap(unravel)(x), log_weights, best.log_evidence, best.error, info)
+
+
+def _picks(key: PRNGKeyArray, draws: State, count: int) -> tuple[Array, Array]:
+    """Every draw as often as every other, in an order of its own where too few or too many.
+
+    With numbers below ``count`` that name the draw of each particle.
+    """
+    number = jax.tree.leaves(draws)[0].shape[0]
+    keys = [jax.random.fold_in(key, i) for i in range(-(-count // number))]
+    picks = jnp.concatenate([jax.random.permutation(k, number) for k in keys])[:count]
+    return picks, picks if number <= count else jnp.arange(count, dtype=picks.dtype)
