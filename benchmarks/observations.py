@@ -213,6 +213,7 @@ def learned(options: Options, indices: tuple[int, ...]) -> tuple[list[Row], list
     )
     k_data, k_truth, k_noise, k_run, k_rank = jax.random.split(jax.random.key(options.seed), 5)
     data, truths = sensors.paths(k_data, options.paths), sensors.paths(k_truth, options.cases)
+    twist = smdp.LinearTwist.of(data, sensors.look(truths.xs[0], k_noise))
     kept, rows = [], []
     began = time.process_time()
     for i, truth in enumerate(truths.xs):
@@ -220,7 +221,7 @@ def learned(options: Options, indices: tuple[int, ...]) -> tuple[list[Row], list
         mean, spread, _ = sensors.posterior(seen, truth[0])
         found = smdp.condition(
             system.continuous_sde(), score, seen, ts, num_particles=options.case_particles,
-            key=jax.random.fold_in(k_run, i), data=data, solver=solver,
+            key=jax.random.fold_in(k_run, i), data=data, twist=twist, solver=solver,
             tempering=smdp.Tempering(ess=0.3, moves=1, final_moves=2, nodes=2),
         )  # fmt: skip
         samples = np.asarray(found.samples)

@@ -54,7 +54,7 @@ class Config(Experiment):
     learning_rate: Positive = 2e-3
     spacing: Count = 8
     """Points from one sensor to the next, in each direction."""
-    sensor_noise: Positive = 0.05
+    sensor_noise: Positive = 0.2
     """Standard deviation of the sensors' noise, over that of the field."""
     moves: Count = 4
     """Langevin moves of the end state at each temperature, and twice as many more at the last."""
@@ -153,7 +153,7 @@ class Config(Experiment):
             past = smdp.condition(
                 run.sde, run.score, seen, ts, num_particles=self.particles, key=k_run,
                 data=run.data, solver=smdp.GaussianStep(1),
-                tempering=smdp.Tempering(moves=self.moves, final_moves=2 * self.moves),
+                tempering=smdp.Tempering(moves=self.moves, final_moves=2 * self.moves, nodes=2),
             )  # fmt: skip
             found.append(_record(past) | {"readings": seen[-1].value})
         return jax.tree.map(lambda *leaves: np.stack(leaves), *found)

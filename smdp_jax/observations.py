@@ -149,7 +149,7 @@ def condition(
         chunk_size,
         split,
     )
-    given = (plan, looks, tables, score, draws, key, args)
+    given: Any = (plan, looks, tables, score, draws, key, args)
     given = given if split is None else split.known(given)
     found = conditioned(*given, num_particles, resample, learned)
     say_how_it_went(found, plan.tempering)

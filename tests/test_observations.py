@@ -14,6 +14,8 @@ import pytest
 import smdp_jax as smdp
 from smdp_jax import physics
 from smdp_jax.physics.exact.sensors import sensor_posterior
+from smdp_jax.solve.conditioned import say_how_it_went
+from smdp_jax.solve.particles import independent_number
 
 _spec = importlib.util.spec_from_file_location(
     "linear_gaussian", Path(__file__).parent.parent / "benchmarks" / "linear_gaussian.py"
@@ -209,6 +211,66 @@ def test_twist_of_a_tree_with_few_paths_predicts_what_sensors_show():
     np.testing.assert_array_equal(twist.at(ts[2])[0][:, :3], np.eye(3)[:2])
 
 
+def test_a_tree_seen_at_three_times_against_its_gaussian():
+    """A function of two leaves, a mask with a broken sensor, a log-likelihood, and a rate in args.
+
+    Means and evidence to five standard errors, spread to as many: 1e-5; Euler's 128 steps move
+    spreads by half a per cent.
+    """
+    rates, args = {"u": 1.0, "v": 0.6}, {"rate": jnp.asarray(0.5)}
+    decay = lambda x, args: jax.tree.map(lambda x, r: -r * args["rate"] * x, x, rates)
+    sde = smdp.SDE(lambda t, x, args: decay(x, args), diffusion=0.8)
+
+    def variance(t, r):
+        return jnp.exp(-r * t) + 0.64 * (1 - jnp.exp(-r * t)) / r  # twice args["rate"] is 1
+
+    def score(t, x, args):
+        return jax.tree.map(lambda x, r: -x / variance(t, 2 * r * args["rate"]), x, rates)
+
+    ts = jnp.linspace(0.0, 1.6, 129)
+    keys = jax.random.split(jax.random.key(8), 4)
+    start = {
+        "u": jax.random.normal(keys[0], (1024, 2, 2)),
+        "v": jax.random.normal(keys[1], (1024, 3)),
+    }
+    data = smdp.simulate(sde, start, ts, key=keys[2], args=args)
+    mask = {"u": np.array([[False, True], [False, False]]), "v": np.array([True, False, True])}
+    seen = [
+        smdp.LinearObservation(0.4, lambda x: x["u"][0] - x["v"][:2], jnp.array([0.9, -0.4]), 0.05),
+        smdp.LinearObservation(
+            1.6, mask, [0.7, np.nan, -0.5], [0.1, 0.2, 0.1], seen=[True, False, True]
+        ),
+        smdp.Observation(
+            0.8, lambda x, args: jax.scipy.stats.norm.logpdf(x["u"][1].sum(), 0.3, 0.5)
+        ),
+    ]
+    found = smdp.condition(
+        sde, score, seen, ts, num_particles=512, key=keys[3], data=data, args=args
+    )
+    # Seven entries: u, then v; five sensors: rows, times, values, variances.
+    rows = np.zeros((5, 7))
+    rows[[0, 0, 1, 1], [0, 4, 1, 5]] = [1, -1, 1, -1]
+    rows[[2, 3, 4, 4], [1, 6, 2, 3]] = 1
+    at, y = np.array([0.4, 0.4, 1.6, 1.6, 0.8]), np.array([0.9, -0.4, 0.7, -0.5, 0.3])
+    r = np.array([1.0] * 4 + [0.6] * 3)
+    first, after = np.minimum(at[:, None], at), np.abs(at[:, None] - at)
+    past = np.exp(-r * first[..., None])
+    own = (past + 0.64 * (1 - past) / r) * np.exp(-0.5 * r * after[..., None])
+    total = np.einsum("ie,ije,je->ij", rows, own, rows) + np.diag([0.05, 0.05, 0.1, 0.1, 0.25])
+    cross = rows.T * np.exp(-0.5 * r[:, None] * at[None])
+    mean = cross @ np.linalg.solve(total, y)
+    spread = np.sqrt(1 - np.einsum("ei,ie->e", cross, np.linalg.solve(total, cross.T)))
+    evidence = -0.5 * (y @ np.linalg.solve(total, y) + np.linalg.slogdet(2 * np.pi * total)[1])
+    own = np.concatenate(
+        [np.asarray(v).reshape(512, -1) for v in (found.samples["u"], found.samples["v"])], axis=1
+    )
+    error = float(found.info.independent) ** -0.5
+    assert error < 0.12
+    assert np.abs((own.mean(axis=0) - mean) / spread).max() < 5 * error
+    assert np.abs(own.std(axis=0) / spread - 1).max() < 5 * error / np.sqrt(2) + 0.005
+    assert abs(float(found.log_evidence) - evidence) < 5 * float(found.log_evidence_error)
+
+
 def _condition(**changes):
     given = {
         "sde": AFFINE.sde(),
@@ -376,6 +438,110 @@ def test_few_particles_that_count_are_warned_of():
     sharp = smdp.Observation(0.1, lambda x, args: -0.5 * ((x[0] - 1.3) / 1e-3) ** 2)
     with pytest.warns(UserWarning, match="particles count at t="):
         _condition(observations=[sharp], ends=jnp.linspace(-1, 1, 64)[:, None], num_particles=64)
+
+
+def _turn(x, dt):
+    """Pairs turn, far ones faster; standard normals stay what they are."""
+    z = x.reshape(-1, 2)
+    angle = dt * (1.2 + 0.3 * (z**2).sum(axis=1))
+    c, s = jnp.cos(angle), jnp.sin(angle)
+    return jnp.stack([c * z[:, 0] - s * z[:, 1], s * z[:, 0] + c * z[:, 1]], axis=1).reshape(-1)
+
+
+def _decay(dt, sign):
+    return jnp.exp(-0.5 * sign * dt * 0.2**2)
+
+
+TURNING = smdp.SDE(
+    step=lambda t0, t1, x, args: _decay(t1 - t0, 1) * _turn(x, t1 - t0),
+    inverse=lambda t1, t0, x, args: _turn(_decay(t1 - t0, -1) * x, t0 - t1),
+    diffusion=0.2,
+)
+
+
+def _turned(times, pairs, noise, twist):
+    """Condition pairs seen at some of 25 times by one coordinate each; and what was seen."""
+    keys = jax.random.split(jax.random.key(5), 4)
+    ts, normal = jnp.linspace(0.0, 1.0, 25), jax.random.normal
+    data = smdp.simulate(TURNING, normal(keys[0], (1024, 2 * pairs)), ts, key=keys[0])
+    truth = smdp.simulate(TURNING, normal(keys[1], (1, 2 * pairs)), ts, key=keys[1]).xs[0]
+    miss = noise * normal(keys[2], (len(times), pairs))
+    values = truth[jnp.asarray(times), 1::2] + miss
+    seen = [
+        smdp.LinearObservation(float(ts[i]), np.s_[1::2], value, noise**2)
+        for i, value in zip(times, values, strict=True)
+    ]
+    found = smdp.condition(
+        TURNING,
+        lambda t, x, args: -x,
+        seen,
+        ts,
+        num_particles=192,
+        key=keys[3],
+        data=data,
+        twist=twist,
+    )
+    return found, values
+
+
+def test_a_twist_is_learned_again_where_physics_is_not_linear():
+    """Mean, spread and evidence of independent pairs; each pair's by importance weights.
+
+    Means to five standard errors of as many independent draws as are stated, spread and evidence
+    likewise: 1e-5 over the ten comparisons.
+    """
+    noise, times = 0.12, (6, 14, 24)
+    found, values = _turned(times, 3, noise, "learn")
+    assert int(found.info.rounds) > 1
+    independent = float(found.info.independent)
+    assert independent > 40
+    start = jax.random.normal(jax.random.key(10), (1 << 16, 2))
+    paths = smdp.simulate(TURNING, start, jnp.linspace(0.0, 1.0, 25), key=jax.random.key(11))
+    shown = paths.xs[:, jnp.asarray(times), 1]
+    evidence = 0.0
+    for k in range(3):
+        miss = (values[:, k][None] - shown) / noise
+        logs = jnp.sum(-0.5 * miss**2 - np.log(noise * np.sqrt(2 * np.pi)), axis=1)
+        weights = jax.nn.softmax(logs)
+        evidence += float(jax.nn.logsumexp(logs) - np.log(len(start)))
+        mean = weights @ start
+        spread = jnp.sqrt(weights @ (start - mean[None]) ** 2)
+        own = found.samples[:, 2 * k : 2 * k + 2]
+        few = 1 / independent + float((weights**2).sum())
+        assert float(jnp.abs((own.mean(axis=0) - mean) / spread).max()) < 5 * few**0.5
+        assert float(jnp.abs(own.std(axis=0) / spread - 1).max()) < 5 * (few / 2) ** 0.5
+    assert abs(float(found.log_evidence) - evidence) < 5 * float(found.log_evidence_error)
+
+
+@pytest.mark.parametrize(
+    ("independent", "error", "said"), [(100.0, 0.3, False), (7.0, 0.3, True), (100.0, 1.2, True)]
+)
+def test_particles_of_few_families_are_warned_of(independent, error, said):
+    """Also where many of them count at every time."""
+    stages = np.array([0.5, 1.0, np.nan])
+    info = smdp.ConditionInfo(
+        np.linspace(0.0, 1.0, 5), np.full(5, 90.0), np.ones(4, bool), stages, stages, stages,
+        0.0, independent, 3, np.ones(192, bool),
+    )  # fmt: skip
+    found = smdp.Conditioned(np.zeros((192, 2)), np.full(192, -np.log(192)), 0.0, error, info)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        say_how_it_went(found, smdp.Tempering())
+    sentences = [str(w.message) for w in caught]
+    assert said == any("resampled 4 times on the way and descend from few" in s for s in sentences)
+
+
+def test_relatives_count_as_one():
+    """Copies, strangers, copies that have parted, and a single particle that counts."""
+    x = jax.random.normal(jax.random.key(0), (64, 3))
+    pairs, equal = jnp.repeat(jnp.arange(32), 2)[None], jnp.zeros(64)
+    copies = x[::2].repeat(2, axis=0)
+    assert float(independent_number(jnp.arange(64)[None], equal, x)) == pytest.approx(64, rel=1e-4)
+    assert float(independent_number(pairs, equal, copies)) == pytest.approx(32, rel=1e-4)
+    # The mean of 32 products of independent normals, over three coordinates: 0.1; five of them.
+    assert 64 / float(independent_number(pairs, equal, x)) == pytest.approx(1, abs=0.5)
+    alone = jnp.where(jnp.arange(64) == 5, 0.0, -jnp.inf)
+    assert float(independent_number(pairs, alone, x)) == pytest.approx(1)
 
 
 def test_short_moves_are_warned_of():

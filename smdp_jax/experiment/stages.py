@@ -268,7 +268,6 @@ class _Stages:
             write(lambda: write_arrays(files.samples, tree))
         arrays, seconds = files.read_samples()
         self.say(f"sample    {seconds:.1f} s")
-        self.warn(files.read_warnings())
         return arrays, seconds
 
     def evaluate(
@@ -284,7 +283,6 @@ class _Stages:
             began = time.perf_counter()
             with _heard() as said:
                 metrics = run.config.evaluate(run, arrays)
-            self.warn(said)
             _check_returned("evaluate", metrics, Sequence, "a sequence of Metric")
             metrics = [*metrics, *metrics_of(arrays)]
             seconds = seconds | {"evaluate": time.perf_counter() - began}
@@ -298,7 +296,9 @@ class _Stages:
                 "origin": origin.as_json(),
             }
             write_json(files.metrics, record | {"digest": digest_of(record)})
-        for metric in read_metrics(files).metrics:
+        content = read_metrics(files)
+        self.warn(content.record.get("warnings_of_samples", ()))
+        for metric in content.metrics:
             value = f"{_shown(metric.value)} {metric.unit}".rstrip()
             target = f"  (target {metric.wanted})" if metric.wanted else ""
             self.say(f"          {metric.name}: {value}{target}")

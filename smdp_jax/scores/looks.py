@@ -61,13 +61,15 @@ class Looks(NamedTuple):
         if twist is None:
             shapes = ((number, entries), (number,), (number, number))
             empty = [jnp.zeros((len(ts), *shape), self.matrix.dtype) for shape in shapes]
-            return Tables(*empty, jnp.zeros((len(ts), number), bool))
+            gain, offset, residual = empty
+            return Tables(gain, offset, residual, jnp.zeros((len(ts), number), bool))
         if twist.gain.shape[1:] != self.matrix.shape:
             raise ValueError(
                 f"twist must be of these observations: {number} sensors of {entries} entries, got "
                 f"{twist.gain.shape[1]} of {twist.gain.shape[2]}"
             )
-        return Tables(*jax.vmap(twist.at)(jnp.asarray(ts)), self._early(len(ts)))
+        gain, offset, residual = jax.vmap(twist.at)(jnp.asarray(ts))
+        return Tables(gain, offset, residual, self._early(len(ts)))
 
     def sights(self, tables: Tables) -> tuple[Sight, Sight]:
         """What is left to be seen at every time, without and with the sensors at that very time."""
@@ -78,7 +80,8 @@ class Looks(NamedTuple):
             passed = here[:, None] | here[None, :]
             noise = self.noise + jnp.where(passed, 0, table.residual)
             before = table.active & ~here
-            return tuple(Sight.of(gain, missing, noise, on) for on in (before, before | here))
+            of = lambda on: Sight.of(gain, missing, noise, on)
+            return of(before), of(before | here)
 
         here = self.owner[None] == jnp.arange(len(tables.gain))[:, None]
         return jax.vmap(at)(tables, here)

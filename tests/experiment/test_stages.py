@@ -327,6 +327,24 @@ def test_training_without_checkpoints_is_said(tmp_path):
     assert "training kept no checkpoints" in page
 
 
+# What is warned of while samples are computed
+
+
+@pytest.mark.parametrize("stage", ["sample", "evaluate"])
+def test_warnings_stand_in_the_report(stage, tmp_path):
+    """Those that differ in figures once, and again where only the report is made again."""
+    old = {"sample": 'return {"samples": np', "evaluate": "return [Metric("}[stage]
+    warn = "import warnings; [warnings.warn(f'{n} paths of {n}e-3 were odd') for n in (3, 41)]; "
+    for _ in range(2):
+        folder, said = tmp_path / "runs/quick/small", []
+        run(tmp_path, old, warn + old, said=said)
+        sentence = "3 paths of 3e-3 were odd (1 more of this kind)"
+        assert f"          warning: {sentence}" in said
+        page = (folder / "report.html").read_text()
+        assert page.count(f"Warning: {sentence}.") == 1
+        (folder / "report.html").unlink()
+
+
 # One process at a time
 
 HOLD = """
