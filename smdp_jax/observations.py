@@ -149,9 +149,11 @@ def condition(
         chunk_size,
         split,
     )
-    given: Any = (plan, looks, tables, score, draws, key, args)
-    given = given if split is None else split.known(given)
-    found = conditioned(*given, num_particles, resample, learned)
+    given = (plan, looks, tables, score, draws, key, args)
+    plan, looks, tables, score, draws, key, args = given if split is None else split.known(given)
+    found = conditioned(
+        plan, looks, tables, score, draws, key, args, num_particles, resample, learned
+    )
     say_how_it_went(found, plan.tempering)
     return found if split is None else split.returned(found)
 

@@ -60,6 +60,9 @@ def conditioned(
     first, unravel = ravel_pytree(jax.tree.map(lambda x: x[0], draws))
     pin = (lambda x: x) if plan.split is None else plan.split.pin
 
+    pilots = min(count, _PILOTS[1])
+    pilots -= 0 if plan.split is None else pilots % plan.split.count
+
     def attempt(key: PRNGKeyArray, tables: Tables) -> _Attempt:
         k_pick, k_temper, k_smooth = jax.random.split(key, 3)
         picks, families = _picks(k_pick, draws, count)
@@ -78,7 +81,7 @@ def conditioned(
         k_attempt, k_paths = jax.random.split(jax.random.fold_in(k_rounds, i))
 
         def learned(tables: Tables) -> Tables:
-            rows = jnp.linspace(0, count - 1, min(count, _PILOTS[1])).astype(int)
+            rows = jnp.linspace(0, count - 1, pilots).astype(int)
             return looks.learned(tables, plan.wander(k_paths, score, ends[rows], unravel, args))
 
         tables = jax.lax.cond(i > 0, learned, lambda tables: tables, tables)
