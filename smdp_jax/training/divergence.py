@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from smdp_jax.sde import SDE
-from smdp_jax.training.updates import Fixed, Problem, TrainingState, Windows
+from smdp_jax.training.updates import Fixed, Problem, TrainingState
+from smdp_jax.training.windows import Windows
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["TrainingDiverged", "reason_of"]

@@ -18,7 +18,8 @@ from smdp_jax.solve.batches import on_auto_mesh
 from smdp_jax.training.checkpoints import RunDirectory, interrupts_deferred
 from smdp_jax.training.divergence import TrainingDiverged, reason_of
 from smdp_jax.training.programs import Epochs
-from smdp_jax.training.updates import Fixed, Problem, TrainingState, Windows
+from smdp_jax.training.updates import Fixed, Problem, TrainingState
+from smdp_jax.training.windows import Windows
 from smdp_jax.trajectories import Trajectories, TrajectoryStream, filled
 
 __all__ = ["Blocks", "Callback", "Pace", "run_epochs"]

@@ -2,8 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,10 +15,8 @@ from jaxtyping import PRNGKeyArray
 
 from smdp_jax.compiled import once
 from smdp_jax.objectives import Objective
-from smdp_jax.objectives.step_miss import gaussian_of, warn_of_miss
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.learned import LearnedScore, StepCorrection
-from smdp_jax.scores.seen import SeenRange
 from smdp_jax.scores.step import LearnedStep
 from smdp_jax.sde import SDE
 from smdp_jax.solve.batches import on_auto_mesh, say_filled_up, split_of
@@ -28,10 +25,11 @@ from smdp_jax.training.checkpoints import RunDirectory
 from smdp_jax.training.defaults import batch_of, in_dtype, objective_of, optimizer_of
 from smdp_jax.training.divergence import TrainingDiverged
 from smdp_jax.training.epochs import Blocks, Callback, Pace, run_epochs
+from smdp_jax.training.finish import finished
 from smdp_jax.training.identity import identity_of
 from smdp_jax.training.pieces import on_device, start
 from smdp_jax.training.updates import Problem
-from smdp_jax.trajectories import Trajectories, TrajectoryStream, as_stream, filled, whole_windows
+from smdp_jax.trajectories import Trajectories, TrajectoryStream, as_stream, filled
 
 __all__ = ["Fit", "TrainingDiverged", "fit"]
 
@@ -246,7 +244,7 @@ def fit(
         learned = split.returned(learned)
     if kept is not None:
         kept = on_device(kept, laid)
-    learned, miss = _finished(objective, sde, learned, paths, kept, validation or paths, *last_keys)
+    learned, miss = finished(objective, sde, learned, paths, kept, validation or paths, *last_keys)
     return Fit(learned if split is None else split.returned(learned), _history(records), miss)
 
 
@@ -264,40 +262,6 @@ def _fingerprint(data: TrajectoryStream) -> str:
             "with a directory, got blocks without"
         )
     return data.fingerprint
-
-
-def _finished(
-    objective: Objective,
-    sde: SDE,
-    learned: Any,
-    paths: Trajectories,
-    kept: Trajectories | None,
-    held_out: Trajectories,
-    finish_key: PRNGKeyArray,
-    miss_key: PRNGKeyArray,
-) -> tuple[Any, np.ndarray]:
-    """What was learned, complete, and by how much one of its steps misses held-out paths."""
-    if kept is not None:
-        learned = objective.finish(learned, kept, finish_key)
-
-    def miss_of(term: Any) -> np.ndarray:
-        return np.asarray(objective.miss(sde, term, held_out, miss_key))
-
-    miss = miss_of(learned)
-    gaussian = partial(lambda term: miss_of(gaussian_of(term, sde, paths)), learned)
-    is_score = isinstance(learned, (LearnedScore, StepCorrection))
-    warn_of_miss(_shown(miss, paths.mask), paths.ts, learned.kind, gaussian if is_score else None)
-    if learned.kind == "score":
-        shapes = tuple(x.shape[2:] for x in jax.tree.leaves(paths.xs))
-        learned = replace(learned, shapes=shapes, seen=SeenRange.of(paths))
-    return learned, miss
-
-
-def _shown(miss: np.ndarray, mask: Any) -> np.ndarray:
-    """Steps that no path shows are not known to miss anything."""
-    if mask is None:
-        return miss
-    return np.where(np.asarray(whole_windows(mask, 1, 0)).any(axis=0), miss, 0)
 
 
 def _history(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:

@@ -18,7 +18,8 @@ from smdp_jax.solve.batches import Split
 from smdp_jax.training.asked import check_kinds, check_paths
 from smdp_jax.training.defaults import batch_of, objective_of, optimizer_of
 from smdp_jax.training.shares import Shares
-from smdp_jax.training.updates import Fixed, Problem, TrainingState, Windows, averages
+from smdp_jax.training.updates import Fixed, Problem, TrainingState, averages
+from smdp_jax.training.windows import Windows
 from smdp_jax.trajectories import Trajectories, filled
 
 __all__ = ["Training", "on_device", "prepare", "start"]

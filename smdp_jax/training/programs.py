@@ -12,7 +12,8 @@ from jaxtyping import Array
 
 from smdp_jax.compiled import run_often
 from smdp_jax.files import digest_of
-from smdp_jax.training.updates import Fixed, Problem, TrainingState, Windows
+from smdp_jax.training.updates import Fixed, Problem, TrainingState
+from smdp_jax.training.windows import Windows
 
 __all__ = ["Epochs", "computes"]
 

@@ -1,7 +1,7 @@
 """One update of a network's parameters, and an epoch of updates on the device."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,9 +16,10 @@ from smdp_jax.objectives import Objective
 from smdp_jax.sde import SDE
 from smdp_jax.solve.batches import Split
 from smdp_jax.training.shares import Shares
+from smdp_jax.training.windows import Windows, specs_of
 from smdp_jax.trajectories import Trajectories, filled, whole_windows
 
-__all__ = ["Fixed", "Problem", "TrainingState", "Windows", "averages"]
+__all__ = ["Fixed", "Problem", "TrainingState", "averages"]
 
 
 @jax.tree_util.register_dataclass
@@ -50,21 +51,6 @@ class Fixed:
     variables: Any
     scales: Any
     ts: Any
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Windows:
-    """Where random windows come from; ``paths`` of them, however they are laid out.
-
-    Where states are missing, ``weights`` make the mean over all windows that over the whole ones.
-    """
-
-    data: Trajectories
-    constants: Any
-    key: Any
-    paths: int = field(metadata={"static": True})
-    weights: Any = None
 
 
 def averages(params: Any) -> Any:
@@ -253,7 +239,7 @@ class Problem:
         if self.split is None:
             return self._epoch(state, fixed, source, held_out, stop, steps)
         whole = PartitionSpec()
-        specs = (whole, whole, _specs(source, self.split), _specs(held_out, self.split), whole)
+        specs = (whole, whole, specs_of(source, self.split), specs_of(held_out, self.split), whole)
         call = self.split.map(partial(self._epoch, steps=steps), specs, whole)
         return call(state, fixed, source, held_out, stop)
 
@@ -288,27 +274,6 @@ class Problem:
             validation = self._sum(self.batch_loss(learned, held_out, key, steps))
         count = jnp.maximum(stop - state.step, 1)
         return done, total / count.astype(total.dtype), validation, good
-
-
-def _specs(source: Windows | None, split: Split) -> Any:
-    """Where the arrays are split: paths, their targets and their conditions."""
-    if source is None:
-        return None
-    data, whole = source.data, PartitionSpec()
-    return replace(
-        source,
-        constants=whole,
-        key=whole,
-        weights=whole,
-        data=Trajectories(
-            ts=whole,
-            xs=split.spec(),
-            args=whole if data.args_axes is None else split.spec(),
-            score_targets=split.spec(),
-            args_axes=data.args_axes,
-            mask=split.spec(),
-        ),
-    )
 
 
 def _flat(tree: Any) -> tuple[Array, Callable[[Array], Any]]:
