@@ -210,10 +210,15 @@ class Config(Experiment):
                     f"Burgers, {name}: coverage of the modes' 80 % intervals",
                     np.mean(covered),
                     0.8,
-                    note=f"{len(truth)} fields of {np.size(covered)} coefficients",
+                    note=f"{len(truth)} fields of {np.size(covered)} coefficients: "
+                    f"± {0.4 / (len(truth) * np.size(covered)) ** 0.5:.2g}, were they independent",
                     tolerance=0.15,
                 ),
                 Metric(f"Burgers, {name}: least share of particles that count", np.median(least)),
+                Metric(
+                    f"Burgers, {name}: independent draws that they are worth",
+                    np.median(record["independent"]),
+                ),
                 Metric(
                     f"Burgers, {name}: log evidence of the first field",
                     f"{record['log_evidence'][0]:.4g} ± {record['log_evidence_error'][0]:.2g}",
@@ -293,7 +298,14 @@ def _record(past: smdp.Conditioned) -> dict[str, Any]:
         "log_evidence_error": np.asarray(past.log_evidence_error),
         **{
             name: np.asarray(getattr(info, name))
-            for name in ("ess", "resampled", "temperatures", "acceptance", "step_sizes")
+            for name in (
+                "ess",
+                "resampled",
+                "temperatures",
+                "acceptance",
+                "step_sizes",
+                "independent",
+            )  # fmt: skip
         },
     }
 

@@ -6,10 +6,11 @@ arXiv 2301.10250).
 """
 
 from smdp_jax import datasets, models, training
+from smdp_jax.certification import certify
 from smdp_jax.evaluate import CalibrationReport, calibration_report
 from smdp_jax.experiment import load
 from smdp_jax.experiment.pretrained import Pretrained, pretrained
-from smdp_jax.likelihood import LogProb, certify, log_prob
+from smdp_jax.likelihood import LogProb, log_prob
 from smdp_jax.objectives import (
     BackwardKernel,
     DenoisingScore,
