@@ -296,16 +296,10 @@ def _record(past: smdp.Conditioned) -> dict[str, Any]:
         "samples": np.asarray(past.samples),
         "log_evidence": np.asarray(past.log_evidence),
         "log_evidence_error": np.asarray(past.log_evidence_error),
+        "independent": np.asarray(info.independent),
         **{
             name: np.asarray(getattr(info, name))
-            for name in (
-                "ess",
-                "resampled",
-                "temperatures",
-                "acceptance",
-                "step_sizes",
-                "independent",
-            )  # fmt: skip
+            for name in ("ess", "resampled", "temperatures", "acceptance", "step_sizes")
         },
     }
 
