@@ -5,12 +5,12 @@ r"""Does a backward kernel return from Burgers' hard case, where shocks have for
 less, is added in sampling. As much as in training, and the kernel is that of a process with
 (1 + sigma^2) times the noise; less keeps some of its robustness and is closer to the data. From
 unseen end states: the share of paths that reach t = 0 within the range of the data, reconstruction
-of those against the noise floor, CRPS of the initial modes against that of draws from the prior,
+against the noise floor, CRPS of the initial modes against that of draws from the prior,
 and the coverage of central intervals, by ranks among the samples (what exact samples reach is in
 the columns' names).
 
     python benchmarks/burgers_kernel.py
-    python benchmarks/burgers_kernel.py --base inverse --input-noise 2 --sampled-noise 0.5 0
+    python benchmarks/burgers_kernel.py --base state --input-noise 0.5 --sampled-noise 0.5 0
 """
 
 import dataclasses
@@ -43,11 +43,11 @@ class Options(Settings):
     """Stored times, which are the backward steps."""
     substeps: int = 16
     """Simulator steps between them."""
-    base: Literal["state", "inverse"] = "state"
+    base: Literal["state", "inverse"] = "inverse"
     """What the regression starts from."""
-    input_noise: float = 1.0
+    input_noise: float = 2.0
     """Sigma in training."""
-    sampled_noise: tuple[float, ...] = (1.0, 0.5, 0.0)
+    sampled_noise: tuple[float, ...] = (2.0, 0.5)
     """Sigma in sampling."""
     channels: int = 32
     blocks: int = 4
@@ -115,6 +115,7 @@ def figures(
     forward = jax.jit(jax.vmap(lambda x: noise_free.walk(system.step, x, ts)))
     miss = lambda starts: np.asarray(jnp.square(forward(starts) - truth[:, -1]).mean(axis=-1))
     errors = np.stack([miss(paths[:, i, 0]) for i in range(paths.shape[1])], axis=1)
+    errors = np.nan_to_num(errors / miss(truth[:, 0]).mean(), nan=np.inf)
     modes = jax.vmap(system.leading_modes)
     drawn, true = np.asarray(jax.vmap(modes)(paths[:, :, 0])), np.asarray(modes(truth[:, 0]))
     crps = jax.vmap(evaluate.crps_ensemble)(drawn, true).mean()
@@ -125,7 +126,8 @@ def figures(
     return {
         "share at t = 0": float(returned.mean()),
         "reached, worst": float(reached.max()),
-        "reconstruction / floor": float(errors[returned].mean() / miss(truth[:, 0]).mean()),
+        "reconstruction / floor": float(errors.mean()),
+        "of the median path": float(np.median(errors)),
         "CRPS gain": float(prior / crps),
         f"coverage ({of_half:.3f})": half,
         f"coverage ({of_most:.3f})": most,
