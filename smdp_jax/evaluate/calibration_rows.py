@@ -30,8 +30,11 @@ RECONSTRUCTED = 8
 """At most this many draws of a case are simulated forward."""
 
 
-def coverage(truths: State, samples: State, levels: Array) -> dict[str, np.ndarray]:
-    """Coverage pooled over entries, its error over cases, and what uniform ranks would give."""
+def coverage(truths: State, samples: State, levels: Array, key: Any) -> dict[str, np.ndarray]:
+    """Coverage pooled over entries, its error over cases, and what uniform ranks would give.
+
+    Entries that tie with draws, as those of discrete states do, are ranked at random among them.
+    """
     draws = jax.tree.leaves(samples)[0].shape[1]
     if draws == 0:
         nothing = np.full(levels.shape, math.nan)
@@ -45,10 +48,14 @@ def coverage(truths: State, samples: State, levels: Array) -> dict[str, np.ndarr
     nominal = jnp.mean(off_centre[None] <= levels[:, None], axis=1)
 
     entries = [math.prod(x.shape[1:]) for x in jax.tree.leaves(truths)]
-    pairs = zip(jax.tree.leaves(truths), jax.tree.leaves(samples), strict=True)
+    leaves = [
+        jax.tree.leaves(truths),
+        jax.tree.leaves(samples),
+        jax.random.split(key, len(entries)),
+    ]
     weighted = [
-        np.asarray(_shares(*pair, levels)) * (n / sum(entries))
-        for pair, n in zip(pairs, entries, strict=True)
+        np.asarray(_shares(*leaf, levels)) * (n / sum(entries))
+        for *leaf, n in zip(*leaves, entries, strict=True)
     ]
     by_case = np.sum(weighted, axis=0)
     least = np.sqrt(nominal * (1 - nominal) / (len(by_case) * sum(entries)))
@@ -64,15 +71,15 @@ _sbc_ranks, _tarp_ranks = jax.jit(sbc_ranks), jax.jit(tarp_ranks)
 
 
 @jax.jit
-def _shares(truths: Array, samples: Array, levels: Array) -> Array:
+def _shares(truths: Array, samples: Array, key: Array, levels: Array) -> Array:
     """Share of entries covered, (cases, levels), one case at a time."""
 
-    def of_case(case: tuple[Array, Array]) -> Array:
-        truth, own = case
-        inside = marginal_coverage(truth[None], own[None], levels)
+    def of_case(case: tuple[Array, Array, Array]) -> Array:
+        truth, own, k_ties = case
+        inside = marginal_coverage(truth[None], own[None], levels, key=k_ties)
         return inside.reshape(len(levels), -1).mean(axis=1)
 
-    return jax.lax.map(of_case, (truths, samples))
+    return jax.lax.map(of_case, (truths, samples, jax.random.split(key, truths.shape[0])))
 
 
 @eqx.filter_jit

@@ -93,7 +93,7 @@ def calibration_report(
     nominal = check_levels(np.asarray(levels, np.float32))
     (draws,) = check_positive(num_samples=num_samples)
     _check(sde, test_paths, draws, key, sampling, drawn)
-    keys = jax.random.split(key, 3)
+    keys = jax.random.split(key, 4)
     truths, ends = (jax.tree.map(lambda x, i=i: x[:, i], test_paths.xs) for i in (0, -1))
     if drawn is None:
         drawn = sample_posterior(
@@ -125,7 +125,7 @@ def calibration_report(
         cases_used=len(used),
         draws_used=order.shape[1],
         levels=np.asarray(nominal),
-        **rows.coverage(truths_used, chosen, nominal),
+        **rows.coverage(truths_used, chosen, nominal, keys[3]),
         **ranked,
         crps=rows.crps(truths, used, chosen),
         reconstruction=rows.reconstruction(

@@ -18,6 +18,7 @@ from smdp_jax import evaluate
 CASES, DRAWS = 80, 19
 LEVELS = jnp.array([0.5, 0.9])
 TS = jnp.linspace(0.0, 1.0, 17)
+KEY = jax.random.key(5)
 
 
 def drift(t, x, args):
@@ -166,6 +167,23 @@ def test_table_and_figure(exact):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [2, 3])
+def test_discrete_starts_are_covered_as_often_as_they_should(number):
+    """Truth and draws from the same few values: ties are ranked at random, not as misses."""
+    k_true, k_drawn = jax.random.split(jax.random.key(21))
+    values = lambda key, *shape: jax.random.randint(key, shape, 0, number).astype(jnp.float32)
+    x0 = values(k_true, 400)
+    xs = jnp.stack([x0, jnp.zeros(400)], axis=1)
+    drawn = smdp.Posterior(values(k_drawn, 400, DRAWS), None)
+    still = smdp.SDE(lambda t, x, args: -x, diffusion=0.1)
+    found = smdp.calibration_report(
+        still, None, smdp.Trajectories(TS[jnp.array([0, -1])], xs), key=KEY, drawn=drawn
+    )
+    # Binomial over 400 cases, two rows of five standard errors: once in a million.
+    error = np.sqrt(found.nominal * (1 - found.nominal) / 400)
+    assert (np.abs(found.coverage - found.nominal) < 5 * error).all()
+
+
 def test_own_observables_and_what_they_agree_in():
     found = report(paths(), observables=lambda x: {"sign": jnp.sign(x["u"]), "one": 0 * x["u"] + 1})
     assert found.observables == ("sign",)
