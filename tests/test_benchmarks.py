@@ -166,7 +166,8 @@ def test_work_is_counted(benchmark_module):
     forward = work_of(lambda v: net.apply(v, 0.5, field, None), variables)
     kernels = [p for p in jax.tree.leaves(variables) if p.ndim == 3]
     convolved = sum(2 * 16 * k.size for k in kernels)
-    dense = sum(2 * p.size for p in jax.tree.leaves(variables) if p.ndim == 2)
+    # A dense layer of a vector adds its bias by a product with 1.
+    dense = sum(2 * (p.size + p.shape[1]) for p in jax.tree.leaves(variables) if p.ndim == 2)
     assert forward.products == convolved + dense
 
 

@@ -57,8 +57,8 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, h: Float[Array, "*grid c"]) -> Float[Array, "*grid d"]:
         shape, kept = (h.shape[-1], self.features), at_least_float32(self.dtype)
-        kernel = self.param("kernel", self.kernel_init, shape, kept).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, shape[1:], kept).astype(self.dtype)
+        kernel = jnp.asarray(self.param("kernel", self.kernel_init, shape, kept), self.dtype)
+        bias = jnp.asarray(self.param("bias", nn.initializers.zeros, shape[1:], kept), self.dtype)
         h = h.astype(self.dtype)
         if h.ndim > 1:
             return jnp.tensordot(h, kernel, 1) + bias.reshape((1,) * (h.ndim - 1) + (-1,))
