@@ -133,7 +133,7 @@ def toy_updates(sizes: Sizes) -> Iterator[tuple[str, Case]]:
     def case(size: int, batch: int) -> dict[str, Any]:
         chosen = training_throughput.Settings(trajectories=50)
         problem = training_throughput.Problem(chosen, size, batch)
-        update, state = problem.by_hand()
+        update, state = problem.update(problem.loss, problem.optimizer)
         few, many = sizes.updates, 2 * sizes.updates
         a, b = (
             training_throughput.without_compilation(lambda n=n: problem.fit(n, sizes.updates))[0]
