@@ -95,7 +95,7 @@ class Traced:
     def lower(self) -> "Traced":
         return self
 
-    def compile(self) -> Callable:
+    def compile(self, options: Any = None) -> Callable:
         return self.run
 
     def __getattr__(self, name: str) -> Any:
@@ -155,6 +155,7 @@ class Compiler:
 
         stages: Any = call  # of a jitted function: traced, lowered and compiled one by one
         stages.trace = lambda *inputs: Traced(cast(Any, whole).trace(*inputs), call)
+        stages.lower = getattr(whole, "lower", None)
         return call
 
 
@@ -213,6 +214,8 @@ def _made_up(inputs: list[jax.Array], output: Any) -> jax.Array:
     for given in reversed(inputs):
         if (given.shape, given.dtype) == (output.shape, output.dtype):
             return given
+    if output.dtype == jnp.bool_:  # such as whether all is finite
+        return jnp.ones(output.shape, output.dtype)
     if not jnp.issubdtype(output.dtype, jnp.floating):
         return jnp.zeros(output.shape, output.dtype)
     return 1e-2 * jax.random.normal(jax.random.key(0), output.shape, output.dtype)

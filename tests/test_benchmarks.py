@@ -108,10 +108,11 @@ def test_compiled_and_not_run(benchmark_module, monkeypatch):
         assert jax.lax.map(lambda x: x + 1, x) is x
         sde = smdp.SDE(lambda t, x, args: -x, diffusion=1.0)
         paths = smdp.simulate(sde, jnp.ones((3, 2)), ts, key=jax.random.key(0))
-    *found, largest, pilot, last = programs.values()
+    *found, largest, pilot, last, finite = programs.values()
     assert [(p.inputs, p.outputs) for p in found] == [(4000, 4000), (4000, 2000), (4000, 4000)]
     # What steps to take is looked at first, on the largest start.
     assert [p.name for p in (largest, pilot, last)] == ["_largest", "_walk", "_simulate"]
+    assert finite.name == "_all_finite"
     assert (paths.ts is ts, paths.xs.shape) == (True, (3, 5, 2))
     assert jnp.array_equal(jax.jit(lambda x: 2 * x)(x), 2 * x)
 
@@ -138,9 +139,10 @@ def test_stages_of_a_preset_are_compiled(benchmark_module, monkeypatch):
     largest = [row[f"{stage}, GiB"] for stage in ("simulate", "train", "sample")]
     assert row["train, GiB"] * 2**30 > 4 * (9 + 16 * 9)
     assert row["at most, GiB"] == pytest.approx(max(largest) + data / 2**30)
-    # The start, the steps and the whole of simulating; tables and shuffles of the data, the
-    # network's first parameters, an epoch, the miss of a step, the data's range; sampling as first.
-    assert row["programs"] == 3 + 6 + 3
+    # The start, the steps and the whole of simulating, and whether all is finite; that again, keys,
+    # tables, range and shuffles of the data, the network's first parameters, an epoch, the miss of
+    # a step, the range of its paths; sampling as simulating.
+    assert row["programs"] == 4 + 9 + 3
 
 
 def test_work_is_counted(benchmark_module):
