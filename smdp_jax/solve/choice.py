@@ -207,8 +207,12 @@ class _Look(NamedTuple):
 
     @property
     def spreads(self) -> bool:
-        """Whether there are steps of a drift that have a spread of their own."""
-        return self.asked.sde.drift is not None and self.asked.noise_level > 0
+        """Whether there are steps of a drift that have a spread of their own, on every leaf."""
+        sde, (x, _) = self.asked.sde, self.looked[0]
+        if sde.drift is None or not self.asked.noise_level > 0:
+            return False
+        # What gets its noise from another leaf has none in the first step, however short.
+        return all(np.asarray(g).all() for g in jax.tree.leaves(sde.g(self.asked.ts[-1], x)))
 
     def off_by(self, way: BackwardSolve) -> Off | None:
         """By how much the steps of a way are off, where that is most."""

@@ -241,7 +241,7 @@ def scan_saving(
         if intervals > 1:
             return jax.lax.scan(step, carry, jnp.arange(intervals))
         # One step needs no loop, which takes longer to trace than the step.
-        carry, x = step(carry, 0)
+        carry, x = step(carry, jnp.asarray(0))
         return carry, jax.tree.map(lambda x: x[None], x)
 
     x0 = carry[0]

@@ -75,7 +75,7 @@ def _compared(a: np.ndarray, b: np.ndarray, scale: float, time: float, means: bo
     beyond = max(abs(width - 1) - sure, 0.0)
     if means:
         beyond = max(beyond, float(shift - _ERRORS * np.sqrt(chance)))
-    return Off(scale * beyond, 1 + scale * (width - 1), scale * float(shift), time)
+    return Off(scale * beyond, width**scale, scale * float(shift), time)
 
 
 class _Given(diffrax.AbstractBrownianPath):

@@ -476,6 +476,7 @@ class Away(nn.Module):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:sample_posterior. steps are too long")  # for what runs away
 def test_paths_that_leave_the_range_of_the_data_are_told():
     sde = smdp.SDE(lambda t, x, args: jnp.zeros_like(x), diffusion=1.0)
     ts = jnp.linspace(0.0, 2.0, 41)
