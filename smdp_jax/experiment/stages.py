@@ -351,7 +351,7 @@ def _check_returned(method: str, value: Any, kind: Any, said: str) -> None:
         raise ExperimentError(f"Config.{method} must return {said}, got {type(value).__name__}")
 
 
-def _as_json(metrics: Sequence[Metric]) -> dict[str, Any]:
+def _as_json(metrics: Sequence[Any]) -> dict[str, Any]:
     rows = {}
     for metric in metrics:
         _check_returned("evaluate", metric, Metric, "a sequence of Metric")
