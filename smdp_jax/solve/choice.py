@@ -3,10 +3,11 @@
 Euler's step (``Splitting`` for flow maps) wherever it amplifies nothing that the true flow does
 not. Where it does, or is long for the rates that are met and so has the wrong spread:
 ``GaussianStep`` for fields whose physics is linear and everywhere the same, its linear part and
-Gaussian taken from the derivatives of physics and score. Where it amplifies: ``ShARK`` (without
-noise ``Ralston``) in as many substeps as the stiffness asks for, for any other drift; and for a
-flow map whose inverse was not named, the other one. A traced call can't be looked at: it takes the
-first.
+Gaussian taken from the derivatives of physics and score. For any other drift where it amplifies,
+or where the spread of a few paths shows that it is too long: ``ShARK`` (without noise ``Ralston``)
+in as many substeps as that asks for; a learned score keeps long steps, and is warned of. For a flow
+map that amplifies and whose inverse was not named: the other one. A traced call can't be looked at:
+it takes the first.
 """
 
 import warnings
