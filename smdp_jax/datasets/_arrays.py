@@ -19,7 +19,8 @@ def as_jax_has_it(array: np.ndarray, dtype: Any, what: str) -> np.ndarray:
     if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
             f"{what} must be real numbers or masks, got {array.dtype}: store labels as whole "
-            "numbers, such as numpy.unique(labels, return_inverse=True)[1]"
+            "numbers, such as numpy.unique(labels, return_inverse=True)[1], or name with args= "
+            "the conditions that count"
         )
     if dtype is not None and jnp.issubdtype(array.dtype, jnp.floating):
         array = array.astype(dtype)

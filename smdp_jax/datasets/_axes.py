@@ -1,7 +1,8 @@
 """Which axes of an array are the samples and the times: by name where axes have names."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,20 +30,24 @@ class Axes:
         """How many paths there are."""
         return 1 if self.sample is None else variable.shape[self.sample]
 
-    def read(self, variable: Variable, part: slice, times: int) -> np.ndarray:
+    def read(
+        self, variable: Variable, part: slice, times: int, *, missing: bool = False
+    ) -> np.ndarray:
         """Read some paths, (samples, times, *state)."""
         index = [slice(None)] * len(variable.shape)
         index[self.time] = slice(times)
+        if self.sample is not None:
+            index[self.sample] = part
+        read = variable.read(tuple(index), missing=missing)
         if self.sample is None:
-            return np.moveaxis(variable.read(tuple(index)), self.time, 0)[None][part]
-        index[self.sample] = part
-        return np.moveaxis(variable.read(tuple(index)), (self.sample, self.time), (0, 1))
+            return np.moveaxis(read, self.time, 0)[None][part]
+        return np.moveaxis(read, (self.sample, self.time), (0, 1))
 
 
-def find_axes(
-    variable: Variable, times: Variable | None, count: int, dims: Sequence[str] | None
-) -> Axes:
+def find_axes(variable: Variable, times: Variable | None, count: int, dims: Any) -> Axes:
     """Find the axes of states at ``count`` times; ``dims`` are names that the user gave."""
+    if isinstance(dims, Mapping):
+        dims = dims.get(variable.name)
     names = tuple(dims) if dims is not None else variable.dims
     if dims is not None and len(dims) != len(variable.shape):
         raise ContentError(

@@ -46,8 +46,8 @@ class Variable:
         packed = "scale_factor" in self.attrs or "add_offset" in self.attrs
         return packed or np.issubdtype(self.dtype, np.floating)
 
-    def read(self, index: Any = ...) -> np.ndarray:
-        """Read and decode a part; values that are marked as missing are refused."""
+    def read(self, index: Any = ..., *, missing: bool = False) -> np.ndarray:
+        """Read and decode a part; values that are marked as missing are NaN, or refused."""
         array = np.asarray(self.raw(index))
         given = {name: self.attrs[name] for name in _CF if name in self.attrs}
         bounds = [self.attrs[name] for name in _VALID if name in self.attrs]
@@ -60,13 +60,16 @@ class Variable:
             outside |= False if low is None else array < low
             outside |= False if high is None else array > high
         decoded = _decoded(self.name, array, given)
-        missing = outside | (np.isnan(decoded) if decoded.dtype.kind == "f" else False)
-        if missing.any():
-            raise ContentError(
-                f"{self} must have no missing values, got {int(missing.sum())} of {missing.size} "
-                "that are its fill value or outside its valid range: leave those paths out"
-            )
-        return decoded
+        marked = outside | (np.isnan(decoded) if decoded.dtype.kind == "f" else False)
+        if not marked.any():
+            return decoded
+        if missing and decoded.dtype.kind == "f":
+            return np.where(marked, decoded.dtype.type(np.nan), decoded)
+        raise ContentError(
+            f"{self} must have no missing values, got {int(marked.sum())} of {marked.size} that "
+            "are its fill value or outside its valid range: leave those paths out, or pass "
+            "mask=True for states that were not seen at all times"
+        )
 
 
 def _decoded(name: str, array: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
@@ -168,7 +171,8 @@ def _hdf5_variable(name: str, path: Path, item: Any) -> Variable:
     return Variable(name, path, item.shape, item.dtype, raw, labels if any(labels) else None, attrs)
 
 
-_KEPT = (*_CF, *_VALID, "sample_varying", "time_varying")  # the last two are The Well's
+_KEPT = (*_CF, *_VALID, "units", "bounds", "axis", "standard_name")
+_KEPT += ("sample_varying", "time_varying")  # The Well's
 
 
 def _walk(h5py: Any, group: Any, above: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:

@@ -13,15 +13,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from smdp_jax.datasets._axes import is_sample, is_time
-from smdp_jax.datasets._files import Arrays, ContentError
+from smdp_jax.datasets._files import Arrays, ContentError, Variable
 from smdp_jax.datasets._paths import Layout
 
 
 def find_layout(arrays: Arrays, given: Mapping[str, Any]) -> Layout:
     """Recognise the layout of a file; what the user named goes before what is found."""
     named = {name: value for name, value in given.items() if value is not None}
-    if isinstance(named.get("ts"), str) and "xs" in named:
+    if "ts" in named and "xs" in named:
         return _with_conditions(Layout("", ""), named)
+    mask = named.get("mask")
+    arrays = {n: v for n, v in arrays.items() if not (isinstance(mask, str) and n == mask)}
     for recognise in (_the_well, _pdebench, _pdebench_seeds, _named_axes, _plain, _alone):
         found = recognise(arrays, named.get("ts"))
         if found is not None:
@@ -72,9 +74,15 @@ def _pdebench_seeds(arrays: Arrays, ts: Any) -> Layout | None:
 
 
 def _named_axes(arrays: Arrays, ts: Any) -> Layout | None:
-    with_time = {n: v for n, v in arrays.items() if v.dims and any(map(is_time, v.dims))}
+    clocks = {n for n, v in arrays.items() if v.dims == (n.rsplit("/", 1)[-1],) and _is_clock(v)}
+    timed = lambda dim: is_time(dim) or dim in clocks
+    with_time = {n: v for n, v in arrays.items() if v.dims and any(map(timed, v.dims))}
     times = [name for name, v in with_time.items() if v.dims == (name.rsplit("/", 1)[-1],)]
-    states = [n for n, v in with_time.items() if n not in times and v.floating and len(v.shape) > 1]
+    edges = [v.attrs.get("bounds") for v in arrays.values()]  # of the cells of CF coordinates
+    states = [
+        n for n, v in with_time.items()
+        if n not in (*times, *edges) and v.floating and len(v.shape) > 1
+    ]  # fmt: skip
     if not states or (len(times) != 1 and ts is None):
         return None
     if len(times) > 1:
@@ -86,6 +94,12 @@ def _named_axes(arrays: Arrays, ts: Any) -> Layout | None:
     args = {name: name for name in own}
     xs = states[0] if len(states) == 1 else {name: name for name in states}
     return Layout(times[0] if times else ts, xs, args or None, 0 if args else None, repeat=True)
+
+
+def _is_clock(variable: Variable) -> bool:
+    """Whether CF attributes say that these are times."""
+    told = [str(variable.attrs.get(name, "")) for name in ("axis", "standard_name", "units")]
+    return told[0] == "T" or told[1] == "time" or " since " in told[2]
 
 
 def _plain(arrays: Arrays, ts: Any) -> Layout | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,17 +24,27 @@ class Layout:
 
     ``groups``: prefixes of the names, one path or set of paths in each. ``ts`` may be the times
     themselves. ``one_more``: there may be a time too many. Without ``args_axes`` conditions are
-    those of all samples; with 0, those without an axis of samples are repeated.
+    those of all samples; with 0, those without an axis of samples are repeated. ``mask``: states
+    may be missing where they are NaN or their file has no such time (True), or as an array says.
     """
 
     ts: Any
     xs: Any
     args: Any = None
     args_axes: int | None = None
-    dims: Sequence[str] | None = None
+    dims: Any = None
+    mask: Any = None
     groups: tuple[str, ...] = ("",)
     one_more: bool = False
     repeat: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse masks that are neither asked for nor named."""
+        if not (self.mask is None or isinstance(self.mask, bool | str)):
+            raise ContentError(
+                f"mask must be True or the name of an array, got a {type(self.mask).__name__}: "
+                "an array of your own goes into dataclasses.replace(data, mask=...)"
+            )
 
 
 @dataclass(frozen=True)
@@ -49,29 +60,60 @@ class Part:
     times: np.ndarray
     like: Any
     shared: Any
+    units: tuple[str, ...]
+    kept: np.ndarray | None = None  # which of the file's first times ours are, if not all
 
-    def load(self, index: Sequence[int], dtype: Any) -> Trajectories:
-        """Read some paths."""
+    def load(self, index: Sequence[int], dtype: Any, common: np.ndarray) -> Trajectories:
+        """Read some paths, at the times that all have in common."""
         with open_arrays(self.path, self.kind) as arrays:
             layout, runs = self.layout, _runs(index)
-
-            def states(name: str, axes: Axes) -> jax.Array:
-                variable = _find(arrays, self.group + name, self.path)
-                parts = [axes.read(variable, run, len(self.times)) for run in runs]
-                return self._on_device(np.concatenate(parts), dtype, variable)
-
             names, tree = jax.tree.flatten(layout.xs)
-            leaves = [states(n, a) for n, a in zip(names, self.axes, strict=True)]
+            found = [_find(arrays, self.group + name, self.path) for name in names]
+            states = [self._at(v, a, runs, common) for v, a in zip(found, self.axes, strict=True)]
+            leaves = [self._on_device(x, dtype, v) for x, v in zip(states, found, strict=True)]
             args = jax.tree.map(
                 lambda name: self._conditions(arrays, name, runs, len(index), dtype), layout.args
             )
-            times = self._on_device(self.times, dtype, f"the times of {self.path}")
-            data = Trajectories(times, tree.unflatten(leaves), args, args_axes=layout.args_axes)
+            mask = self._mask(arrays, states, runs, common) if layout.mask else None
+            times = self._on_device(common, dtype, f"the times of {self.path}")
+            xs = tree.unflatten(leaves)
+            data = Trajectories(times, xs, args, args_axes=layout.args_axes, mask=mask)
             try:
-                data.check()
+                data.check(masked=True)
             except ValueError as error:
-                raise ContentError(f"{self.path}: {error}") from error
+                gaps = mask is None and any(np.isnan(x).any() for x in states)
+                hint = "; if NaN says that nobody looked, pass mask=True" if gaps else ""
+                raise ContentError(f"{self.path}: {error}{hint}") from error
         return data
+
+    def _at(self, variable: Variable, axes: Axes, runs: list[slice], common: Any) -> np.ndarray:
+        """States of some paths at common times, NaN where this file has none."""
+        count = len(self.times) if self.kept is None else len(self.kept)
+        missing = bool(self.layout.mask)
+        parts = [axes.read(variable, run, count, missing=missing) for run in runs]
+        states = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        states = states if self.kept is None else states[:, self.kept]
+        if len(self.times) == len(common):
+            return states
+        floating = np.result_type(states, np.float16)
+        whole = np.full((len(states), len(common), *states.shape[2:]), np.nan, floating)
+        whole[:, np.searchsorted(common, self.times)] = states
+        return whole
+
+    def _mask(self, arrays: Arrays, states: list[Any], runs: list[slice], common: Any) -> Any:
+        """Where a state was seen, (samples, times)."""
+        if self.layout.mask is True:
+            gaps = [np.isnan(x).reshape(*x.shape[:2], -1).any(axis=2) for x in states]
+            return jnp.asarray(~np.any(gaps, axis=0))
+        variable = _find(arrays, self.group + self.layout.mask, self.path)
+        count = len(self.times) if self.kept is None else len(self.kept)
+        axes = find_axes(variable, None, count, None)
+        seen = self._at(variable, axes, runs, common)
+        if seen.ndim != 2:
+            raise ContentError(
+                f"mask must be (samples, times), got {variable} of shape {variable.shape}"
+            )
+        return jnp.asarray(np.nan_to_num(seen) != 0)
 
     def _conditions(
         self, arrays: Arrays, name: str, runs: list[slice], count: int, dtype: Any
@@ -111,11 +153,16 @@ def find_parts(path: Path, kind: str, arrays: Arrays, layout: Layout) -> list[Pa
         names = jax.tree.leaves(layout.xs)
         states = [_find(arrays, group + name, path) for name in names]
         stored = None if not isinstance(layout.ts, str) else _find(arrays, group + layout.ts, path)
-        times = np.asarray(layout.ts) if stored is None else stored.read()
-        _check_times(times, "ts" if stored is None else str(stored))
-        if layout.one_more and not any(len(times) in v.shape for v in states):
+        gaps, told = bool(layout.mask), "ts" if stored is None else str(stored)
+        times = np.asarray(layout.ts) if stored is None else stored.read(missing=gaps)
+        times = _check_times(times, told)
+        units = tuple("" if v is None else _unit(v) for v in (stored, *states))
+        if layout.one_more and all(v.shape[1:2] == (len(times) - 1,) for v in states):
             times, stored = times[:-1], None
         axes = [find_axes(v, stored, len(times), layout.dims) for v in states]
+        kept = ~np.isnan(times) if gaps and np.isnan(times).any() else None
+        times = times if kept is None else times[kept]
+        _check_increasing(times, told)
         counts = [a.count(v) for a, v in zip(axes, states, strict=True)]
         for variable, count in zip(states, counts, strict=True):
             if not variable.floating:
@@ -123,7 +170,8 @@ def find_parts(path: Path, kind: str, arrays: Arrays, layout: Layout) -> list[Pa
             if count != counts[0]:
                 raise ContentError(
                     f"{variable} must have leading axes (samples, times)="
-                    f"{(counts[0], len(times))} like {states[0]}, got shape {variable.shape}"
+                    f"{(counts[0], len(times))} like {states[0]}, got shape {variable.shape}: "
+                    "name what is state with xs="
                 )
         like = [
             [n for i, n in enumerate(v.shape) if i not in (a.sample, a.time)]
@@ -132,24 +180,46 @@ def find_parts(path: Path, kind: str, arrays: Arrays, layout: Layout) -> list[Pa
         names = [] if layout.args_axes == 0 else jax.tree.leaves(layout.args)
         shared = [_digest(_find(arrays, group + name, path).read()) for name in names]
         if counts[0]:
-            part = Part(path, kind, layout, group, counts[0], tuple(axes), times, like, shared)
-            parts.append(part)
+            where = (path, kind, layout, group, counts[0], tuple(axes))
+            parts.append(Part(*where, times, like, shared, units, kept))
     if not parts:
         raise ContentError(f"{path} must hold at least one path, got none")
     return parts
 
 
-def _check_times(times: np.ndarray, what: str) -> None:
-    if times.ndim != 1 or len(times) < 2 or not np.issubdtype(times.dtype, np.floating):
-        raise ContentError(
-            f"{what} must be at least two times, floating point, got shape {times.shape} and "
-            f"dtype {times.dtype}"
+def _unit(variable: Variable) -> str:
+    """Unit as the file has it; where times begin to be counted does not matter."""
+    return str(variable.attrs.get("units", "")).split(" since ")[0]
+
+
+def _check_times(times: np.ndarray, what: str) -> np.ndarray:
+    """Times as floating-point numbers; whole ones keep all their digits."""
+    if (
+        times.ndim == 2
+        and len(times)
+        and np.array_equal(
+            times, np.broadcast_to(times[:1], times.shape), equal_nan=times.dtype.kind == "f"
         )
+    ):
+        times = times[0]  # told for every path, and always the same
+    if times.ndim != 1 or len(times) < 2 or times.dtype.kind not in "iuf":
+        raise ContentError(
+            f"{what} must be at least two times, numbers, got shape {times.shape} and dtype "
+            f"{times.dtype}"
+        )
+    if times.dtype.kind == "f":
+        return times
+    single = times.astype(np.float32)
+    return single if (single == times).all() else times.astype(np.float64)
+
+
+def _check_increasing(times: np.ndarray, what: str) -> None:
     wrong = np.flatnonzero(~(np.diff(times) > 0))
     if wrong.size:
         i = int(wrong[0])
         raise ContentError(
-            f"{what} must increase, got {times[i]} and then {times[i + 1]} at index {i + 1}"
+            f"{what} must increase, got {times[i]} and then {times[i + 1]} at index {i + 1}: sort "
+            "them, and the states alike"
         )
 
 
@@ -170,6 +240,7 @@ class Paths:
     """All paths of some files, as what a ``Stream`` takes its blocks from."""
 
     parts: tuple[Part, ...]
+    times: np.ndarray
 
     @property
     def count(self) -> int:
@@ -177,6 +248,12 @@ class Paths:
         return sum(part.count for part in self.parts)
 
     num_samples = count
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers the states of one path are."""
+        state = sum(math.prod(shape) for shape in self.parts[0].like)
+        return len(self.times) * max(state, 1)
 
     @property
     def identity(self) -> list[Any]:
@@ -192,7 +269,7 @@ class Paths:
         for part in self.parts:
             own = sorted(i - first for i in chosen if first <= i < first + part.count)
             if own:
-                blocks.append(part.load(own, dtype))
+                blocks.append(part.load(own, dtype, self.times))
             first += part.count
         if len(blocks) == 1:
             return blocks[0]
@@ -201,7 +278,7 @@ class Paths:
             trees = [getattr(block, name) for block in blocks]
             return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
 
-        joined = replace(blocks[0], xs=join("xs"))
+        joined = replace(blocks[0], xs=join("xs"), mask=join("mask"))
         return joined if joined.args_axes is None else replace(joined, args=join("args"))
 
 
@@ -209,8 +286,24 @@ def _digest(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
+def joined_times(parts: Sequence[Part]) -> np.ndarray:
+    """All times of paths that may have gaps; without a mask all have the same."""
+    first = parts[0]
+    if not first.layout.mask:
+        return first.times
+    times = np.unique(np.concatenate([part.times for part in parts]))
+    near = np.flatnonzero(np.diff(times) < 1e-6 * (times[-1] - times[0]))
+    if near.size:
+        a, b = times[near[0] : near[0] + 2]
+        raise ContentError(
+            f"times of paths must be the same or further apart, got {a!r} and {b!r}: round them, "
+            "or pass ts="
+        )
+    return times
+
+
 def check_alike(parts: Sequence[Part]) -> None:
-    """Check that all paths have the same times and states of the same shapes."""
+    """Check that all paths have the same times and units, and states of the same shapes."""
     first = parts[0]
     for part in parts[1:]:
         where = f"{part.path}{f' in {part.group}' if part.group else ''}"
@@ -219,11 +312,17 @@ def check_alike(parts: Sequence[Part]) -> None:
                 f"{where} must have states of the shapes {first.like} like {first.path}, got "
                 f"{part.like}"
             )
-        if not np.array_equal(part.times, first.times):
+        if any(a != b for a, b in zip(part.units, first.units, strict=True) if a and b):
+            raise ContentError(
+                f"{where} must have the units of {first.path}, {first.units}, got {part.units}: "
+                "convert them first"
+            )
+        if not first.layout.mask and not np.array_equal(part.times, first.times):
             raise ContentError(
                 f"{where} must have the times of {first.path}, {len(first.times)} in "
                 f"[{first.times[0]:g}, {first.times[-1]:g}], got {len(part.times)} in "
-                f"[{part.times[0]:g}, {part.times[-1]:g}]: cut all paths to the times they share"
+                f"[{part.times[0]:g}, {part.times[-1]:g}]: cut all paths to the times they share, "
+                "or pass mask=True"
             )
         if part.shared != first.shared:
             raise ContentError(

@@ -5,11 +5,14 @@ from typing import Any, TypedDict, Unpack
 from smdp_jax.checks import check_positive
 from smdp_jax.datasets._files import find_files, kind_of, open_arrays
 from smdp_jax.datasets._layouts import find_layout
-from smdp_jax.datasets._paths import Layout, Paths, check_alike, find_parts
+from smdp_jax.datasets._paths import Layout, Paths, check_alike, find_parts, joined_times
 from smdp_jax.datasets.reading import Stream
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["from_hdf5", "from_netcdf", "from_npz", "from_zarr", "open_foreign"]
+
+
+_BLOCK = 2**23  # numbers of a block of paths: 32 MiB in single precision
 
 
 class Options(TypedDict, total=False):
@@ -20,6 +23,7 @@ class Options(TypedDict, total=False):
     args: Any
     args_axes: int | None
     dims: Any
+    mask: Any
     dtype: Any
 
 
@@ -38,9 +42,14 @@ def from_npz(path: Any, **options: Unpack[Options]) -> Trajectories:
           ``{"marker": "smoke", "velocity": "run/u"}``: the state gets that tree.
         - ``args=None``: name, or tree of names, of arrays of conditions.
         - ``args_axes=None``: the conditions hold for all samples; 0: one entry per sample.
-        - ``dims=None``: names of the states' axes, such as ``("time", "sample", "x")``. Without,
-          those of the file; where it has none, states are (samples, times, *state). Axes go by
-          their names where they have names: in whatever order samples and times lie.
+        - ``dims=None``: names of the states' axes, such as ``("time", "sample", "x")``, or a dict
+          of these by array. Without, those of the file; where it has none, states are (samples,
+          times, *state). Axes go by their names where they have names: in whatever order samples
+          and times lie.
+        - ``mask=None``: every state is there. True: paths may end early, begin late or have gaps;
+          files may have times of their own, and states that are NaN or marked as missing count as
+          not seen. Or name of an array (samples, times), true where a state was seen. It becomes
+          ``Trajectories.mask``.
         - ``dtype=None``: floating dtype to cast to, as float64 files need it where JAX computes in
           float32. Whole numbers that fit into 32 bits are kept as they are.
 
@@ -59,7 +68,7 @@ def from_npz(path: Any, **options: Unpack[Options]) -> Trajectories:
     ValueError
         If an array is missing or has another shape than it should, if an axis cannot be told, if
         times do not increase, if a state is not finite or not floating point, if files differ in
-        their times, or if one is damaged.
+        their times or units, or if one is damaged.
     """
     return _read(path, "npz", **options)
 
@@ -139,7 +148,8 @@ def open_foreign(
     args: Any = None,
     args_axes: int | None = None,
     dims: Any = None,
-    paths_per_block: int = 64,
+    mask: Any = None,
+    paths_per_block: int | None = None,
     dtype: Any = None,
 ) -> Stream:
     """Open other people's files where they lie, for training or to be read into memory.
@@ -147,8 +157,8 @@ def open_foreign(
     Layouts that are recognised: PDEBench (``tensor`` or fields beside ``t-coordinate``, groups per
     seed), The Well, netCDF, HDF5 and Zarr with named axes, ``ts`` and ``xs``, and one array of
     (samples, times, channels, x) as exponax and APEBench make them. HDF5, netCDF, Zarr and ``.npy``
-    are read in parts, ``.npz`` whole. Trajectories of unequal lengths have to be cut to their
-    common times first.
+    are read in parts, ``.npz`` whole. ``mask=True`` takes trajectories of unequal lengths and
+    missing times.
 
     ``open_foreign("1D_Burgers.hdf5", dtype="float32").load()`` gives ``Trajectories``.
 
@@ -156,11 +166,11 @@ def open_foreign(
     ----------
     path : path, pattern or list of paths
         One or several files, also of different numbers of paths.
-    ts, xs, args, args_axes, dims : optional
+    ts, xs, args, args_axes, dims, mask : optional
         As for ``from_npz``, before what is recognised. Where conditions are recognised, every path
         has its own.
-    paths_per_block : int
-        How many paths are in memory for one epoch of ``fit``.
+    paths_per_block : int, optional
+        How many paths are in memory for one epoch of ``fit``; default 64, or what 32 MiB hold.
     dtype : floating dtype, optional
         As for ``from_npz``.
 
@@ -179,16 +189,18 @@ def open_foreign(
         If the layout is unknown, if an axis has two candidates or none, if files differ in times or
         shapes, if there are fewer paths than make a block, and as ``from_npz``.
     """
-    (paths_per_block,) = check_positive(paths_per_block=paths_per_block)
-    given = {"ts": ts, "xs": xs, "args": args, "args_axes": args_axes, "dims": dims}
+    if paths_per_block is not None:
+        (paths_per_block,) = check_positive(paths_per_block=paths_per_block)
+    given = {"ts": ts, "xs": xs, "args": args, "args_axes": args_axes, "dims": dims, "mask": mask}
     parts = []
     for file in find_files(path):
         kind = kind_of(file)
         with open_arrays(file, kind) as arrays:
             parts += find_parts(file, kind, arrays, find_layout(arrays, given))
     check_alike(parts)
-    found = Paths(tuple(parts))
-    return Stream(found, min(paths_per_block, found.count), dtype)
+    found = Paths(tuple(parts), joined_times(parts))
+    most = paths_per_block or min(64, max(1, _BLOCK // found.numbers))
+    return Stream(found, min(most, found.count), dtype)
 
 
 def _read(
@@ -200,12 +212,13 @@ def _read(
     args: Any = None,
     args_axes: int | None = None,
     dims: Any = None,
+    mask: Any = None,
     dtype: Any = None,
 ) -> Trajectories:
-    layout, parts = Layout(ts, xs, args, args_axes, dims), []
+    layout, parts = Layout(ts, xs, args, args_axes, dims, mask), []
     for file in find_files(path):
         with open_arrays(file, kind) as arrays:
             parts += find_parts(file, kind, arrays, layout)
     check_alike(parts)
-    found = Paths(tuple(parts))
+    found = Paths(tuple(parts), joined_times(parts))
     return found.load(range(found.count), dtype)

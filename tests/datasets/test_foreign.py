@@ -24,13 +24,16 @@ def read(path, **options):
 
 
 @pytest.mark.parametrize("more", [0, 1])
-def test_pdebench_tensor(tmp_path, more):
+@pytest.mark.parametrize("shape", [(3, 6, 8), (7, 6, 9), (5, 6, 7), (6, 6, 6)])
+def test_pdebench_tensor(tmp_path, more, shape):
+    """Also with as many paths or points as there are times, or one more."""
+    tensor = RANDOM.normal(size=shape).astype("float32")
     with h5py.File(tmp_path / "1D_Burgers.hdf5", "w") as file:
-        file["tensor"] = U
-        file["x-coordinate"] = np.linspace(0, 1, 8)
+        file["tensor"] = tensor
+        file["x-coordinate"] = np.linspace(0, 1, shape[2])
         file["t-coordinate"] = np.append(TS, [2.4] * more)
     data = read(tmp_path / "1D_Burgers.hdf5")
-    np.testing.assert_array_equal(data.xs, U)
+    np.testing.assert_array_equal(data.xs, tensor)
     np.testing.assert_array_equal(data.ts, TS)
 
 
@@ -235,3 +238,204 @@ def test_missing_package_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "zarr", None)
     with pytest.raises(ImportError, match=r'need zarr, .* pip install "smdp_jax\[data\]"'):
         datasets.open_foreign(tmp_path / "a.zarr")
+
+
+# Unequal lengths and missing times.
+
+
+@pytest.mark.filterwarnings("ignore:one backward step misses")  # these are no paths of it
+def test_files_of_other_lengths_and_other_times(tmp_path):
+    """Whole, ending early, beginning late, with a hole: states lie at their times."""
+    u = RANDOM.normal(size=(6, 6, 8)).astype("float32")
+    seen = np.ones((6, 6), bool)
+    places = {"a": [0, 1, 2, 3, 4, 5], "b": [0, 1, 2, 3], "c": [1, 2, 4, 5]}
+    rows = {"a": slice(0, 1), "b": slice(1, 4), "c": slice(4, 6)}
+    seen[3, 2] = False
+    u[3, 2, 5] = np.nan
+    for name, place in places.items():
+        seen[rows[name]] &= np.isin(np.arange(6), place)
+        np.savez(tmp_path / f"{name}.npz", t=TS[place], v=u[rows[name]][:, place])
+    options = {"ts": "t", "xs": "v", "mask": True}
+    data = read(f"{tmp_path}/?.npz", **options)
+    np.testing.assert_array_equal(data.ts, TS)
+    np.testing.assert_array_equal(data.mask, seen)
+    np.testing.assert_array_equal(np.asarray(data.xs)[seen], u[seen])
+    stream = datasets.open_foreign(f"{tmp_path}/?.npz", **options, paths_per_block=4)
+    block = next(stream.blocks(jax.random.key(1)))
+    assert block.xs.shape == (4, 6, 8)
+    sde = smdp.SDE(lambda t, x, args: -x, diffusion=0.5)
+    fit = smdp.fit(
+        sde, smdp.models.MLP((4,)), stream, smdp.OneStep(), steps=4, epoch_steps=2,
+        batch_size=8, key=jax.random.key(2), progress=False,
+    )  # fmt: skip
+    assert np.isfinite(fit.history["loss"]).all()
+    with pytest.raises(ValueError, match=r"b.npz must have the times .* or pass mask=True"):
+        read(f"{tmp_path}/?.npz", ts="t", xs="v")
+    np.savez(tmp_path / "d.npz", t=TS + np.float32(1e-6), v=u)
+    with pytest.raises(ValueError, match=r"times of paths must be the same or further apart, got"):
+        read(f"{tmp_path}/?.npz", **options)
+
+
+def test_times_of_a_group_that_are_missing(tmp_path):
+    """Seeds of PDEBench that stopped early, padded with NaN in times and states."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for seed, length in enumerate((6, 3, 5)):
+            cut = np.arange(6) < length
+            file[f"{seed}/data"] = np.where(cut[:, None], U[seed], np.nan)[..., None]
+            file[f"{seed}/grid/t"] = np.where(cut, TS, np.nan)
+    data = read(tmp_path / "a.h5", mask=True)
+    np.testing.assert_array_equal(data.mask.sum(axis=1), [6, 3, 5])
+    np.testing.assert_array_equal(np.asarray(data.xs)[data.mask][..., 0], U[np.asarray(data.mask)])
+    with pytest.raises(ValueError, match=r"'1/grid/t' of .* must increase, got .* then nan"):
+        read(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("asked", [True, "watched"])
+def test_missing_in_netcdf(tmp_path, asked):
+    """By fill values, or as an array says; axes by name, packed, other axis order."""
+    seen = np.ones((3, 6), bool)
+    seen[1, 4:], seen[2, 0] = False, False
+    u = xarray.DataArray(U, dims=("realization", "t", "lon")).where(
+        xarray.DataArray(seen, dims=("realization", "t"))
+    )
+    variables = {
+        "u": u.transpose("lon", "t", "realization"),
+        "watched": (("t", "realization"), seen.T.astype("int8")),
+        "t": ("t", TS.astype("float64")),
+    }
+    encoding = {"u": {"dtype": "int16", "scale_factor": 1e-3, "_FillValue": -32768}}
+    path = tmp_path / "a.nc"
+    xarray.Dataset(variables).to_netcdf(path, engine="scipy", encoding=encoding)
+    data = read(path, mask=asked)
+    np.testing.assert_array_equal(data.mask, seen)
+    with xarray.open_dataset(path, engine="scipy") as expected:
+        truth = expected["u"].transpose("realization", "t", "lon").to_numpy().astype("float32")
+    np.testing.assert_array_equal(np.asarray(data.xs)[seen], truth[seen])
+    with pytest.raises(ValueError, match=r"'u' of .* got 24 of 144 .*or pass mask=True"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ("none", "has no array 'none'"),
+        ("wide", r"mask must be \(samples, times\), got 'wide'"),
+        ("short", r"'short' of .* must be \(samples, times, \*state\) with 6 times"),
+        ("never", "got none in sample 1: leave such paths out"),
+        (np.ones((3, 6), bool), r"True or the name of an array, got a ndarray: .*replace\(data"),
+    ],
+)
+def test_masks_that_do_not_fit(tmp_path, mask, message):
+    never = np.arange(3)[:, None] + np.zeros(6, int) != 1
+    masks = {"wide": np.ones((3, 6, 8)), "short": np.ones((3, 5)), "never": never}
+    np.savez(tmp_path / "a.npz", ts=TS, xs=U, **masks)
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "a.npz", mask=mask)
+
+
+def test_states_that_are_nan_without_a_word(tmp_path):
+    broken = U.copy()
+    broken[1, 2] = np.nan
+    np.savez(tmp_path / "a.npz", ts=TS, xs=broken)
+    with pytest.raises(ValueError, match=r"in 1 of 3 samples.*nobody looked, pass mask=True"):
+        read(tmp_path / "a.npz")
+    broken[1, 2, 3] = np.inf  # that is no gap: a simulator ran off
+    broken[1, 2, :3], broken[1, 2, 4:] = 0, 0
+    np.savez(tmp_path / "a.npz", ts=TS, xs=broken)
+    for mask in (None, True):
+        with pytest.raises(ValueError, match=r"not finite in 1 of 3 .* check the simulator there$"):
+            read(tmp_path / "a.npz", mask=mask)
+
+
+# Units, times that are counted, edges of cells, names of axes by array.
+
+
+def written(path, units, since="2001-01-01", **more):
+    times = ("time", np.arange(6), {"units": f"hours since {since}"})
+    u = (("number", "time", "longitude"), U, {"units": units})
+    xarray.Dataset({"u": u, "time": times, **more}).to_netcdf(path, engine="scipy")
+
+
+def test_units_of_files_agree(tmp_path):
+    for name, since in (("a", "2001-01-01"), ("b", "2002-06-30 12:00")):
+        written(tmp_path / f"{name}.nc", "m s-1", since)
+    data = read(f"{tmp_path}/*.nc")
+    np.testing.assert_array_equal(data.xs, np.concatenate([U, U]))
+    np.testing.assert_array_equal(data.ts, np.arange(6))
+    written(tmp_path / "c.nc", "km s-1")
+    with pytest.raises(
+        ValueError, match=r"c.nc must have the units of .* got .*'km s-1'"
+    ):
+        read(f"{tmp_path}/*.nc")
+
+
+def test_edges_and_labels(tmp_path):
+    """Bounds of the times are no state; whole numbers per path are conditions."""
+    path = tmp_path / "a.nc"
+    edges = np.stack([np.arange(6.0), np.arange(6.0) + 1], axis=1)
+    time = ("time", np.arange(6.0) + 0.5, {"bounds": "time_bnds"})
+    kind = ("number", np.array([4, -1, 2]))
+    written(path, "1", time_bnds=(("time", "nv"), edges), kind=kind)
+    with xarray.open_dataset(path, engine="scipy", decode_times=False) as data:
+        again = data.load().assign(time=time)
+    again.to_netcdf(path, engine="scipy")
+    data = read(path)
+    np.testing.assert_array_equal(data.xs, U)
+    assert set(data.args) == {"kind"}
+    assert data.args["kind"].dtype.kind == "i"
+    np.testing.assert_array_equal(data.args["kind"], [4, -1, 2])
+
+
+def test_names_of_axes_by_array(tmp_path):
+    arrays = {"u": np.moveaxis(U, 0, 1), "total": U.sum(axis=2)}
+    np.savez(tmp_path / "a.npz", times=TS, **arrays)
+    dims = {"u": ("time", "sample", "x")}
+    data = read(tmp_path / "a.npz", ts="times", xs={"u": "u", "total": "total"}, dims=dims)
+    np.testing.assert_array_equal(data.xs["u"], U)
+    np.testing.assert_array_equal(data.xs["total"], arrays["total"])
+
+
+def test_blocks_are_small_unless_asked(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["t-coordinate"] = TS
+        file.create_dataset("tensor", (100, 6, 2**18), "float32", chunks=(1, 6, 2**18))
+    assert datasets.open_foreign(tmp_path / "a.h5").chunks_per_block == 5  # of 6 MiB each
+    assert datasets.open_foreign(tmp_path / "a.h5", paths_per_block=70).chunks_per_block == 70
+
+
+def test_times_of_every_path_and_times_by_hand(tmp_path):
+    """As the incompressible flows of PDEBench have them: one row of times for each path."""
+    force = RANDOM.normal(size=(3, 8)).astype("float32")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["velocity"], file["force"], file["t"] = U, force, np.tile(TS, (3, 1))
+    for ts in ("t", TS, TS.tolist()):
+        data = read(tmp_path / "a.h5", ts=ts, xs="velocity", args="force", args_axes=0)
+        np.testing.assert_array_equal(data.xs, U)
+        np.testing.assert_array_equal(data.ts, TS)
+        np.testing.assert_array_equal(data.args, force)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["t"][1] *= 2
+    with pytest.raises(
+        ValueError, match=r"'t' of .* at least two times, numbers, got shape"
+    ):
+        read(tmp_path / "a.h5", ts="t", xs="velocity")
+
+
+@pytest.mark.parametrize(
+    "told", [{"axis": "T"}, {"standard_name": "time"}, {"units": "days since 1999-12-31"}]
+)
+def test_times_by_what_cf_says_of_them(tmp_path, told):
+    variables = {"u": (("sample", "leadtime", "x"), U), "leadtime": ("leadtime", TS, told)}
+    xarray.Dataset(variables).to_netcdf(tmp_path / "a.nc", engine="scipy")
+    data = read(tmp_path / "a.nc")
+    np.testing.assert_array_equal(data.xs, U)
+    np.testing.assert_array_equal(data.ts, TS)
+
+
+def test_what_all_paths_share_is_no_state(tmp_path):
+    variables = {"u": (("time", "sample", "x"), np.moveaxis(U, 0, 1)), "time": ("time", TS)}
+    data = xarray.Dataset(variables | {"forcing": (("time", "x"), U[0])})
+    data.to_netcdf(tmp_path / "a.nc", engine="scipy")
+    with pytest.raises(ValueError, match=r"must have leading axes .*: name what is state with xs="):
+        read(tmp_path / "a.nc")
+    np.testing.assert_array_equal(read(tmp_path / "a.nc", xs="u").xs, U)
