@@ -3,11 +3,14 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jax
 import matplotlib as mpl
 import pytest
+
+from smdp_jax import __main__ as command_line
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -27,13 +30,9 @@ def smaller(page, code):
     return code
 
 
-SLOW = ("simulator",)  # five simulators; that of exponax is run by test_readme_example.py as well
 SIZES = {"gallery": {"4000": "60", "4400": "84", "steps=2000": "steps=4", "100, key": "4, key"}}
-WITH_CODE = [
-    pytest.param(page, marks=[pytest.mark.slow] * (page.stem in SLOW), id=page.stem)
-    for page in PAGES
-    if programs(page)
-]
+WITH_CODE = [pytest.param(page, id=page.stem) for page in PAGES if programs(page)]
+WRITTEN = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 
 @pytest.mark.slow
@@ -65,13 +64,53 @@ def test_pages_name_what_exists():
     """Links between pages and into the repository lead somewhere; so do `smdp.` names in text."""
     import smdp_jax as smdp
 
-    for page in [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
+    for page in WRITTEN:
         text = page.read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#\s]+)", text):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
         for name in re.findall(r"\bsmdp\.([A-Za-z_]\w*)", text):
             assert hasattr(smdp, name), f"{page.name}: smdp.{name}"
+
+
+def test_four_problems_take_twenty_lines_each():
+    """A simulator, its prior, learning, sampling, calibration: of all that a newcomer needs."""
+    problems = [code for _, code in programs(ROOT / "docs" / "gallery.md")]
+    assert len(problems) == 4
+    for code in problems:
+        assert sum(bool(line.strip()) for line in code.splitlines()) <= 20, code
+        for verb in ("SDE", "simulate", "fit", "sample_posterior", "calibration_report"):
+            assert f"smdp.{verb}(" in code
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.stem)
+def test_commands_are_what_the_command_line_takes(page, tmp_path, monkeypatch, capsys):
+    """Shell blocks and tables: files are there, words are understood; nothing is run."""
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(r"python -m smdp_jax ((?:(?!&&)[^`\n#|])+)", text)
+    monkeypatch.setattr(command_line, "run_experiment", lambda *a, **k: None)
+    monkeypatch.setattr(command_line, "_join", lambda given: None)
+    for folder in ("configs", "smdp_jax"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    monkeypatch.chdir(tmp_path)
+    command_line.main(["new", "mine.py", "--field", "64", "--periodic"])
+    for words in map(str.split, found):
+        if words[0] == "new":
+            Path("mine.py").unlink()
+        if words[:2] not in (["run", "CONFIG"], ["run", "..."]):
+            assert command_line.main(words) == 0, (words, capsys.readouterr().err)
+
+
+def test_extras_that_are_named_exist():
+    """In pages, and in messages about what is missing."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    sources = [*WRITTEN, *(ROOT / "smdp_jax").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    named = set()
+    for source in sources:
+        for names in re.findall(r"(?:smdp_jax|\"\.)\\?\[([a-z0-9,]+)\\?\]", source.read_text()):
+            named |= set(names.split(","))
+    assert named <= set(project["optional-dependencies"])
+    assert named >= {"plots", "video", "data", "exponax", "phiflow", "docs", "dev", "cuda12"}
 
 
 @pytest.mark.slow

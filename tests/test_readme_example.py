@@ -89,7 +89,7 @@ def test_a_simulator_of_another_library():
     Measured: samples miss the end state by as much as the true start does, 2.6e-4 in the mean
     square, and the negated steps alone by 1.8e-2.
     """
-    code = block_with("import exponax", ROOT / "docs" / "simulator.md")
+    code = block_with("import exponax", ROOT / "docs" / "exponax.md")
     assert len(code.splitlines()) < 30
     seen = {}
     exec(compile(code, "README.md", "exec"), seen)

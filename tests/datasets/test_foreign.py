@@ -363,9 +363,7 @@ def test_units_of_files_agree(tmp_path):
     np.testing.assert_array_equal(data.xs, np.concatenate([U, U]))
     np.testing.assert_array_equal(data.ts, np.arange(6))
     written(tmp_path / "c.nc", "km s-1")
-    with pytest.raises(
-        ValueError, match=r"c.nc must have the units of .* got .*'km s-1'"
-    ):
+    with pytest.raises(ValueError, match=r"c.nc must have the units of .* got .*'km s-1'"):
         read(f"{tmp_path}/*.nc")
 
 
@@ -415,9 +413,7 @@ def test_times_of_every_path_and_times_by_hand(tmp_path):
         np.testing.assert_array_equal(data.args, force)
     with h5py.File(tmp_path / "a.h5", "r+") as file:
         file["t"][1] *= 2
-    with pytest.raises(
-        ValueError, match=r"'t' of .* at least two times, numbers, got shape"
-    ):
+    with pytest.raises(ValueError, match=r"'t' of .* at least two times, numbers, got shape"):
         read(tmp_path / "a.h5", ts="t", xs="velocity")
 
 

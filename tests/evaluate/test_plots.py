@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import matplotlib as mpl
@@ -13,8 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 import smdp_jax as smdp
+from smdp_jax import Conditioned
 from smdp_jax.evaluate import plots
 from smdp_jax.evaluate.figures import figure_png
+from smdp_jax.evaluate.plots import _states
 
 RNG = np.random.default_rng(0)
 TS = np.linspace(0.02, 10, 60)
@@ -355,6 +358,32 @@ def test_profiles_and_space_time() -> None:
         plots.space_time(ts, points, path, path[None, :4])
     with pytest.raises(ValueError, match=r"sample_ends must have shape"):
         plots.profiles(points, path[0], path[0], path, path[:2])
+
+
+def test_weights_are_heeded() -> None:
+    """Draws of weight 0 are not drawn, and one of twice the weight counts twice."""
+    draws = np.array([5.0, 1.0, 2.0, 2.5, 9.0])
+    with np.errstate(divide="ignore"):
+        weights = np.log(np.array([0, 2, 1, 1, 0]) / 4)
+    weighted = Conditioned({"x": draws}, weights, 0.0, 0.0, None)
+    columns = _states.columns(weighted, 1, None, 4)
+    assert np.unique(columns["x"]).tolist() == [1.0, 2.0, 2.5]
+    # Five even places on the way through 1/2, 1/4, 1/4.
+    assert np.bincount(columns["x"].astype(int)).tolist() == [0, 3, 2]
+
+
+def test_evidence_of_a_conditioned_posterior(figures: dict[str, Figure]) -> None:
+    ess, resampled = 100 - 9 * TS, np.arange(59) % 20 == 7
+    info = SimpleNamespace(
+        ts=TS, ess=ess, resampled=resampled,
+        temperatures=PADDED[0], acceptance=PADDED[1], step_sizes=PADDED[2],
+    )  # fmt: skip
+    past = Conditioned(np.zeros((100, 1)), np.full(100, -np.log(100)), -12.3, 0.12, info)
+    shown = plots.evidence_panel(past)
+    for a, b in zip(shown.axes, figures["particles"].axes, strict=True):
+        assert a.get_title(loc="left") == b.get_title(loc="left")
+        for p, q in zip(a.lines, b.lines, strict=True):
+            np.testing.assert_allclose(p.get_xydata(), q.get_xydata())
 
 
 def test_particles_and_sensors(figures: dict[str, Figure]) -> None:

@@ -235,3 +235,40 @@ def test_status_opens_the_page_and_misses_are_marked(tmp_path: Path) -> None:
 def test_rows_that_cannot_be_judged(row: dict, message: str, untyped: None) -> None:
     with pytest.raises(ValueError, match=message):
         evaluate.Metric("error", 0.5, **row)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance (WCAG 2.2) of #rrggbb."""
+    parts = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(one: str, other: str) -> float:
+    """From 1, alike, to 21, black on white."""
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_has_contrast_by_day_and_by_night() -> None:
+    """AA: 4.5 for all text on all grounds, in both themes; 3 for marks of figures."""
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)  # WCAG's own example
+    style = (Path(evaluate.__file__).parent / "report.css").read_text()
+    themes = re.findall(r":root \{([^}]*)\}", style)
+    assert len(themes) == 3  # day, night, paper
+    for theme in themes[:2]:
+        colours = dict(re.findall(r"--(\w+): (#\w{6})", theme))
+        assert {"ink", "soft", "link", "good", "bad", "page", "card"} <= set(colours)
+        for text in ("ink", "soft", "link", "good", "bad"):
+            for ground in ("page", "card"):
+                assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground, colours)
+
+
+def test_figures_have_contrast() -> None:
+    from smdp_jax.evaluate.plots import _style
+
+    for text in (_style.INK, _style.SOFT):
+        assert contrast(text, "#ffffff") >= 4.5
+    for line in (_style.LEARNED, _style.EXACT, _style.FLOW):
+        assert contrast(line, "#ffffff") >= 3

@@ -8,7 +8,7 @@ from smdp_jax.evaluate.plots.animation import field_animation, posterior_animati
 from smdp_jax.evaluate.plots.calibration import calibration_panel, coverage_curve, rank_histogram
 from smdp_jax.evaluate.plots.fields import field_panel, power_spectra
 from smdp_jax.evaluate.plots.pairs import histograms, pair_plot
-from smdp_jax.evaluate.plots.particles import particles
+from smdp_jax.evaluate.plots.particles import evidence_panel, particles
 from smdp_jax.evaluate.plots.posteriors import posterior_histogram, posterior_probability
 from smdp_jax.evaluate.plots.profiles import profiles, sensor_profiles, space_time
 from smdp_jax.evaluate.plots.scalar import score_field, trajectories
@@ -17,6 +17,7 @@ from smdp_jax.evaluate.plots.training import step_miss, training_curve
 __all__ = [
     "calibration_panel",
     "coverage_curve",
+    "evidence_panel",
     "field_animation",
     "field_panel",
     "histograms",

@@ -8,8 +8,13 @@ import numpy as np
 
 
 def samples_of(given: Any) -> Any:
-    """The samples of a posterior, or a tree of them as it is."""
-    return getattr(given, "samples", given)
+    """The samples of a posterior, equally weighted, or a tree of them as it is."""
+    samples, weights = getattr(given, "samples", given), getattr(given, "log_weights", None)
+    if weights is None or np.ptp(weights) == 0:
+        return samples
+    share = np.cumsum(np.exp(np.asarray(weights, np.float64) - np.max(weights)))
+    index = np.searchsorted(share / share[-1], (np.arange(len(share)) + 0.5) / len(share))
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[index], samples)
 
 
 def columns(given: Any, axes: int, entries: Sequence[int] | None, most: int) -> dict[str, Any]:

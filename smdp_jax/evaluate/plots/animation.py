@@ -1,7 +1,11 @@
-"""Fields that move: an animated PNG, which all else shows as a still, or a GIF."""
+"""Fields that move: an animated PNG, which all else shows as a still, a GIF, or a film."""
 
 import io
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +28,7 @@ def field_animation(
     frame_seconds: float = 0.12,
     time_unit: str = "",
     dpi: int = 100,
-    format: Literal["PNG", "GIF"] = "PNG",
+    format: Literal["PNG", "GIF", "MP4"] = "PNG",
 ) -> bytes:
     """Show fields side by side as they move, on one colour scale.
 
@@ -46,13 +50,20 @@ def field_animation(
         Unit of the times; empty if dimensionless.
     dpi : int
         Dots per inch.
-    format : "PNG" or "GIF"
-        Of the file; a GIF has 256 colours.
+    format : "PNG", "GIF" or "MP4"
+        Of the file; a GIF has 256 colours, an MP4 needs ``pip install "smdp_jax[video]"``.
 
     Returns
     -------
     bytes
         The content of an animated picture file.
+
+    Raises
+    ------
+    ImportError
+        For an MP4, if ffmpeg is not installed.
+    ValueError
+        If shapes do not belong together, or for another format.
     """
     times = style.array("times", np.asarray(times), 1)
     shown = _as_frames(times, fields)
@@ -164,19 +175,50 @@ def _film(
     format: str = "PNG",
 ) -> bytes:
     """Draw some of the times, and put them one after the other, the last one for longer."""
-    if format not in ("PNG", "GIF"):
-        raise ValueError(f"format must be 'PNG' or 'GIF', got {format!r}")
+    if format not in ("PNG", "GIF", "MP4"):
+        raise ValueError(f"format must be 'PNG', 'GIF' or 'MP4', got {format!r}")
+    ffmpeg = _encoder() if format == "MP4" else None
     canvas = FigureCanvasAgg(figure)
     pictures = []
     for i in np.unique(np.linspace(0, times - 1, min(max_frames, times)).astype(int)).tolist():
         draw(i)
         pictures.append(_picture(figure, canvas, dpi))
+    if ffmpeg is not None:
+        return _mp4(ffmpeg, pictures, frame_seconds)
     milliseconds = round(1000 * frame_seconds)
     waits = [milliseconds] * (len(pictures) - 1) + [10 * milliseconds]
     first, *others = pictures
     buffer = io.BytesIO()
     first.save(buffer, format, save_all=True, append_images=others, duration=waits, loop=0)
     return buffer.getvalue()
+
+
+def _encoder() -> str:
+    """Where ffmpeg is: that of the package, or the machine's own."""
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe
+    except ImportError as error:
+        if found := shutil.which("ffmpeg"):
+            return found
+        raise ImportError(
+            "MP4 needs ffmpeg, which is not installed: "
+            'pip install "smdp_jax[video]", or take format="GIF"'
+        ) from error
+    return get_ffmpeg_exe()
+
+
+def _mp4(ffmpeg: str, pictures: list[Image.Image], frame_seconds: float) -> bytes:
+    """A film that all browsers play: H.264, whose sides are even; the last picture stays."""
+    width, height = (side // 2 * 2 for side in pictures[0].size)
+    given = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
+    asked = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+    frames = [p.crop((0, 0, width, height)).tobytes() for p in pictures]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "film.mp4"
+        command = [ffmpeg, *given, "-r", f"{1 / frame_seconds:g}", "-i", "-", *asked, str(file)]
+        raw = b"".join([*frames, *frames[-1:] * 9])
+        subprocess.run(command, input=raw, check=True, capture_output=True)
+        return file.read_bytes()
 
 
 def _picture(figure: Figure, canvas: FigureCanvasAgg, dpi: int) -> Image.Image:

@@ -1,5 +1,7 @@
 """How particles fared on the way to a posterior: effective sizes, and the tempered end state."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -79,6 +81,35 @@ def particles(
         style.grid_lines(axes)
         style.legend(axes)
     return figure
+
+
+def evidence_panel(past: Any, *, time_unit: str = "") -> Figure:
+    """Draw how many particles of a conditioned posterior count, and its evidence.
+
+    Parameters
+    ----------
+    past : Conditioned
+        From ``condition``.
+    time_unit : str
+        Unit of the times; empty if dimensionless.
+
+    Returns
+    -------
+    Figure
+        As of `particles`.
+    """
+    info = past.info
+    stages = (info.temperatures, info.acceptance, info.step_sizes)
+    return particles(
+        info.ts,
+        info.ess,
+        info.resampled,
+        *stages,
+        num_particles=len(past.log_weights),
+        log_evidence=float(past.log_evidence),
+        log_evidence_error=float(past.log_evidence_error),
+        time_unit=time_unit,
+    )
 
 
 def _shares(axes: Axes, ts: np.ndarray, share: np.ndarray, resampled: np.ndarray) -> None:
