@@ -36,7 +36,7 @@ def section(name: str) -> list[str]:
     return [
         f"### {name}",
         "",
-        f"{file.summary}. `python -m smdp_jax run configs/{name}.py`",
+        f"{file.summary.rstrip('?.')}{'?' if file.summary.endswith('?') else '.'} `python -m smdp_jax run configs/{name}.py`",
         "",
         f"![Figures of {name}, and how many of its targets are met](_static/gallery/{name}.png)",
         "",
