@@ -33,10 +33,11 @@ def small(picture: Image.Image) -> bytes:
 def section(name: str) -> list[str]:
     """An experiment's name, what it is, its picture, and the command that makes it."""
     file = load_config_file(ROOT / "configs" / f"{name}.py")
+    command = f"`python -m smdp_jax run configs/{name}.py`"
     return [
         f"### {name}",
         "",
-        f"{file.summary.rstrip('?.')}{'?' if file.summary.endswith('?') else '.'} `python -m smdp_jax run configs/{name}.py`",
+        f"{file.summary}{'' if file.summary.endswith('?') else '.'} {command}",
         "",
         f"![Figures of {name}, and how many of its targets are met](_static/gallery/{name}.png)",
         "",

@@ -103,7 +103,7 @@ def load_score(path: str | os.PathLike[str], model: Any) -> Any:
     if version != str(_VERSION).encode():
         raise ValueError(
             f"{path} must be of version {_VERSION}, got version {version.decode(errors='replace')}:"
-            " it was written by another smdp_jax"
+            " it was written by another smdp_jax: pip install --upgrade smdp_jax, or train again"
         )
     if hashlib.sha256(body).hexdigest().encode() != digest:
         raise ValueError(f"{path} is damaged: its content has another digest than it had")

@@ -1,5 +1,6 @@
 """Figures: the drawn data are those given, nothing overlaps, and no global state is touched."""
 
+import importlib
 import itertools
 import subprocess
 import sys
@@ -323,6 +324,14 @@ def _run(code: str) -> None:
 
 def test_evaluate_imports_without_matplotlib() -> None:
     _run("import sys; sys.modules['matplotlib'] = None; import smdp_jax.evaluate")
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "PIL"])
+def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    monkeypatch.delitem(sys.modules, "smdp_jax.evaluate.plots._needed")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf'plots need {package}, .*"smdp_jax\[plots\]"'):
+        importlib.import_module("smdp_jax.evaluate.plots._needed")
 
 
 @pytest.mark.slow

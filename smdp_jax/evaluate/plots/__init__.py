@@ -4,6 +4,7 @@ Needs matplotlib (``pip install "smdp_jax[plots]"``); nothing else in the packag
 do not belong together, or hold nothing to draw, are refused with a ValueError that names them.
 """
 
+from smdp_jax.evaluate.plots import _needed
 from smdp_jax.evaluate.plots.animation import field_animation, posterior_animation
 from smdp_jax.evaluate.plots.calibration import calibration_panel, coverage_curve, rank_histogram
 from smdp_jax.evaluate.plots.fields import field_panel, power_spectra
