@@ -20,6 +20,7 @@ from smdp_jax.files import write_atomically
 from smdp_jax.scores.sharing import decoded, encoded
 from smdp_jax.scores.step import carried_by
 from smdp_jax.sde import SDE
+from smdp_jax.solve.linear import LinearPart
 
 __all__ = ["Pretrained", "pretrained", "write_pretrained"]
 
@@ -86,6 +87,8 @@ def pretrained(name: str) -> Pretrained:
         )
     system, score = _built(tree["system"]), decoded(tree["learned"], _built(tree["network"]))
     sde = getattr(system, tree["process"])()
+    if "rates" in tree:
+        sde = dataclasses.replace(sde, linear=_linear(tree["rates"], tree["points"]))
     if "inverse" in tree:
         sde = dataclasses.replace(sde, inverse=carried_by(score, _built(tree["inverse"])))
     return Pretrained(
@@ -121,14 +124,9 @@ def write_pretrained(run_dir: Path, path: Path) -> Path:
     """
     run = load(run_dir)
     system = getattr(run.config, "system", lambda: None)()
-    process = next(
-        (
-            n
-            for n in ("sde", "continuous_sde")
-            if hasattr(system, n) and getattr(system, n)() == run.sde
-        ),
-        None,
-    )
+    linear, own = run.sde.linear, dataclasses.replace(run.sde, linear=None)
+    names = [n for n in ("sde", "continuous_sde") if hasattr(system, n)]
+    process = next((n for n in names if getattr(system, n)() in (run.sde, own)), None)
     if process is None:
         raise ValueError(f"{run_dir} must have Config.system() with its process, got {system!r}")
     learned = run.learned
@@ -150,7 +148,28 @@ def write_pretrained(run_dir: Path, path: Path) -> Path:
     }
     if inverse:
         tree["inverse"] = _described(inverse(learned).model)
+    if linear is not None and getattr(system, process)() == own:
+        tree |= _told_of(linear, run.data.at(0, 0))
     return write_atomically(path, msgpack_serialize(tree))
+
+
+def _linear(rates: Any, points: int) -> LinearPart:
+    """What is linear in a field on a ring."""
+    forward = lambda x: jnp.fft.rfft(x, norm="ortho")
+    backward = lambda modes: jnp.fft.irfft(modes, points, norm="ortho")
+    return LinearPart(jnp.asarray(rates), (forward, backward))
+
+
+def _told_of(linear: LinearPart, x: Any) -> dict[str, Any]:
+    """Rates by mode of a field on a ring; another transform is refused."""
+    rates, points, pair = linear.rates, jnp.size(x), linear.transform
+    known = pair is not None and jnp.ndim(x) == 1 and not callable(rates)
+    if known:
+        modes = jnp.fft.rfft(x, norm="ortho")
+        known = np.allclose(pair[0](x), modes) and np.allclose(pair[1](modes), x, atol=1e-6)
+    if not known:
+        raise ValueError("SDE.linear must have rates of the modes of rfft, norm='ortho', of a ring")
+    return {"rates": np.asarray(rates), "points": points}
 
 
 def _described(value: Any) -> Any:

@@ -270,5 +270,5 @@ def test_figures_have_contrast() -> None:
 
     for text in (_style.INK, _style.SOFT):
         assert contrast(text, "#ffffff") >= 4.5
-    for line in (_style.LEARNED, _style.EXACT, _style.FLOW):
+    for line in (_style.LEARNED, _style.EXACT, _style.FLOW, *_style.SERIES):
         assert contrast(line, "#ffffff") >= 3

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from smdp_jax import evaluate
 
 WIDTHS = (390, 768, 1280)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome-headless-shell", "msedge")
 MEASURE = """<script>onload = () => {
   const found = [...document.querySelectorAll("iframe")].map(frame => {
     const page = frame.contentDocument.documentElement
@@ -29,8 +30,8 @@ def looked_at(report, folder):
     frames = "".join(f'<iframe width="{w}" height="900" srcdoc="{page}"></iframe>' for w in WIDTHS)
     wrapper = folder / "widths.html"
     wrapper.write_text(f'<!doctype html><meta charset="utf-8"><body>{frames}{MEASURE}', "utf-8")
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    assert browser is not None, "this test needs Chromium"
+    browser = next((there for name in BROWSERS if (there := shutil.which(name))), None)
+    assert browser is not None, f"this test needs one of {BROWSERS}: apt-get install chromium"
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
     done = subprocess.run(
         [*command, "--virtual-time-budget=20000", str(wrapper)],

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -114,6 +115,35 @@ def test_a_learned_inverse_comes_back_with_its_correction(tmp_path, monkeypatch)
     np.testing.assert_array_equal(back, inverse(0.2, 0.15, x, None))
     assert not np.allclose(back, x)
     np.testing.assert_array_equal(found.score(TS[1], x, None), learned(TS[1], x, None))
+
+
+@pytest.mark.parametrize("norm", ["ortho", None])
+def test_what_is_linear_comes_along(norm, tmp_path, monkeypatch):
+    """Rates of the modes of a ring, for the steps that know of them; other modes are refused."""
+    system, x = physics.Burgers(16), jnp.sin(jnp.arange(16.0))
+    pair = partial(jnp.fft.rfft, norm=norm), partial(jnp.fft.irfft, norm=norm)
+    linear, model = smdp.LinearPart(system.decay_rates(), pair), models.MLP((4,))
+    run = SimpleNamespace(
+        config=SimpleNamespace(system=lambda: system),
+        sde=replace(system.continuous_sde(), linear=linear),
+        learned=smdp.LearnedScore(model, model.init(jax.random.key(0), TS[1], x, None)),
+        data=SimpleNamespace(ts=TS, at=lambda sample, time: x),
+    )
+    monkeypatch.setattr(module, "load", lambda folder: run)
+    (tmp_path / "metrics.json").write_text(json.dumps({"metrics": {}}))
+    (tmp_path / "weights").mkdir()
+    if norm is None:
+        with pytest.raises(ValueError, match="must have rates of the modes of rfft, norm='ortho'"):
+            module.write_pretrained(tmp_path, tmp_path / "weights" / "ring.smdp")
+        return
+    module.write_pretrained(tmp_path, tmp_path / "weights" / "ring.smdp")
+    monkeypatch.setattr(module, "files", lambda package: tmp_path)
+    found = smdp.pretrained("ring").sde
+    assert replace(found, linear=None) == system.continuous_sde()
+    np.testing.assert_array_equal(found.linear.rates, linear.rates)
+    modes = found.linear.transform[0](x)
+    np.testing.assert_allclose(modes, pair[0](x), atol=1e-6)
+    np.testing.assert_allclose(found.linear.transform[1](modes), x, atol=1e-6)
 
 
 @pytest.mark.parametrize("system", [None, physics.Affine(rate=0.1, noise=0.9)])

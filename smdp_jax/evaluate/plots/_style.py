@@ -33,8 +33,8 @@ FLOW = "#D55E00"
 """The probability-flow ODE."""
 EXACT = INK
 """Closed forms and truths."""
-SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Further series, in this order."""
+SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B07800", "#3D92C7")
+"""Further series, in this order: Okabe and Ito's, the last two darker, to be seen on white."""
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1)), (0, (8, 3)))
 """Line styles that go with `SERIES`, so that curves differ in print without colour."""
 DIVERGING = "RdBu_r"
