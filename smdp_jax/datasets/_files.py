@@ -166,6 +166,8 @@ def _hdf5(path: Path) -> Iterator[Arrays]:
 
 def _hdf5_variable(name: str, path: Path, item: Any) -> Variable:
     labels = tuple(_label(axis) for axis in item.dims)
+    if item.is_scale and len(item.shape) == 1 and not any(labels):
+        labels = (name.rsplit("/", 1)[-1],)  # a coordinate of netCDF-4 is its own axis
     raw = functools.partial(_read_hdf5, item)
     attrs = {key: _plain(item.attrs[key]) for key in _KEPT if key in item.attrs}
     return Variable(name, path, item.shape, item.dtype, raw, labels if any(labels) else None, attrs)

@@ -97,7 +97,7 @@ class Part:
             return states
         floating = np.result_type(states, np.float16)
         whole = np.full((len(states), len(common), *states.shape[2:]), np.nan, floating)
-        whole[:, np.searchsorted(common, self.times)] = states
+        whole[:, np.abs(common[:, None] - self.times).argmin(axis=0)] = states
         return whole
 
     def _mask(self, arrays: Arrays, states: list[Any], runs: list[slice], common: Any) -> Any:
@@ -292,14 +292,12 @@ def joined_times(parts: Sequence[Part]) -> np.ndarray:
     if not first.layout.mask:
         return first.times
     times = np.unique(np.concatenate([part.times for part in parts]))
-    near = np.flatnonzero(np.diff(times) < 1e-6 * (times[-1] - times[0]))
-    if near.size:
-        a, b = times[near[0] : near[0] + 2]
-        raise ContentError(
-            f"times of paths must be the same or further apart, got {a!r} and {b!r}: round them, "
-            "or pass ts="
-        )
-    return times
+    return times[np.append(True, ~_same(times[1:], times[:-1]))]
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Whether times are equal but for rounding to single precision."""
+    return np.abs(a - b) <= 5e-7 * np.maximum(np.abs(a), np.abs(b))
 
 
 def check_alike(parts: Sequence[Part]) -> None:
@@ -307,6 +305,15 @@ def check_alike(parts: Sequence[Part]) -> None:
     first = parts[0]
     for part in parts[1:]:
         where = f"{part.path}{f' in {part.group}' if part.group else ''}"
+        for what, own, others in (
+            ("states", part.layout.xs, first.layout.xs),
+            ("conditions", part.layout.args, first.layout.args),
+        ):
+            if own != others:
+                raise ContentError(
+                    f"{where} must have the {what} of {first.path}, {others}, got {own}: name "
+                    "those that all have with xs= and args="
+                )
         if part.like != first.like:
             raise ContentError(
                 f"{where} must have states of the shapes {first.like} like {first.path}, got "
@@ -317,7 +324,8 @@ def check_alike(parts: Sequence[Part]) -> None:
                 f"{where} must have the units of {first.path}, {first.units}, got {part.units}: "
                 "convert them first"
             )
-        if not first.layout.mask and not np.array_equal(part.times, first.times):
+        same = len(part.times) == len(first.times) and _same(part.times, first.times).all()
+        if not first.layout.mask and not same:
             raise ContentError(
                 f"{where} must have the times of {first.path}, {len(first.times)} in "
                 f"[{first.times[0]:g}, {first.times[-1]:g}], got {len(part.times)} in "

@@ -103,8 +103,9 @@ def test_one_array_as_exponax_makes_them(tmp_path):
         read(tmp_path / "a.npy")
 
 
-@pytest.mark.parametrize("kind", ["netcdf", "zarr"])
+@pytest.mark.parametrize("kind", ["scipy", "h5netcdf", "zarr"])
 def test_named_axes_with_packing(tmp_path, kind):
+    """NetCDF of versions 3 and 4, and Zarr, as xarray writes them."""
     data = xarray.Dataset(
         {
             "u": (("time", "member", "x"), np.moveaxis(U, 0, 1)),
@@ -116,9 +117,9 @@ def test_named_axes_with_packing(tmp_path, kind):
     )
     packing = {"u": {"dtype": "int16", "scale_factor": 1e-3, "_FillValue": -32768}}
     path = tmp_path / "a.data"
-    if kind == "netcdf":
-        data.to_netcdf(path, engine="scipy", encoding=packing)
-        expected = xarray.open_dataset(path, engine="scipy")
+    if kind != "zarr":
+        data.to_netcdf(path, engine=kind, encoding=packing)
+        expected = xarray.open_dataset(path, engine=kind)
     else:
         data.to_zarr(path, encoding=packing, consolidated=False)
         expected = xarray.open_zarr(path, consolidated=False)
@@ -271,9 +272,12 @@ def test_files_of_other_lengths_and_other_times(tmp_path):
     assert np.isfinite(fit.history["loss"]).all()
     with pytest.raises(ValueError, match=r"b.npz must have the times .* or pass mask=True"):
         read(f"{tmp_path}/?.npz", ts="t", xs="v")
-    np.savez(tmp_path / "d.npz", t=TS + np.float32(1e-6), v=u)
-    with pytest.raises(ValueError, match=r"times of paths must be the same or further apart, got"):
-        read(f"{tmp_path}/?.npz", **options)
+    np.savez(tmp_path / "d.npz", t=TS.astype(float) * (1 + 1e-7), v=u)  # but for rounding
+    more = read(f"{tmp_path}/?.npz", **options)
+    np.testing.assert_array_equal(more.mask[:6], seen)
+    np.testing.assert_allclose(more.ts, TS, rtol=2e-7)
+    np.savez(tmp_path / "d.npz", t=TS * 1.5, v=u)
+    assert read(f"{tmp_path}/?.npz", **options).num_times == 6 + 4  # 0 and 1.2 are there
 
 
 def test_times_of_a_group_that_are_missing(tmp_path):
@@ -364,6 +368,17 @@ def test_units_of_files_agree(tmp_path):
     np.testing.assert_array_equal(data.ts, np.arange(6))
     written(tmp_path / "c.nc", "km s-1")
     with pytest.raises(ValueError, match=r"c.nc must have the units of .* got .*'km s-1'"):
+        read(f"{tmp_path}/*.nc")
+
+
+def test_files_hold_the_same_arrays(tmp_path):
+    written(tmp_path / "a.nc", "1", kind=("number", np.arange(3)))
+    written(tmp_path / "b.nc", "1")
+    with pytest.raises(ValueError, match=r"b.nc must have the conditions of .*'kind'.*, got None:"):
+        read(f"{tmp_path}/*.nc")
+    assert read(f"{tmp_path}/*.nc", ts="time", xs="u").num_samples == 6
+    written(tmp_path / "b.nc", "1", v=(("number", "time"), U[:, :, 0]))
+    with pytest.raises(ValueError, match=r"b.nc must have the states of .*a.nc, u, got {'u'"):
         read(f"{tmp_path}/*.nc")
 
 
