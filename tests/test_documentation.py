@@ -59,6 +59,11 @@ def test_page(page, tmp_path, monkeypatch):
                 for leaf in jax.tree.leaves(getattr(part, "samples", part)):
                     assert jax.numpy.isfinite(leaf).all(), f"{page.name}: {name}"
 
+    if page.stem == "quickstart":  # what it prints is what the page shows, digits apart
+        rows = re.compile(r"^(?:met|MISSED)? +(\S.*?)  +", re.M)
+        shown = re.findall(r"```text\n(.*?)```", page.read_text("utf-8"), re.S)
+        assert rows.findall(shown[0]) == rows.findall(str(seen["report"]))
+
 
 def test_pages_name_what_exists():
     """Links between pages and into the repository lead somewhere; so do `smdp.` names in text."""
