@@ -162,11 +162,10 @@ def _linear(rates: Any, points: int) -> LinearPart:
 
 def _told_of(linear: LinearPart, x: Any) -> dict[str, Any]:
     """Rates by mode of a field on a ring; another transform is refused."""
-    rates, points, pair = linear.rates, jnp.size(x), linear.transform
-    known = pair is not None and jnp.ndim(x) == 1 and not callable(rates)
-    if known:
-        modes = jnp.fft.rfft(x, norm="ortho")
-        known = np.allclose(pair[0](x), modes) and np.allclose(pair[1](modes), x, atol=1e-6)
+    rates, points, known = linear.rates, jnp.size(x), False
+    if linear.transform is not None and jnp.ndim(x) == 1 and not callable(rates):
+        (forward, backward), modes = linear.transform, jnp.fft.rfft(x, norm="ortho")
+        known = np.allclose(forward(x), modes) and np.allclose(backward(modes), x, atol=1e-6)
     if not known:
         raise ValueError("SDE.linear must have rates of the modes of rfft, norm='ortho', of a ring")
     return {"rates": np.asarray(rates), "points": points}
