@@ -94,7 +94,7 @@ def sample(
         "path_times": ts,
         "forward_paths": held_out.xs[:100, :, 0],
         "backward_paths": paths.samples[:, 0, :, 0],
-        "flow_paths": flow[:: end_points // 10, :, 0],
+        "flow_paths": flow[:: max(end_points // 10, 1), :, 0],
         "middle_time": ts[i],
         "middle_ends": ends[chosen, 0],
         "middle_samples": past.samples[chosen, :, 1, 0],
