@@ -30,8 +30,9 @@ with h5py.File(sys.argv[1], "w") as file:
     paths = file.create_dataset("tensor", (512, 32, 32768), "float32", chunks=(1, 32, 32768))
     for i in range(512):
         paths[i] = numpy.float32(i)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 stream = datasets.open_foreign(sys.argv[1])
+jax.random.permutation(jax.random.key(0), 512).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 blocks, read = stream.blocks(jax.random.key(0)), 0
 while read < 2**31:
     read += next(blocks).xs.nbytes
@@ -86,7 +87,7 @@ def file(folder: Path) -> list[harness.Target]:
     told = timed([sys.executable, "-c", _PASS, str(folder / "a.h5")], ROOT)[1]
     before, peak = (int(kib) * 1024 / 1e6 for kib in told.split())
     return [
-        harness.Target("2 GiB streamed: memory beside what imports take, MB", peak - before, 400),
+        harness.Target("2 GiB streamed: memory beside JAX, MB", peak - before, 400),
         harness.Target("2 GiB streamed: memory in all, MB", peak),
     ]
 

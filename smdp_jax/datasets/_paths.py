@@ -69,19 +69,21 @@ class Part:
             layout, runs = self.layout, _runs(index)
             names, tree = jax.tree.flatten(layout.xs)
             found = [_find(arrays, self.group + name, self.path) for name in names]
-            states = [self._at(v, a, runs, common) for v, a in zip(found, self.axes, strict=True)]
-            leaves = [self._on_device(x, dtype, v) for x, v in zip(states, found, strict=True)]
+            leaves = [
+                self._on_device(self._at(v, a, runs, common), dtype, v)
+                for v, a in zip(found, self.axes, strict=True)
+            ]
             args = jax.tree.map(
                 lambda name: self._conditions(arrays, name, runs, len(index), dtype), layout.args
             )
-            mask = self._mask(arrays, states, runs, common) if layout.mask else None
+            mask = self._mask(arrays, leaves, runs, common) if layout.mask else None
             times = self._on_device(common, dtype, f"the times of {self.path}")
             xs = tree.unflatten(leaves)
             data = Trajectories(times, xs, args, args_axes=layout.args_axes, mask=mask)
             try:
                 data.check(masked=True)
             except ValueError as error:
-                gaps = mask is None and any(np.isnan(x).any() for x in states)
+                gaps = mask is None and any(jnp.isnan(x).any() for x in leaves)
                 hint = "; if NaN says that nobody looked, pass mask=True" if gaps else ""
                 raise ContentError(f"{self.path}: {error}{hint}") from error
         return data
@@ -90,21 +92,28 @@ class Part:
         """States of some paths at common times, NaN where this file has none."""
         count = len(self.times) if self.kept is None else len(self.kept)
         missing = bool(self.layout.mask)
-        parts = [axes.read(variable, run, count, missing=missing) for run in runs]
-        states = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        states = states if self.kept is None else states[:, self.kept]
-        if len(self.times) == len(common):
-            return states
-        floating = np.result_type(states, np.float16)
-        whole = np.full((len(states), len(common), *states.shape[2:]), np.nan, floating)
-        whole[:, np.abs(common[:, None] - self.times).argmin(axis=0)] = states
+        whole, done = None, 0
+        places = np.abs(common[:, None] - self.times).argmin(axis=0)
+        for run in runs:  # straight to its place: blocks are what memory is for
+            read = axes.read(variable, run, count, missing=missing)
+            read = read if self.kept is None else read[:, self.kept]
+            if len(runs) == 1 and len(self.times) == len(common):
+                return read
+            if whole is None:
+                rows, gaps = sum(r.stop - r.start for r in runs), len(self.times) < len(common)
+                kind = np.result_type(read, np.float16) if gaps else read.dtype
+                whole = np.empty((rows, len(common), *read.shape[2:]), kind)
+                if gaps:
+                    whole.fill(np.nan)
+            whole[done : done + len(read), places] = read
+            done += len(read)
         return whole
 
     def _mask(self, arrays: Arrays, states: list[Any], runs: list[slice], common: Any) -> Any:
         """Where a state was seen, (samples, times)."""
         if self.layout.mask is True:
-            gaps = [np.isnan(x).reshape(*x.shape[:2], -1).any(axis=2) for x in states]
-            return jnp.asarray(~np.any(gaps, axis=0))
+            gaps = [jnp.isnan(x).reshape(*x.shape[:2], -1).any(axis=2) for x in states]
+            return ~jnp.any(jnp.stack(gaps), axis=0)
         variable = _find(arrays, self.group + self.layout.mask, self.path)
         count = len(self.times) if self.kept is None else len(self.kept)
         axes = find_axes(variable, None, count, None)

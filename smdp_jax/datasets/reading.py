@@ -170,13 +170,15 @@ class Stream:
         Trajectories
             ``chunks_per_block`` pieces, always of the same shapes, checked.
         """
-        with ThreadPoolExecutor(max_workers=1) as reader:
-            number = first
+        reader, number = ThreadPoolExecutor(max_workers=1), first
+        try:
             ahead = reader.submit(self._block, key, number)
             while True:
                 number += 1
                 block, ahead = ahead.result(), reader.submit(self._block, key, number)
                 yield block
+        finally:
+            reader.shutdown(wait=False)  # a program that ends here has no threads to wait for
 
     def _block(self, key: PRNGKeyArray, number: int) -> Trajectories:
         count, size = self.source.count, self.chunks_per_block
