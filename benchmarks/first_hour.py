@@ -94,8 +94,13 @@ def file(folder: Path) -> list[harness.Target]:
 
 def types(folder: Path) -> list[harness.Target]:
     """Share of what the package exports whose types are known."""
+    ours = Path(sys.executable).parent  # as where it is activated: else nothing is found
+    path = {"PATH": f"{ours}{os.pathsep}{os.environ['PATH']}", "VIRTUAL_ENV": str(ours.parent)}
     command = [sys.executable, "-m", "pyright", "--ignoreexternal", "--verifytypes", "smdp_jax"]
-    done = subprocess.run([*command, "--outputjson"], cwd=folder, capture_output=True, check=False)
+    done = subprocess.run(
+        [*command, "--outputjson"],
+        cwd=folder, env=os.environ | path, capture_output=True, check=False,
+    )  # fmt: skip
     score = json.loads(done.stdout)["typeCompleteness"]["completenessScore"]
     return [harness.Target("share of types that are known", score, 0.95, at_least=True)]
 
