@@ -78,6 +78,13 @@ def test_pages_name_what_exists():
             assert hasattr(smdp, name), f"{page.name}: smdp.{name}"
 
 
+def test_pages_know_the_weights_that_there_are():
+    folder = ROOT / "smdp_jax" / "experiment" / "weights"
+    text = (ROOT / "docs" / "quickstart.md").read_text("utf-8")
+    (told,) = re.findall(r"come along: (.*?)\.\n", text, re.S)
+    assert set(re.findall(r"`(\w+)`", told)) == {file.stem for file in folder.glob("*.smdp")}
+
+
 def test_four_problems_take_twenty_lines_each():
     """A simulator, its prior, learning, sampling, calibration: of all that a newcomer needs."""
     problems = [code for _, code in programs(ROOT / "docs" / "gallery.md")]
