@@ -49,6 +49,10 @@ class Config(Experiment):
     def system(self) -> physics.Affine:
         return physics.Affine(self.rate, self.noise)
 
+    def check(self) -> None:
+        super().check()
+        two_starts.check_end_points(self.test_cases)
+
     def sde(self) -> smdp.SDE:
         return self.system().sde()
 

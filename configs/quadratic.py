@@ -55,6 +55,10 @@ class Config(Experiment):
     def system(self) -> physics.Quadratic:
         return physics.Quadratic(self.rate, self.noise)
 
+    def check(self) -> None:
+        super().check()
+        two_starts.check_end_points(self.test_cases)
+
     def sde(self) -> smdp.SDE:
         return self.system().sde()
 

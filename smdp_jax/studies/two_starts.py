@@ -21,9 +21,15 @@ from smdp_jax.experiment.definition import Run
 from smdp_jax.physics import Affine, Reference
 from smdp_jax.posterior import probability_flow, sample_posterior
 
-__all__ = ["Exact", "Targets", "evaluate", "figures", "sample"]
+__all__ = ["Exact", "Targets", "check_end_points", "evaluate", "figures", "sample"]
 
 _GROUPS = 20
+
+
+def check_end_points(number: int) -> None:
+    """Check that neighbouring end points make up groups."""
+    if number % _GROUPS:
+        raise ValueError(f"test_cases must be a multiple of {_GROUPS}, got {number}")
 
 
 Exact = Affine | Reference
@@ -94,7 +100,7 @@ def sample(
         "path_times": ts,
         "forward_paths": held_out.xs[:100, :, 0],
         "backward_paths": paths.samples[:, 0, :, 0],
-        "flow_paths": flow[:: max(end_points // 10, 1), :, 0],
+        "flow_paths": flow[:: end_points // 10, :, 0],
         "middle_time": ts[i],
         "middle_ends": ends[chosen, 0],
         "middle_samples": past.samples[chosen, :, 1, 0],

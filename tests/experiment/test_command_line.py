@@ -115,6 +115,14 @@ def test_unknown_and_ill_typed_fields(capsys, parsed, words, message):
     assert not parsed
 
 
+@pytest.mark.parametrize(("name", "cases"), [("affine", 3), ("quadratic", 30)])
+def test_cases_that_make_no_groups(capsys, tmp_path, name, cases):
+    words = ["--runs-dir", tmp_path, "--test-cases", cases]
+    assert status_of("run", ROOT / "configs" / f"{name}.py", *words) == 1
+    assert f"test_cases must be a multiple of 20, got {cases}" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
 def test_missing_config(capsys):
     assert status_of("run", ROOT / "configs" / "missing.py") == 1
     error = capsys.readouterr().err
