@@ -92,7 +92,8 @@ class Part:
         """States of some paths at common times, NaN where this file has none."""
         count = len(self.times) if self.kept is None else len(self.kept)
         missing = bool(self.layout.mask)
-        whole, done = None, 0
+        whole: Any = None
+        done = 0
         places = np.abs(common[:, None] - self.times).argmin(axis=0)
         for run in runs:  # straight to its place: blocks are what memory is for
             read = axes.read(variable, run, count, missing=missing)
