@@ -1,6 +1,7 @@
 """Methods of ``tables.py``: who answers, and at what cost."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,20 +14,31 @@ from peer_problems import Budget, Problem
 import smdp_jax as smdp
 from smdp_jax import baselines, models
 
+MOST_OF_KERNELS = 3000
+"""Updates that the documentation gives a kernel."""
+
 Sampler = Callable[[Any, int, Any], Any]
 """``sampler(ends, draws, key)`` returns starts (cases, draws, *state)."""
 
 
 @dataclass
 class Answer:
-    """What a method gives: a sampler, and what it cost."""
+    """What a method gives: a sampler, and what it cost.
+
+    ``every``: it is quick enough for all cases of a problem.
+    """
 
     sampler: Sampler
     flow: Callable[[Any], Any] | None = None
     score: Any = None
     parameters: int = 0
+    updates: int = 0
     train_s: float = 0.0
     most_draws: int | None = None
+    every: bool = False
+
+
+Method = Callable[[Problem, Budget, Any], Answer]
 
 
 def _parameters(learned: Any) -> int:
@@ -44,7 +56,7 @@ def _learn(problem: Problem, objective: Any, key: Any, steps: int, **changes: An
         "steps": steps,
         "key": key,
         "batch_size": problem.batch,
-        "ema": 0.99,
+        "ema": problem.ema,
         "precondition": problem.precondition,
         "progress": False,
     }
@@ -71,35 +83,81 @@ def _walk(sde: Any, learned: Any, ts: Any, solver: Any) -> Sampler:
     return sampler
 
 
-def _scored(
-    objective: Callable[[Problem], Any], physics_too: bool = True
-) -> Callable[[Problem, Budget, Any], Answer]:
+def _score(problem: Problem, score: Any, steps: int, seconds: float, every: bool) -> Answer:
+    """Walk a score back on the problem's steps, with noise and without."""
+    sde, ts, solver = problem.sde, problem.train.ts[:: problem.stride], problem.solver
+    if solver is None:
+        ts = problem.train.ts
+    sampler = _walk(sde, score, ts, solver)
+    flow = lambda ends: smdp.probability_flow(sde, score, ends, ts, solver=solver, batch_axes=1).xs[
+        :, 0
+    ]
+    return Answer(sampler, flow, score, _parameters(score), steps, seconds, every=every)
+
+
+def _scored(objective: Callable[[Problem], Any]) -> Method:
     def method(problem: Problem, budget: Budget, key: Any) -> Answer:
-        sde = problem.sde if physics_too else baselines.score_only(problem.sde)
         loss = objective(problem)
         if loss is None:
             raise ValueError("no transition kernel is known here")
-        learned, seconds = _learn(problem, loss, key, budget.steps, sde=sde)
-        ts, solver = problem.train.ts, problem.solver if physics_too else None
-        flow = lambda ends: smdp.probability_flow(
-            sde, learned, ends, ts, solver=solver, batch_axes=1
-        ).xs[:, 0]
-        score = learned if physics_too else None
-        sampler = _walk(sde, learned, ts, solver)
-        return Answer(sampler, flow, score, _parameters(learned), seconds)
+        learned, seconds = _learn(problem, loss, key, budget.steps)
+        return _score(problem, learned, budget.steps, seconds, every=False)
 
     return method
 
 
+def _path_score(problem: Problem, budget: Budget, key: Any) -> Answer:
+    """Weights that come with the package where there are some: those of the preset small."""
+    if problem.shipped is None:
+        return _scored(lambda p: smdp.PathScore(p.transform))(problem, budget, key)
+    return _score(problem, smdp.pretrained(problem.shipped).score, 0, math.nan, every=True)
+
+
+def _windows(one: bool = False) -> Method:
+    """The paper's losses: of a drift they learn a score, of a flow map a correction."""
+
+    def method(problem: Problem, budget: Budget, key: Any) -> Answer:
+        windows = (1,) if one else problem.windows
+        if problem.stepped is None:
+            loss = lambda p: smdp.MultiStep(windows, learns="score")
+            steps = problem.window_steps or budget.steps
+            return _scored(loss)(problem, dataclasses.replace(budget, steps=steps), key)
+        sde, net = problem.stepped
+        learned, seconds = _learn(
+            problem, smdp.MultiStep(windows), key, budget.steps, sde=sde, model=net
+        )
+        sampler = _walk(sde, learned, problem.train.ts, None)
+        return Answer(sampler, None, None, _parameters(learned), budget.steps, seconds)
+
+    return method
+
+
+def _score_only(problem: Problem, budget: Budget, key: Any) -> Answer:
+    sde = baselines.score_only(problem.sde)
+    loss = smdp.MultiStep(problem.windows)
+    learned, seconds = _learn(problem, loss, key, budget.steps, sde=sde)
+    ts = problem.train.ts
+    flow = lambda ends: smdp.probability_flow(sde, learned, ends, ts, batch_axes=1).xs[:, 0]
+    sampler = _walk(sde, learned, ts, None)
+    return Answer(sampler, flow, None, _parameters(learned), budget.steps, seconds)
+
+
 def _kernel(problem: Problem, budget: Budget, key: Any) -> Answer:
-    data = dataclasses.replace(problem.train, score_targets=None)
-    model = models.for_fields(data) if problem.ends.size > len(problem.ends) else problem.net()
-    learned, seconds = _learn(
-        problem, None, key, budget.steps, model=model, data=data, batch_size=None, precondition=True
+    """What the library does where nothing is named."""
+    data = dataclasses.replace(
+        problem.train,
+        ts=problem.train.ts[:: problem.stride],
+        xs=problem.train.xs[:, :: problem.stride],
+        score_targets=None,
     )
-    return Answer(
-        _walk(problem.sde, learned, data.ts, None), None, None, _parameters(learned), seconds
-    )
+    steps = min(budget.steps, MOST_OF_KERNELS)
+    started = time.perf_counter()
+    learned = smdp.fit(
+        problem.sde, models.for_fields(data), data, steps=steps, key=key, progress=False
+    ).kernel
+    seconds = time.perf_counter() - started
+    sampler = _walk(problem.sde, learned, data.ts, None)
+    return Answer(sampler, None, None, _parameters(learned), steps, seconds, every=True)
 
 
 def _regression(
@@ -124,7 +182,8 @@ def _regression(
 
             return jax.jit(jax.vmap(one))(ends, jax.random.split(key, len(ends)))
 
-        return Answer(sampler, None, None, _parameters(step), seconds, None if drops else 1)
+        most = None if drops else 1
+        return Answer(sampler, None, None, _parameters(step), budget.steps, seconds, most)
 
     return method
 
@@ -135,111 +194,103 @@ def _spread(problem: Problem) -> Any:
     return baselines.end_spread(sde, smdp.Trajectories(ts, xs))
 
 
-def _by_case(one: Callable[[Any], Any], *cases: Any) -> Any:
-    """Map over cases, many small ones at once."""
+def _by_case(one: Callable[[Any, Any], Any], shared: Any, *cases: Any) -> Any:
+    """Map over cases, many small ones at once; what they share is no constant of the program."""
     size = 250 if cases[0].size == len(cases[0]) else 5
-    return jax.jit(lambda *cases: jax.lax.map(one, cases, batch_size=size))(*cases)
+
+    @jax.jit
+    def every(shared: Any, *cases: Any) -> Any:
+        return jax.lax.map(lambda case: one(shared, case), cases, batch_size=size)
+
+    return every(shared, *cases)
 
 
 def _optimised(problem: Problem, budget: Budget, key: Any) -> Answer:
-    (sde, ts), spread = problem.simulator, _spread(problem)
-    prior = problem.train.xs[:8, 0]
+    (sde, ts), shared = problem.simulator, (_spread(problem), problem.train.xs[:8, 0])
 
-    def sampler(ends: Any, draws: int, key: Any) -> Any:
-        def one(case: Any) -> Any:
-            (x_end,) = case
-            return baselines.optimise_start(sde, x_end, ts, prior, spread=spread, steps=20).samples
+    def one(shared: Any, case: Any) -> Any:
+        spread, prior = shared
+        return baselines.optimise_start(sde, case[0], ts, prior, spread=spread, steps=20).samples
 
-        return _by_case(one, ends)
-
-    return Answer(sampler, most_draws=1)
+    return Answer(lambda ends, draws, key: _by_case(one, shared, ends), most_draws=1)
 
 
 def _ensemble(problem: Problem, budget: Budget, key: Any) -> Answer:
-    (sde, ts), spread = problem.simulator, _spread(problem)
+    sde, ts = problem.simulator
     starts = problem.train.xs[:, 0]
-    distance = problem.prior_distance
-    if distance is None:  # the Gaussian with the training starts' variance
-        variance = starts.var(axis=0)
-        distance = lambda x, centre: jnp.sum((x - centre) ** 2 / variance) / 2
+    shared = _spread(problem), starts, jnp.maximum(starts.var(axis=0), 1e-6)
 
     def sampler(ends: Any, draws: int, key: Any) -> Any:
-        def one(case: Any) -> Any:
-            x_end, key = case
+        def one(shared: Any, case: Any) -> Any:
+            (spread, starts, variance), (x_end, key) = shared, case
             k_draw, k_noise = jax.random.split(key)
             chosen = jax.random.randint(k_draw, (draws,), 0, len(starts))
+            # Where nothing better is known, the Gaussian with the training starts' variance.
+            own = lambda x, centre: jnp.sum((x - centre) ** 2 / variance) / 2
             return baselines.randomised_maximum_likelihood(
                 sde,
                 x_end,
                 ts,
                 starts[chosen],
                 spread=spread,
-                prior_distance=distance,
+                prior_distance=problem.prior_distance or own,
                 key=k_noise,
                 steps=20,
             ).samples
 
-        return _by_case(one, ends, jax.random.split(key, len(ends)))
+        return _by_case(one, shared, ends, jax.random.split(key, len(ends)))
 
-    return Answer(sampler)
+    return Answer(sampler, most_draws=4 if problem.forward is None else None)
 
 
 def _guided(problem: Problem, budget: Budget, key: Any) -> Answer:
     k_prior, k_search = jax.random.split(key)
     (sde, ts), spread = problem.simulator, _spread(problem)
-    net = next(iter(problem.nets.values()))
+    net = problem.nets.get("diffusion") or next(iter(problem.nets.values()))
     started = time.perf_counter()
     prior = baselines.fit_diffusion_prior(
-        problem.train.xs[:, 0], net, steps=budget.steps, key=k_prior, batch_size=problem.batch
+        problem.train.xs[:, 0],
+        net,
+        steps=budget.steps,
+        key=k_prior,
+        batch_size=problem.batch,
+        levels=32,
     )
     few = problem.train.xs[:8]
-    scale, _ = baselines.search_scale(
-        prior,
-        sde,
-        few[:, 0],
-        few[:, -1],
-        ts,
-        (0.01, 0.1, 0.3, 1.0),
-        num_samples=8,
-        key=k_search,
-        spread=spread,
-    )
+    how = {"num_samples": 8, "key": k_search, "spread": spread}
+    scales = (0.01, 0.1, 0.3, 1.0)
+    scale, _ = baselines.search_scale(prior, sde, few[:, 0], few[:, -1], ts, scales, **how)
     seconds = time.perf_counter() - started
 
+    def one(shared: Any, case: Any) -> Any:
+        x_end, key = case
+        how = {"num_samples": budget.draws, "key": key, "spread": spread, "scale": scale}
+        return baselines.guided_posterior(prior, sde, x_end, ts, **how).samples
+
     def sampler(ends: Any, draws: int, key: Any) -> Any:
-        def one(case: Any) -> Any:
-            x_end, key = case
-            return baselines.guided_posterior(
-                prior,
-                sde,
-                x_end,
-                ts,
-                num_samples=draws,
-                key=key,
-                spread=spread,
-                scale=scale,
-            ).samples
+        keys = jax.random.split(key, len(ends))
+        return _by_case(one, (), ends, keys)
 
-        return _by_case(one, ends, jax.random.split(key, len(ends)))
-
-    return Answer(sampler, parameters=_parameters(prior.score), train_s=seconds)
+    return Answer(
+        sampler, parameters=_parameters(prior.score), updates=budget.steps, train_s=seconds
+    )
 
 
 def _exact(problem: Problem, budget: Budget, key: Any) -> Answer:
     sampler = lambda ends, draws, key: problem.exact(key, ends, draws)
-    return Answer(sampler, score=getattr(problem.system, "score", None))
+    return Answer(sampler, score=getattr(problem.system, "score", None), every=True)
 
 
-METHODS: dict[str, Callable[[Problem, Budget, Any], Answer]] = {
+METHODS: dict[str, Method] = {
     "exact posterior": _exact,
-    "path score": _scored(lambda p: smdp.PathScore(p.transform)),
-    "multi-step": _scored(lambda p: smdp.MultiStep((1, 2, 4), learns="score")),
-    "1-step": _scored(lambda p: smdp.OneStep(learns="score")),
     "backward kernel": _kernel,
+    "path score": _path_score,
+    "multi-step": _windows(),
+    "1-step": _windows(one=True),
     "implicit": _scored(lambda p: smdp.ImplicitScore()),
     "sliced, VR": _scored(lambda p: smdp.SlicedScore()),
     "denoising": _scored(lambda p: p.kernel),
-    "score only": _scored(lambda p: smdp.MultiStep((1, 2, 4)), physics_too=False),
+    "score only": _score_only,
     "MLP": _regression("MLP", 0.0),
     "MLP + noise": _regression("MLP", 1.0),
     "ResNet": _regression("ResNet", 0.0),

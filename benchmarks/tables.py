@@ -4,46 +4,65 @@ Every cell (experiment, method, seed) is a file of its own under ``benchmarks/re
 finished one is read, not run again, so an interrupted call goes on, and a method that breaks or
 diverges is a row that says so. The preset small writes the table of docs/compared.md as well.
 
-    python benchmarks/tables.py --preset small --experiments affine --seeds 3
+    python benchmarks/tables.py --preset small --experiments quadratic-10 heat --minutes 30
 """
 
 import csv
+import dataclasses
+import functools
 import io
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 from harness import Settings, parse, say
+from peer_flows import FLOW_METHODS, FLOWS, flow_of, measure_flow
 from peer_metrics import measure
-from peer_problems import Budget, problem_of
+from peer_problems import QUADRATIC, Budget, problem_of
 from peers import METHODS
 from readme_table import replace
 
 from smdp_jax.evaluate import describe_environment
 
 ROOT = Path(__file__).absolute().parent / "results" / "tables"
-METHODS_OF = {
-    "affine": tuple(m for m in METHODS if not m.startswith(("ResNet", "Bayesian", "FNO"))),
-    "quadratic": tuple(
-        m for m in METHODS if not m.startswith(("ResNet", "Bayesian", "FNO", "denoising"))
-    ),
+
+
+def _without(*left_out: str) -> tuple[str, ...]:
+    return tuple(m for m in METHODS if not m.startswith(left_out))
+
+
+_NUMBERS = _without("ResNet", "Bayesian", "FNO")
+_SCALAR = Budget(12_000, 500, 9)
+PLANS: dict[str, tuple[tuple[str, ...], Budget, int]] = {
+    "quadratic": (_without("ResNet", "Bayesian", "FNO", "denoising"), _SCALAR, 3),
+    "quadratic-10": (_without("ResNet", "Bayesian", "FNO", "denoising"), _SCALAR, 3),
+    "quadratic-1": (_without("ResNet", "Bayesian", "FNO", "denoising"), _SCALAR, 3),
+    "affine": (_NUMBERS, _SCALAR, 1),
     # The exact divergence of 1024 entries is what sliced score matching is for.
-    "heat": tuple(m for m in METHODS if not m.startswith(("MLP", "implicit"))),
-    "burgers": tuple(m for m in METHODS if not m.startswith(("MLP", "implicit", "denoising"))),
+    "heat": (_without("MLP", "implicit"), Budget(300, 500, 9), 1),
+    "burgers": (_without("MLP", "implicit", "denoising"), Budget(1000, 60, 9), 1),
+    **{name: (tuple(FLOW_METHODS), Budget(300, 200, 9), 1) for name in FLOWS},
 }
+"""Methods, budget and seeds of each experiment, in the order in which they are run."""
 PUBLISHED: dict[str, list[dict[str, Any]]] = {
-    "quadratic": [
-        {"method": "published: multi-step, 100 %", "Q, SDE": 0.99, "Q, ODE": 0.97},
-        {"method": "published: multi-step, 10 %", "Q, SDE": 0.94, "Q, ODE": 0.91},
-        {"method": "published: 1-step, 10 %", "Q, SDE": 0.71, "Q, ODE": 0.44},
-        {"method": "published: implicit, 10 %", "Q, SDE": 0.94, "Q, ODE": 0.15},
-        {"method": "published: sliced, VR, 10 %", "Q, SDE": 0.94, "Q, ODE": 0.49},
-    ],
+    **{
+        experiment: [
+            {"method": f"published: {method}", "Q, SDE": sde[i], "Q, ODE": ode[i]}
+            for method, ode, sde in (
+                ("multi-step", (0.97, 0.91, 0.81), (0.99, 0.94, 0.85)),
+                ("1-step", (0.78, 0.44, 0.41), (0.93, 0.71, 0.75)),
+                ("implicit", (0.19, 0.15, 0.01), (0.92, 0.94, 0.52)),
+                ("sliced, VR", (0.17, 0.49, 0.27), (0.88, 0.94, 0.67)),
+            )
+        ]
+        for i, experiment in enumerate(QUADRATIC)
+    },
     "heat": [
         {
             "method": f"published: {name}",
@@ -63,21 +82,6 @@ PUBLISHED: dict[str, list[dict[str, Any]]] = {
 }
 """Figures of Holzschuh et al. (2023), up to 10 % off where they were read from bars."""
 
-SHOWN = (
-    "exact posterior",
-    "backward kernel",
-    "path score",
-    "multi-step",
-    "1-step",
-    "sliced, VR",
-    "score only",
-    "MLP",
-    "ResNet",
-    "L-BFGS",
-    "RML ensemble",
-    "guided diffusion",
-)
-"""Methods of docs/compared.md."""
 MARKS = ("<!-- peers: benchmarks/tables.py -->", "<!-- end of peers -->")
 _NOTE = (
     "Seconds are upper bounds (compilation included, a machine with other work). p-values below "
@@ -93,18 +97,27 @@ class Options(Settings):
     """Folder of the cells and tables."""
     preset: Literal["small", "paper"] = "small"
     """Sizes of data and networks."""
-    experiments: tuple[str, ...] = tuple(METHODS_OF)
-    """Which experiments."""
+    experiments: tuple[str, ...] = tuple(PLANS)
+    """Which experiments; of the quadratic process with 100, 10 and 1 % of 2500 paths."""
     methods: tuple[str, ...] = ()
-    """Which methods; default all that suit."""
-    seeds: int = 1
-    """Runs of each."""
-    steps: int = 4000
+    """Which methods; default all that suit. Cells of others are read where they are there."""
+    seeds: int | None = None
+    """Runs of each; default as the experiment plans it, as for the budget below."""
+    steps: int | None = None
     """Updates of every learned method."""
-    cases: int = 300
+    cases: int | None = None
     """Held-out end states."""
-    draws: int = 19
+    draws: int | None = None
     """Samples for each."""
+    minutes: float = math.inf
+    """Begin no cell after that time; the next call goes on."""
+
+    def plan(self, name: str) -> tuple[tuple[str, ...], Budget, int]:
+        """Methods, budget and seeds of an experiment."""
+        methods, budget, seeds = PLANS[name]
+        told = {n: getattr(self, n) for n in vars(budget) if getattr(self, n) is not None}
+        seeds = seeds if self.seeds is None else self.seeds
+        return methods, dataclasses.replace(budget, **told), seeds
 
 
 def cell(path: Path, asked: dict[str, Any], run: Any) -> dict[str, Any] | None:
@@ -133,11 +146,18 @@ def rows_of(cells: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, Any
         good = [run["row"] for run in runs if "row" in run]
         row: dict[str, Any] = {"method": method}
         for name in good[0] if good else ():
-            values = [float(run[name]) for run in good]
+            values = [run[name] for run in good if name in run]
+            if isinstance(values[0], str):
+                row[name] = values[0]
+                continue
             spread = statistics.stdev(values) if len(values) > 1 else None
             row[name] = (statistics.mean(values), spread)
+        if len(good) > 1:
+            row["seeds"] = len(good)
         if faults := [run["failed"] for run in runs if "failed" in run]:
             row["fault"] = f"{len(faults)} of {len(runs)}: {faults[0]}"
+        elif not runs:
+            row["fault"] = "not run"
         rows.append(row)
     return rows
 
@@ -149,7 +169,7 @@ def text(value: Any) -> str:
     mean, spread = value if isinstance(value, tuple) else (value, None)
     if math.isnan(mean):
         return "lost"
-    return f"{mean:.3g}" + (f" ± {spread:.1g}" if spread is not None else "")
+    return f"{mean:.3g}" + (f" ± {spread:.1g}" if spread else "")
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -188,52 +208,124 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return out.getvalue()
 
 
-def summary(folder: Path) -> list[str]:
-    """One line for each method: CRPS over the exact posterior's, and C2ST, of every experiment."""
+def _read(folder: Path, name: str) -> list[dict[str, str]]:
+    file = folder / f"{name}.csv"
+    if not file.is_file():
+        return []
+    return list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+
+
+def _number(row: Mapping[str, str], name: str, digits: str) -> str:
+    told = f"{float(row[name]):{digits}}" if row.get(name) else "–"
+    spread = row.get(f"{name} (sd)")
+    return f"{told} ± {float(spread):{digits}}" if spread else told
+
+
+def _short(row: Mapping[str, str]) -> str:
+    """CRPS over the exact posterior's, and C2ST; or why not."""
+    if not row.get("CRPS / exact"):
+        return row.get("fault", "").split(": ")[-1] or "–"
+    entry = _number(row, "CRPS / exact", ".2f")
+    return f"{entry} · {float(row['C2ST']):.2f}" if row.get("C2ST") else entry
+
+
+def _hits(row: Mapping[str, str]) -> str:
+    if not row.get("Q, SDE"):
+        return row.get("fault", "").split(": ")[-1] or "–"
+    return f"{_number(row, 'Q, ODE', '.2f')} / {_number(row, 'Q, SDE', '.2f')}"
+
+
+def _flow(row: Mapping[str, str]) -> str:
+    if not row.get("reconstruction / floor"):
+        return row.get("fault", "").split(": ")[-1] or "–"
+    names = ("reconstruction / floor", "CRPS / prior", "coverage 90 %", "SBC p", "TARP p")
+    return " · ".join(_number(row, n, ".2g") for n in names if row.get(n))
+
+
+def _grid(
+    folder: Path, names: Sequence[str], entry: Callable[[Mapping[str, str]], str]
+) -> list[str]:
+    """One line for each method, one column for each experiment that there is."""
+    read = {name: rows for name in names if (rows := _read(folder, name))}
     found: dict[str, dict[str, str]] = {}
-    names = [name for name in METHODS_OF if (folder / f"{name}.csv").is_file()]
-    for name in names:
-        for row in csv.DictReader(
-            (folder / f"{name}.csv").read_text(encoding="utf-8").splitlines()
-        ):
-            if row["method"] not in SHOWN:
-                continue
-            entry = "failed" if row.get("fault") else "–"
-            if crps := row.get("CRPS / exact"):
-                told = row.get("C2ST")
-                entry = f"{float(crps):.2f} · {float(told):.2f}" if told else f"{float(crps):.2f}"
-            found.setdefault(row["method"], {})[name] = entry
-    lines = [f"| method | {' | '.join(names)} |", "| --- " * (1 + len(names)) + "|"]
-    for method in SHOWN:
-        if method in found:
-            entries = (found[method].get(name, "–") for name in names)
-            lines.append(f"| {method} | {' | '.join(entries)} |")
+    for name, rows in read.items():
+        for row in rows:
+            found.setdefault(row["method"], {})[name] = entry(row)
+    if not read:
+        return []
+    lines = [f"| method | {' | '.join(read)} |", "| --- " * (1 + len(read)) + "|"]
+    for method, entries in found.items():
+        told = [entries.get(name, "") for name in read]
+        if set(told) - {"", "–"}:
+            lines.append(f"| {method} | {' | '.join(told)} |")
     return lines
 
 
-def run_experiment(name: str, options: Options, folder: Path) -> list[dict[str, Any]]:
-    """Run or read all cells of one experiment."""
-    budget = Budget(options.steps, options.cases, options.draws)
-    cells: dict[str, list[dict[str, Any]]] = {}
-    problems: dict[int, Any] = {}
-    for method in METHODS_OF[name]:
-        wanted = not options.methods or method in options.methods
-        for seed in range(options.seeds):
+def summary(folder: Path) -> list[str]:
+    """Three tables: against what is exact, the quadratic's Q, and flows without a closed form."""
+    truth = [name for name in PLANS if name not in FLOWS]
+    return [
+        "CRPS over that of exact samples (1 is the best there is; a single estimate has no spread)",
+        "· accuracy of a classifier between samples and exact ones (0.5: cannot tell).",
+        "",
+        *_grid(folder, truth, _short),
+        "",
+        "Q of the quadratic process (ODE / SDE), three seeds, by share of the 2500 paths:",
+        "",
+        *_grid(folder, tuple(QUADRATIC), _hits),
+        "",
+        "Flows: reconstruction MSE over the noise floor · CRPS over the prior's · coverage of 90 %",
+        "intervals · least SBC p-value times their number · TARP p-value, over held-out pairs:",
+        "",
+        *_grid(folder, tuple(FLOWS), _flow),
+    ]
 
-            def run(method: str = method, seed: int = seed) -> dict[str, float]:
-                if seed not in problems:
-                    problems[seed] = problem_of(name, options.preset, seed, budget)
+
+def run_experiment(name: str, options: Options, folder: Path, until: float) -> list[dict[str, Any]]:
+    """Run or read all cells of one experiment."""
+    methods, budget, seeds = options.plan(name)
+    module = (flow_of, FLOW_METHODS, measure_flow) if name in FLOWS else ()
+    build, every, judge = module or (problem_of, METHODS, measure)
+    problem = functools.cache(lambda seed: build(name, options.preset, seed, budget))
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for method in methods:
+        wanted = not options.methods or method in options.methods
+        cells[method] = []
+        for seed in range(seeds):
+
+            def run(method: str = method, seed: int = seed) -> dict[str, Any]:
                 k_learn, k_judge = jax.random.split(jax.random.key(1000 + seed))
-                answer = METHODS[method](problems[seed], budget, k_learn)
-                return measure(problems[seed], answer, budget, k_judge)
+                answer = every[method](problem(seed), budget, k_learn)
+                return judge(problem(seed), answer, budget, k_judge)
 
             asked = {"preset": options.preset, "seed": seed, **vars(budget)}
             file = folder / name / f"{method.replace(' ', '_').replace(',', '')}-{seed}.json"
-            if found := cell(file, asked, run if wanted else None):
-                cells.setdefault(method, []).append(found)
-                say(f"{name}, {method}, seed {seed}: {found.get('failed', 'done')}")
-                jax.clear_caches()
+            began = time.perf_counter()
+            if found := cell(file, asked, run if wanted and began < until else None):
+                cells[method].append(found)
+                seconds = time.perf_counter() - began
+                say(f"{name}, {method}, {seed}: {found.get('failed', 'done')}, {seconds:.0f} s")
+    jax.clear_caches()
     return rows_of(cells)
+
+
+def write(name: str, measured: list[dict[str, Any]], options: Options, folder: Path) -> None:
+    """Write the table of one experiment."""
+    rows = [*measured, *PUBLISHED.get(name, [])]
+    (folder / f"{name}.csv").write_text(as_csv(rows), encoding="utf-8")
+    _, budget, seeds = options.plan(name)
+    lines = [
+        f"# {name}, preset {options.preset}",
+        "",
+        f"{budget.steps} updates of each network that is trained here (columns say how many), "
+        f"{budget.draws} samples for each held-out end state, {seeds} seed(s):",
+        f"`python benchmarks/tables.py --preset {options.preset} --experiments {name}`.",
+        _NOTE,
+        "",
+        *as_markdown(rows),
+    ]
+    (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    say("\n".join(lines))
 
 
 def main(given: Sequence[str] | None = None) -> dict[str, list[dict[str, Any]]]:
@@ -241,27 +333,11 @@ def main(given: Sequence[str] | None = None) -> dict[str, list[dict[str, Any]]]:
     quick = {"experiments": ("affine",), "methods": ("exact posterior",), "cases": 100}
     options = parse(Options(), quick, __doc__, given)
     folder = Path(options.output or "runs/tables-quick").absolute() / options.preset
-    tables = {name: run_experiment(name, options, folder) for name in options.experiments}
     folder.mkdir(parents=True, exist_ok=True)
-    told = " ".join(f"--{n} {getattr(options, n)}" for n in ("seeds", "steps", "cases", "draws"))
-    budget = (
-        f"{options.steps} updates of each network, {options.draws} samples for each of "
-        f"{options.cases} held-out end states, {options.seeds} seed(s):"
-    )
-    for name, measured in tables.items():
-        rows = [*measured, *PUBLISHED.get(name, [])]
-        (folder / f"{name}.csv").write_text(as_csv(rows), encoding="utf-8")
-        lines = [
-            f"# {name}, preset {options.preset}",
-            "",
-            budget,
-            f"`python benchmarks/tables.py --preset {options.preset} --experiments {name} {told}`.",
-            _NOTE,
-            "",
-            *as_markdown(rows),
-        ]
-        (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        say("\n".join(lines))
+    until, tables = time.perf_counter() + 60 * options.minutes, {}
+    for name in options.experiments:
+        tables[name] = run_experiment(name, options, folder, until)
+        write(name, tables[name], options, folder)
     if folder == ROOT / "small":
         replace(Path(__file__).parent.parent / "docs" / "compared.md", summary(folder), MARKS)
     return tables
