@@ -7,15 +7,12 @@ diverges is a row that says so. The preset small writes the table of docs/compar
     python benchmarks/tables.py --preset small --experiments quadratic-10 heat --minutes 30
 """
 
-import csv
 import dataclasses
 import functools
-import io
 import json
 import math
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +24,7 @@ from peer_metrics import measure
 from peer_problems import QUADRATIC, Budget, problem_of
 from peers import METHODS
 from readme_table import replace
+from table_text import as_csv, as_markdown, rows_of, summary
 
 from smdp_jax.evaluate import describe_environment
 
@@ -139,153 +137,13 @@ def cell(path: Path, asked: dict[str, Any], run: Any) -> dict[str, Any] | None:
     return found
 
 
-def rows_of(cells: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Mean and standard deviation over seeds, one row for each method."""
-    rows = []
-    for method, runs in cells.items():
-        good = [run["row"] for run in runs if "row" in run]
-        row: dict[str, Any] = {"method": method}
-        for name in good[0] if good else ():
-            values = [run[name] for run in good if name in run]
-            if isinstance(values[0], str):
-                row[name] = values[0]
-                continue
-            spread = statistics.stdev(values) if len(values) > 1 else None
-            row[name] = (statistics.mean(values), spread)
-        if len(good) > 1:
-            row["seeds"] = len(good)
-        if faults := [run["failed"] for run in runs if "failed" in run]:
-            row["fault"] = f"{len(faults)} of {len(runs)}: {faults[0]}"
-        elif not runs:
-            row["fault"] = "not run"
-        rows.append(row)
-    return rows
-
-
-def text(value: Any) -> str:
-    """Write one entry of a table."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    mean, spread = value if isinstance(value, tuple) else (value, None)
-    if math.isnan(mean):
-        return "lost"
-    return f"{mean:.3g}" + (f" ± {spread:.1g}" if spread else "")
-
-
-def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of all columns in the order of their first row, faults last."""
-    names = dict.fromkeys(name for row in rows for name in row if name != "fault")
-    return [*names, *(["fault"] if any("fault" in row for row in rows) else [])]
-
-
-def as_markdown(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines of a Markdown table."""
-    names = columns_of(rows)
-    lines = [f"| {' | '.join(names)} |", "| --- " * len(names) + "|"]
-    for row in rows:
-        entries = (text(row.get(name)).replace("|", "\\|") for name in names)
-        lines.append(f"| {' | '.join(entries)} |")
-    return lines
-
-
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The same table as CSV, means and standard deviations apart."""
-    names = columns_of(rows)
-    wide = [n for n in names if any(isinstance(row.get(n), tuple) for row in rows)]
-    header = [c for n in names for c in ((n, f"{n} (sd)") if n in wide else (n,))]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    for row in rows:
-        line: list[Any] = []
-        for name in names:
-            value = row.get(name)
-            if name in wide:
-                line += list(value) if isinstance(value, tuple) else [value, None]
-            else:
-                line.append(value)
-        writer.writerow(line)
-    return out.getvalue()
-
-
-def _read(folder: Path, name: str) -> list[dict[str, str]]:
-    file = folder / f"{name}.csv"
-    if not file.is_file():
-        return []
-    return list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
-
-
-def _number(row: Mapping[str, str], name: str, digits: str) -> str:
-    told = f"{float(row[name]):{digits}}" if row.get(name) else "–"
-    spread = row.get(f"{name} (sd)")
-    return f"{told} ± {float(spread):{digits}}" if spread else told
-
-
-def _short(row: Mapping[str, str]) -> str:
-    """CRPS over the exact posterior's, and C2ST; or why not."""
-    if not row.get("CRPS / exact"):
-        return row.get("fault", "").split(": ")[-1] or "–"
-    entry = _number(row, "CRPS / exact", ".2f")
-    return f"{entry} · {float(row['C2ST']):.2f}" if row.get("C2ST") else entry
-
-
-def _hits(row: Mapping[str, str]) -> str:
-    if not row.get("Q, SDE"):
-        return row.get("fault", "").split(": ")[-1] or "–"
-    return f"{_number(row, 'Q, ODE', '.2f')} / {_number(row, 'Q, SDE', '.2f')}"
-
-
-def _flow(row: Mapping[str, str]) -> str:
-    if not row.get("reconstruction / floor"):
-        return row.get("fault", "").split(": ")[-1] or "–"
-    names = ("reconstruction / floor", "CRPS / prior", "coverage 90 %", "SBC p", "TARP p")
-    return " · ".join(_number(row, n, ".2g") for n in names if row.get(n))
-
-
-def _grid(
-    folder: Path, names: Sequence[str], entry: Callable[[Mapping[str, str]], str]
-) -> list[str]:
-    """One line for each method, one column for each experiment that there is."""
-    read = {name: rows for name in names if (rows := _read(folder, name))}
-    found: dict[str, dict[str, str]] = {}
-    for name, rows in read.items():
-        for row in rows:
-            found.setdefault(row["method"], {})[name] = entry(row)
-    if not read:
-        return []
-    lines = [f"| method | {' | '.join(read)} |", "| --- " * (1 + len(read)) + "|"]
-    for method, entries in found.items():
-        told = [entries.get(name, "") for name in read]
-        if set(told) - {"", "–"}:
-            lines.append(f"| {method} | {' | '.join(told)} |")
-    return lines
-
-
-def summary(folder: Path) -> list[str]:
-    """Three tables: against what is exact, the quadratic's Q, and flows without a closed form."""
-    truth = [name for name in PLANS if name not in FLOWS]
-    return [
-        "CRPS over that of exact samples (1 is the best there is; a single estimate has no spread)",
-        "· accuracy of a classifier between samples and exact ones (0.5: cannot tell).",
-        "",
-        *_grid(folder, truth, _short),
-        "",
-        "Q of the quadratic process (ODE / SDE), three seeds, by share of the 2500 paths:",
-        "",
-        *_grid(folder, tuple(QUADRATIC), _hits),
-        "",
-        "Flows: reconstruction MSE over the noise floor · CRPS over the prior's · coverage of 90 %",
-        "intervals · least SBC p-value times their number · TARP p-value, over held-out pairs:",
-        "",
-        *_grid(folder, tuple(FLOWS), _flow),
-    ]
-
-
 def run_experiment(name: str, options: Options, folder: Path, until: float) -> list[dict[str, Any]]:
     """Run or read all cells of one experiment."""
     methods, budget, seeds = options.plan(name)
-    module = (flow_of, FLOW_METHODS, measure_flow) if name in FLOWS else ()
-    build, every, judge = module or (problem_of, METHODS, measure)
+    parts: Any = (problem_of, METHODS, measure)
+    if name in FLOWS:
+        parts = (flow_of, FLOW_METHODS, measure_flow)
+    build, every, judge = parts
     problem = functools.cache(lambda seed: build(name, options.preset, seed, budget))
     cells: dict[str, list[dict[str, Any]]] = {}
     for method in methods:
@@ -314,11 +172,11 @@ def write(name: str, measured: list[dict[str, Any]], options: Options, folder: P
     rows = [*measured, *PUBLISHED.get(name, [])]
     (folder / f"{name}.csv").write_text(as_csv(rows), encoding="utf-8")
     _, budget, seeds = options.plan(name)
+    spent = f"{budget.steps} updates of most networks, {budget.draws} samples for each end state"
     lines = [
         f"# {name}, preset {options.preset}",
         "",
-        f"{budget.steps} updates of each network that is trained here (columns say how many), "
-        f"{budget.draws} samples for each held-out end state, {seeds} seed(s):",
+        f"{spent}, {seeds} seed(s):",
         f"`python benchmarks/tables.py --preset {options.preset} --experiments {name}`.",
         _NOTE,
         "",
@@ -339,7 +197,9 @@ def main(given: Sequence[str] | None = None) -> dict[str, list[dict[str, Any]]]:
         tables[name] = run_experiment(name, options, folder, until)
         write(name, tables[name], options, folder)
     if folder == ROOT / "small":
-        replace(Path(__file__).parent.parent / "docs" / "compared.md", summary(folder), MARKS)
+        truth = [name for name in PLANS if name not in FLOWS]
+        lines = summary(folder, truth, tuple(QUADRATIC), tuple(FLOWS))
+        replace(Path(__file__).parent.parent / "docs" / "compared.md", lines, MARKS)
     return tables
 
 

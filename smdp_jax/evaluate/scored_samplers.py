@@ -1,7 +1,8 @@
 """Score any sampler on stored tasks with truth: held-out end states, starts, exact draws.
 
 A store is a Zarr group with one group for each task, arrays ``truths`` (cases, *state), ``ends``
-(cases, *state) and ``reference`` (cases, draws, *state), each with its SHA-256.
+(cases, *state) and ``reference`` (cases, draws, *state), each with its SHA-256; the attribute
+``looks`` of a task names what its starts are told apart by.
 """
 
 import hashlib
@@ -15,13 +16,20 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from smdp_jax.checks import check_key, check_positive
-from smdp_jax.evaluate.arrays import AnyArray, check_cases
+from smdp_jax.evaluate.arrays import AnyArray, check_cases, check_varying
 from smdp_jax.evaluate.calibration import sbc_ranks, tarp_ranks, uniformity_test
 from smdp_jax.evaluate.ensembles import crps_ensemble, energy_score, spread_skill
 from smdp_jax.evaluate.observables import Observables, default_observables
-from smdp_jax.evaluate.two_sample import TwoSample, c2st
+from smdp_jax.evaluate.two_sample import FEWEST, TwoSample, c2st
+
+
+def sides(x: Any) -> Mapping[str, Array]:
+    """Signs of entries: where a start is one of two points, all that is a question."""
+    return default_observables(jax.tree.map(jnp.sign, x))
+
 
 FORMAT = 1
+LOOKS: dict[str, Observables] = {"default": default_observables, "sides": sides}
 _ARRAYS = ("truths", "ends", "reference")
 
 
@@ -50,7 +58,13 @@ class SamplerScore(NamedTuple):
     told: TwoSample
 
 
-def write_tasks(path: str | Path, tasks: Mapping[str, Mapping[str, Any]], *, version: str) -> None:
+def write_tasks(
+    path: str | Path,
+    tasks: Mapping[str, Mapping[str, Any]],
+    *,
+    version: str,
+    looks: Mapping[str, str] | None = None,
+) -> None:
     """Write tasks as a Zarr store.
 
     Parameters
@@ -62,30 +76,55 @@ def write_tasks(path: str | Path, tasks: Mapping[str, Mapping[str, Any]], *, ver
         (cases, draws, *state).
     version : str
         Of the tasks, for whoever compares figures.
+    looks : dict of str, optional
+        By task, what tells its starts apart: "default" (`default_observables`) or "sides" (the
+        signs of entries, for starts that are one of two points).
 
     Raises
     ------
     FileExistsError
         If the folder exists.
     ValueError
-        If arrays are missing, are not finite, or do not belong together.
+        If arrays are missing, are not finite or all equal, do not belong together, or are of fewer
+        cases than a score needs; or there are no such looks.
     """
     import zarr
 
+    looks = looks or {}
     if Path(path).exists():
         raise FileExistsError(f"{path} must not exist yet: figures belong to one version")
     for name, arrays in tasks.items():
-        if missing := sorted(set(_ARRAYS) - set(arrays)):
-            raise ValueError(f"task {name} must hold {', '.join(missing)}, got {sorted(arrays)}")
-        check_cases(arrays["truths"], arrays["reference"])
+        _check_task(name, arrays, looks.get(name, "default"))
+    if strange := sorted(set(looks) - set(tasks)):
+        raise ValueError(f"looks must name tasks of {sorted(tasks)}, got {strange}")
     root = zarr.open_group(str(path), mode="w")
     root.attrs.update({"format": FORMAT, "version": version})
     for name, arrays in tasks.items():
         group = root.create_group(name)
+        group.attrs["looks"] = looks.get(name, "default")
         for key in _ARRAYS:
             values = np.ascontiguousarray(arrays[key])
             stored = group.create_array(key, data=values)
             stored.attrs["sha256"] = hashlib.sha256(values.tobytes()).hexdigest()
+
+
+def _check_task(name: str, arrays: Mapping[str, Any], look: str) -> None:
+    if missing := sorted(set(_ARRAYS) - set(arrays)):
+        raise ValueError(f"task {name} must hold {', '.join(missing)}, got {sorted(arrays)}")
+    if look not in LOOKS:
+        raise ValueError(f"looks of {name} must be one of {sorted(LOOKS)}, got {look!r}")
+    truths, ends, reference = (arrays[key] for key in _ARRAYS)
+    check_cases(truths, reference)
+    if len(ends) != len(truths):
+        raise ValueError(
+            f"ends of {name} must hold as many cases as truths, {len(truths)}, got {len(ends)}"
+        )
+    if len(truths) < FEWEST or reference.shape[1] < 2:
+        raise ValueError(
+            f"task {name} must hold at least {FEWEST} cases with 2 draws each, so that a sampler "
+            f"can be told from another, got {len(truths)} with {reference.shape[1]}"
+        )
+    check_varying(truths=truths, ends=ends)
 
 
 def read_task(path: str | Path, task: str) -> dict[str, np.ndarray]:
@@ -129,7 +168,7 @@ def score_sampler(
     *,
     key: Key[Array, ""],
     num_samples: int = 19,
-    observables: Observables = default_observables,
+    observables: Observables | None = None,
 ) -> SamplerScore:
     """Score a sampler of starts on a stored task.
 
@@ -146,8 +185,8 @@ def score_sampler(
         Handed on to the sampler, and for ties, references and folds.
     num_samples : int
         Samples for each case, at least 9.
-    observables : callable
-        Numbers by name of one state, that ranks and the classifier see.
+    observables : callable, optional
+        Numbers by name of one state, that ranks and the classifier see; default as the task says.
 
     Returns
     -------
@@ -158,13 +197,29 @@ def score_sampler(
     ------
     ValueError
         If the samples do not fit the task, some are lost (which cases), or are too few.
+    TypeError
+        If the sampler returns no array.
     """
     check_key(key)
     check_positive(least=9, num_samples=num_samples)
     k_draw, k_judge = jax.random.split(key)
     stored = read_task(path, task)
     samples = sampler(stored["ends"], num_samples, k_draw)
-    return judge(samples, **stored, key=k_judge, observables=observables)
+    wanted = (len(stored["truths"]), num_samples, *stored["truths"].shape[1:])
+    if not hasattr(samples, "shape"):
+        raise TypeError(f"sampler must return an array {wanted}, got {type(samples).__name__}")
+    if samples.shape != wanted:
+        raise ValueError(
+            f"sampler must return (cases, num_samples, *state) = {wanted}, got {samples.shape}"
+        )
+    look = observables or LOOKS[_looks(path, task)]
+    return judge(samples, **stored, key=k_judge, observables=look)
+
+
+def _looks(path: str | Path, task: str) -> str:
+    import zarr
+
+    return str(zarr.open_group(str(path), mode="r")[task].attrs.get("looks", "default"))
 
 
 def judge(
@@ -189,9 +244,17 @@ def judge(
     seen = jax.vmap(observables)
     true, drawn, exact, end = (
         jnp.stack(list(tree.values()), axis=-1)
-        for tree in (seen(truths), jax.vmap(seen)(samples), seen(reference[:, 0]), seen(ends))
+        for tree in (
+            seen(truths),
+            jax.vmap(seen)(samples),
+            seen(reference[:, 0]),
+            jax.vmap(default_observables)(ends),
+        )
     )
-    varying = np.ptp(np.asarray(true), axis=0) > 0
+    sizes = np.abs(np.asarray(true)).max(axis=0)
+    varying = np.ptp(np.asarray(true), axis=0) > 1e-6 * sizes
+    if not varying.any():
+        raise ValueError(f"observables must differ between cases, got {varying.size} constants")
     true, drawn, exact = true[:, varying], drawn[..., varying], exact[:, varying]
     count = samples.shape[1]
     sbc = uniformity_test(sbc_ranks(true, drawn, key=k_sbc), count).p_value

@@ -70,3 +70,57 @@ def test_what_does_not_fit_is_refused(store, tmp_path):
     zarr.open_group(str(tmp_path / "c"), mode="r+")["gauss/ends"][3] = 0.0
     with pytest.raises(ValueError, match="ends must be as it was written"):
         evaluate.read_task(tmp_path / "c", "gauss")
+    with pytest.raises(
+        ValueError, match=r"sampler must return .* \(400, 19, 2\), got \(400, 7, 2\)"
+    ):
+        evaluate.score_sampler(lambda e, n, k: posterior(e, 7, k), store, "gauss", key=key)
+    with pytest.raises(TypeError, match=r"sampler must return an array .* got list"):
+        evaluate.score_sampler(lambda e, n, k: [1.0], store, "gauss", key=key)
+    same = lambda x: {"one": jnp.ones(())}
+    with pytest.raises(ValueError, match="observables must differ between cases, got 1 constants"):
+        evaluate.score_sampler(posterior, store, "gauss", key=key, observables=same)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: {name: x[:30] for name, x in t.items()}, "at least 50 cases .* got 30 with 19"),
+        (lambda t: t | {"reference": t["reference"][:, :1]}, "2 draws each.* got 400 with 1"),
+        (lambda t: t | {"ends": t["ends"][:-3]}, "ends of gauss must hold as many .* 400, got 397"),
+        (lambda t: t | {"ends": 0 * t["ends"]}, "ends must vary, got 0 everywhere"),
+        (lambda t: t | {"ends": t["ends"] / 0}, "ends must be finite, got 800 lost"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_tasks_that_judge_nothing_are_not_written(store, tmp_path, change, message):
+    task = evaluate.read_task(store, "gauss")
+    with pytest.raises(ValueError, match=message):
+        evaluate.write_tasks(tmp_path / "d", {"gauss": change(task)}, version="1")
+    with pytest.raises(ValueError, match=r"looks of gauss must be one of .* got 'side'"):
+        evaluate.write_tasks(tmp_path / "d", {"gauss": task}, version="1", looks={"gauss": "side"})
+    with pytest.raises(ValueError, match=r"looks must name tasks of \['gauss'\], got \['a'\]"):
+        evaluate.write_tasks(tmp_path / "d", {"gauss": task}, version="1", looks={"a": "sides"})
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.2])
+def test_of_two_points_the_side_is_judged(tmp_path, gain):
+    """A sampler that ends near the points is right if it finds each as often as it should."""
+    rng = np.random.default_rng(4)
+    truths = rng.choice([-1.0, 1.0], (300, 1)).astype(np.float32)
+    ends = truths + rng.standard_normal(truths.shape, np.float32)
+
+    def sampler(ends, draws, key, gain=1.0, off=0.0):
+        plus = jax.nn.sigmoid(2 * gain * jnp.asarray(ends))
+        return jnp.where(jax.random.uniform(key, (300, draws)) < plus, 1.0, -1.0)[..., None] + off
+
+    reference = np.asarray(sampler(ends, 19, jax.random.key(5)))
+    task = {"truths": truths, "ends": ends, "reference": reference}
+    evaluate.write_tasks(tmp_path / "t", {"a": task}, version="1", looks={"a": "sides"})
+    near = lambda e, n, k: sampler(e, n, k, gain, 1e-3)
+    found = evaluate.score_sampler(near, tmp_path / "t", "a", key=jax.random.key(6))
+    if gain == 1:
+        assert abs(found.crps - 1) < 0.15
+        assert min(found.sbc_p, found.tarp_p) > 1e-4  # false-alarm rate 2e-4
+        assert found.told.accuracy < 0.6  # 600 draws, 4.5 standard errors
+    else:
+        assert found.crps > 1.15
