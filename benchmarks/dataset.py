@@ -20,13 +20,12 @@ import jax
 import numpy as np
 import tyro
 from harness import say
+from peer_masked import behind_mask
 from peer_problems import Budget, Problem, problem_of
 
 from smdp_jax.evaluate import write_tasks
-from smdp_jax.physics.exact.sensors import sensor_posterior
 
 VERSION = "3"
-_EVERY, _NOISE = 4, 0.05
 
 
 @dataclass(frozen=True)
@@ -52,35 +51,6 @@ def task(problem: Problem, key: Any, draws: int) -> dict[str, np.ndarray]:
     }
 
 
-def masked(problem: Problem, seed: int, draws: int) -> dict[str, np.ndarray]:
-    """The same fields behind a mask; the posterior is one dense Gaussian, in float64."""
-    truths, ends = (np.asarray(x, np.float64) for x in (problem.truths, problem.ends))
-    size, rng = truths.shape[-1], np.random.default_rng(seed)
-    seen = np.zeros((size, size), bool)
-    seen[::_EVERY, ::_EVERY] = True
-    looks = np.eye(size**2)[seen.ravel()]
-    std = _NOISE * ends.std()
-    values = ends.reshape(len(ends), -1) @ looks.T
-    values = values + std * rng.standard_normal(values.shape)
-    system = problem.system
-
-    def given(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return sensor_posterior(system, [looks], [system.end_time], [value], std**2)[:2]
-
-    # The mean is linear in what is seen, and the covariance does not depend on it.
-    gain = np.stack([given(unit)[0] for unit in np.eye(len(looks))], axis=1)
-    covariance = given(np.zeros(len(looks)))[1]
-    sizes, axes = np.linalg.eigh(covariance)
-    root = axes * np.sqrt(np.maximum(sizes, 0))
-    white = rng.standard_normal((len(ends), draws, size**2))
-    drawn = (values @ gain.T)[:, None] + white @ root.T
-    return {
-        "truths": truths.astype(np.float32),
-        "ends": (values @ looks).reshape(ends.shape).astype(np.float32),
-        "reference": drawn.reshape(len(ends), draws, size, size).astype(np.float32),
-    }
-
-
 def main() -> None:
     """Draw all tasks and write them."""
     options = tyro.cli(Options, description=__doc__)
@@ -89,7 +59,7 @@ def main() -> None:
         problem = problem_of(name, "small", options.seed, Budget(1, options.cases, options.draws))
         tasks[name] = task(problem, key, options.draws)
         if name == "heat":
-            tasks["heat masked"] = masked(problem, options.seed, options.draws)
+            tasks["heat masked"] = task(behind_mask(problem, options.seed), key, options.draws)
     for name, arrays in tasks.items():
         say(f"{name}: {arrays['reference'].shape}")
     looks = {"affine": "sides", "quadratic": "sides"}

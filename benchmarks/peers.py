@@ -110,7 +110,11 @@ def _path_score(problem: Problem, budget: Budget, key: Any) -> Answer:
     """Weights that come with the package where there are some: those of the preset small."""
     if problem.shipped is None:
         return _scored(lambda p: smdp.PathScore(p.transform))(problem, budget, key)
-    return _score(problem, smdp.pretrained(problem.shipped).score, 0, math.nan, every=True)
+    score = smdp.pretrained(problem.shipped).score
+    if problem.conditioned is not None:
+        sampler = problem.conditioned(score)
+        return Answer(sampler, parameters=_parameters(score), train_s=math.nan)
+    return _score(problem, score, 0, math.nan, every=True)
 
 
 def _windows(one: bool = False) -> Method:
@@ -189,6 +193,8 @@ def _regression(
 
 
 def _spread(problem: Problem) -> Any:
+    if problem.spread is not None:
+        return problem.spread
     sde, ts = problem.simulator
     xs = problem.train.xs[:, jnp.linspace(0, problem.train.num_times - 1, len(ts)).astype(int)]
     return baselines.end_spread(sde, smdp.Trajectories(ts, xs))

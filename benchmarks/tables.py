@@ -20,6 +20,7 @@ from typing import Any, Literal
 import jax
 from harness import Settings, parse, say
 from peer_flows import FLOW_METHODS, FLOWS, flow_of, measure_flow
+from peer_masked import masked_of
 from peer_metrics import measure
 from peer_problems import QUADRATIC, Budget, problem_of
 from peers import METHODS
@@ -44,6 +45,11 @@ PLANS: dict[str, tuple[tuple[str, ...], Budget, int]] = {
     "affine": (_NUMBERS, _SCALAR, 1),
     # The exact divergence of 1024 entries is what sliced score matching is for.
     "heat": (_without("MLP", "implicit"), Budget(300, 500, 9), 1),
+    "heat-masked": (
+        ("exact posterior", "path score", "L-BFGS", "RML ensemble", "guided diffusion"),
+        Budget(300, 60, 9),
+        1,
+    ),
     "burgers": (_without("MLP", "implicit", "denoising"), Budget(1000, 60, 9), 1),
     **{name: (tuple(FLOW_METHODS), Budget(300, 200, 9), 1) for name in FLOWS},
 }
@@ -141,6 +147,8 @@ def run_experiment(name: str, options: Options, folder: Path, until: float) -> l
     """Run or read all cells of one experiment."""
     methods, budget, seeds = options.plan(name)
     parts: Any = (problem_of, METHODS, measure)
+    if name == "heat-masked":
+        parts = (masked_of, METHODS, measure)
     if name in FLOWS:
         parts = (flow_of, FLOW_METHODS, measure_flow)
     build, every, judge = parts

@@ -4,7 +4,6 @@ import csv
 import importlib
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -115,16 +114,19 @@ def test_exact_posterior_of_an_experiment(tables, tmp_path):
 @pytest.mark.slow
 def test_draws_behind_a_mask_rank_evenly(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    dataset = importlib.import_module("dataset")
+    dataset, peers = map(importlib.import_module, ("dataset", "peer_problems"))
     system = physics.Heat(8, 0.5, 0.3, 0.2)
-    k_start, k_noise, k_tie = jax.random.split(jax.random.key(3), 3)
+    k_start, k_noise, k_tie, k_draw = jax.random.split(jax.random.key(3), 4)
     starts = system.prior(k_start, 400)
     step = lambda x: system.step(0.0, system.end_time, x)
     white = np.fft.fft2(jax.random.normal(k_noise, starts.shape))
     noise = np.fft.ifft2(np.sqrt(system.noise_variance(system.end_time)) * white).real
     ends = np.asarray(jax.vmap(step)(starts)) + noise
-    problem = SimpleNamespace(truths=starts, ends=ends, system=system)
-    task = dataset.masked(problem, 5, 19)
+    sde, ts = system.sde(), jnp.array([0.0, system.end_time])
+    none = dict.fromkeys(("train", "net", "observe", "exact", "told"))
+    known = {"sde": sde, "system": system, "truths": starts, "ends": ends, "simulator": (sde, ts)}
+    problem = dataset.behind_mask(peers.Problem(**known, **none), 5)
+    task = dataset.task(problem, k_draw, 19)
     assert (task["ends"] != 0).mean() == 1 / 16
     entries = [(0, 0), (1, 2), (4, 4), (7, 5)]
     pick = lambda x: jnp.stack([x[..., i, j] for i, j in entries], axis=-1)
