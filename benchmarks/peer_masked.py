@@ -48,7 +48,8 @@ def behind_mask(problem: Problem, seed: int) -> Problem:
 
     def conditioned(score: Any) -> Any:
         coarse = slice(None, None, problem.stride)
-        data = smdp.Trajectories(problem.train.ts[coarse], problem.train.xs[:, coarse])
+        ts, xs = (np.asarray(x) for x in (problem.train.ts, problem.train.xs))
+        data = smdp.Trajectories(ts[coarse], xs[:, coarse])
 
         def one(x: Any, key: Any) -> Any:
             value = x[::_EVERY, ::_EVERY]
