@@ -31,10 +31,11 @@ def number(value: Any) -> str:
 
 
 def paragraphs(content: str, kind: str = "") -> str:
-    """Plain text; an empty line starts a new paragraph."""
+    """Plain text; an empty line starts a new paragraph, an indented line or a list's a new one."""
     attribute = f' class="{kind}"' if kind else ""
-    blocks = [block.strip() for block in re.split(r"\n\s*\n", content) if block.strip()]
-    return "\n".join(f"<p{attribute}>{text(block)}</p>" for block in blocks)
+    blocks = [block.rstrip() for block in re.split(r"\n\s*\n", content) if block.strip()]
+    lines = [re.sub(r"[ \t]*\n(?![ \t]|[-*] |\d+\. )", " ", block).strip() for block in blocks]
+    return "\n".join(f"<p{attribute}>{text(block)}</p>" for block in lines)
 
 
 def status(line: str, good: bool) -> str:

@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from smdp_jax import evaluate
-from smdp_jax.evaluate import figures
+from smdp_jax.evaluate import _html_parts, figures
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -235,6 +235,19 @@ def test_status_opens_the_page_and_misses_are_marked(tmp_path: Path) -> None:
 def test_rows_that_cannot_be_judged(row: dict, message: str, untyped: None) -> None:
     with pytest.raises(ValueError, match=message):
         evaluate.Metric("error", 0.5, **row)
+
+
+def test_docstrings_are_reflowed() -> None:
+    """Lines end where the page does; equations, lists and paragraphs keep theirs."""
+    content = (
+        "Heat that\nspreads:\n\n    u_t = u_xx\n\nIts parts:\n- one\n  more\n- two\nand so\non."
+    )
+    found = _html_parts.paragraphs(content)
+    assert re.findall(r"<p>(.*?)</p>", found, re.S) == [
+        "Heat that spreads:",
+        "u_t = u_xx",
+        "Parts:\n- one\n  more\n- two and so on.",
+    ]
 
 
 def luminance(colour: str) -> float:
