@@ -95,6 +95,7 @@ def test_films_are_played_back(tmp_path, monkeypatch):
         ({"truth": MOVING[:, 0]}, "paths must have shape|truth must have"),
         ({"ts": TIMES[:3]}, r"truth must have shape \(3, 8, 6\)"),
         ({"paths": MOVING[0]}, "paths must have 3 or 4 axes"),
+        ({"paths": {"u": MOVING[None]}}, r"one array, such as past.samples\['u'\], got a dict of"),
         ({"format": "AVI"}, "format must be 'PNG', 'GIF' or 'MP4', got 'AVI'"),
     ],
 )

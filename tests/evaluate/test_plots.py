@@ -388,6 +388,8 @@ def test_evidence_of_a_conditioned_posterior(figures: dict[str, Figure]) -> None
         temperatures=PADDED[0], acceptance=PADDED[1], step_sizes=PADDED[2],
     )  # fmt: skip
     past = Conditioned(np.zeros((100, 1)), np.full(100, -np.log(100)), -12.3, 0.12, info)
+    with pytest.raises(TypeError, match="must be what condition returns, got a Posterior"):
+        plots.evidence_panel(PAST)
     shown = plots.evidence_panel(past)
     for a, b in zip(shown.axes, figures["particles"].axes, strict=True):
         assert a.get_title(loc="left") == b.get_title(loc="left")

@@ -132,7 +132,13 @@ def posterior_animation(
         The content of an animated picture file, from the last time to the first.
     """
     ts = style.array("ts", np.asarray(ts), 1)
-    many = style.array("paths", samples_of(paths), (3, 4))
+    states = samples_of(paths)
+    if isinstance(states, Mapping):
+        raise ValueError(
+            f"paths must be one array, such as past.samples[{next(iter(states))!r}], got a dict of "
+            f"{list(states)}"
+        )
+    many = style.array("paths", states, (3, 4))
     truth = style.array("truth", truth, many.ndim - 1, (len(ts), *many.shape[2:]))
     style.same_shape("paths", many, (len(many), *truth.shape))
     if many.ndim == 4:

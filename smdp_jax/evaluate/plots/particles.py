@@ -97,7 +97,14 @@ def evidence_panel(past: Any, *, time_unit: str = "") -> Figure:
     -------
     Figure
         As of `particles`.
+
+    Raises
+    ------
+    TypeError
+        If it is another posterior, which has no evidence.
     """
+    if not hasattr(past, "log_evidence") or not hasattr(past, "info"):
+        raise TypeError(f"past must be what condition returns, got a {type(past).__name__}")
     info = past.info
     stages = (info.temperatures, info.acceptance, info.step_sizes)
     return particles(
