@@ -246,7 +246,7 @@ def test_docstrings_are_reflowed() -> None:
     assert re.findall(r"<p>(.*?)</p>", found, re.S) == [
         "Heat that spreads:",
         "u_t = u_xx",
-        "Parts:\n- one\n  more\n- two and so on.",
+        "Its parts:\n- one\n  more\n- two and so on.",
     ]
 
 

@@ -130,6 +130,11 @@ def posterior_animation(
     -------
     bytes
         The content of an animated picture file, from the last time to the first.
+
+    Raises
+    ------
+    ImportError, ValueError
+        As `field_animation`, and for a state of several arrays.
     """
     ts = style.array("ts", np.asarray(ts), 1)
     states = samples_of(paths)
