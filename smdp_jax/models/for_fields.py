@@ -1,6 +1,7 @@
 """A network for whatever state the paths have, so that nothing need be chosen."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ import numpy as np
 
 from smdp_jax.models.dilated_resnet import DilatedResNet
 from smdp_jax.models.mlp import MLP
-from smdp_jax.trajectories import Trajectories, grid_axes
+from smdp_jax.trajectories import Trajectories, TrajectoryStream, as_stream, filled, grid_axes
 
 _FEW_ENTRIES = 16
 _FEW_PATHS = 300
@@ -18,7 +19,7 @@ _WHOLE_ENTRIES, _MANY_PATHS = 64, 2000
 _LOOKED_AT = 256
 
 
-def for_fields(data: Trajectories) -> nn.Module:
+def for_fields(data: Trajectories | TrajectoryStream | Iterable[Trajectories]) -> nn.Module:
     """Choose a network from the shape of the states, their periodicity and the number of paths.
 
     Fields get a ``DilatedResNet`` of as many channels as their grid and the number of paths bear.
@@ -29,8 +30,8 @@ def for_fields(data: Trajectories) -> nn.Module:
 
     Parameters
     ----------
-    data : Trajectories
-        The paths to learn from.
+    data : Trajectories or stream
+        The paths to learn from; of a stream, or an iterable of blocks, the first one is looked at.
 
     Returns
     -------
@@ -42,8 +43,10 @@ def for_fields(data: Trajectories) -> nn.Module:
     ValueError
         If there are no paths, or grids have more than three axes.
     """
+    source, data = data, _first(data)
     if not jax.tree.leaves(data.xs) or data.num_samples == 0:
         raise ValueError(f"for_fields needs paths, got {data.xs}")
+    number, data = getattr(source, "num_samples", data.num_samples), filled(data)
     x = data.at(0, 0)
     axes = grid_axes(x)
     entries = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(x))
@@ -55,10 +58,10 @@ def for_fields(data: Trajectories) -> nn.Module:
     fields = [_some(leaf, axes) for leaf in jax.tree.leaves(data.xs)]
     periodic = all(_periodic(field, axes) for field in fields)
     alike = periodic and all(_alike(field, axes) for field in fields)
-    if not alike and entries <= _WHOLE_ENTRIES and data.num_samples >= _MANY_PATHS:
+    if not alike and entries <= _WHOLE_ENTRIES and number >= _MANY_PATHS:
         return MLP((192, 192, 192), time_features="log_fourier")
     channels = 32 if cells <= 1024 else 24 if cells <= 4096 else 16
-    if data.num_samples < _FEW_PATHS:
+    if number < _FEW_PATHS:
         channels = max(channels // 2, 8)
     return DilatedResNet(
         dims=axes,
@@ -67,6 +70,12 @@ def for_fields(data: Trajectories) -> nn.Module:
         padding="periodic" if periodic else "reflect",
         coordinates=not alike,
     )
+
+
+def _first(data: Any) -> Trajectories:
+    """The paths, or the first block of a stream."""
+    source = as_stream(data)
+    return next(iter(source.blocks(jax.random.key(0)))) if hasattr(source, "blocks") else source
 
 
 def _some(leaf: Any, axes: int) -> np.ndarray:

@@ -52,3 +52,19 @@ def test_refused():
         smdp.models.for_fields(smdp.Trajectories(jnp.arange(2.0), {}))
     with pytest.raises(ValueError, match="up to 3 axes, got 4"):
         smdp.models.for_fields(paths((5, 5, 5, 5), number=2))
+
+
+@pytest.mark.parametrize("change", [lambda x: x, ramp])
+def test_streams_and_gaps_are_looked_at_too(change, tmp_path):
+    """The first block tells the grid, all of the stream how many paths there are."""
+    data = paths((40,), number=2000, change=change)
+    want = smdp.models.for_fields(data)
+    np.savez(tmp_path / "a.npz", ts=np.arange(3, dtype="float32"), xs=data.xs["0"])
+    foreign = smdp.datasets.open_foreign(tmp_path / "a.npz", paths_per_block=300)
+    assert smdp.models.for_fields(foreign) == want
+    blocks = smdp.models.for_fields([data[:300], data[300:600]])
+    few = smdp.models.for_fields(data[:300])
+    assert blocks == few  # nobody knows how many more there are
+    mask = np.arange(3) < np.where(np.arange(2000) % 2, 3, 1)[:, None]
+    gaps = {"0": jnp.where(mask[..., None], data.xs["0"], jnp.nan)}
+    assert smdp.models.for_fields(smdp.Trajectories(data.ts, gaps, mask=mask)) == want
