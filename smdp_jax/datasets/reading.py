@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -170,7 +171,7 @@ class Stream:
         Trajectories
             ``chunks_per_block`` pieces, always of the same shapes, checked.
         """
-        reader, number = ThreadPoolExecutor(max_workers=1), first
+        reader, number, ending = ThreadPoolExecutor(max_workers=1), first, sys.is_finalizing
         try:
             ahead = reader.submit(self._block, key, number)
             while True:
@@ -178,7 +179,7 @@ class Stream:
                 block, ahead = ahead.result(), reader.submit(self._block, key, number)
                 yield block
         finally:
-            reader.shutdown(wait=False)  # a program that ends here has no threads to wait for
+            reader.shutdown(wait=not ending())  # in a program that ends there is none to wait for
 
     def _block(self, key: PRNGKeyArray, number: int) -> Trajectories:
         count, size = self.source.count, self.chunks_per_block
