@@ -60,7 +60,9 @@ def part_of(config: Experiment, share: float, *, twice: bool = False) -> Experim
 
     def of(name: str, least: int) -> int:
         whole = getattr(config, name)
-        return min(whole, max(least, round(share * whole)) * (2 if twice else 1))
+        unit = 20 if name == "test_cases" and whole >= 200 else 1  # many are looked at in groups
+        part = unit * max(1, round(share * whole / unit))
+        return min(whole, max(least, part) * (2 if twice else 1))
 
     fields = {f.name for f in dataclasses.fields(config)}
     counts = {n: of(n, least) for names, least in COUNTS.values() for n in names & fields}
