@@ -2,19 +2,18 @@
 
 Heat, 32 x 32, Gaussian-exact steps: every fourth point in each direction, noise of 5 % of the
 field's std, once at T, and at T, T/2 and T/4; the posterior is a dense Gaussian, solved in float64.
-With the exact score, and beside it guidance (baselines without weights); with the learned score of
-the finished run ``runs/heat/small`` over many cases. Affine and quadratic: noisy y at one and at
-three times, bimodal; the posterior of the start from the transition densities on a grid. Log
-densities and the gradient of the evidence: ``log_densities.py``. Seconds are processor seconds over
-two: those of two idle cores. Each table is kept as soon as it is measured.
+With the exact score, and beside it guidance (baselines without weights); with the learned score
+that is shipped (or a run's) over many cases. Affine and quadratic: noisy y at one and at three
+times, bimodal; the posterior of the start from the transition densities on a grid. Log densities
+and the gradient of the evidence: ``log_densities.py``. Seconds are processor seconds over two:
+those of two idle cores. Each table is kept as soon as it is measured.
 
-    python -m smdp_jax run configs/heat.py && python benchmarks/observations.py
+    python benchmarks/observations.py
 """
 
 import time
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -47,8 +46,8 @@ class Options(Settings):
     """Euler steps of the scalar processes."""
     guided: int = 64
     """Samples of the guided baselines."""
-    run: str = "runs/heat/small"
-    """A trained run; empty: none."""
+    run: str = "pretrained"
+    """A trained run of the heat equation, or the weights that are shipped; empty: none."""
     cases: int = 200
     """Truths that the learned score is tried on."""
     case_particles: int = 32
@@ -205,7 +204,11 @@ def _guided(sensors: Sensors, seen: list, data: smdp.Trajectories) -> dict[str, 
 def learned(options: Options, indices: tuple[int, ...]) -> tuple[list[Row], list[Target]]:
     """A learned score over many cases: error of the mean, spread, and ranks of the truths."""
     sensors = Sensors(options, indices, options.case_steps)
-    score = smdp.load(options.run).score
+    score = (
+        smdp.pretrained("heat").score
+        if options.run == "pretrained"
+        else smdp.load(options.run).score
+    )
     system, ts, half = sensors.system, sensors.ts, options.size // 2 + 1
     transform = (partial(jnp.fft.rfft2, norm="ortho"), partial(jnp.fft.irfft2, norm="ortho"))
     solver = smdp.GaussianStep(
@@ -363,7 +366,7 @@ def cells(options: Options) -> dict[str, Cell]:
         found[f"{name}, {number}"] = partial(scalar, options, name, places, values)
     found["log density"] = partial(log_densities.log_densities, options)
     found["diffusivity"] = partial(log_densities.diffusivity, options)
-    if options.run and Path(options.run).exists():
+    if options.run:
         for name, indices in times.items():
             found[f"heat, learned score, {name}"] = partial(learned, options, indices)
     return found
