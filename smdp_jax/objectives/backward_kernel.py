@@ -1,13 +1,13 @@
 r"""The remainder of a backward kernel: what a linear regression leaves of the backward step.
 
-The step is ``x_j = m_j + A_j (b - m_b) + L_j (N + e^h R_j z)`` (``scores.kernel``). Gains and
+The step is ``x_j = m_j + A_j (b - m_b) + L_j (N + S R_j z)`` (``scores.kernel``). Gains and
 covariances are estimated from the paths beforehand; the network minimises per entry, for the
-whitened miss ``w = L_j^{-1} (x_j - m_j - A_j (b - m_b))``,
+whitened miss ``y = L_j^{-1} (x_j - m_j - A_j (b - m_b))``,
 
-``E [|w - N(t, x_{j+1}, args)|^2 e^{-2h} + 2 h]``,
+``E [|S^{-1} (y - N(t, x_{j+1}, args))|^2 + 2 log |S|]``,
 
 so that the kernel's mean is E[x_j | x_{j+1}] and its noise as large as the miss of that (Nix,
-Weigend 1994). The loss is 1 where N = h = 0, and less by as much as they explain.
+Weigend 1994). The loss is 1 where N = 0 and S = 1, and less by as much as they explain.
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.kernel_step import residual, shown
 from smdp_jax.scores.leftover import miss_of, noise_left, trusted
 from smdp_jax.scores.ranks import calibrated
+from smdp_jax.scores.state_noise import StateNoise
 from smdp_jax.scores.tables import KernelTables, with_input_noise
 from smdp_jax.sde import SDE, Scalar, State
 from smdp_jax.trajectories import Trajectories
@@ -53,7 +54,8 @@ class BackwardKernel(Objective):
         Where the regression has blocks: "periodic" (Fourier modes), "cosine" (fields between
         walls), "points" (entries of the grid), "joint" (one block of all entries), or a unitary
         pair (forward, inverse) of functions of one field. "auto" compares their likelihood of
-        unseen steps.
+        unseen steps, and takes "points" for fields far from Gaussian, periodic ones apart, unless
+        blocks explain much more.
     base : "state" or "inverse"
         b: the later state, or the inverse-physics step of it, which explains more where the
         inverse is good, and sends paths astray where it amplifies.
@@ -61,6 +63,9 @@ class BackwardKernel(Objective):
         Let the network also say how the size of the noise depends on the state: posteriors of
         nonlinear processes are narrow here and wide there. One call of a network gives both, or
         two, of one that takes arrays alone.
+    directions : int
+        Along how many directions, each of them a state that the network gives, the noise is larger
+        besides: correlations that depend on the state. Networks that take arrays alone know none.
     hold_out : float, optional
         Share of the paths on which the noise that is left is measured, where ``fit`` gets no
         ``validation``. Default: 0.1, for states of up to 16 numbers, which say little each, 0.25.
@@ -79,6 +84,7 @@ class BackwardKernel(Objective):
     transform: Any = "auto"
     base: Base = "state"
     spread: bool = True
+    directions: int = 2
     hold_out: float | None = None
     grid_axes: int | None = None
 
@@ -88,6 +94,8 @@ class BackwardKernel(Objective):
             raise ValueError(
                 f"BackwardKernel.input_noise must be at least 0, got {self.input_noise}"
             )
+        if not self.directions >= 0:
+            raise ValueError(f"BackwardKernel.directions must be at least 0, got {self.directions}")
         if self.base not in ("state", "inverse"):
             raise ValueError(f"BackwardKernel.base must be 'state' or 'inverse', got {self.base!r}")
         if self.hold_out is not None and not 0 < self.hold_out < 1:
@@ -106,6 +114,7 @@ class BackwardKernel(Objective):
 
     def scales(self, sde: SDE, data: Trajectories, precondition: bool) -> KernelTables:
         """Gains and covariances of all steps."""
+        entries = sum(leaf.size for leaf in jax.tree.leaves(data.at(0, 0)))
         return kernel_tables(
             sde,
             data,
@@ -113,7 +122,9 @@ class BackwardKernel(Objective):
             base=self.base,
             axes=self.grid_axes,
             input_noise=self.input_noise,
+            network=True,
             spread=self.spread,
+            directions=min(self.directions, entries - 1) if self.spread else 0,
             key=jax.random.key(0),
         )
 
@@ -158,8 +169,8 @@ class BackwardKernel(Objective):
 
         def back(x: Any, n: Any) -> tuple[Any, Scalar]:
             earlier = jax.tree.map(lambda v: v[n], window.xs)
-            left, scale = residual(learned, first + n, earlier, x, window.args)
-            miss = _surprise(left, scale)
+            left, noise = residual(learned, first + n, earlier, x, window.args)
+            miss = _surprise(left, noise)
             missed = miss / (steps - n).astype(miss.dtype)
             return learned.mean(first + n, x, window.args), missed
 
@@ -168,9 +179,8 @@ class BackwardKernel(Objective):
         return jax.lax.scan(jax.checkpoint(back), x, jnp.arange(steps - 1, -1, -1))[1].mean()
 
 
-def _surprise(left: State, scale: State) -> Scalar:
+def _surprise(left: State, noise: StateNoise) -> Scalar:
     """Twice the negative log likelihood of what is left, per entry and up to a constant."""
-    square = mean_square(jax.tree.map(lambda r, h: r * jnp.exp(-h), left, scale))
-    logs = jax.tree.leaves(scale)
-    total: Any = sum(2 * h.sum().astype(square.dtype) for h in logs)
-    return square + total / sum(h.size for h in logs)
+    square = mean_square(noise.over(left))
+    entries = sum(leaf.size for leaf in jax.tree.leaves(left))
+    return square + 2 * noise.log_determinant().astype(square.dtype) / entries

@@ -26,6 +26,8 @@ _LEAST_PATHS = 8
 _JOINT_ENTRIES = 256
 _COMPARED_STEPS = 6
 _LEAST_BOUND = 4.0
+# Nats per entry, and excess kurtosis.
+_MUCH, _FAR = 0.2, 0.5
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,12 @@ def kernel_tables(
     base: Base = "state",
     axes: int | None = None,
     input_noise: float = 0.0,
+    network: bool = False,
     spread: bool = False,
+    directions: int = 0,
     key: PRNGKeyArray,
 ) -> KernelTables:
-    """Estimate gains and covariances of every step."""
+    """Estimate gains and covariances of every step, for a network to come or to stand alone."""
     x = data.at(0, 0)
     if data.num_samples < _LEAST_PATHS:
         raise ValueError(
@@ -69,7 +73,7 @@ def kernel_tables(
     axes = grid_axes(x) if axes is None else axes
     physics = physics_of(sde, base)
     if transform == "auto":
-        chosen = _best(sde, data, axes)
+        chosen = _best(sde, data, axes, network)
     elif isinstance(transform, str):
         if transform not in get_args(blocks.Kind):
             raise ValueError(
@@ -80,7 +84,8 @@ def kernel_tables(
     else:
         chosen = blocks.Custom(axes, *transform)
         blocks.check_unitary(chosen, x)
-    return _tables(sde, data, chosen, physics, input_noise, key, spread=spread)
+    tables = _tables(sde, data, chosen, physics, input_noise, key, spread=spread)
+    return replace(tables, directions=directions)
 
 
 def estimate_kernel(
@@ -189,7 +194,7 @@ def _most_features(data: Trajectories, transform: Transform) -> int:
     return max(data.num_samples // (20 * (1 + max(b.shape[-1] for b in shapes))), 1)
 
 
-def _best(sde: SDE, data: Trajectories, axes: int) -> Transform:
+def _best(sde: SDE, data: Trajectories, axes: int, network: bool) -> Transform:
     """Choose the transform whose kernel gives unseen steps the highest likelihood."""
     entries = sum(leaf.size for leaf in jax.tree.leaves(data.at(0, 0)))
     if axes == 0 or entries <= _LEAST_PATHS:
@@ -223,4 +228,24 @@ def _best(sde: SDE, data: Trajectories, axes: int) -> Transform:
         value = float(mean(kernel, unseen))
         return value if np.isfinite(value) else -np.inf
 
-    return max(candidates, key=likelihood)
+    found = {transform: likelihood(transform) for transform in candidates}
+    best = max(candidates, key=lambda transform: found[transform])
+    # Where states are far from Gaussian the network does most of it, and does it best where an
+    # entry's noise is its own, unless the blocks explain much more.
+    near = found[best] - found[blocks.Points(axes)] < _MUCH * entries
+    if network and near and not isinstance(best, blocks.Periodic) and _far_from_gaussian(seen):
+        return blocks.Points(axes)
+    return best
+
+
+def _far_from_gaussian(paths: Trajectories) -> bool:
+    """Whether the entries of states, at all times, have tails that no Gaussian has."""
+    kurtosis = []
+    for leaf in jax.tree.leaves(paths.xs):
+        off = leaf - leaf.mean(axis=0, keepdims=True)
+        square = (off**2).mean(axis=0)
+        varies = square > 0
+        moment = (off**4).mean(axis=0) / jnp.where(varies, square, 1) ** 2
+        kurtosis.append(np.asarray(moment[varies]))
+    values = np.concatenate(kurtosis)
+    return bool(values.size and abs(np.mean(values) - 3) > _FAR)

@@ -2,11 +2,11 @@ r"""A learned backward kernel: Gaussian steps estimated from the paths, a networ
 
 The third kind of learned term. For the step from t_{j+1} to t_j, in blocks of a unitary transform,
 
-``x_j = m_j + A_j (b - m_b) + L_j (N(t, x_{j+1}, args) + e^h R_j z)``,  ``L_j L_j^H = Sigma_j``,
+``x_j = m_j + A_j (b - m_b) + L_j (N(t, x_{j+1}, args) + S R_j z)``,  ``L_j L_j^H = Sigma_j``,
 
 with the gain A_j and the covariance Sigma_j of a linear regression on b (``regression``), a network
-N for the remainder in units of that covariance and h(t, x_{j+1}, args) for how its noise depends on
-the state (entry by entry), and R_j the root of the covariance that is left on paths that were not
+N for the remainder in units of that covariance and S(t, x_{j+1}, args) for how its noise depends on
+the state (``state_noise``), and R_j the root of the covariance that is left on paths that were not
 trained on. Started at the last time from data the chain has, without N, the data's
 covariance at every time, whatever the simulator and the step. It is tied to its grid.
 """
@@ -49,18 +49,18 @@ class LearnedKernel:
     Parameters
     ----------
     model : flax.linen.Module or None
-        Network of the remainder N and its noise h; None: neither. It is called as
-        ``model.apply(variables, t, (x, y), args)`` and returns both: t from 0 to 1 over the grid, x
-        the later state divided by its standard deviation, y the same state with the covariance of
-        its blocks divided out. Without h, or if it takes no pair of states (one of ours does and
-        says ``takes_trees``), as ``(t, x, (args, y))`` for N, or ``(t, x, (args, y, 0))``, and with
-        a 1 in place of the 0 for h.
+        Network of the remainder N and its noise, h and directions w; None: neither. It is called as
+        ``model.apply(variables, t, (x, y, 0, ...), args)`` and returns (N, h, w, ...): t from 0 to
+        1 over the grid, x the later state divided by its standard deviation, y the same state with
+        the covariance of its blocks divided out. Without noise, or if it takes no tuple of states
+        (one of ours does and says ``takes_trees``), as ``(t, x, (args, y))`` for N, or
+        ``(t, x, (args, y, 0))``, and with a 1 in place of the 0 for h.
     variables : pytree
         Its parameters.
     tables : KernelTables
         Gains and covariances.
     trust : array (2,), optional
-        Factors of N and h, at most 1, that suit paths that were not trained on; None: 1.
+        Factors of N and of h and w, at most 1, that suit paths that were not trained on; None: 1.
     left : tuple of arrays (steps, K, c, c), optional
         Roots R_j of the covariance that is left of the remainder, per group; None: 1.
 
@@ -164,12 +164,12 @@ class LearnedKernel:
         """
         flat, restore = ravel_pytree(x)
         factors = linear(self, step, x, args)[1]
-        scale = remainder(self, step, x, args)[1]
+        noise = remainder(self, step, x, args)[1]
 
         def spread(unit: Array) -> Array:
             transform = self.tables.transform
             kick = transform.back(coloured(self, step, transform.to(restore(unit))), x)
-            blocks = transform.to(jax.tree.map(lambda k, h: k * jnp.exp(h), kick, scale))
+            blocks = transform.to(noise.times(kick))
             moved = tuple(matvec(f, b) for f, b in zip(factors, blocks, strict=True))
             return ravel_pytree(self.tables.transform.back(moved, x))[0]
 
@@ -212,16 +212,14 @@ class LearnedKernel:
         """
         transform = self.tables.transform
         factors = linear(self, step, later, args)[1]
-        missed, scale = residual(self, step, earlier, later, args)
-        left = transform.to(jax.tree.map(lambda r, h: r * jnp.exp(-h), missed, scale))
+        missed, noise = residual(self, step, earlier, later, args)
+        left = transform.to(noise.over(missed))
         roots = roots_of(self, step, left)
         white = tuple(solve_lower(r, b) for r, b in zip(roots, left, strict=True))
-        total: Any = 0.0
+        total: Any = -noise.log_determinant()
         for factor, root, times in zip(factors, roots, transform.multiplicity(later), strict=True):
             logs = log_determinants(factor) + log_determinants(root)
             total = total - (jnp.asarray(times, logs.dtype) * logs).sum()
-        for h in jax.tree.leaves(scale):
-            total = total - h.sum()
         for leaf in jax.tree.leaves(transform.back(white, later)):
             total = total - (leaf**2).sum() / 2 - leaf.size * math.log(2 * math.pi) / 2
         return total

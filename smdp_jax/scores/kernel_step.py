@@ -12,22 +12,19 @@ from jaxtyping import Array, PRNGKeyArray
 from smdp_jax.scores.blocks import Blocks, matvec
 from smdp_jax.scores.learned import apply_network
 from smdp_jax.scores.regression import solve_lower
+from smdp_jax.scores.state_noise import StateNoise, bounded, bounded_noise
 from smdp_jax.scores.tables import KernelTables, inputs
 from smdp_jax.sde import Args, Scalar, State
 from smdp_jax.solve.terms import white_noise
 
-# The noise of a state may be less by a factor of up to e^4 (near a bound paths hardly differ), but
-# larger by e^2 at most: the chain can't run off.
-_LEAST, _LARGEST = 4.0, 2.0
-
 
 def residual(
     kernel: Any, step: Any, earlier: State, later: State, args: Args
-) -> tuple[State, State]:
-    """What the mean misses, in units of the linear part's covariance, and its log size."""
-    explained, scale = remainder(kernel, step, later, args)
+) -> tuple[State, StateNoise]:
+    """What the mean misses, in units of the linear part's covariance, and S."""
+    explained, noise = remainder(kernel, step, later, args)
     missed = whitened(kernel, step, earlier, later, args)
-    return jax.tree.map(jnp.subtract, missed, explained), scale
+    return jax.tree.map(jnp.subtract, missed, explained), noise
 
 
 def whitened(kernel: Any, step: Any, earlier: State, later: State, args: Args) -> State:
@@ -41,32 +38,31 @@ def whitened(kernel: Any, step: Any, earlier: State, later: State, args: Args) -
     return transform.back(white, earlier)
 
 
-def remainder(kernel: Any, step: Any, x: State, args: Args) -> tuple[State, State]:
-    """Evaluate the network: N in units of the linear part's covariance, and h of the noise."""
+def remainder(kernel: Any, step: Any, x: State, args: Args) -> tuple[State, StateNoise]:
+    """Evaluate the network: N in units of the linear part's covariance, and S of the noise."""
     nothing = jax.tree.map(jnp.zeros_like, x)
     if kernel.model is None:
-        return nothing, nothing
+        return nothing, StateNoise(nothing)
 
     def asked(flag: int) -> Any:
         seen = shown(kernel.model, kernel.tables, step, x, args, flag)
         return apply_network(kernel.model, kernel.variables, *seen)
 
+    directions: tuple[State, ...] = ()
     if not kernel.tables.spread:
-        mean, scale = asked(0), nothing
+        mean, logs = asked(0), nothing
     elif takes_trees(kernel.model):
-        mean, scale = asked(0)
+        mean, logs, *rest = asked(0)
+        directions = tuple(rest)
     else:
-        mean, scale = asked(0), asked(1)
+        mean, logs = asked(0), asked(1)
     # No remainder is larger than what some path of the data missed: the chain can't run off.
-    mean = jax.tree.map(_bounded, mean, kernel.tables.largest)
-    scale = jax.tree.map(
-        lambda h: jnp.where(h < 0, _bounded(h, _LEAST), _bounded(h, _LARGEST)), scale
-    )
+    mean = jax.tree.map(bounded, mean, kernel.tables.largest)
+    noise = bounded_noise(logs, directions)
     if kernel.trust is None:
-        return mean, scale
-    shares = zip((mean, scale), kernel.trust, strict=True)
-    mean, scale = (jax.tree.map(lambda v, a=a: a.astype(v.dtype) * v, part) for part, a in shares)
-    return mean, scale
+        return mean, noise
+    share, of_noise = kernel.trust
+    return jax.tree.map(lambda v: share.astype(v.dtype) * v, mean), noise.shared(of_noise)
 
 
 def takes_trees(model: Any) -> bool:
@@ -82,14 +78,9 @@ def shown(
     if not tables.spread:
         return t, scaled, (args, white)
     if takes_trees(model):
-        return t, (scaled, white), args
+        # Its result is like the state that it is shown: one more for each direction.
+        return t, (scaled, white, *(jax.tree.map(jnp.zeros_like, x),) * tables.directions), args
     return t, scaled, (args, white, jnp.full_like(t, flag))
-
-
-def _bounded(values: Array, largest: Any) -> Array:
-    """Keep values within a bound, smoothly."""
-    largest = jnp.asarray(largest, values.dtype)
-    return largest * jnp.tanh(values / largest)
 
 
 def draw(
@@ -103,12 +94,12 @@ def draw(
     """Draw the earlier state, and return the remainder beside it."""
     transform = kernel.tables.transform
     centre, factors = linear(kernel, step, x, args)
-    explained, scale = remainder(kernel, step, x, args)
+    explained, state_noise = remainder(kernel, step, x, args)
     noise = white_noise(key, x)
     if amplitude is not None:
         noise = jax.tree.map(lambda n: amplitude.astype(n.dtype) * n, noise)
-    kick = transform.back(coloured(kernel, step, transform.to(noise)), x)
-    white = transform.to(jax.tree.map(lambda n, h, k: n + k * jnp.exp(h), explained, scale, kick))
+    kick = state_noise.times(transform.back(coloured(kernel, step, transform.to(noise)), x))
+    white = transform.to(jax.tree.map(jnp.add, explained, kick))
     return state_of(kernel, centre, factors, white, x), explained
 
 

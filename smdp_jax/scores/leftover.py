@@ -46,30 +46,31 @@ def trusted(
 def _likelihoods(
     kernel: LearnedKernel, paths: Trajectories, input_noise: Array, key: PRNGKeyArray
 ) -> Array:
-    """Log likelihood (shares of N, shares of h), the size of the noise being free."""
+    """Log likelihood (shares of N, shares of S), the size of the noise being free."""
     shares = jnp.asarray(_SHARES)
 
     def one(step: Array) -> tuple[Array, Array]:
-        def one_path(i: Array) -> tuple[Array, ...]:
+        def one_path(i: Array) -> tuple[Array, Array]:
             own = jax.random.fold_in(jax.random.fold_in(key, step), i)
             later = with_input_noise(kernel.tables, own, step, paths.at(i, step + 1), input_noise)
             args = paths.args_of(i)
             white = whitened(kernel, step, paths.at(i, step), later, args)
-            both = remainder(kernel, step, later, args)
-            return tuple(ravel_pytree(v)[0].astype(shares.dtype) for v in (white, *both))
+            mean, noise = remainder(kernel, step, later, args)
 
-        white, mean, scale = jax.vmap(one_path)(jnp.arange(paths.num_samples))
-        squares = jax.lax.map(
-            lambda a: jax.lax.map(
-                lambda b: (((white - a * mean) * jnp.exp(-b * scale)) ** 2).mean(), shares
-            ),
-            shares,
-        )
-        return squares, scale.mean()
+            def square(a: Array, b: Array) -> Array:
+                missed = jax.tree.map(lambda w, n: w - a.astype(w.dtype) * n, white, mean)
+                return (ravel_pytree(noise.shared(b).over(missed))[0] ** 2).mean()
 
-    squares, scales = jax.lax.map(one, jnp.arange(paths.num_times - 1))
+            squares = jax.lax.map(lambda a: jax.lax.map(lambda b: square(a, b), shares), shares)
+            logs = jax.lax.map(lambda b: noise.shared(b).log_determinant(), shares)
+            return squares.astype(shares.dtype), logs.astype(shares.dtype)
+
+        squares, logs = jax.vmap(one_path)(jnp.arange(paths.num_samples))
+        return squares.mean(axis=0), logs.sum(axis=0)
+
+    squares, logs = jax.lax.map(one, jnp.arange(paths.num_times - 1))
     count = sum(leaf[:, 1:].size for leaf in jax.tree.leaves(paths.xs))
-    return -count * (jnp.log(squares.mean(axis=0)) / 2 + shares[None] * scales.mean())
+    return -(count * jnp.log(squares.mean(axis=0)) / 2 + logs.sum(axis=0)[None])
 
 
 @once
@@ -82,9 +83,8 @@ def _second_moments(
         def one_path(i: Array) -> tuple[Array, ...]:
             own = jax.random.fold_in(jax.random.fold_in(key, step), i)
             later = with_input_noise(kernel.tables, own, step, paths.at(i, step + 1), input_noise)
-            missed, scale = residual(kernel, step, paths.at(i, step), later, paths.args_of(i))
-            left = jax.tree.map(lambda r, h: r * jnp.exp(-h), missed, scale)
-            return kernel.tables.transform.to(left)
+            missed, noise = residual(kernel, step, paths.at(i, step), later, paths.args_of(i))
+            return kernel.tables.transform.to(noise.over(missed))
 
         left = jax.vmap(one_path)(jnp.arange(paths.num_samples))
         return tuple(jnp.einsum("skc,skd->kcd", r, r.conj()) / r.shape[0] for r in left)

@@ -39,6 +39,8 @@ class KernelTables:
         Takes a state to blocks.
     spread : bool
         Whether the network also says how the noise depends on the state.
+    directions : int
+        Along how many directions of its own.
     physics : callable or None
         b as a function of (t1, t0, x, args); None: b is x itself.
     """
@@ -53,6 +55,7 @@ class KernelTables:
     transform: Transform = field(metadata={"static": True})
     spread: bool = field(metadata={"static": True})
     physics: FlowMap | None = field(metadata={"static": True})
+    directions: int = field(default=0, metadata={"static": True})
 
 
 def inputs(tables: KernelTables, step: Any, x: State) -> tuple[Scalar, State, State]:

@@ -345,3 +345,20 @@ def test_transform_is_chosen_by_likelihood(walls, want):
     x0 = jax.random.normal(jax.random.key(0), (300, 16))
     paths = smdp.simulate(sde, x0, jnp.linspace(0.0, END, 5), key=jax.random.key(1))
     assert type(smdp.estimate_kernel(sde, paths).tables.transform).__name__ == want
+
+
+def test_far_from_gaussian_the_noise_of_an_entry_is_its_own():
+    """Steps up or down, somewhere; by a kernel alone the likelihood decides."""
+    place = jax.random.uniform(jax.random.key(0), (1000, 1), minval=2, maxval=14)
+    side = jnp.where(jnp.arange(1000) % 2 == 0, 1.0, -1.0)[:, None]
+    x0 = jax.nn.sigmoid(side * (jnp.arange(16.0)[None] - place))
+    sde = smdp.SDE(lambda t, x, args: jnp.zeros_like(x), diffusion=0.05)
+    paths = smdp.simulate(sde, x0, jnp.linspace(0.0, 1.0, 5), key=jax.random.key(1))
+    objective = smdp.BackwardKernel()
+    tables = objective.scales(sde, paths, precondition=True)
+    assert type(tables.transform).__name__ == "Points"
+    assert type(smdp.estimate_kernel(sde, paths).tables.transform).__name__ != "Points"
+    gauss = smdp.Trajectories(paths.ts, jax.random.normal(jax.random.key(2), paths.xs.shape))
+    smooth = smdp.Trajectories(gauss.ts, jnp.cumsum(gauss.xs, axis=2))
+    tables = objective.scales(sde, smooth, precondition=True)
+    assert type(tables.transform).__name__ != "Points"
