@@ -307,6 +307,23 @@ def test_shipped_weights_of_sensors():
     assert recorded < 0.6
 
 
+NAMES = ("affine", "burgers", "heat", "quadratic", "sensors", "smoke", "turbulence")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_are_those_of_the_preset(name):
+    """``run --from-pretrained`` trains on: the network is that of the config."""
+    config = load_config_file(Path(f"configs/{name}.py")).presets["small"]
+    cases = config.test_cases if name in ("affine", "quadratic") else 1
+    config = replace(config, trajectories=8, test_cases=cases)
+    data = config.simulate(jax.random.key(0)).train
+    model, x = config.model(data), data.at(0, -1)
+    fresh = jax.eval_shape(lambda k: model.init(k, TS[1], x, data.args_of(0)), jax.random.key(0))
+    shapes = lambda tree: jax.tree.map(jnp.shape, dict(tree["params"]))
+    assert shapes(smdp.pretrained(name).score.variables) == shapes(fresh)
+
+
 @pytest.mark.slow
 def test_training_goes_on_from_given_weights(tmp_path):
     """An update that changes nothing leaves them; the same run without them is refused."""
@@ -329,8 +346,5 @@ def test_training_goes_on_from_given_weights(tmp_path):
 def test_weights_are_asked_for_by_name(tmp_path, capsys):
     words = ["run", str(TINY), "--runs-dir", str(tmp_path), "--from-pretrained"]
     assert main(words) == 1
-    assert (
-        "name must be one of affine, burgers, heat, quadratic, sensors, smoke, turbulence"
-        in capsys.readouterr().err
-    )
+    assert f"name must be one of {', '.join(NAMES)}" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
