@@ -166,11 +166,15 @@ def check_returns(
 
     def look() -> bool:
         t = jax.ShapeDtypeStruct((), time_dtype(ts))
-        if times == 1:
-            check_like(x, jax.eval_shape(function, t, x, args), name)
-            return False
-        traced, result = jax.make_jaxpr(function, return_shape=True)(t, t, x, args)
+        try:
+            traced, result = jax.make_jaxpr(function, return_shape=True)(*(t,) * times, x, args)
+        except Exception as error:
+            if args is None:  # what a function of conditions says then is seldom plain
+                error.add_note(f"{name} was called with args=None: it may need its conditions")
+            raise
         check_like(x, result, name)
+        if times == 1:
+            return False
         states = traced.jaxpr.invars[2 : 2 + len(jax.tree.leaves(x))]
         if all(a is b for a, b in zip(traced.jaxpr.outvars, states, strict=True)):
             return False  # what rests may rest for any time

@@ -450,3 +450,15 @@ def test_sixty_scores_leave_nothing():
         [sys.executable, "-c", LEAK], capture_output=True, text=True, check=True, env=environment
     )
     assert float(done.stdout) < 50  # MiB
+
+
+@pytest.mark.parametrize("physics", ["drift", "step"])
+def test_conditions_that_were_forgotten_are_named(physics):
+    law = {
+        "drift": lambda t, x, args: -args["rate"] * x,
+        "step": lambda t0, t1, x, args: x * (1 - args["rate"]),
+    }
+    sde = smdp.SDE(**{physics: law[physics]}, diffusion=0.1)
+    with pytest.raises(TypeError) as error:
+        smdp.simulate(sde, jnp.ones((3, 2)), jnp.linspace(0.0, 1.0, 3), key=jax.random.key(0))
+    assert f"SDE.{physics} was called with args=None" in "".join(error.value.__notes__)
