@@ -123,6 +123,40 @@ def test_log_density_is_that_of_the_mean_and_covariance(transform, x64):
     np.testing.assert_allclose(got, covariance, atol=6 * 1.5 * covariance.max() / np.sqrt(4000))
 
 
+class Says(nn.Module):
+    """N, h and two directions that the state tells."""
+
+    takes_trees = True
+
+    @nn.compact
+    def __call__(self, t, x, args):
+        scaled = x[0]
+        place = jnp.arange(scaled.size, dtype=scaled.dtype).reshape(scaled.shape)
+        mean, h, bump = 0.3 * scaled, 0.2 * jnp.sin(scaled), 2 * jnp.exp(-((place - 1) ** 2))
+        return mean, h, bump * scaled, jnp.cos(place)
+
+
+@pytest.mark.parametrize("transform", ["periodic", "joint"])
+def test_log_density_with_directions_is_that_of_the_covariance(transform, x64):
+    sde = smdp.SDE(step=lambda t0, t1, x, args: 0.9 * x, diffusion=0.2)
+    x0 = jax.random.normal(jax.random.key(0), (100, 6))
+    paths = smdp.simulate(sde, x0, jnp.linspace(0.0, 1.0, 3), key=jax.random.key(5))
+    kernel = smdp.estimate_kernel(sde, paths, transform=transform)
+    tables = dataclasses.replace(kernel.tables, spread=True, directions=2)
+    kernel = dataclasses.replace(kernel, model=Says(), variables={}, tables=tables)
+    earlier, later = paths.at(7, 1), paths.at(7, 2)
+    covariance = kernel.covariance(1, later)
+    want = multivariate_normal.logpdf(earlier, kernel.mean(1, later), covariance)
+    assert kernel.log_density(1, earlier, later) == pytest.approx(want, rel=1e-6)
+    drawn = jax.vmap(lambda k: kernel.sample(k, 1, later))(
+        jax.random.split(jax.random.key(6), 4000)
+    )
+    size = np.sqrt(np.outer(*[np.diag(covariance)] * 2))
+    # 36 entries within six standard errors.
+    np.testing.assert_allclose(np.cov(drawn.T) / size, covariance / size, atol=9 / np.sqrt(4000))
+    assert np.abs(covariance / size - np.eye(6)).max() > 0.3
+
+
 @pytest.mark.slow
 def test_gains_depend_on_conditions():
     """Rates of decay that differ between paths: exact for each of them."""
