@@ -17,6 +17,7 @@ from PIL import Image
 
 from smdp_jax.evaluate.report import status_of
 from smdp_jax.experiment import RunFiles
+from smdp_jax.experiment.errors import ExperimentError
 from smdp_jax.experiment.report import read_metrics
 from smdp_jax.files import write_atomically
 
@@ -80,7 +81,11 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for metrics in sorted(Path(options.runs_dir).glob(f"*/{options.preset}/metrics.json")):
         run = metrics.parent
-        page = montage(run)
+        try:
+            page = montage(run)
+        except (ExperimentError, OSError) as error:  # the other runs have figures, too
+            say(f"{run}: {error}")
+            continue
         file = folder / f"{run.parent.name}.png"
         png = io.BytesIO()
         page.save(png, format="png")
