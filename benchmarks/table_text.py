@@ -108,7 +108,7 @@ def _hits(row: Mapping[str, str]) -> str:
 def _flow(row: Mapping[str, str]) -> str:
     if not row.get("reconstruction / floor"):
         return row.get("fault", "").split(": ")[-1] or "–"
-    names = ("reconstruction / floor", "CRPS / prior", "coverage 90 %", "SBC p", "TARP p")
+    names = ("reconstruction / floor", "CRPS / prior", "coverage 80%", "SBC p", "TARP p")
     return " · ".join(_number(row, n, ".2g") for n in names if row.get(n))
 
 
@@ -145,7 +145,7 @@ def summary(
         "",
         *_grid(folder, fractions, _hits),
         "",
-        "Flows: reconstruction MSE over the noise floor · CRPS over the prior's · coverage of 90 %",
+        "Flows: reconstruction MSE over the noise floor · CRPS over the prior's · coverage of 80 %",
         "intervals · least SBC p-value times their number · TARP p-value, over held-out pairs:",
         "",
         *_grid(folder, flows, _flow),
