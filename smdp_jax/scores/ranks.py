@@ -32,6 +32,7 @@ _EXCESS = 0.1
 _SLOPE = 1 / (8 * math.sqrt(0.75) * math.pi)
 # What is said of intervals: they hold so much less than they should, beyond chance.
 _MISS, _ERRORS = 0.04, 4.0
+_CHANCE, _APART = 28.5, 0.15
 _SMALL = 8
 # Of a state's size, or in the log: what differs by less is the same (mass that a process keeps is
 # the same in all draws, but for rounding), and its ties are broken at random.
@@ -103,17 +104,32 @@ def warn_of_ranks(starts: dict[str, np.ndarray]) -> None:
         slack = max(_MISS, _ERRORS * math.sqrt(expected * (1 - expected) / n))
         outside = float(np.mean((below == 0) | (below == _DRAWS)))
         off = float(np.mean(below) / _DRAWS - 0.5)
-        if abs(outside - expected) > slack or abs(off) > max(_MISS, _ERRORS / math.sqrt(12 * n)):
-            sign = "narrow" if outside > expected else "wide"
-            kind = f"too {sign}" if abs(outside - expected) > slack else "biased"
+        kind = ""
+        if abs(outside - expected) > slack:
+            kind = f"too {'narrow' if outside > expected else 'wide'}"
+        elif abs(off) > max(_MISS, _ERRORS / math.sqrt(12 * n)):
+            kind = "biased"
+        elif _uneven(below):
+            kind = "of another shape: two lumps, or a long tail"
+        if kind:
             said.append(f"{name}: {1 - outside:.0%} ({kind})")
     if said:
         warnings.warn(
             f"fit: posteriors of {n} unseen paths miss their starts; intervals of "
             f"{1 - expected:.0%} hold {', '.join(said)}. More paths, more updates or a larger "
-            "network mend it, or more stored times; smdp.calibration_report shows all of it",
+            "network mend it, or another number of stored times; smdp.calibration_report shows all of it",
             stacklevel=4,
         )
+
+
+def _uneven(below: np.ndarray) -> bool:
+    """Whether ranks crowd in some parts, as where one lump stands for two."""
+    edges = np.array([0, 4, 8, 9, 13, _DRAWS + 1])
+    want = np.diff(edges) / (_DRAWS + 1)
+    got = np.histogram(below, edges - 0.5)[0] / len(below)
+    # 1e-5 of chi squared of four degrees of freedom.
+    beyond = len(below) * np.sum((got - want) ** 2 / want) > _CHANCE
+    return bool(beyond and np.abs(got - want).sum() / 2 > _APART)
 
 
 def ranks_of(kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray) -> Ranks:

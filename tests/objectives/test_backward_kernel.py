@@ -131,6 +131,18 @@ def test_noise_is_rescaled_until_unseen_starts_are_ranked_evenly(narrow):
             warn_of_ranks(ranks.starts)
 
 
+def test_one_lump_in_the_place_of_two_is_warned_of():
+    """Right mean and right width, which coverage does not tell apart."""
+    rng = np.random.default_rng(0)
+    draws = rng.normal(size=(16, 60))
+    lumps = np.sign(rng.normal(size=60)) + 0.1 * rng.normal(size=60)
+    with pytest.warns(UserWarning, match="of another shape"):
+        warn_of_ranks({"x": (draws < lumps).sum(axis=0)})
+    # 1e-5 for each of 200: one false alarm in 500 runs.
+    for _ in range(200):
+        warn_of_ranks({"x": rng.integers(0, 17, size=60)})
+
+
 @pytest.mark.parametrize("odd", [0.25, 1.0, 4.0])
 def test_one_odd_time_does_not_rescale_all_steps(odd):
     """Starts on few modes, or on a bound: of other times 16 x 500 entries, 1.4 % of error."""
