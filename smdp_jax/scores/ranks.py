@@ -117,7 +117,8 @@ def warn_of_ranks(starts: dict[str, np.ndarray]) -> None:
         warnings.warn(
             f"fit: posteriors of {n} unseen paths miss their starts; intervals of "
             f"{1 - expected:.0%} hold {', '.join(said)}. More paths, more updates or a larger "
-            "network mend it, or another number of stored times; smdp.calibration_report shows all of it",
+            "network mend it, or another number of stored times; smdp.calibration_report shows all "
+            "of it",
             stacklevel=4,
         )
 
