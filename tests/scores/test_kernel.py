@@ -136,6 +136,7 @@ class Says(nn.Module):
         return mean, h, bump * scaled, jnp.cos(place)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", ["periodic", "joint"])
 def test_log_density_with_directions_is_that_of_the_covariance(transform, x64):
     sde = smdp.SDE(step=lambda t0, t1, x, args: 0.9 * x, diffusion=0.2)
@@ -381,6 +382,7 @@ def test_transform_is_chosen_by_likelihood(walls, want):
     assert type(smdp.estimate_kernel(sde, paths).tables.transform).__name__ == want
 
 
+@pytest.mark.slow
 def test_far_from_gaussian_the_noise_of_an_entry_is_its_own():
     """Steps up or down, somewhere; by a kernel alone the likelihood decides."""
     place = jax.random.uniform(jax.random.key(0), (1000, 1), minval=2, maxval=14)
