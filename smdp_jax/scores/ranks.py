@@ -32,6 +32,7 @@ _EXCESS = 0.1
 _SLOPE = 1 / (8 * math.sqrt(0.75) * math.pi)
 # What is said of intervals: they hold so much less than they should, beyond chance.
 _MISS, _ERRORS = 0.04, 4.0
+# Uneven ranks: chi squared of five groups, and the share that is in the wrong one.
 _CHANCE, _APART = 28.5, 0.15
 _SMALL = 8
 # Of a state's size, or in the log: what differs by less is the same (mass that a process keeps is

@@ -4,6 +4,7 @@
 may have moved, are uncertain along those and nowhere else, and which they are is told by the state.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from jaxtyping import Array
 from smdp_jax.sde import Scalar, State
 
 # The noise of a state may be less by a factor of up to e^4 (near a bound paths hardly differ), but
-# larger by e^2 at most: the chain can't run off.
+# larger by e^2 at most, and as much again along directions: the chain can't run off.
 _LEAST, _LARGEST = 4.0, 2.0
 # Directions of no length have no gradient.
 _SEED = 0.1
@@ -53,11 +54,17 @@ class StateNoise(NamedTuple):
 
 
 def bounded_noise(logs: State, directions: tuple[State, ...]) -> StateNoise:
-    """S of what a network says, within bounds."""
+    """S of what a network says, within bounds: ``|S| <= e^2 (1 + 1)``, half of it by directions."""
     logs = jax.tree.map(lambda h: jnp.where(h < 0, bounded(h, _LEAST), bounded(h, _LARGEST)), logs)
-    mean = ravel_pytree(logs)[0].mean()
-    most = jnp.expm1(jnp.maximum(_LARGEST - mean, 0))
-    return StateNoise(logs, tuple(_limited(w, k, most) for k, w in enumerate(directions)))
+    noise, most = StateNoise(logs), math.exp(_LARGEST) / max(len(directions), 1)
+    for k, told in enumerate(directions):
+        w = _seeded(told, k)
+        # The next factor adds (S w) w^T to S: at most |S w| |w|.
+        moved = noise.times(w)
+        share = (1 + _inner(moved, moved) * _inner(w, w) / most**2) ** -0.25
+        kept = jax.tree.map(lambda v, share=share: share.astype(v.dtype) * v, w)
+        noise = StateNoise(logs, (*noise.directions, kept))
+    return noise
 
 
 def bounded(values: Array, largest: Any) -> Array:
@@ -66,14 +73,11 @@ def bounded(values: Array, largest: Any) -> Array:
     return largest * jnp.tanh(values / largest)
 
 
-def _limited(w: State, index: int, most: Array) -> State:
-    """A direction of squared length below ``most``, of some length where the network gives none."""
+def _seeded(w: State, index: int) -> State:
+    """A direction of some length where the network gives none."""
     flat, restore = ravel_pytree(w)
     place = (jnp.arange(flat.size, dtype=flat.dtype) + 0.5) / flat.size
-    seed = _SEED * jnp.cos(jnp.pi * (index + 1) * place) * (2 / flat.size) ** 0.5
-    flat = flat + seed
-    most = most.astype(flat.dtype)
-    return restore(flat * jnp.sqrt(most / (most + flat @ flat + 1e-12)))
+    return restore(flat + _SEED * jnp.cos(jnp.pi * (index + 1) * place) * (2 / flat.size) ** 0.5)
 
 
 def _inner(a: State, b: State) -> Array:
