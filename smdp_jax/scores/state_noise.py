@@ -54,7 +54,7 @@ class StateNoise(NamedTuple):
 
 
 def bounded_noise(logs: State, directions: tuple[State, ...]) -> StateNoise:
-    """S of what a network says, within bounds: ``|S| <= e^2 (1 + 1)``, half of it by directions."""
+    """S of what a network says, ``|S| <= 2 e^2``: half by entries, half by directions."""
     logs = jax.tree.map(lambda h: jnp.where(h < 0, bounded(h, _LEAST), bounded(h, _LARGEST)), logs)
     noise, most = StateNoise(logs), math.exp(_LARGEST) / max(len(directions), 1)
     for k, told in enumerate(directions):
