@@ -9,7 +9,7 @@ import numpy as np
 
 import smdp_jax as smdp
 from smdp_jax import physics
-from smdp_jax.physics.exact.ornstein_uhlenbeck import noise_variance
+from smdp_jax.physics.exact.law import noise_variance
 from smdp_jax.scores.reference import Fourier
 from smdp_jax.solve.transitions import Spread
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from smdp_jax.evaluate.report import status_of
 from smdp_jax.experiment import RunFiles
-from smdp_jax.experiment.errors import ExperimentError
+from smdp_jax.experiment.fields import ExperimentError
 from smdp_jax.experiment.report import read_metrics
 from smdp_jax.files import write_atomically
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from smdp_jax.evaluate.spectra import power_spectrum
 from smdp_jax.physics.spectral import vorticity
-from smdp_jax.physics.spin_up import spin_up
+from smdp_jax.physics.system import spin_up
 from smdp_jax.physics.turbulence import Turbulence
 
 

@@ -6,11 +6,10 @@ arXiv 2301.10250).
 """
 
 from smdp_jax import datasets, models, training
-from smdp_jax.certification import certify
 from smdp_jax.evaluate import CalibrationReport, calibration_report
 from smdp_jax.experiment import load
 from smdp_jax.experiment.pretrained import Pretrained, pretrained
-from smdp_jax.likelihood import LogProb, log_prob
+from smdp_jax.likelihood import LogProb, certify, log_prob
 from smdp_jax.objectives import (
     BackwardKernel,
     DenoisingScore,
@@ -22,7 +21,7 @@ from smdp_jax.objectives import (
     SlicedScore,
 )
 from smdp_jax.objectives.step_miss import step_miss
-from smdp_jax.observations import Conditioned, ConditionInfo, condition
+from smdp_jax.observations import condition
 from smdp_jax.posterior import Path, Posterior, probability_flow, sample_posterior
 from smdp_jax.scores.estimate import estimate_kernel
 from smdp_jax.scores.gaussian import GaussianReference
@@ -40,6 +39,7 @@ from smdp_jax.simulate import simulate
 from smdp_jax.solve.adaptive import solve_adaptive
 from smdp_jax.solve.backward import Langevin, SolveInfo
 from smdp_jax.solve.certificate import Certificate
+from smdp_jax.solve.conditioned import Conditioned, ConditionInfo
 from smdp_jax.solve.gaussian import GaussianStep, GaussianTransition
 from smdp_jax.solve.integrate import integrate
 from smdp_jax.solve.linear import LinearPart

@@ -37,12 +37,9 @@ from smdp_jax.experiment import (
     sample_end_states,
     write_config,
 )
-from smdp_jax.experiment.lock import only_process_in
 from smdp_jax.experiment.pretrained import pretrained
-from smdp_jax.experiment.processes import LOST, join, supervised, watched
+from smdp_jax.experiment.processes import LOST, join, only_process_in, supervised, watched
 from smdp_jax.experiment.report import check_matplotlib
-
-__all__ = ["main"]
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 

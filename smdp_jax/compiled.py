@@ -19,8 +19,6 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-__all__ = ["Recent", "compiled", "once", "parts_of", "run_often", "signature_of"]
-
 SIZE = 32
 FEW = 2**18
 _QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}

@@ -1,7 +1,9 @@
-"""Files that a reader sees whole or not at all, where they lie, and digests of what is in them."""
+"""Files that a reader sees whole or not at all, and what processes that share them have to say."""
 
 import contextlib
 import hashlib
+import itertools
+import json
 import os
 import re
 import socket
@@ -15,6 +17,8 @@ from typing import Any, BinaryIO
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
+from orbax.checkpoint.multihost import get_barrier_sync_fn
 
 PathLike = str | os.PathLike[str]
 
@@ -122,3 +126,45 @@ def digest_of(tree: Any) -> str:
         content.update(f"{leaf.shape}{leaf.dtype}".encode())
         content.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)  # no copy
     return content.hexdigest()
+
+
+_WEEK = 7 * 24 * 3600 * 1000
+_barriers = itertools.count()
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return jax.process_index() == 0
+
+
+def agreed(value: bool) -> bool:
+    """What the first process says: clocks and folders differ, and all have to do the same."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def check_alike(what: Any, said: str) -> None:
+    """Refuse processes that were started with other values than the first."""
+    if jax.process_count() == 1:
+        return
+    own = np.frombuffer(digest_of([json.dumps(what)])[:16].encode(), np.uint8)
+    others = multihost_utils.process_allgather(own)
+    wrong = np.flatnonzero((others != others[0]).any(axis=1))
+    if wrong.size:
+        raise ValueError(
+            f"all processes must {said}, got process {wrong[0]} unlike process 0: start them with "
+            "the same code, config and data"
+        )
+
+
+def wait() -> None:
+    """Wait for the others, however long they take: a collective of the devices would give up."""
+    get_barrier_sync_fn()(key=f"smdp_jax-{next(_barriers)}", timeout_ms=_WEEK)
+
+
+def by_first(action: Callable[[], object]) -> None:
+    """Let the first process write, and the others wait until all of it is there."""
+    if is_first():
+        action()
+    wait()

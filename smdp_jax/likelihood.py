@@ -1,6 +1,7 @@
-"""How likely is a state: log densities along the probability flow, in nats."""
+"""How likely is a state, and how right a sampler: log densities and weights of paths, in nats."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,13 +15,24 @@ from smdp_jax.checks import (
     check_args_axes,
     check_finite,
     check_key,
+    check_kind,
     check_positive,
+    check_process,
+    check_time_grid,
+    concrete,
 )
+from smdp_jax.scores.kernel import LearnedKernel, first_step
 from smdp_jax.scores.learned import check_evaluates, check_is_score
+from smdp_jax.scores.reference import best_kind, reference_of
+from smdp_jax.scores.twist import time_index
 from smdp_jax.sde import SDE, Args, ScoreFn, State
+from smdp_jax.solve.certificate import Certificate
 from smdp_jax.solve.flow_density import FlowDensity, LogDensity, check_density, check_prior
-
-__all__ = ["LogProb", "log_prob"]
+from smdp_jax.solve.inverses import walked
+from smdp_jax.solve.particles import doubts, effective_size, log_mean_exp, stated_error
+from smdp_jax.solve.path_weights import PathWeights
+from smdp_jax.solve.transitions import StepKernel, transitions_of
+from smdp_jax.trajectories import Trajectories
 
 
 @jax.tree_util.register_dataclass
@@ -178,3 +190,146 @@ def _check_trace(trace: str, probes: int, key: Any, sde: SDE) -> bool:
         raise ValueError(f"probes must be at least 2, to know their error, got {probes}")
     check_key(key)
     return True
+
+
+def certify(
+    sde: SDE,
+    score: ScoreFn | LearnedKernel,
+    x_end: State,
+    ts: Float[Array, "times"],
+    prior: LogDensity,
+    *,
+    num_paths: int,
+    key: PRNGKeyArray,
+    solver: Any = None,
+    reference: Trajectories | Callable[[Any, Any], Any] | None = None,
+    threshold: float = 0.5,
+    args: Args = None,
+    chunk_size: int | None = None,
+) -> Certificate:
+    """Weigh the reverse-time SDE's paths from an end state against the simulator's law of them.
+
+    The evidence is that of the simulator's chain on ``ts``, with one Gaussian step an interval.
+    It is without bias whatever the score, differentiable in ``args`` (through resampling, too), and
+    needs noise on every leaf. Use ``jax.vmap`` for many end states.
+
+    Parameters
+    ----------
+    sde : SDE
+        The forward process.
+    score : callable or LearnedKernel
+        ``score(t, x, args)``, or a step correction or a backward kernel on its own steps.
+    x_end : pytree
+        Observed state at ``ts[-1]``, unbatched.
+    ts : array (times,)
+        Increasing times. Start them where the prior has a density.
+    prior : callable
+        ``prior(x, args)``, log density at ``ts[0]`` of one state, in nats.
+    num_paths : int
+        Paths.
+    key : PRNG key
+        Randomness.
+    solver : GaussianStep or Transitions, optional
+        Gaussian laws of one step; default those of ``Euler()``, or ``Splitting()`` for flow maps.
+        With a ``GaussianStep`` the chain is that of ``simulate``, exact for the linear part.
+    reference : Trajectories or callable, optional
+        Resample on the way, for states of many entries: ``reference(t, x)`` is a guess of log p_t,
+        or paths at (at least) the times of ``ts``, whose Gaussians are.
+    threshold : float
+        Resample where the effective size falls below this share of the paths.
+    args : pytree, optional
+        Conditions.
+    chunk_size : int, optional
+        Paths solved at once, to bound memory; default all.
+
+    Returns
+    -------
+    Certificate
+        Bounds, evidence, weighted samples; ``str`` of it is a line for a report.
+
+    Raises
+    ------
+    ValueError
+        For a grid, process, solver, end state or key that does not fit, or a prior without density.
+    TypeError
+        If score or prior is no function.
+
+    References
+    ----------
+    Burda, Grosse, Salakhutdinov (2016), "Importance Weighted Autoencoders", for the bound of many
+    paths; Del Moral, Doucet, Jasra (2006) for resampling.
+    """
+    num_paths, chunk_size = check_positive(num_paths=num_paths, chunk_size=chunk_size)
+    x_end = jax.tree.map(jnp.asarray, x_end)
+    sde = walked(sde, score)
+    offset = _check_sampler(sde, score, ts, x_end, args)
+    check_prior(prior)
+    check_finite(x_end, "x_end")
+    check_key(key)
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold must be in (0, 1], got {threshold}")
+    steps = transitions_of(solver, sde, score, ts, x_end, args)
+    paths = PathWeights(ts, steps, prior, chunk_size, offset)
+    guide = _reference(reference, ts)
+    found = _certify(paths, score, x_end, key, args, num_paths, guide, threshold)
+    if concrete(found):
+        check_density(found.log_weights, found.samples)
+    return found
+
+
+def _check_sampler(sde: SDE, score: Any, ts: Any, x_end: State, args: Args) -> int:
+    """Check a learned term and its steps; the step of a kernel's grid where ``ts`` begins."""
+    if isinstance(score, LearnedKernel):
+        check_time_grid(ts, sde)
+        check_process(sde, ts, x_end, args, maps=("drift",))
+        score.check_state(x_end)
+    else:
+        check_evaluates(sde, score, ts, x_end, args)
+    if hasattr(score, "check_use"):
+        score.check_use(sde, ts, 1.0, whole_steps=True, use="certify")
+    return first_step(score.ts, ts) if isinstance(score, LearnedKernel) else 0
+
+
+@eqx.filter_jit
+def _certify(
+    paths: PathWeights,
+    score: ScoreFn | StepKernel,
+    x_end: State,
+    key: PRNGKeyArray,
+    args: Args,
+    count: int,
+    guide: Any,
+    threshold: float,
+) -> Certificate:
+    k_paths, k_resampled = jax.random.split(key)
+    x, logs = paths.independent(score, k_paths, x_end, count, args)
+    logs = jnp.where(jnp.isnan(logs), -jnp.inf, logs)
+    bound, share, sizes = log_mean_exp(logs), effective_size(logs) / count, None
+    found = x, logs, bound, stated_error(doubts(logs))
+    elbo, error = logs.mean(), logs.std(ddof=1) / math.sqrt(count)
+    if guide is not None:
+
+        def reference(j: Array, x: State) -> Array:
+            if callable(guide):
+                return jnp.asarray(guide(paths.ts[j], x))
+            return jax.tree.map(lambda a: a[j], guide).log_density(x)
+
+        run = paths.resampled(score, k_resampled, x_end, count, args, reference, threshold)
+        other, sizes = (*run[:3], stated_error(run.doubt)), run.ess
+        better = jnp.isfinite(other[2]) & ~(other[3] > found[3])
+        found = jax.tree.map(lambda new, old: jnp.where(better, new, old), other, found)
+    x, logs, evidence, doubt = found
+    log_weights = jax.nn.log_softmax(logs)
+    return Certificate(elbo, error, bound, evidence, doubt, share, sizes, x, log_weights)
+
+
+def _reference(reference: Any, ts: Any) -> Any:
+    """A function as it is; paths as one Gaussian per time, in the basis that is best at the end."""
+    if reference is None or callable(reference):
+        return reference
+    check_kind("reference", reference, "Trajectories(ts, xs) or a function (t, x)", "ts", "xs")
+    reference.check()
+    places = [time_index(reference.ts, float(t), "the reference's ts") for t in ts]
+    at = [jax.tree.map(lambda x, i=i: x[:, i], reference.xs) for i in places]
+    kind = best_kind(at[-1])
+    return jax.tree.map(lambda *x: jnp.stack(x), *[reference_of(draws, kind) for draws in at])

@@ -31,8 +31,6 @@ from smdp_jax.solve.integrate import Save
 from smdp_jax.solve.looked import Ends
 from smdp_jax.solve.lost import warn_of_lost
 
-__all__ = ["Path", "Posterior", "probability_flow", "sample_posterior"]
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

@@ -13,13 +13,6 @@ from jaxtyping import ArrayLike, Float, PyTree
 
 from smdp_jax.compiled import parts_of
 
-__all__ = [
-    "SDE",
-    "integrated_backward",
-    "map_amplitudes",
-    "negated",
-]
-
 if TYPE_CHECKING:  # which knows neither shapes nor trees
     Scalar: TypeAlias = Any
     State: TypeAlias = Any

@@ -20,8 +20,6 @@ from smdp_jax.solve.looked import Ends
 from smdp_jax.solve.solvers import check_solver, splits
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["simulate"]
-
 _PILOT_PATHS, _FEWEST_PILOT_PATHS = 256, 16
 
 

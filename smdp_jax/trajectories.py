@@ -13,8 +13,6 @@ from smdp_jax.checks import check_conditions, concrete
 from smdp_jax.compiled import once
 from smdp_jax.sde import Args, State
 
-__all__ = ["Trajectories", "TrajectoryStream", "as_stream", "window"]
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

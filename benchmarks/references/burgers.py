@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 
 from smdp_jax import baselines
-from smdp_jax.physics.exact.ornstein_uhlenbeck import noise_variance
+from smdp_jax.physics.exact.law import noise_variance
 from smdp_jax.physics.spectral.periodic import waves
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))

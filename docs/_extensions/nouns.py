@@ -25,7 +25,7 @@ NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "posterior": (
         "Posterior: what led to an end state, or to what was seen of it",
-        ("posterior", "observations", "likelihood", "certification", "evaluate", "baselines"),
+        ("posterior", "observations", "likelihood", "evaluate", "baselines"),
     ),
     "run": ("Run: an experiment on disk", ("experiment", "pretrained")),
 }

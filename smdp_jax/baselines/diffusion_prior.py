@@ -17,8 +17,6 @@ from smdp_jax.solve.time_grids import log_grid
 from smdp_jax.training.fit import fit
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["DiffusionPrior", "fit_diffusion_prior"]
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

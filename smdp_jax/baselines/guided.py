@@ -26,8 +26,6 @@ from smdp_jax.posterior import Posterior, sample_posterior
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.solve.terms import white_noise
 
-__all__ = ["guided_posterior", "search_scale"]
-
 
 @partial(
     jax.tree_util.register_dataclass,

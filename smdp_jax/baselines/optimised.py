@@ -23,8 +23,6 @@ from smdp_jax.sde import SDE, Args, State
 from smdp_jax.solve.terms import white_noise
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["end_spread", "optimise_start", "randomised_maximum_likelihood"]
-
 
 def end_spread(
     sde: SDE,

@@ -24,8 +24,6 @@ from smdp_jax.baselines.parts import noise_free
 from smdp_jax.checks import check_finite, check_key, check_positive, check_time_grid
 from smdp_jax.sde import SDE, Args, State
 
-__all__ = ["Chains", "bridge_residuals", "gauss_newton_reference", "pcn", "r_hat"]
-
 Residuals = Callable[[Any], Any]
 Noise = tuple[Callable[[Any, Any, Any], Any], Callable[[Any, Any, Any], Any]]
 

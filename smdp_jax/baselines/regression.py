@@ -23,8 +23,6 @@ from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.solve.terms import white_noise
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["DropoutResNet", "RegressedStep", "Regression", "regress", "score_only"]
-
 
 class DropoutResNet(DilatedResNet):
     """Dilated residual network whose channels are dropped after every block, whole fields at once.

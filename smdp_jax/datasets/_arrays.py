@@ -1,5 +1,7 @@
 """From arrays in files to arrays in memory, without a silent loss of digits."""
 
+import importlib
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -40,3 +42,13 @@ def as_jax_has_it(array: np.ndarray, dtype: Any, what: str) -> np.ndarray:
         f"{what} is stored as {array.dtype}, which JAX would round: pass dtype='float32', or "
         f"enable float64 with {_X64}"
     )
+
+
+def check_installed(module: str) -> ModuleType:
+    """Import an optional package, or say how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f'datasets on disk need {module}, which is not installed: pip install "smdp_jax[data]"'
+        ) from error

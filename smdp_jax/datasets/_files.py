@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from smdp_jax.datasets._optional import check_installed
+from smdp_jax.datasets._arrays import check_installed
 from smdp_jax.files import local_path, read_archive
 
 # What xarray's decoder of CF conventions acts on, times apart.

@@ -9,9 +9,6 @@ from smdp_jax.datasets._paths import Layout, Paths, check_alike, find_parts, joi
 from smdp_jax.datasets.reading import Stream
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["from_hdf5", "from_netcdf", "from_npz", "from_zarr", "open_foreign"]
-
-
 _BLOCK = 2**23  # numbers of a block of paths: 32 MiB in single precision
 
 

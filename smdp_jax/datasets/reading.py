@@ -24,8 +24,6 @@ from smdp_jax.files import local_path
 from smdp_jax.solve.batches import Split, split_of
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["Stream", "open_stream", "open_trajectories"]
-
 
 def open_trajectories(
     path: str | Path,

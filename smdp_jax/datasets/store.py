@@ -20,11 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from smdp_jax.datasets._optional import check_installed
+from smdp_jax.datasets._arrays import check_installed
 from smdp_jax.datasets._variables import CHECKSUM, leading_axes, name_axes, to_arrays
 from smdp_jax.trajectories import Trajectories
-
-__all__ = ["Store", "create_store"]
 
 _VERSION = 1
 

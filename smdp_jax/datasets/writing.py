@@ -13,13 +13,9 @@ from tqdm import tqdm
 
 from smdp_jax.checks import check_key, check_positive
 from smdp_jax.datasets.store import Store, create_store
-from smdp_jax.files import local_path
-from smdp_jax.processes import agreed, check_alike, is_first, wait
-from smdp_jax.processes import write as by_one
+from smdp_jax.files import agreed, by_first, check_alike, is_first, local_path, wait
 from smdp_jax.solve.batches import dealt_out
 from smdp_jax.trajectories import Trajectories
-
-__all__ = ["write"]
 
 
 def write(
@@ -112,7 +108,7 @@ def write(
     there = agreed(path.exists() and any(path.iterdir()))
     if there:
         check_settings(Store.open(path), settings)
-    by_one(tidy if there else create)
+    by_first(tidy if there else create)
     store = Store.open(path, mode="r+")
     store.shared()
     own = range(part, chunks, parts)

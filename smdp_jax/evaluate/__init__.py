@@ -9,6 +9,7 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from smdp_jax.evaluate._html_parts import save_figures
 from smdp_jax.evaluate.calibration import (
     UniformityTest,
     expected_coverage,
@@ -26,7 +27,6 @@ from smdp_jax.evaluate.ensembles import (
     spread_skill,
 )
 from smdp_jax.evaluate.environment import describe_environment
-from smdp_jax.evaluate.figures import save_figures
 from smdp_jax.evaluate.held_out import calibration_report
 from smdp_jax.evaluate.images import lpips, lpips_weights, ssim
 from smdp_jax.evaluate.metrics import (
@@ -35,6 +35,7 @@ from smdp_jax.evaluate.metrics import (
     hit_shares,
     mse,
     posterior_hit_metric,
+    reached_times,
     reconstruction_mse,
     relative_error,
     rmse,
@@ -42,7 +43,6 @@ from smdp_jax.evaluate.metrics import (
 )
 from smdp_jax.evaluate.observables import default_observables
 from smdp_jax.evaluate.rank_bands import RankBand, rank_band
-from smdp_jax.evaluate.reach import reached_times
 from smdp_jax.evaluate.report import (
     Metric,
     ReportFigure,

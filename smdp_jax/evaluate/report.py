@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from smdp_jax.evaluate import _html_parts as parts
-from smdp_jax.evaluate.figures import SavesFigure, figure_png
+from smdp_jax.evaluate._html_parts import SavesFigure, figure_png
 from smdp_jax.files import write_atomically
 
 

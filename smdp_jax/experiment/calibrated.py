@@ -15,8 +15,6 @@ from smdp_jax.posterior import Posterior
 from smdp_jax.sde import SDE
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["calibrated", "calibration_of", "certified", "figures_of", "lost_of", "metrics_of"]
-
 
 def calibrated(
     sde: SDE,

@@ -25,8 +25,6 @@ from smdp_jax.solve.time_grids import linear_grid
 from smdp_jax.training.fit import Fit, fit
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["Dataset", "Experiment", "Run"]
-
 
 @dataclass(frozen=True)
 class Dataset:

@@ -9,11 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from smdp_jax.experiment.definition import Run
-from smdp_jax.experiment.errors import ExperimentError
+from smdp_jax.experiment.fields import ExperimentError
 from smdp_jax.experiment.storage import write_arrays
 from smdp_jax.posterior import Posterior
-
-__all__ = ["sample_end_states"]
 
 
 def sample_end_states(

@@ -15,9 +15,9 @@ from typing import (
     get_type_hints,
 )
 
-from smdp_jax.experiment.errors import ExperimentError
 
-__all__ = ["Count", "NotNegative", "Positive", "Seed", "Share", "as_json", "check_fields"]
+class ExperimentError(Exception):
+    """A config, a run directory or a file does not fit; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)

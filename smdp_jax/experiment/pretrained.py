@@ -22,8 +22,6 @@ from smdp_jax.scores.step import carried_by
 from smdp_jax.sde import SDE
 from smdp_jax.solve.linear import LinearPart
 
-__all__ = ["Pretrained", "pretrained", "write_pretrained"]
-
 _VERSION = 1
 _PLAIN = (bool, int, float, str, type(None))
 

@@ -4,31 +4,22 @@ JAX ends a process, without a word to Python, when another one is lost. So the c
 second one of itself that does the work, and says what became of it.
 """
 
+import contextlib
 import functools
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
 
-from smdp_jax.experiment.errors import ExperimentError
-from smdp_jax.files import digest_of
-from smdp_jax.processes import check_alike
+from smdp_jax.experiment.fields import ExperimentError
+from smdp_jax.files import check_alike, digest_of
 from smdp_jax.solve.batches import AXIS
-
-__all__ = [
-    "LOST",
-    "all_devices",
-    "check_same_run",
-    "join",
-    "supervised",
-    "watched",
-]
 
 LOST = (
     "another process has ended, or cannot be reached (what it says tells why); start all of them "
@@ -106,3 +97,37 @@ def _code() -> str:
     folder = Path(__file__).parents[1]
     files = {str(f.relative_to(folder)): f.read_text("utf-8") for f in folder.rglob("*.py")}
     return digest_of(files)
+
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+@contextlib.contextmanager
+def only_process_in(directory: Path) -> Iterator[None]:
+    """Keep other processes out of a folder; it is made. The system drops a dead process's lock."""
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / ".lock"
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(descriptor, 100).decode(errors="replace") or "unknown"
+                raise ExperimentError(
+                    f"another process works in {directory} (process {holder}): wait until it has "
+                    "ended, or choose another --runs-dir"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}".encode())
+        try:
+            yield
+        finally:
+            os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)

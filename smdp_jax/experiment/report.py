@@ -10,25 +10,15 @@ from typing import Any
 
 from smdp_jax import evaluate
 from smdp_jax.evaluate import Metric, ReportFigure, Section, write_report
-from smdp_jax.evaluate.figures import figure_png
+from smdp_jax.evaluate._html_parts import figure_png
 from smdp_jax.experiment.calibrated import figures_of, lost_of
 from smdp_jax.experiment.config_file import PLAIN_NAME
 from smdp_jax.experiment.definition import Experiment, Run
-from smdp_jax.experiment.errors import ExperimentError
-from smdp_jax.experiment.fields import as_json
+from smdp_jax.experiment.fields import ExperimentError, as_json
 from smdp_jax.experiment.run_directory import REMEDIES, RunFiles
 from smdp_jax.experiment.slices import slice_of_stage
 from smdp_jax.experiment.storage import read_json, write_json
 from smdp_jax.files import digest_of, write_atomically
-
-__all__ = [
-    "MetricsFile",
-    "build_report",
-    "check_matplotlib",
-    "command_of",
-    "read_metrics",
-    "report_is_current",
-]
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ import numpy as np
 
 from smdp_jax.experiment.config_file import ConfigFile, load_config_file
 from smdp_jax.experiment.definition import Dataset, Experiment
-from smdp_jax.experiment.errors import ExperimentError
-from smdp_jax.experiment.fields import as_json, from_json
+from smdp_jax.experiment.fields import ExperimentError, as_json, from_json
 from smdp_jax.experiment.slices import Slice, slice_of_stage
 from smdp_jax.experiment.storage import (
     json_text,
@@ -27,8 +26,6 @@ from smdp_jax.files import digest_of, write_atomically
 from smdp_jax.scores.sharing import decoded, encoded
 from smdp_jax.training.fit import Fit
 from smdp_jax.trajectories import Trajectories
-
-__all__ = ["REMEDIES", "RunFiles"]
 
 REMEDIES = {
     "data.npz": "remove it to simulate again",

@@ -20,8 +20,6 @@ import jax.numpy as jnp
 from smdp_jax.experiment.definition import Experiment
 from smdp_jax.experiment.fields import as_json
 
-__all__ = ["METHODS", "Slice", "slice_of", "slice_of_stage"]
-
 
 @dataclass(frozen=True)
 class Slice:

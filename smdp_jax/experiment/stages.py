@@ -27,21 +27,16 @@ from smdp_jax.evaluate import Metric, describe_environment
 from smdp_jax.experiment.calibrated import metrics_of
 from smdp_jax.experiment.config_file import PLAIN_NAME, ConfigFile
 from smdp_jax.experiment.definition import Dataset, Experiment, Run
-from smdp_jax.experiment.errors import ExperimentError
-from smdp_jax.experiment.fields import as_json, check_fields
-from smdp_jax.experiment.lock import only_process_in
-from smdp_jax.experiment.processes import all_devices, check_same_run
+from smdp_jax.experiment.fields import ExperimentError, as_json, check_fields
+from smdp_jax.experiment.processes import all_devices, check_same_run, only_process_in
 from smdp_jax.experiment.report import build_report, read_metrics, report_is_current
 from smdp_jax.experiment.run_directory import RunFiles
 from smdp_jax.experiment.slices import Slice, slice_of_stage
 from smdp_jax.experiment.storage import write_arrays, write_json
-from smdp_jax.files import digest_of
-from smdp_jax.processes import agreed, is_first, wait, write
+from smdp_jax.files import agreed, by_first, digest_of, is_first, wait
 from smdp_jax.sde import SDE
 from smdp_jax.solve.batches import dealt_out
 from smdp_jax.training.fit import Fit
-
-__all__ = ["load", "run_experiment"]
 
 Say = Callable[[str], None]
 
@@ -136,7 +131,7 @@ def run_experiment(
     check_same_run({"source": file.source, "preset": preset, "config": as_json(config)})
     with only_process_in(files.directory) if is_first() else contextlib.nullcontext():
         begun = _started_from(initial)
-        write(lambda: files.open(file, preset, config, shown or file.path.name, begun))
+        by_first(lambda: files.open(file, preset, config, shown or file.path.name, begun))
         if not files.config.exists():
             raise ExperimentError(
                 f"runs_dir must be a folder that all processes see, got {runs_dir}, where process "
@@ -205,7 +200,7 @@ class _Stages:
             _check_returned("simulate", dataset, Dataset, "a Dataset")
             jax.block_until_ready(dataset.train)
             seconds, origin = time.perf_counter() - began, self.origin("simulate")
-            write(lambda: files.write_data(dataset, seconds=seconds, origin=origin.as_json()))
+            by_first(lambda: files.write_data(dataset, seconds=seconds, origin=origin.as_json()))
         # Read back even so: what follows sees the same bits whether or not it was stopped here.
         dataset, seconds = files.read_data()
         self.say(
@@ -241,7 +236,7 @@ class _Stages:
                     "Config.fit must hand **resume on to smdp_jax.fit"
                 )
             facts = {"seconds": time.perf_counter() - began, "resumed": resumed, "warnings": said}
-            write(lambda: files.write_fit(fit, origin=origin, **facts))
+            by_first(lambda: files.write_fit(fit, origin=origin, **facts))
         run, facts = _trained(files, config, dataset)
         losses, steps = run.history["loss"], run.history["step"]
         reached = f"loss {losses[-1]:.4g} after {steps[-1]} updates" if losses.size else "no record"
@@ -265,7 +260,7 @@ class _Stages:
             arrays = jax.tree.map(np.asarray, dict(arrays))
             tree = {"arrays": arrays, "digest": digest_of(arrays), "origin": origin.as_json()}
             tree |= {"seconds": time.perf_counter() - began, "warnings": said}
-            write(lambda: write_arrays(files.samples, tree))
+            by_first(lambda: write_arrays(files.samples, tree))
         arrays, seconds = files.read_samples()
         self.say(f"sample    {seconds:.1f} s")
         return arrays, seconds

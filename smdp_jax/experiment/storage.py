@@ -13,17 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smdp_jax.experiment.errors import ExperimentError
+from smdp_jax.experiment.fields import ExperimentError
 from smdp_jax.files import open_atomically, read_archive, write_atomically
-
-__all__ = [
-    "json_text",
-    "read_arrays",
-    "read_json",
-    "read_part",
-    "write_arrays",
-    "write_json",
-]
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic)
 _DAMAGES = (ValueError, KeyError, AttributeError, TypeError, OSError)

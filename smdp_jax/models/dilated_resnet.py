@@ -9,9 +9,8 @@ from collections.abc import Sequence
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from smdp_jax.models.convolution import Conv, check_padding
 from smdp_jax.models.field_network import FieldNetwork, as_channels
-from smdp_jax.models.layers import embed, modulate
+from smdp_jax.models.layers import Conv, check_padding, embed, modulate
 
 
 class DilatedResNet(FieldNetwork):

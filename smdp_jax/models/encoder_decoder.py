@@ -7,8 +7,8 @@ gets what its mirror image in the encoder put out.
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from smdp_jax.models.convolution import Conv, check_padding
 from smdp_jax.models.field_network import FieldNetwork, as_channels
+from smdp_jax.models.layers import Conv, check_padding
 
 
 class PairBlock(nn.Module):

@@ -7,14 +7,16 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
-from smdp_jax.models.fields import (
+from smdp_jax.models.layout import (
+    Conditions,
     cell_centres,
     cell_grid,
+    everything,
     from_channels,
     split_conditions,
     to_channels,
+    working_dtype,
 )
-from smdp_jax.models.layout import Conditions, everything, working_dtype
 from smdp_jax.models.time_features import TimeFeatures, time_vector
 from smdp_jax.sde import State
 
@@ -33,7 +35,7 @@ class FieldNetwork(nn.Module, kw_only=True):
     """A network over a state of fields on one regular grid; subclasses say how it transforms them.
 
     Leaves of the state are (*grid,) or (*grid, channels) arrays at the centres of the cells or
-    staggered (see `fields`); all become channels of one field, beside the fields among the
+    staggered (see `layout`); all become channels of one field, beside the fields among the
     conditions and, where asked for, the coordinates.
 
     With ``dtype``, such as ``jnp.bfloat16``, fields are transformed in it; parameters, the result

@@ -4,6 +4,12 @@ Networks here are unbatched and take any state, so each of them begins by laying
 in one array and ends by cutting that array back into leaves. Everything is computed in the
 state's own floating dtype, at least float32: in bfloat16 the times 0.5 and 0.5015 are one, and an
 average of parameters stands still. Conditions and times are cast to it, parameters kept in it.
+
+Fields are the channels of one field of cells, without loss. Leaves live at the centres of the cells
+of one grid, or are staggered: along any axis a leaf may have one entry more (all faces, those on
+the walls included) or one less (inner faces only). A cell then carries, in the first case, two
+channels, the values on its low and on its high face; in the second, one, the value on its low face,
+0 on the wall.
 """
 
 from collections.abc import Callable
@@ -11,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
@@ -83,3 +90,123 @@ def from_vector(vector: Float[Array, " n"], like: State) -> State:
         parts.append(part.astype(jnp.result_type(leaf)))
         start += size
     return jax.tree.unflatten(treedef, parts)
+
+
+def cell_grid(x: State, dims: int) -> tuple[int, ...]:
+    """Find the grid of cells on which the leaves of a state live.
+
+    Leaves at the centres have its shape. Among the grids that leave every leaf at most one entry
+    off per axis, it is the one with the fewest such differences, and then the smallest.
+    """
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
+    for shape in shapes:
+        if len(shape) not in (dims, dims + 1):
+            raise ValueError(
+                f"with dims={dims} a state leaf must have {dims} grid axes and at most one of "
+                f"channels, got shape {shape}: use jax.vmap for batches"
+            )
+    own = sorted({shape[:dims] for shape in shapes})
+    # Faces of both kinds without a centred leaf: their cells are the smallest along each axis.
+    smallest = tuple(min(sides) for sides in zip(*own, strict=True))
+    fitting = [grid for grid in {*own, smallest} if all(_offsets(g, grid) for g in own)]
+    if not fitting:
+        raise ValueError(
+            "state leaves must share one grid (staggered ones with one entry more or less along an "
+            f"axis), got {own}"
+        )
+    return min(fitting, key=lambda grid: (sum(_distance(g, grid) for g in own), grid))
+
+
+def _distance(shape: tuple[int, ...], grid: tuple[int, ...]) -> int:
+    return sum(abs(a - b) for a, b in zip(shape, grid, strict=True))
+
+
+def _offsets(shape: tuple[int, ...], grid: tuple[int, ...]) -> bool:
+    return all(abs(a - b) <= 1 for a, b in zip(shape, grid, strict=True))
+
+
+def _slice(field: Array, axis: int, start: int | None, stop: int | None) -> Array:
+    return field[(slice(None),) * axis + (slice(start, stop),)]
+
+
+def _to_cells(field: Float[Array, "*own c"], grid: tuple[int, ...]) -> Float[Array, "*grid k"]:
+    for axis, side in enumerate(grid):
+        if field.shape[axis] == side + 1:
+            faces = _slice(field, axis, None, -1), _slice(field, axis, 1, None)
+            field = jnp.concatenate(faces, axis=-1)
+        elif field.shape[axis] == side - 1:
+            wall = [(int(i == axis), 0) for i in range(field.ndim)]
+            field = jnp.pad(field, wall)
+    return field
+
+
+def _from_cells(cells: Float[Array, "*grid k"], own: tuple[int, ...]) -> Float[Array, "*own c"]:
+    for axis in reversed(range(len(own))):
+        if own[axis] == cells.shape[axis] + 1:
+            low, high = jnp.split(cells, 2, axis=-1)
+            inner = (_slice(low, axis, 1, None) + _slice(high, axis, None, -1)) / 2
+            ends = _slice(low, axis, None, 1), _slice(high, axis, -1, None)
+            cells = jnp.concatenate([ends[0], inner, ends[1]], axis=axis)
+        elif own[axis] == cells.shape[axis] - 1:
+            cells = _slice(cells, axis, 1, None)
+    return cells
+
+
+def _channels_of(shape: tuple[int, ...], grid: tuple[int, ...]) -> int:
+    doubled = sum(side == cells + 1 for side, cells in zip(shape, grid, strict=False))
+    return (shape[-1] if len(shape) > len(grid) else 1) * 2**doubled
+
+
+def to_channels(
+    tree: Any, grid: tuple[int, ...], dtype: DTypeLike
+) -> Float[Array, "*grid channels"]:
+    """Stack the leaves of a pytree of fields along a last channel axis."""
+    fields = [jnp.zeros((*grid, 0), dtype)]
+    for leaf in jax.tree.leaves(tree):
+        own = as_number(leaf, dtype)
+        fields.append(_to_cells(own.reshape(*own.shape[: len(grid)], -1), grid))
+    return jnp.concatenate(fields, axis=-1)
+
+
+def from_channels(fields: Float[Array, "*grid channels"], like: State) -> State:
+    """Cut the channel axis into leaves: the inverse of `to_channels`.
+
+    A face between two cells gets the mean of what the two say.
+    """
+    leaves, treedef = jax.tree.flatten(like)
+    grid, parts, start = fields.shape[:-1], [], 0
+    for leaf in leaves:
+        shape = jnp.shape(leaf)
+        count = _channels_of(shape, grid)
+        part = _from_cells(fields[..., start : start + count], shape[: len(grid)])
+        parts.append(part.reshape(shape).astype(jnp.result_type(leaf)))
+        start += count
+    return jax.tree.unflatten(treedef, parts)
+
+
+def split_conditions(
+    conditions: Any, grid: tuple[int, ...], dtype: DTypeLike
+) -> tuple[Float[Array, "*grid channels"], Float[Array, " n"]]:
+    """Sort conditions into fields on the state's grid and global numbers."""
+    dims = len(grid)
+    fields, numbers = [], []
+    for leaf in jax.tree.leaves(conditions):
+        shape = jnp.shape(leaf)
+        # A vector one off a grid of one axis is taken for what it more often is, numbers.
+        staggered = dims > 1 and len(shape) >= dims and _offsets(shape[:dims], grid)
+        if len(shape) <= dims + 1 and (shape[:dims] == grid or staggered):
+            fields.append(leaf)
+        elif len(shape) <= 1:
+            numbers.append(leaf)
+        else:
+            raise ValueError(
+                f"conditions must be fields on the grid {grid}, scalars or vectors, got shape "
+                f"{shape}: choose what the network sees of `args` with `conditions=`"
+            )
+    return to_channels(fields, grid, dtype), to_vector(numbers, dtype)
+
+
+def cell_centres(grid: tuple[int, ...], dtype: DTypeLike) -> Float[Array, "*grid dims"]:
+    """Coordinates of the cell centres, from -1 to 1 along each axis."""
+    axes = [(2 * np.arange(side) + 1) / side - 1 for side in grid]
+    return jnp.asarray(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1), dtype)

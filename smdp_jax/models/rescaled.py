@@ -5,8 +5,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-__all__ = ["Rescaled"]
-
 
 class Rescaled(nn.Module):
     """A network that sees fields of size 1, and whose output is divided by one number.

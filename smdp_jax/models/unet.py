@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from smdp_jax.models.convolution import Conv, check_padding
 from smdp_jax.models.field_network import FieldNetwork
-from smdp_jax.models.layers import embed, modulate
+from smdp_jax.models.layers import Conv, check_padding, embed, modulate
 
 
 class ResidualBlock(nn.Module):

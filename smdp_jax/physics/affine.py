@@ -13,13 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from smdp_jax.physics.conditions import check_coefficients
-from smdp_jax.physics.exact.law import TwoStarts
-from smdp_jax.physics.exact.ornstein_uhlenbeck import decay, noise_variance
+from smdp_jax.physics.exact.law import TwoStarts, decay, noise_variance
 from smdp_jax.physics.spectral.periodic import check_grid
-from smdp_jax.physics.starts import SignedSystem
+from smdp_jax.physics.system import SignedSystem
 from smdp_jax.sde import Args, Scalar
-
-__all__ = ["Affine"]
 
 ScalarState = Float[ArrayLike, "1"]
 

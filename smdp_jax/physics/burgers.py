@@ -13,14 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.physics.conditions import check_coefficients, coefficients
+from smdp_jax.physics.conditions import check_coefficients, check_draws, coefficients
 from smdp_jax.physics.spectral.exponential import etdrk4, phi_functions
 from smdp_jax.physics.spectral.periodic import angular_wavenumbers, check_grid, dealiased, waves
-from smdp_jax.physics.starts import check_draws
 from smdp_jax.physics.system import AdvectingSystem, DriftSystem
 from smdp_jax.sde import Args, Scalar
-
-__all__ = ["Burgers"]
 
 Field = Float[Array, " size"]
 COURANT = 2.8  # |u| k dt up to which a fourth-order Runge-Kutta scheme is stable for advection

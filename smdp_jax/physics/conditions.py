@@ -10,8 +10,6 @@ from jax.core import Tracer
 
 from smdp_jax.sde import Args
 
-__all__ = ["check_coefficients", "check_even", "coefficients"]
-
 
 def check_coefficients(system: Any, *names: str) -> None:
     """Check that fields of a system are finite and positive."""
@@ -19,6 +17,12 @@ def check_coefficients(system: Any, *names: str) -> None:
         if not 0 < (value := getattr(system, name)) < math.inf:
             owner = type(system).__name__
             raise ValueError(f"{owner}.{name} must be finite and positive, got {value}")
+
+
+def check_draws(n: int, what: str) -> None:
+    """Check that at least one draw is asked for."""
+    if n < 1:
+        raise ValueError(f"the number of {what} must be at least 1, got {n}")
 
 
 def check_even(name: str, size: int) -> None:

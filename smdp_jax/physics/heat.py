@@ -10,16 +10,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.physics.conditions import check_coefficients, check_even
+from smdp_jax.physics.conditions import check_coefficients, check_draws, check_even
 from smdp_jax.physics.exact.gaussian_modes import GaussianModes
-from smdp_jax.physics.exact.ornstein_uhlenbeck import decay
+from smdp_jax.physics.exact.law import decay
 from smdp_jax.physics.spectral.gaussian_field import draw_fields, filter_modes, power_law
 from smdp_jax.physics.spectral.periodic import check_grid, squared_wavenumbers
-from smdp_jax.physics.starts import check_draws
 from smdp_jax.physics.system import DriftSystem, StepSystem
 from smdp_jax.sde import Args, Scalar
-
-__all__ = ["Heat"]
 
 Field = Float[Array, "size size"]
 

@@ -18,10 +18,8 @@ from smdp_jax.physics.exact.fokker_planck import transition_density
 from smdp_jax.physics.exact.law import TwoStarts
 from smdp_jax.physics.exact.transition import Transition
 from smdp_jax.physics.spectral.periodic import check_grid
-from smdp_jax.physics.starts import SignedSystem
+from smdp_jax.physics.system import SignedSystem
 from smdp_jax.sde import Args, Scalar
-
-__all__ = ["Quadratic", "Reference", "reference"]
 
 
 @dataclass(frozen=True)

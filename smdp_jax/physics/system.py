@@ -1,14 +1,17 @@
 """What a physical system offers: a prior, a process, a drift or a flow map, its longest step."""
 
 import abc
+import math
+import warnings
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.physics.courant import warn_step
-from smdp_jax.sde import SDE, Args, FlowMap, Scalar, negated
-
-__all__ = ["AdvectingSystem", "DriftSystem", "StepSystem", "System"]
+from smdp_jax.physics.conditions import check_draws
+from smdp_jax.sde import SDE, Args, FlowMap, Scalar, State, negated
+from smdp_jax.solve.integrate import advance
 
 
 class System(abc.ABC):
@@ -41,6 +44,39 @@ class DriftSystem(System):
         return SDE(self.drift, diffusion=self.noise)
 
 
+def balanced_signs(key: PRNGKeyArray, n: int) -> Float[Array, "n 1"]:
+    """Draw ``n`` starting points +1 and -1, half of each, in random order.
+
+    A fair coin per point would leave a chance imbalance of order ``sqrt(n)``, which a learned
+    score picks up as a shifted separatrix. For odd ``n`` a coin decides the last one.
+
+    Parameters
+    ----------
+    key : PRNG key
+        Consumed.
+    n : int
+        Number of points, at least 1.
+
+    Returns
+    -------
+    array, shape (n, 1)
+        States, unit 1.
+    """
+    check_draws(n, "starting points")
+    k_odd, k_order = jax.random.split(key)
+    half = jnp.ones((n // 2,))
+    odd = jnp.where(jax.random.bernoulli(k_odd, shape=(n % 2,)), jnp.ones(()), -jnp.ones(()))
+    return jax.random.permutation(k_order, jnp.concatenate([half, -half, odd]))[:, None]
+
+
+class SignedSystem(DriftSystem):
+    """A scalar process that starts at +1 or -1, with probability 1/2 each."""
+
+    def prior(self, key: PRNGKeyArray, n: int) -> Float[Array, "n 1"]:
+        """Draw starting points, half +1 and half -1; see ``balanced_signs``."""
+        return balanced_signs(key, n)
+
+
 class StepSystem(System):
     """A system given by the flow map of its noise-free equation."""
 
@@ -51,6 +87,10 @@ class StepSystem(System):
     def sde(self, inverse: FlowMap | None = None) -> SDE:
         """Return the process as a flow map; default ``inverse(t1, t0, x, args)``: ``negated``."""
         return SDE(step=self.step, diffusion=self.noise, inverse=inverse or negated(self.step))
+
+
+class CourantWarning(UserWarning):
+    """A time step breaks the Courant-Friedrichs-Lewy condition."""
 
 
 class AdvectingSystem(StepSystem):
@@ -67,5 +107,54 @@ class AdvectingSystem(StepSystem):
 
         Looks at values, so not under ``jit``; ``x`` may have leading axes.
         """
-        name = type(self).__name__
-        warn_step(float(dt), float(self.stable_step(x)), name, self.inner_steps)
+        step, inner, stable = abs(float(dt)), self.inner_steps, self._stable(x)
+        if step > inner * stable:
+            warnings.warn(
+                f"{type(self).__name__}: a step of {step:.3g} in {inner} inner steps breaks the "
+                f"CFL condition; steps of at most {inner * stable:.3g} would do, or "
+                f"inner_steps={math.ceil(step / stable)}",
+                CourantWarning,
+                stacklevel=2,
+            )
+
+    def _stable(self, x: Any) -> float:
+        """``stable_step`` as a number; states that no step is stable for are refused."""
+        stable = float(self.stable_step(x))
+        if not stable > 0:
+            name = type(self).__name__
+            raise ValueError(f"the states of {name} must be finite, got NaN or infinity")
+        return stable
+
+
+def spin_up(step: FlowMap, xs: State, *, time: float | int, calls: int, args: Args = None) -> State:
+    """Advance a batch of states without noise and keep the last ones.
+
+    Parameters
+    ----------
+    step : callable
+        ``step(t0, t1, x, args)`` of one state; an autonomous flow.
+    xs : pytree
+        States, leaves (samples, *state).
+    time : float
+        How long, in the system's units.
+    calls : int
+        Equal steps to do it in, at least 1.
+    args : pytree
+        Conditions, the same for all samples.
+
+    Returns
+    -------
+    pytree
+        Like ``xs``.
+
+    Raises
+    ------
+    ValueError
+        If ``time`` is negative or not finite, or ``calls`` below 1.
+    """
+    if not 0 <= time < math.inf or calls < 1:
+        raise ValueError(
+            f"time must be finite and at least 0, calls at least 1, got {time} and {calls}"
+        )
+    flow, ts = SDE(step=step, diffusion=None), jnp.linspace(0.0, time, calls + 1)
+    return jax.vmap(lambda x: advance(flow, x, ts, args=args, save="last")[0])(xs)

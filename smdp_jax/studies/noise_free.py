@@ -11,8 +11,6 @@ from smdp_jax.evaluate import ensemble_mse
 from smdp_jax.sde import SDE, Args, FlowMap, Scalar, State
 from smdp_jax.solve.integrate import advance
 
-__all__ = ["best_negated_starts", "negated_walk", "walk"]
-
 
 def walk(
     step: FlowMap,

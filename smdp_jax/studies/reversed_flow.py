@@ -20,8 +20,6 @@ from smdp_jax.physics.spectral import vorticity
 from smdp_jax.sde import FlowMap
 from smdp_jax.studies.noise_free import best_negated_starts, negated_walk, walk
 
-__all__ = ["energy_spectrum", "evaluate", "figures", "sample"]
-
 _NAMES = {
     "sample": "a sample",
     "mean": "mean of samples",

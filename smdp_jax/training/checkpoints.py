@@ -14,8 +14,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from smdp_jax.files import write_atomically
-from smdp_jax.processes import check_alike, is_first
+from smdp_jax.files import check_alike, is_first, write_atomically
 
 __all__ = ["RunDirectory", "interrupts_deferred"]
 

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
+from smdp_jax.files import agreed
 from smdp_jax.objectives import Objective
-from smdp_jax.processes import agreed
 from smdp_jax.solve.batches import on_auto_mesh
 from smdp_jax.training.checkpoints import RunDirectory, interrupts_deferred
 from smdp_jax.training.divergence import TrainingDiverged, reason_of

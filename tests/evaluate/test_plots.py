@@ -17,8 +17,8 @@ from matplotlib.text import Text
 import smdp_jax as smdp
 from smdp_jax import Conditioned
 from smdp_jax.evaluate import plots
-from smdp_jax.evaluate.figures import figure_png
-from smdp_jax.evaluate.plots import _states
+from smdp_jax.evaluate._html_parts import figure_png
+from smdp_jax.evaluate.plots import pairs
 
 RNG = np.random.default_rng(0)
 TS = np.linspace(0.02, 10, 60)
@@ -375,7 +375,7 @@ def test_weights_are_heeded() -> None:
     with np.errstate(divide="ignore"):
         weights = np.log(np.array([0, 2, 1, 1, 0]) / 4)
     weighted = Conditioned({"x": draws}, weights, 0.0, 0.0, None)
-    columns = _states.columns(weighted, 1, None, 4)
+    columns = pairs.columns(weighted, 1, None, 4)
     assert np.unique(columns["x"]).tolist() == [1.0, 2.0, 2.5]
     # Five even places on the way through 1/2, 1/4, 1/4.
     assert np.bincount(columns["x"].astype(int)).tolist() == [0, 3, 2]

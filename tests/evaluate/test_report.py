@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from smdp_jax import evaluate
-from smdp_jax.evaluate import _html_parts, figures
+from smdp_jax.evaluate import _html_parts
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -133,13 +133,13 @@ def test_report_says_what_it_was_given(tmp_path: Path) -> None:
 def test_report_holds_its_figures(tmp_path: Path) -> None:
     (image,) = Page(write(tmp_path / "report.html")).all("img")
     png = base64.b64decode(image["src"].removeprefix("data:image/png;base64,"))
-    assert png == figures.figure_png(small_figure())
+    assert png == _html_parts.figure_png(small_figure())
     # Two by one inch, at the 96 pixels per inch of a browser.
     assert (image["width"], image["height"], image["alt"]) == ("192", "96", 'a "line"')
 
 
 def test_caption_stands_in_for_a_missing_alt(tmp_path: Path) -> None:
-    figure = evaluate.ReportFigure(figures.figure_png(small_figure()), "A line.")
+    figure = evaluate.ReportFigure(_html_parts.figure_png(small_figure()), "A line.")
     path = evaluate.write_report(
         tmp_path / "r.html", "t", [evaluate.Section("s", figures=[figure])]
     )
@@ -161,7 +161,7 @@ def test_report_bad_inputs(tmp_path: Path) -> None:
 def test_save_figures(tmp_path: Path) -> None:
     paths = evaluate.save_figures(tmp_path, {"loss": small_figure(), "score": small_figure()})
     assert paths == {name: tmp_path / "figures" / f"{name}.png" for name in ("loss", "score")}
-    assert paths["loss"].read_bytes() == figures.figure_png(small_figure())
+    assert paths["loss"].read_bytes() == _html_parts.figure_png(small_figure())
     assert len(list((tmp_path / "figures").iterdir())) == 2
 
 

@@ -24,7 +24,7 @@ from smdp_jax.experiment import (
     run_experiment,
     write_arrays,
 )
-from smdp_jax.experiment.lock import only_process_in
+from smdp_jax.experiment.processes import only_process_in
 
 QUICK = Path(__file__).parents[1] / "configs" / "quick.py"
 RESULTS = ["data.npz", "training/fit.npz", "samples.npz", "metrics.json", "report.html"]

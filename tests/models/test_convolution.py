@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smdp_jax.models.convolution import Conv, by_convolution, by_matmul, check_padding
+from smdp_jax.models.layers import Conv, by_convolution, by_matmul, check_padding
 
 WAYS = (by_matmul, by_convolution)
 

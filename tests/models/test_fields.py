@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smdp_jax.models.fields import (
+from smdp_jax.models.layout import (
     cell_centres,
     cell_grid,
     from_channels,

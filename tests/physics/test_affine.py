@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from smdp_jax import physics
-from smdp_jax.physics.exact.ornstein_uhlenbeck import noise_variance
+from smdp_jax.physics.exact.law import noise_variance
 
 TIMES = (0.01, 0.5, 2.0, 10.0)
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import smdp_jax as smdp
-from smdp_jax.physics.adapters.jax_cfd import lenient, library
 from smdp_jax.physics.burgers import Burgers
-from smdp_jax.physics.courant import CourantWarning
 from smdp_jax.physics.exact.cole_hopf import cole_hopf
+from smdp_jax.physics.jax_cfd import lenient, library
 from smdp_jax.physics.spectral.periodic import coarsen, refine
+from smdp_jax.physics.system import CourantWarning
 
 SHOCKS = Burgers(size=256, amplitude=0.7, inner_steps=30)
 

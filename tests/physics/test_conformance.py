@@ -13,7 +13,7 @@ import pytest
 
 import smdp_jax as smdp
 from smdp_jax import physics
-from smdp_jax.physics.starts import check_draws
+from smdp_jax.physics.conditions import check_draws
 from tests.lowering import PLATFORMS, lowered, rounding_products
 
 # These tests spend their time in the compiler: half of it is spared by optimising less.

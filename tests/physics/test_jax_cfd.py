@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smdp_jax.physics.adapters import jax_cfd
-from smdp_jax.physics.adapters.finite_volume import finite_volume_drift, finite_volume_projection
+from smdp_jax.physics import jax_cfd
+from smdp_jax.physics.jax_cfd import finite_volume_drift, finite_volume_projection
 from smdp_jax.physics.spectral import vorticity
 from smdp_jax.physics.spectral.periodic import refine
 from smdp_jax.physics.turbulence import Turbulence

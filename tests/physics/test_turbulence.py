@@ -12,10 +12,9 @@ import pytest
 
 from smdp_jax import physics
 from smdp_jax.evaluate.spectra import power_spectrum
-from smdp_jax.physics.courant import CourantWarning
 from smdp_jax.physics.spectral import vorticity
 from smdp_jax.physics.spectral.periodic import angular_wavenumbers, coarsen, dealiased, refine
-from smdp_jax.physics.spin_up import spin_up
+from smdp_jax.physics.system import CourantWarning, spin_up
 from smdp_jax.physics.turbulence import Turbulence
 
 DECAYING = Turbulence(size=32, viscosity=1e-3, forcing="none", inner_steps=8)

@@ -10,9 +10,13 @@ from smdp_jax.evaluate.plots.calibration import calibration_panel, coverage_curv
 from smdp_jax.evaluate.plots.fields import field_panel, power_spectra
 from smdp_jax.evaluate.plots.pairs import histograms, pair_plot
 from smdp_jax.evaluate.plots.particles import evidence_panel, particles
-from smdp_jax.evaluate.plots.posteriors import posterior_histogram, posterior_probability
 from smdp_jax.evaluate.plots.profiles import profiles, sensor_profiles, space_time
-from smdp_jax.evaluate.plots.scalar import score_field, trajectories
+from smdp_jax.evaluate.plots.scalar import (
+    posterior_histogram,
+    posterior_probability,
+    score_field,
+    trajectories,
+)
 from smdp_jax.evaluate.plots.training import step_miss, training_curve
 
 __all__ = [

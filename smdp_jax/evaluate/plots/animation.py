@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from smdp_jax.evaluate.plots import _style as style
-from smdp_jax.evaluate.plots._states import samples_of
 from smdp_jax.evaluate.plots._style import ArrayND
+from smdp_jax.evaluate.plots.pairs import samples_of
 
 
 def field_animation(

@@ -17,8 +17,6 @@ from jaxtyping import Array, Float
 from smdp_jax.physics.spectral.periodic import angular_wavenumbers, refine
 from smdp_jax.sde import Scalar
 
-__all__ = ["cole_hopf"]
-
 
 def cole_hopf(
     x0: Float[Array, " size"],

@@ -24,8 +24,6 @@ from jaxtyping import Array
 from smdp_jax.physics.exact.transition import Transition
 from smdp_jax.sde import SDE
 
-__all__ = ["transition_density"]
-
 GAMMA = 2 - math.sqrt(2)  # the TR-BDF2 stage at which both stages have the same matrix
 
 

@@ -12,12 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.physics.exact.ornstein_uhlenbeck import decay, noise_variance
+from smdp_jax.physics.exact.law import decay, noise_variance
 from smdp_jax.physics.spectral.gaussian_field import filter_modes, spectral_modes
 from smdp_jax.physics.spectral.periodic import check_grid
 from smdp_jax.sde import Args, Scalar
-
-__all__ = ["GaussianModes", "LinearRates"]
 
 Field = Float[Array, "size size"]
 Modes = Float[Array, "size size"]

@@ -1,4 +1,4 @@
-"""What is asked of the law p_t of a scalar process: density, score, and where paths started."""
+"""The law p_t of scalar processes: what is asked of it, and what linear decay makes of it."""
 
 import abc
 
@@ -6,8 +6,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from smdp_jax.sde import Args, Scalar
-
-__all__ = ["ScalarLaw", "TwoStarts"]
 
 ScalarState = Float[ArrayLike, "1"]
 
@@ -34,3 +32,17 @@ class TwoStarts(ScalarLaw):
     @abc.abstractmethod
     def posterior_plus(self, t: Scalar, x: ScalarState) -> Float[Array, ""]:
         """Probability that the path through ``x`` started at +1; at t = 0 the side of ``x``."""
+
+
+def decay(rates: Float[ArrayLike, "*modes"], t: Float[ArrayLike, ""]) -> Float[Array, "*modes"]:
+    """Factor ``exp(-r t)`` by which the mean of ``dx = -r x dt + g dW`` has shrunk."""
+    return jnp.exp(-jnp.asarray(rates) * t)
+
+
+def noise_variance(
+    rates: Float[ArrayLike, "*modes"], noise: float | int, t: Float[ArrayLike, ""]
+) -> Float[Array, "*modes"]:
+    """Variance that it has gathered from the noise, ``g^2 (1 - exp(-2 r t)) / (2 r)``."""
+    damped = jnp.asarray(rates) > 0
+    doubled = 2 * jnp.where(damped, rates, 1)  # keeps the quotient and its gradient finite at 0
+    return noise**2 * jnp.where(damped, -jnp.expm1(-doubled * t) / doubled, t)

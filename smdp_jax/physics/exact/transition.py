@@ -10,8 +10,6 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from smdp_jax.physics.exact.law import ScalarLaw
 from smdp_jax.sde import Args, Scalar
 
-__all__ = ["Transition"]
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

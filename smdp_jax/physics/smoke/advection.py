@@ -20,8 +20,6 @@ from jaxtyping import Array, Float
 from smdp_jax.physics.smoke.grid import Field, Mask, Velocity
 from smdp_jax.sde import Scalar
 
-__all__ = ["advect_marker", "advect_velocity", "fill_solid", "sample"]
-
 Grid = Float[Array, "rows columns"]
 
 

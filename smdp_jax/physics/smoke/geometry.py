@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, PRNGKeyArray
 
-from smdp_jax.physics.conditions import check_coefficients
+from smdp_jax.physics.conditions import check_coefficients, check_draws
 from smdp_jax.physics.smoke.grid import Field, Mask
 from smdp_jax.physics.smoke.obstacles import (
     box_mask,
@@ -24,10 +24,7 @@ from smdp_jax.physics.smoke.obstacles import (
     fill_enclosed,
     random_obstacles,
 )
-from smdp_jax.physics.starts import check_draws
 from smdp_jax.sde import Args
-
-__all__ = ["ClosedBox"]
 
 _INFLOW_CENTRE, _INFLOW_RADIUS = (0.5, 0.1), 0.05  # as shares of the side
 

@@ -10,8 +10,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from smdp_jax.physics.smoke.grid import Field, Mask
 from smdp_jax.sde import Scalar
 
-__all__ = ["box_mask", "centres", "disc_mask", "fill_enclosed", "random_obstacles"]
-
 Point = Float[Array, "2"]
 
 

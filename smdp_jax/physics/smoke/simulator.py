@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.physics.conditions import check_coefficients
-from smdp_jax.physics.courant import CourantWarning, check_stable
+from smdp_jax.physics.conditions import check_coefficients, check_draws
 from smdp_jax.physics.smoke.advection import advect_marker, advect_velocity, fill_solid
 from smdp_jax.physics.smoke.geometry import ClosedBox
 from smdp_jax.physics.smoke.grid import (
@@ -22,14 +21,11 @@ from smdp_jax.physics.smoke.grid import (
     divergence,
     from_inner,
     open_faces,
+    project,
     to_inner,
 )
-from smdp_jax.physics.smoke.projection import project
-from smdp_jax.physics.starts import check_draws
-from smdp_jax.physics.system import AdvectingSystem
+from smdp_jax.physics.system import AdvectingSystem, CourantWarning
 from smdp_jax.sde import SDE, Args, FlowMap, Scalar, integrated_backward
-
-__all__ = ["Smoke"]
 
 State = Mapping[str, Any]
 
@@ -199,8 +195,7 @@ class Smoke(ClosedBox, AdvectingSystem):
 
     def check_step(self, dt: float | int, x: State) -> None:
         """Warn if a step is too long; looks at values, so not under ``jit``."""
-        stable = float(self.stable_step(x))
-        check_stable(stable, "Smoke")
+        stable = self._stable(x)
         if not abs(dt) <= stable:
             warnings.warn(
                 f"Smoke: a step of {abs(dt):.3g} breaks the CFL condition: it carries the fastest "

@@ -15,8 +15,6 @@ from jaxtyping import Array, Float
 from smdp_jax.sde import Scalar
 from smdp_jax.solve.linear import phi_functions
 
-__all__ = ["etdrk4", "phi_functions"]
-
 Rates = Float[Array, "*modes"]
 Nonlinear = Callable[[Any], Any]
 

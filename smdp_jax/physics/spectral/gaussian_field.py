@@ -14,8 +14,6 @@ from jaxtyping import Array, Complex, Float, PRNGKeyArray
 from smdp_jax.physics.spectral.periodic import modes_shape, multiplicity, squared_wavenumbers
 from smdp_jax.sde import State
 
-__all__ = ["draw_fields", "filter_modes", "mode_variance", "power_law", "spectral_modes"]
-
 
 def power_law(size: int, exponent: float | int) -> Float[np.ndarray, "size size"]:
     """Variance per unitary mode proportional to ``|k|^exponent``, unit variance per point.

@@ -12,18 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-__all__ = [
-    "angular_wavenumbers",
-    "check_grid",
-    "coarsen",
-    "dealiased",
-    "modes_shape",
-    "multiplicity",
-    "refine",
-    "squared_wavenumbers",
-    "waves",
-]
-
 
 def _wavenumbers(shape: tuple[int, ...], *, full: bool = False) -> Sequence[np.ndarray]:
     """Integer wavenumbers along each axis, as a mesh over the half spectrum or the full one."""

@@ -12,8 +12,6 @@ from jaxtyping import Array, Float
 
 from smdp_jax.physics.spectral.periodic import angular_wavenumbers
 
-__all__ = ["energy", "enstrophy", "palinstrophy", "stream_function", "velocity"]
-
 Field = Float[Array, "size size"]
 
 

@@ -1,1 +1,0 @@
-"""Foreign simulators, one module each."""
