@@ -112,25 +112,24 @@ _MARKS = {
 }
 
 
-def metrics_table(rows: Sequence[tuple[str, Any, str, str, str, bool | None]]) -> str:
-    """Rows of (name, value, target or "", unit, note, met); empty columns are left out."""
+def metrics_table(rows: Sequence[Any]) -> str:
+    """Rows of ``Metric``; empty columns are left out."""
     if not rows:
         return ""
-    with_target = any(target for _, _, target, _, _, _ in rows)
-    with_note = any(note for *_, note, _ in rows)
+    with_target, with_note = any(row.wanted for row in rows), any(row.note for row in rows)
     head = ["<th>Metric</th>", '<th class="n">This run</th>']
     head += ['<th class="n">Target</th>'] * with_target + ["<th>Note</th>"] * with_note
     body = []
-    for name, value, target, unit, note, met in rows:
-        mark, kind = _MARKS[met]
-        suffix = f' <span class="unit">{text(unit)}</span>' if unit else ""
-        cells = [f'<th scope="row">{text(name)}</th>']
-        cells.append(f'<td class="n">{mark}{text(number(value))}{suffix}</td>')
+    for row in rows:
+        mark, kind = _MARKS[row.met]
+        suffix = f' <span class="unit">{text(row.unit)}</span>' if row.unit else ""
+        cells = [f'<th scope="row">{text(row.name)}</th>']
+        cells.append(f'<td class="n">{mark}{text(number(row.value))}{suffix}</td>')
         if with_target:
-            shown = f"{text(target)}{suffix}" if target else "–"
+            shown = f"{text(row.wanted)}{suffix}" if row.wanted else "–"
             cells.append(f'<td class="n">{shown}</td>')
         if with_note:
-            cells.append(f'<td class="note">{text(note)}</td>')
+            cells.append(f'<td class="note">{text(row.note)}</td>')
         body.append(f"<tr{kind}>{''.join(cells)}</tr>")
     return (
         f'<div class="wide"><table class="metrics"><thead><tr>{"".join(head)}</tr></thead>\n'

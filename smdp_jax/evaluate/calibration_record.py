@@ -98,13 +98,9 @@ class CalibrationReport:
         An exact sampler misses one of them in about 3 % of all reports: 1 % for SBC (over all
         observables), 1 % for TARP, and 3 standard errors for each of the others.
         """
-        lost, paths = (
-            round(self.lost * self.cases * self.num_samples),
-            self.cases * self.num_samples,
-        )
         note = (
-            f"{lost} of {paths} not finite; all else is of {self.cases_used} of {self.cases} "
-            f"cases, {self.draws_used} draws each"
+            f"{self._lost[0]} of {self._lost[1]} not finite; all else is of {self.cases_used} of "
+            f"{self.cases} cases, {self.draws_used} draws each"
         )
         rows = [Metric("lost paths", self.lost, 0.0, note=note, bound="at most")]
         for level, nominal, share, error in zip(
@@ -114,10 +110,10 @@ class CalibrationReport:
             rows.append(Metric(name, float(share), float(nominal), tolerance=wide))
         number = max(len(self.observables), 1)
         least = int(np.argmin(self.sbc_p)) if self.observables else 0
-        name, what = (f"SBC p, smallest of {number}", self.observables[least : least + 1])
+        name, what = f"SBC p, smallest of {number}", "".join(self.observables[least : least + 1])
         smallest = float(np.min(self.sbc_p, initial=math.inf)) if self.observables else math.nan
         rows += [
-            Metric(name, smallest, ALARM / number, note=" ".join(what), bound="at least"),
+            Metric(name, smallest, ALARM / number, note=what, bound="at least"),
             Metric("TARP p", self.tarp_p, ALARM, note="joint law of all entries", bound="at least"),
         ]
         for leaf, found in self.crps.items():
@@ -138,8 +134,13 @@ class CalibrationReport:
     @property
     def status(self) -> str:
         """One line: how many rows are met, which are missed, and what was lost."""
-        lost = round(self.lost * self.cases * self.num_samples)
-        return status_of(self.metrics, (lost, self.cases * self.num_samples))
+        return status_of(self.metrics, self._lost)
+
+    @property
+    def _lost(self) -> tuple[int, int]:
+        """Draws that are lost, of how many."""
+        draws = self.cases * self.num_samples
+        return round(self.lost * draws), draws
 
     def __str__(self) -> str:
         head = f"Calibration over {self.cases} end states, {self.num_samples} draws each"

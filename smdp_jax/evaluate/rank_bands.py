@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import bdtr, bdtrc
 
 
 class RankBand(NamedTuple):
@@ -31,10 +32,8 @@ def rank_band(num_cases: int, num_draws: int, *, level: float = 0.95) -> RankBan
 
     Parameters
     ----------
-    num_cases : int
-        Cases.
-    num_draws : int
-        Posterior draws per case, L.
+    num_cases, num_draws : int
+        Cases, and posterior draws per case, L.
     level : float
         Probability that uniform ranks stay inside, in (0, 1).
 
@@ -54,7 +53,9 @@ def rank_band(num_cases: int, num_draws: int, *, level: float = 0.95) -> RankBan
             f"{num_cases}, {num_draws}, {level}"
         )
     expected = np.arange(1, num_draws + 1) / (num_draws + 1)
-    tails = _binomial_tails(num_cases, expected)
+    counts, share = np.arange(num_cases + 1), expected[:, None]
+    below = bdtr(counts, num_cases, share)
+    tails = np.minimum(below, bdtrc(counts - 1, num_cases, share))
     cells = np.full(num_draws + 1, 1 / (num_draws + 1))
     counts = np.random.default_rng(0).multinomial(num_cases, cells, size=4000)
     counts = counts.cumsum(axis=1)[:, :-1]
@@ -62,13 +63,3 @@ def rank_band(num_cases: int, num_draws: int, *, level: float = 0.95) -> RankBan
     inside = tails >= np.quantile(rarest, 1 - level)
     high = num_cases - inside[:, ::-1].argmax(axis=1)
     return RankBand(expected, inside.argmax(axis=1) / num_cases, high / num_cases)
-
-
-def _binomial_tails(number: int, shares: np.ndarray) -> np.ndarray:
-    """min(P(X <= k), P(X >= k)) of binomials, shape (shares, number + 1)."""
-    k = np.arange(number + 1)
-    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, number + 1)))])
-    choices = factorials[-1] - factorials - factorials[::-1]
-    share = shares[:, None]
-    mass = np.exp(choices + k * np.log(share) + k[::-1] * np.log1p(-share))
-    return np.minimum(mass.cumsum(axis=1), mass[:, ::-1].cumsum(axis=1)[:, ::-1])

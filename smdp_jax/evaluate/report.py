@@ -113,16 +113,9 @@ def text_table(metrics: Sequence[Metric]) -> str:
     """Rows for a terminal: mark, name, value, target, note, in columns."""
     marks = {True: "met", False: "MISSED", None: ""}
     rows = [("", "", "this run", "target", "")]
-    rows += [
-        (
-            marks[row.met],
-            row.name,
-            f"{parts.number(row.value)} {row.unit}".rstrip(),
-            row.wanted,
-            row.note,
-        )
-        for row in metrics
-    ]
+    for row in metrics:
+        value = f"{parts.number(row.value)} {row.unit}".rstrip()
+        rows.append((marks[row.met], row.name, value, row.wanted, row.note))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = (
         f"{mark:<{widths[0]}}  {name:<{widths[1]}}  {value:>{widths[2]}}  {target:<{widths[3]}}  "
@@ -178,11 +171,6 @@ def _figure(item: ReportFigure) -> str:
     return parts.figure(png, item.caption, item.alt)
 
 
-def _metrics(metrics: Sequence[Metric]) -> str:
-    rows = [(row.name, row.value, row.wanted, row.unit, row.note, row.met) for row in metrics]
-    return parts.metrics_table(rows)
-
-
 def _status(metrics: Sequence[Metric], lost_paths: tuple[int, int] | None) -> str:
     """What a reader should know before the first figure; "" where nothing is judged."""
     judged = [row.met for row in metrics if row.met is not None]
@@ -198,7 +186,7 @@ def _section(index: int, section: Section) -> str:
             f'<section id="s{index}">',
             f"<h2>{parts.text(section.title)}</h2>",
             parts.paragraphs(section.text),
-            _metrics(section.metrics),
+            parts.metrics_table(section.metrics),
             *(_figure(figure) for figure in section.figures),
             "</section>",
         )
@@ -258,7 +246,7 @@ def write_report(
         parts.paragraphs(summary, kind="lead"),
         _status([*metrics, *(m for section in sections for m in section.metrics)], lost_paths),
         "</header>",
-        _metrics(metrics),
+        parts.metrics_table(metrics),
         parts.contents([section.title for section in sections]),
         *(_section(index, section) for index, section in enumerate(sections)),
         parts.command(command),

@@ -147,6 +147,11 @@ def read_task(path: str | Path, task: str) -> dict[str, np.ndarray]:
     ValueError
         If there is no such task, or an array has changed.
     """
+    return _read(path, task)[0]
+
+
+def _read(path: str | Path, task: str) -> tuple[dict[str, np.ndarray], str]:
+    """Arrays of a task, and what tells its starts apart."""
     import zarr
 
     root = zarr.open_group(str(path), mode="r")
@@ -158,7 +163,7 @@ def read_task(path: str | Path, task: str) -> dict[str, np.ndarray]:
         found[key] = np.ascontiguousarray(stored[:])
         if hashlib.sha256(found[key].tobytes()).hexdigest() != stored.attrs["sha256"]:
             raise ValueError(f"{path}/{task}/{key} must be as it was written, got other numbers")
-    return found
+    return found, str(root[task].attrs.get("looks", "default"))
 
 
 def score_sampler(
@@ -203,7 +208,7 @@ def score_sampler(
     check_key(key)
     check_positive(least=9, num_samples=num_samples)
     k_draw, k_judge = jax.random.split(key)
-    stored = read_task(path, task)
+    stored, looks = _read(path, task)
     samples = sampler(stored["ends"], num_samples, k_draw)
     wanted = (len(stored["truths"]), num_samples, *stored["truths"].shape[1:])
     if not hasattr(samples, "shape"):
@@ -212,14 +217,7 @@ def score_sampler(
         raise ValueError(
             f"sampler must return (cases, num_samples, *state) = {wanted}, got {samples.shape}"
         )
-    look = observables or LOOKS[_looks(path, task)]
-    return judge(samples, **stored, key=k_judge, observables=look)
-
-
-def _looks(path: str | Path, task: str) -> str:
-    import zarr
-
-    return str(zarr.open_group(str(path), mode="r")[task].attrs.get("looks", "default"))
+    return judge(samples, **stored, key=k_judge, observables=observables or LOOKS[looks])
 
 
 def judge(

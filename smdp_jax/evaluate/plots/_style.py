@@ -8,7 +8,7 @@ freed when its last reference goes.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, Literal, ParamSpec
+from typing import Any, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
@@ -165,11 +165,6 @@ def colour_bar(figure: Figure, image: Any, axes: Any, name: str, **options: Any)
     """A bar without a frame."""
     bar = figure.colorbar(image, ax=axes, label=name, **options)
     bar.outline.set_visible(False)
-
-
-def grid_lines(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
-    """Pale lines behind the data."""
-    axes.grid(visible=True, axis=axis)
 
 
 def legend(axes: Axes, loc: Any = "best") -> None:

@@ -163,8 +163,7 @@ def posterior_animation(
         (exact,) = axes.plot(points, truth[-1], color=style.EXACT, label="truth")
         axes.set_ylim(low - margin, high + margin)
         axes.margins(x=0)
-        axes.set_xlabel("position")
-        axes.set_ylabel(style.label("field", field_unit))
+        axes.set(xlabel="position", ylabel=style.label("field", field_unit))
         style.legend_below(figure, axes)
 
         def draw(i: int) -> None:

@@ -52,7 +52,7 @@ def coverage_curve(
         axes.plot(levels, values, label=name, **style.series(index))
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes.set(xlabel="credibility level", ylabel="share of cases covered")
-    style.grid_lines(axes)
+    axes.grid(True)
     style.legend(axes, loc="upper left")
     return figure
 
@@ -147,7 +147,7 @@ def calibration_panel(report: Any) -> Figure:
     style.legend(left, "upper left")
     _cumulative(right, report)
     for axes in (left, right):
-        style.grid_lines(axes)
+        axes.grid(True)
     style.legend_below(figure, right, columns=3)
     return figure
 

@@ -178,10 +178,9 @@ def power_spectra(
         style.note(axes, f"k = {kmax}", kmax, 0.0, 4)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_yscale("log")
-    axes.set_xlabel("wavenumber $k$ [periods per box]")
-    axes.set_ylabel(style.label("power $E(k)$", power_unit))
+    axes.set(yscale="log", xlabel="wavenumber $k$ [periods per box]")
+    axes.set(ylabel=style.label("power $E(k)$", power_unit))
     axes.margins(x=0.02)
-    style.grid_lines(axes)
+    axes.grid(True)
     style.legend(axes, loc="lower left")
     return figure

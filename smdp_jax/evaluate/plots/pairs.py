@@ -62,8 +62,7 @@ def histograms(
         if name in true:
             axes.axvline(true[name], color=style.EXACT, linestyle="--", label="truth")
         lost = values.size - finite.size
-        axes.set_title(f"{lost:,} of {values.size:,} not finite" if lost else "")
-        axes.set_xlabel(name)
+        axes.set(title=f"{lost:,} of {values.size:,} not finite" if lost else "", xlabel=name)
         axes.set_yticks([])
         axes.set_ylim(bottom=0)
     panels[0].set_ylabel("density")

@@ -75,10 +75,9 @@ def particles(
         right.plot(temperatures[kept], values[kept], marker=".", label=name, **style.series(i))
     right.set_xscale("log")
     right.set_ylim(0, 1.05)
-    right.set_title(f"End state: {int(kept.sum())} stages")
-    right.set_xlabel("share of the log-likelihood")
+    right.set(title=f"End state: {int(kept.sum())} stages", xlabel="share of the log-likelihood")
     for axes in (left, right):
-        style.grid_lines(axes)
+        axes.grid(True)
         style.legend(axes)
     return figure
 

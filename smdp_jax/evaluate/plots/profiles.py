@@ -55,9 +55,8 @@ def profiles(
     ):
         style.sample_lines(axes, points, many)
         axes.plot(points, np.asarray(exact), color=style.EXACT, label="true / observed")
-        axes.set_title(title)
-        axes.set_xlabel("position")
-        style.grid_lines(axes)
+        axes.set(title=title, xlabel="position")
+        axes.grid(True)
         axes.margins(x=0)
     # A flow that has left the data must not hide the rest.
     bounds = np.concatenate([np.asarray(truth), np.asarray(end_state), samples.ravel()])
@@ -118,8 +117,7 @@ def sensor_profiles(
         sensors, readings, 2 * reading_error, fmt="o", color=style.FLOW, markersize=4,
         label="sensors, ± 2 std",
     )  # fmt: skip
-    first.set_title("End state")
-    first.set_ylabel(style.label("field", field_unit))
+    first.set(title="End state", ylabel=style.label("field", field_unit))
     for axes, (name, many) in zip(others, samples.items(), strict=True):
         drawn = style.array(name, many, 2, (None, points.size))
         style.sample_lines(axes, points, drawn)
@@ -127,7 +125,7 @@ def sensor_profiles(
         axes.set_title(f"Initial state, {name}")
     for axes in (first, *others):
         axes.set_xlabel("position")
-        style.grid_lines(axes)
+        axes.grid(True)
         style.legend(axes)
         axes.margins(x=0)
     return figure
@@ -177,8 +175,7 @@ def space_time(
     images = []
     for axes, (title, values) in zip(panels, shown, strict=True):
         images.append(axes.pcolormesh(points, ts, values, **scale))
-        axes.set_title(title)
-        axes.set_xlabel("position")
+        axes.set(title=title, xlabel="position")
     panels[0].set_ylabel(style.label("time $t$", time_unit))
     style.colour_bar(figure, images[0], panels, "field", aspect=25, pad=0.015, extend="both")
     return figure

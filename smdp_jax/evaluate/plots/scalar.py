@@ -87,8 +87,7 @@ def score_field(
         mesh = _heat_map(axes, ts, xs, values, held, top)
         if outline is not None:
             axes.contour(ts, xs, outline.T, levels=[1.0], colors=style.INK, linewidths=0.8)
-        axes.set_title(title)
-        axes.set_xlabel(style.label("time $t$", time_unit))
+        axes.set(title=title, xlabel=style.label("time $t$", time_unit))
         if bar:
             name = style.label(bar, style.per_unit(state_unit))
             style.colour_bar(figure, mesh, axes, name, extend="both", pad=0.02)
@@ -165,7 +164,7 @@ def trajectories(
     for axes in panels:
         axes.set_xlabel(style.label("time $t$", time_unit))
         axes.margins(x=0.01, y=0.05)
-        style.grid_lines(axes, "y")
+        axes.grid(True, axis="y")
     style.legend_below(figure, panels[1])
     return figure
 
@@ -274,6 +273,6 @@ def posterior_probability(
     axes.set_xlabel(style.label("observed end state $x_T$", state_unit))
     axes.set_ylabel("$P(x_0 = +1 \\mid x_T)$")
     axes.set_ylim(-0.03, 1.03)
-    style.grid_lines(axes, "y")
+    axes.grid(True, axis="y")
     style.legend(axes, loc="upper left")
     return figure

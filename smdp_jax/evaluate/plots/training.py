@@ -111,9 +111,8 @@ def training_curve(
     axes.margins(x=0.01)
     if "window" in history:
         _mark_windows(axes, steps, style.array("window", history["window"], 1, loss.shape))
-    axes.set_xlabel("optimiser step")
-    axes.set_ylabel("loss (dimensionless)")
-    style.grid_lines(axes)
+    axes.set(xlabel="optimiser step", ylabel="loss (dimensionless)")
+    axes.grid(True)
     style.legend_below(figure, axes, columns=2)
     return figure
 
@@ -156,9 +155,8 @@ def step_miss(ts: ArrayND, miss: ArrayND | Mapping[str, ArrayND], *, time_unit: 
     axes.axhline(1, color=style.EXACT, linewidth=1, linestyle=":", label="optimum")
     drawn = np.concatenate([np.ravel(line.get_ydata()) for line in axes.get_lines()])
     style.log_y(axes, drawn[np.isfinite(drawn) & (drawn > 0)])
-    axes.set_xlabel(style.label("time $t$", time_unit))
-    axes.set_ylabel("squared miss / noise variance")
+    axes.set(xlabel=style.label("time $t$", time_unit), ylabel="squared miss / noise variance")
     axes.margins(x=0.01)
-    style.grid_lines(axes, "y")
+    axes.grid(True, axis="y")
     style.legend_below(figure, axes)
     return figure
