@@ -15,7 +15,8 @@ from smdp_jax.experiment.calibrated import figures_of, lost_of
 from smdp_jax.experiment.config_file import PLAIN_NAME
 from smdp_jax.experiment.definition import Experiment, Run
 from smdp_jax.experiment.fields import ExperimentError, as_json
-from smdp_jax.experiment.run_directory import REMEDIES, RunFiles
+from smdp_jax.experiment.run_contents import REMEDIES
+from smdp_jax.experiment.run_directory import RunFiles
 from smdp_jax.experiment.slices import slice_of_stage
 from smdp_jax.experiment.storage import read_json, write_json
 from smdp_jax.files import digest_of, write_atomically
