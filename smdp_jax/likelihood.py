@@ -221,14 +221,10 @@ def certify(
         ``score(t, x, args)``, or a step correction or a backward kernel on its own steps.
     x_end : pytree
         Observed state at ``ts[-1]``, unbatched.
-    ts : array (times,)
-        Increasing times. Start them where the prior has a density.
-    prior : callable
-        ``prior(x, args)``, log density at ``ts[0]`` of one state, in nats.
-    num_paths : int
-        Paths.
-    key : PRNG key
-        Randomness.
+    ts, prior
+        As for `log_prob`.
+    num_paths, key
+        How many paths, and their randomness.
     solver : GaussianStep or Transitions, optional
         Gaussian laws of one step; default those of ``Euler()``, or ``Splitting()`` for flow maps.
         With a ``GaussianStep`` the chain is that of ``simulate``, exact for the linear part.

@@ -94,10 +94,8 @@ def guided_posterior(
         Observed state at ``ts[-1]``, unbatched.
     ts : array (times,)
         Increasing times of the simulation.
-    num_samples : int
-        Samples.
-    key : PRNG key
-        Noise of the diffusion.
+    num_samples, key
+        How many samples, and the noise of their diffusion.
     spread : number or pytree
         Spread of the end given the start, in units of the state; see `end_spread`.
     scale : number
@@ -144,14 +142,12 @@ def search_scale(
 
     Parameters
     ----------
-    prior : DiffusionPrior
-        From `fit_diffusion_prior`.
-    sde : SDE
-        The process.
+    prior, sde
+        As for `guided_posterior`.
     truths, ends : pytree
         Starts and ends of simulated paths, leaves (cases, *state).
-    ts : array (times,)
-        Increasing times of the simulation.
+    ts
+        As for `guided_posterior`.
     scales : sequence of float
         Strengths to try.
     num_samples : int

@@ -39,10 +39,8 @@ def end_spread(
         The process.
     data : Trajectories
         Simulated paths.
-    solver : diffrax.AbstractSolver, optional
-        Of the noise-free simulation F; default Heun for drifts.
-    substeps : int
-        Solver steps per interval of ``data.ts``.
+    solver, substeps
+        Of the noise-free simulation F: default Heun for drifts, and steps per interval.
 
     Returns
     -------
@@ -125,24 +123,18 @@ def randomised_maximum_likelihood(
 
     Parameters
     ----------
-    sde : SDE
-        The process; its simulation is differentiated.
-    x_end : pytree
-        Observed state at ``ts[-1]``, unbatched.
-    ts : array (times,)
-        Increasing times.
+    sde, x_end, ts
+        As for `optimise_start`.
     draws : pytree
         Draws of a Gaussian prior, leaves (num_samples, *state): centres, and first guesses.
-    spread : number or pytree
-        Standard deviation of the end given the start, in units of the state; see `end_spread`.
+    spread
+        As for `optimise_start`.
     prior_distance : callable
         ``prior_distance(x, centre)``, the prior's ``|x - centre|^2 / 2`` in its own covariance.
     key : PRNG key
         Perturbs the data.
-    steps : int
-        Iterations of L-BFGS for every sample.
-    args, solver, substeps
-        Of the noise-free simulation: conditions, default Heun for drifts, steps per interval.
+    steps, args, solver, substeps
+        As for `optimise_start`; the iterations are those of every sample.
 
     Returns
     -------

@@ -79,10 +79,8 @@ def bridge_residuals(
     noise : tuple of two callables, optional
         ``apply(t0, t1, z)``, the noise of a step as a linear map of standard normal numbers like
         the state, and ``whiten(t0, t1, d)``, its inverse. Default ``g sqrt(t1 - t0)``.
-    args : pytree, optional
-        Conditions.
-    substeps : int
-        Solver steps of the simulation between two times.
+    args, substeps
+        Conditions, and solver steps of the simulation between two times.
 
     Returns
     -------
@@ -182,17 +180,13 @@ def pcn(
     Parameters
     ----------
     residuals : callable
-        ``r(u)``, with ``|r|^2 / 2`` the negative log posterior up to a constant.
-    mean : array (entries,)
-        Of the Gaussian reference.
-    factor : array (entries, entries)
-        L of its covariance ``L L^T``.
+        ``r(u)``, as from `bridge_residuals`.
+    mean, factor : array (entries,), (entries, entries)
+        Of the Gaussian reference: mean, and L of its covariance ``L L^T``.
     key : PRNG key
         Randomness.
-    steps : int
-        Proposals of every chain after warm-up.
-    warmup : int
-        Proposals before.
+    steps, warmup : int
+        Proposals of every chain after warm-up, and before.
     chains : int
         Chains, at least 2, so that they can disagree.
     thin : int

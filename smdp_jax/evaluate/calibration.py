@@ -139,10 +139,9 @@ class UniformityTest(NamedTuple):
 
     Parameters
     ----------
-    statistic : array
-        Sum over bins of (count - expected)^2 / expected.
-    p_value : array
-        Chance of a statistic at least as large if the ranks are uniform.
+    statistic, p_value : array
+        Sum over bins of (count - expected)^2 / expected, and the chance of one at least as large if
+        the ranks are uniform.
     """
 
     statistic: Float[Array, "*entries"]
@@ -241,10 +240,8 @@ def expected_coverage(
 
     Parameters
     ----------
-    ranks : array
-        From `tarp_ranks`, shape (cases,).
-    num_draws : int
-        Posterior draws per case, L.
+    ranks, num_draws
+        From `tarp_ranks`, shape (cases,), and the posterior draws per case, L.
     levels : array
         Credibility levels in [0, 1], shape (levels,).
 

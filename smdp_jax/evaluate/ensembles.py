@@ -47,10 +47,8 @@ def crps_ensemble(
 
     Parameters
     ----------
-    samples : array
-        Ensemble, shape (members, *state), in units of the state.
-    truth : array
-        True state, shape (*state).
+    samples, truth : array
+        Ensemble (members, *state) and true state (*state), in units of the state.
     estimator : "fair" or "standard"
         "fair" is unbiased for the score of the distribution that the members are drawn from,
         whatever their number (Ferro et al. 2008), and may be slightly negative; "standard" is the
@@ -149,10 +147,9 @@ class SpreadSkill(NamedTuple):
 
     Parameters
     ----------
-    spread : array
-        Root of the mean ensemble variance (unbiased), in units of the state.
-    skill : array
-        Root mean squared error of the ensemble mean, in units of the state.
+    spread, skill : array
+        Root of the mean ensemble variance (unbiased), and root mean squared error of the ensemble
+        mean, in units of the state.
     ratio : array
         spread / skill, corrected for the number of members: 1 if calibrated, below if too sure.
     """
@@ -172,10 +169,9 @@ def spread_skill(
 
     Parameters
     ----------
-    truths : array
-        True states, shape (cases, *state), in units of the state.
-    samples : array
-        Ensemble of each case, shape (cases, members, *state), at least 2 members.
+    truths, samples : array
+        True states (cases, *state), and the ensemble of each, (cases, members, *state), at least 2
+        members; in units of the state.
 
     Returns
     -------

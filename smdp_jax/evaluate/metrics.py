@@ -97,10 +97,9 @@ def weighted_score_error(
 
     Parameters
     ----------
-    score : array
-        Learned score, shape (points, *state), in 1 / units of the state.
-    reference_score : array
-        Exact score at the same points, same shape and units.
+    score, reference_score : array
+        Learned and exact score at the same points, shape (points, *state), in 1 / units of the
+        state.
     weights : array or None
         Shape (points,), non-negative, of any normalisation: density times quadrature weight where
         the points are a grid; None where the points are samples of the density itself.
@@ -171,10 +170,8 @@ def reconstruction_mse(
 
     Parameters
     ----------
-    simulated_end : array
-        F(x0_hat): the end of a simulation started at the estimate.
-    true_end : array
-        F(x0): the end of the same simulation started at the truth, same shape and unit.
+    simulated_end, true_end : array
+        F(x0_hat) and F(x0): ends of the same simulation started at the estimate and at the truth.
 
     Returns
     -------
@@ -192,10 +189,8 @@ def ensemble_mse(
 
     Parameters
     ----------
-    estimates : array (cases, *state) or (cases, samples, *state)
-        Estimates.
-    truth : array (cases, *state)
-        True values, same unit.
+    estimates, truth : array
+        Of one unit, shapes (cases, *state) or (cases, samples, *state), and (cases, *state).
 
     Returns
     -------

@@ -219,10 +219,9 @@ def write_report(
         One to three sentences under the title: what was done and what came out.
     metrics : sequence of Metric
         The key figures, shown first, each beside its target where it has one.
-    config : mapping or None
-        The resolved configuration; nested mappings and dataclasses become dotted names.
-    environment : mapping or None
-        For example `describe_environment()`.
+    config, environment : mapping or None
+        The resolved configuration (nested mappings and dataclasses become dotted names), and for
+        example `describe_environment()`.
     command : str
         The shell command that makes this report again.
     lost_paths : (int, int) or None

@@ -132,10 +132,8 @@ def read_task(path: str | Path, task: str) -> dict[str, np.ndarray]:
 
     Parameters
     ----------
-    path : path
-        Folder of the store.
-    task : str
-        Its name.
+    path, task
+        Folder of the store, and name of the task.
 
     Returns
     -------
@@ -182,10 +180,8 @@ def score_sampler(
     sampler : callable
         ``sampler(ends, num_samples, key)`` returns starts (cases, num_samples, *state) for end
         states (cases, *state).
-    path : path
-        Folder of the store.
-    task : str
-        Name of the task.
+    path, task
+        As for `read_task`.
     key : PRNG key
         Handed on to the sampler, and for ties, references and folds.
     num_samples : int

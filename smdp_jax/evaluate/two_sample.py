@@ -59,10 +59,8 @@ def c2st(
 
     Parameters
     ----------
-    samples : array
-        Draws of the sampler, shape (draws, *state), at least 50, independent.
-    reference : array
-        As many exact draws.
+    samples, reference : array
+        Draws of the sampler, and as many exact ones: (draws, *state), at least 50, independent.
     key : key
         Chooses folds and permutations.
     folds : int

@@ -96,12 +96,12 @@ class Experiment(abc.ABC):
 
     @abc.abstractmethod
     def sde(self) -> SDE:
-        """Return the forward process: what the data follow, and what is solved backward.
+        """Return the process that the data follow, and that is solved backward.
 
         Returns
         -------
         SDE
-            The process.
+            Of one unbatched state.
         """
 
     def prior(self, key: PRNGKeyArray, number: int) -> State:
@@ -216,10 +216,8 @@ class Experiment(abc.ABC):
 
         Parameters
         ----------
-        steps : int, optional
-            Updates; default ``self.steps``.
-        learning_rate : float, optional
-            Rate at the start; default ``self.learning_rate``.
+        steps, learning_rate : optional
+            Updates, and the rate at the start; default the fields of the configuration.
         **adam
             Other options of ``optax.adam``.
 
@@ -236,10 +234,8 @@ class Experiment(abc.ABC):
 
         Parameters
         ----------
-        dataset : Dataset
-            What ``simulate`` returned.
-        key : PRNG key
-            Randomness of this stage.
+        dataset, key
+            What ``simulate`` returned, and randomness of this stage.
         **options
             Of ``smdp_jax.fit``, in place of what the other methods and fields say. A method of
             your own hands them on: they say where checkpoints are kept.
@@ -267,10 +263,8 @@ class Experiment(abc.ABC):
 
         Parameters
         ----------
-        run : Run
-            The trained run.
-        key : PRNG key
-            Randomness of this stage.
+        run, key
+            The trained run, and randomness of this stage.
 
         Returns
         -------
@@ -336,14 +330,9 @@ class Experiment(abc.ABC):
         ----------
         run : Run
             The trained run.
-        x_end : pytree
-            End states, leaves (n, *state).
-        num_samples : int
-            Samples per end state.
-        key : PRNG key
-            Randomness.
-        args : pytree, optional
-            Conditions, leaves (n, ...).
+        x_end, num_samples, key, args
+            End states, leaves (n, *state), samples per end state, randomness, and conditions,
+            leaves (n, ...).
 
         Returns
         -------

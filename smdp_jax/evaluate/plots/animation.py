@@ -46,10 +46,8 @@ def field_animation(
         At most this many of the times are shown, equally spaced, the last one always.
     frame_seconds : float
         How long each is shown; the last one ten times as long.
-    time_unit : str
-        Unit of the times; empty if dimensionless.
-    dpi : int
-        Dots per inch.
+    time_unit, dpi
+        Unit of the times, empty if dimensionless, and dots per inch.
     format : "PNG", "GIF" or "MP4"
         Of the file; a GIF has 256 colours, an MP4 needs ``pip install "smdp_jax[video]"``.
 

@@ -40,16 +40,13 @@ def field_panel(
 
     Parameters
     ----------
-    truth : array
-        True initial field, shape (rows, columns), in units of the field.
-    end_state : array
-        Observed end state, same shape and unit.
+    truth, end_state : array
+        True initial field and observed end state, shape (rows, columns), in units of the field.
     samples : array
         Posterior samples, shape (samples, rows, columns).
-    mean, std : array
-        Mean and standard deviation of the samples, shape (rows, columns).
-    exact_mean, exact_std : array or None
-        The same in closed form, where it is known.
+    mean, std, exact_mean, exact_std : array
+        Mean and standard deviation of the samples, shape (rows, columns), and the same in closed
+        form, where it is known.
     max_samples : int
         At most this many samples are shown.
     field_unit : str

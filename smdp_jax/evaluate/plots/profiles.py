@@ -28,10 +28,8 @@ def profiles(
         Positions.
     truth, end_state : array (points,)
         True initial state and observed end state, in units of the field.
-    samples : array (samples, points)
-        Posterior samples of the initial state.
-    sample_ends : array (samples, points)
-        Where the noise-free simulator takes them.
+    samples, sample_ends : array (samples, points)
+        Posterior samples of the initial state, and where the noise-free simulator takes them.
     flow : array (points,), optional
         Initial state that the probability flow leads to.
     field_unit : str
@@ -145,14 +143,10 @@ def space_time(
 
     Parameters
     ----------
-    ts : array (times,)
-        Increasing times.
-    points : array (points,)
-        Positions.
-    truth : array (times, points)
-        The simulated path.
-    samples : array (samples, times, points)
-        Backward paths, ordered like ``ts``.
+    ts, points : array (times,), (points,)
+        Increasing times, and positions.
+    truth, samples : array (times, points), (samples, times, points)
+        The simulated path, and backward paths, ordered like ``ts``.
     max_samples : int
         At most this many are shown.
     time_unit : str

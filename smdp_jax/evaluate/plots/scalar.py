@@ -50,10 +50,8 @@ def score_field(
 
     Parameters
     ----------
-    ts : array
-        Times, shape (times,), increasing.
-    xs : array
-        Equally spaced states, shape (points,), increasing.
+    ts, xs : array
+        Times (times,) and equally spaced states (points,), both increasing.
     learned, exact : array
         Scores, shape (times, points), in 1 / units of the state.
     density : array or None
@@ -123,12 +121,10 @@ def trajectories(
     ----------
     ts : array
         Times, shape (times,), increasing.
-    forward : array
-        Simulated paths, shape (paths, times), in units of the state.
-    backward : array
-        Paths of the reverse-time SDE, shape (paths, times), in the order of ``ts``.
-    flow : array or None
-        Paths of the probability-flow ODE, shape (paths, times), drawn over the others.
+    forward, backward, flow : array
+        Simulated paths, those of the reverse-time SDE, and those of the probability-flow ODE
+        (optional, drawn over the others): shape (paths, times), in the order of ``ts`` and units
+        of the state.
     max_paths : int
         At most this many of each are drawn, the first ones.
     time_unit, state_unit : str
@@ -185,10 +181,8 @@ def posterior_histogram(
     samples : array
         Samples of x0, any shape, in units of the state; those outside the grid are counted in the
         normalisation and not shown.
-    grid : array
-        States, shape (points,), increasing.
-    exact_density : array
-        Posterior density on the grid, shape (points,), in 1 / units of the state.
+    grid, exact_density : array
+        Increasing states and the posterior density there in 1 / units of these, shape (points,).
     bins : int
         Number of bins over the grid.
     state_unit : str
@@ -242,10 +236,8 @@ def posterior_probability(
     ----------
     x_end : array
         Observed end states, shape (points,), in units of the state.
-    learned_probability : array
-        Share of posterior samples at +1, shape (points,).
-    exact_probability : array
-        The same in closed form, shape (points,).
+    learned_probability, exact_probability : array
+        Share of posterior samples at +1, and the same in closed form, shape (points,).
     num_samples : int or None
         Samples behind each share; draws the band in which 95 % of the shares would lie if the
         exact curve held.

@@ -50,15 +50,12 @@ def transition_density(
         A scalar process: states of shape (1,), a continuous drift, noise g(t) > 0.
     start : float
         Starting point, in units of state.
-    end_time : float
-        Last time of the table.
-    start_time : float
-        First time; until then the density is taken to be Gaussian, so it must be short against
-        the time in which the drift changes.
-    cells : int
-        Finite volumes over ``-width <= z <= width``; errors fall as cells^-2.
-    steps : int
-        Time steps, uniform in log t; errors fall as steps^-2.
+    end_time, start_time : float
+        Last and first time of the table; until the first the density is taken to be Gaussian, so it
+        must be short against the time in which the drift changes.
+    cells, steps : int
+        Finite volumes over ``-width <= z <= width``, and time steps, uniform in log t; errors fall
+        with the square of each.
     stride : int
         Every ``stride``-th step is kept in the table.
     width : float

@@ -107,10 +107,8 @@ class ClosedBox:
 
         Parameters
         ----------
-        centre : pair of float
-            Its centre (x, y), in units of length.
-        radius : float
-            Its radius, in units of length. It may reach into the walls.
+        centre, radius : pair of float, float
+            Its centre (x, y) and radius, in units of length. It may reach into the walls.
 
         Returns
         -------
@@ -147,10 +145,8 @@ class ClosedBox:
 
         Parameters
         ----------
-        key : PRNG key
-            Consumed.
-        n : int
-            Number of geometries.
+        key, n
+            Consumed, and the number of geometries.
 
         Returns
         -------
