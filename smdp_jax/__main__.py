@@ -53,7 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[0] not in COMMANDS:
         return _fail(f"unknown command {given[0]!r}; there are {', '.join(COMMANDS)}", MISUSED)
     try:
-        COMMANDS[given[0]](given[1:])
+        if given[0] == "run":
+            _run(given[1:])
+        else:
+            prog = f"python -m smdp_jax {given[0]}"
+            tyro.cli(COMMANDS[given[0]], args=given[1:], prog=prog)
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
@@ -124,95 +128,73 @@ def _run_options(file: ConfigFile, given: list[str]) -> Any:
         "preset": option(Literal[tuple(names)], "Where the fields start from.", preset),
         "runs_dir": option(Path, "Results go to RUNS_DIR/NAME/PRESET.", Path("runs")),
         "checkpoint_seconds": option(float, "Least time between checkpoints of training.", 10.0),
-        "from_pretrained": option(
-            bool, "Train on from the weights that come with the package.", False
-        ),
-        "distributed": option(
-            bool, "One of several processes: started by srun or mpirun, or by hand.", False
-        ),
+        "from_pretrained": option(bool, "Train on from the weights of the package.", False),
+        "distributed": option(bool, "One of several processes, of srun, mpirun or by hand.", False),
         "coordinator": option(str | None, "By hand: HOST:PORT of process 0.", None),
         "processes": option(int | None, "By hand: how many there are.", None),
         "process": option(int | None, "By hand: which one this is, from 0.", None),
-        "config": (
-            Annotated[type(config), tyro.conf.arg(name="")],
-            dataclasses.field(default=config),
-        ),
     }
-    options = dataclasses.make_dataclass(
-        "Options", [(name, *rest) for name, rest in fields.items()]
+    listed = [(name, *rest) for name, rest in fields.items()]
+    own = Annotated[type(config), tyro.conf.arg(name="")]
+    listed.append(("config", own, dataclasses.field(default=config)))
+    options, prog = (
+        dataclasses.make_dataclass("Options", listed),
+        f"python -m smdp_jax run {file.path}",
     )
-    return tyro.cli(
-        options,
-        args=given,
-        prog=f"python -m smdp_jax run {file.path}",
-        description=f"{file.summary}.",
-    )
+    return tyro.cli(options, args=given, prog=prog, description=f"{file.summary}.")
 
 
-def _report(given: list[str]) -> None:
-    def report(run_dir: tyro.conf.Positional[Path]) -> None:
-        """Draw the figures and write the report of a finished run again; nothing is computed.
+def _report(run_dir: tyro.conf.Positional[Path]) -> None:
+    """Draw the figures and write the report of a finished run again; nothing is computed.
 
-        Executes config.py of the run directory: only for runs whose code you trust.
-        """
-        files = RunFiles(run_dir)
-        run = load(run_dir)
-        for file in (files.samples, files.metrics):
-            if not file.exists():
-                raise ExperimentError(f"{run_dir} is not finished: it has no {file.name}")
-        with only_process_in(run_dir):
-            _out(f"{build_report(files, run, files.read_samples()[0])}\n")
-
-    tyro.cli(report, args=given, prog="python -m smdp_jax report")
+    Executes config.py of the run directory: only for runs whose code you trust.
+    """
+    files = RunFiles(run_dir)
+    run = load(run_dir)
+    for file in (files.samples, files.metrics):
+        if not file.exists():
+            raise ExperimentError(f"{run_dir} is not finished: it has no {file.name}")
+    with only_process_in(run_dir):
+        _out(f"{build_report(files, run, files.read_samples()[0])}\n")
 
 
-def _sample(given: list[str]) -> None:
-    def sample(
-        run_dir: tyro.conf.Positional[Path],
-        end_states: tyro.conf.Positional[Path],
-        *,
-        output: Path,
-        num_samples: int = 100,
-        seed: int = 0,
-    ) -> None:
-        """Sample the past of given end states with a trained run.
+def _sample(
+    run_dir: tyro.conf.Positional[Path],
+    end_states: tyro.conf.Positional[Path],
+    *,
+    output: Path,
+    num_samples: int = 100,
+    seed: int = 0,
+) -> None:
+    """Sample the past of given end states with a trained run.
 
-        Executes config.py of the run directory: only for runs whose code you trust.
-        """
-        past = sample_end_states(
-            load(run_dir), end_states, output, num_samples=num_samples, seed=seed
-        )
-        bad = int((~past.info.finite).sum())
-        _out(f"{output}" + (f" ({bad} samples are not finite)\n" if bad else "\n"))
-
-    tyro.cli(sample, args=given, prog="python -m smdp_jax sample")
+    Executes config.py of the run directory: only for runs whose code you trust.
+    """
+    run = load(run_dir)
+    past = sample_end_states(run, end_states, output, num_samples=num_samples, seed=seed)
+    bad = int((~past.info.finite).sum())
+    _out(f"{output}" + (f" ({bad} samples are not finite)\n" if bad else "\n"))
 
 
-def _list(given: list[str]) -> None:
-    def list_experiments(folder: tyro.conf.Positional[Path] = Path("configs")) -> None:
-        """Show the experiments in a folder."""
-        for path in configs_in(folder):
-            file = load_config_file(path)
-            _out(f"{path}\n    {file.summary}\n    presets: {', '.join(file.presets)}\n")
-
-    tyro.cli(list_experiments, args=given, prog="python -m smdp_jax list")
+def _list(folder: tyro.conf.Positional[Path] = Path("configs")) -> None:
+    """Show the experiments in a folder."""
+    for path in configs_in(folder):
+        file = load_config_file(path)
+        _out(f"{path}\n    {file.summary}\n    presets: {', '.join(file.presets)}\n")
 
 
-def _new(given: list[str]) -> None:
-    def new(
-        path: tyro.conf.Positional[Path], *, field: tuple[int, ...] = (), periodic: bool = False
-    ) -> None:
-        """Write a config of twenty lines that runs, to be changed.
+def _new(
+    path: tyro.conf.Positional[Path], *, field: tuple[int, ...] = (), periodic: bool = False
+) -> None:
+    """Write a config of twenty lines that runs, to be changed.
 
-        --field has the points along each axis of a grid, 64 or 32 32; without it the state is a
-        number. --periodic: the ends of the grid meet.
-        """
-        _out(f"{write_config(path, field, periodic=periodic)}\n")
-
-    tyro.cli(new, args=given, prog="python -m smdp_jax new")
+    --field has the points along each axis of a grid, 64 or 32 32; without it the state is a number.
+    --periodic: the ends of the grid meet.
+    """
+    _out(f"{write_config(path, field, periodic=periodic)}\n")
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "new": _new,
     "run": _run,
     "report": _report,

@@ -11,11 +11,12 @@ import struct
 import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint.multihost import get_barrier_sync_fn
@@ -114,6 +115,23 @@ def _array_of(file: Any, name: str) -> np.ndarray:
         raise ValueError(
             f"{name!r} holds Python objects, which are not read: store plain arrays"
         ) from None
+
+
+def unpack(structure: Any, arrays: Mapping[str, Any]) -> Any:
+    """Put a tree together from its arrays by name, and from its structure, as JSON has it."""
+    if structure is None:
+        return None
+    if "dtype" in structure:
+        return arrays[structure["array"]].view(jnp.dtype(structure["dtype"]))
+    ((kind, inner),) = structure.items()
+    if kind == "array":
+        return arrays[inner]
+    if kind == "dict":
+        return {key: unpack(value, arrays) for key, value in inner.items()}
+    if kind in ("list", "tuple"):
+        items = [unpack(value, arrays) for value in inner]
+        return tuple(items) if kind == "tuple" else items
+    return inner
 
 
 def digest_of(tree: Any) -> str:

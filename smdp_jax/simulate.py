@@ -92,18 +92,9 @@ def simulate(
     """
     split = split_of(mesh, x0)
     ts, x0, args, key = on_auto_mesh((ts, x0, args, key))
+    how = (solver, substeps, chunk_size, rematerialise)
     x0, samples, substeps, chunk_size = _check(
-        sde,
-        x0,
-        ts,
-        key,
-        args,
-        args_axes,
-        solver,
-        substeps,
-        score_targets,
-        chunk_size,
-        rematerialise,
+        sde, x0, ts, key, (args, args_axes), how, score_targets
     )
     ts = jnp.asarray(ts)
     if solver is None:
@@ -141,19 +132,10 @@ def simulate(
 
 
 def _check(
-    sde: Any,
-    x0: Any,
-    ts: Any,
-    key: Any,
-    args: Any,
-    args_axes: Any,
-    solver: Any,
-    substeps: Any,
-    score_targets: Any,
-    chunk_size: Any,
-    rematerialise: Any,
+    sde: Any, x0: Any, ts: Any, key: Any, conditions: tuple, how: tuple, score_targets: Any
 ) -> tuple[State, int, int, int | None]:
     """Check ``simulate``; return the states, their number, substeps and chunk size."""
+    (args, args_axes), (solver, substeps, chunk_size, rematerialise) = conditions, how
     checks.check_time_grid(ts, sde)
     checks.check_no_lists(x0, "x0")
     samples = checks.check_samples(x0, "x0")

@@ -11,15 +11,19 @@ import numpy as np
 _X64 = 'jax.config.update("jax_enable_x64", True)'
 
 
-def on_device(array: np.ndarray, dtype: Any, what: str) -> jax.Array:
+class ContentError(ValueError):
+    """What is wrong with the content of a file that can be read."""
+
+
+def on_device(array: np.ndarray, dtype: Any, what: Any) -> jax.Array:
     """Turn a stored array into one of JAX's; whole numbers that fit become int32 without x64."""
     return jnp.asarray(as_jax_has_it(array, dtype, what))
 
 
-def as_jax_has_it(array: np.ndarray, dtype: Any, what: str) -> np.ndarray:
+def as_jax_has_it(array: np.ndarray, dtype: Any, what: Any) -> np.ndarray:
     """Turn a stored array into one whose dtype JAX has."""
     if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(
+        raise ContentError(
             f"{what} must be real numbers or masks, got {array.dtype}: store labels as whole "
             "numbers, such as numpy.unique(labels, return_inverse=True)[1], or name with args= "
             "the conditions that count"
@@ -34,11 +38,11 @@ def as_jax_has_it(array: np.ndarray, dtype: Any, what: str) -> np.ndarray:
     if array.dtype.kind in "iu":
         if np.array_equal(array.astype(narrow), array):
             return array.astype(narrow)
-        raise ValueError(
+        raise ContentError(
             f"{what} must fit into {narrow}, got {array.dtype} up to {np.abs(array).max()}: enable "
             f"64-bit numbers with {_X64}"
         )
-    raise ValueError(
+    raise ContentError(
         f"{what} is stored as {array.dtype}, which JAX would round: pass dtype='float32', or "
         f"enable float64 with {_X64}"
     )

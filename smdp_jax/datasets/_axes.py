@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from smdp_jax.datasets._files import ContentError, Variable
+from smdp_jax.datasets._arrays import ContentError
+from smdp_jax.datasets._files import Variable
 
 _TIME = {"time", "times", "t", "ts", "timestep", "time_step", "step"}
 _SAMPLE = {

@@ -12,16 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from smdp_jax.datasets._arrays import check_installed
+from smdp_jax.datasets._arrays import ContentError, check_installed
 from smdp_jax.files import local_path, read_archive
 
 # What xarray's decoder of CF conventions acts on, times apart.
 _CF = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned", "dtype")
 _VALID = ("valid_range", "valid_min", "valid_max")
-
-
-class ContentError(ValueError):
-    """What is wrong with the content of a file that can be read."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from smdp_jax.datasets._arrays import ContentError
 from smdp_jax.datasets._axes import is_sample, is_time
-from smdp_jax.datasets._files import Arrays, ContentError, Variable
+from smdp_jax.datasets._files import Arrays, Variable
 from smdp_jax.datasets._paths import Layout
 
 

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smdp_jax.datasets._arrays import on_device
+from smdp_jax.datasets._arrays import ContentError, on_device
 from smdp_jax.datasets._axes import Axes, find_axes, sample_axis
-from smdp_jax.datasets._files import Arrays, ContentError, Variable, open_arrays
+from smdp_jax.datasets._files import Arrays, Variable, open_arrays
 from smdp_jax.trajectories import Trajectories
 
 
@@ -70,14 +70,14 @@ class Part:
             names, tree = jax.tree.flatten(layout.xs)
             found = [_find(arrays, self.group + name, self.path) for name in names]
             leaves = [
-                self._on_device(self._at(v, a, runs, common), dtype, v)
+                on_device(self._at(v, a, runs, common), dtype, v)
                 for v, a in zip(found, self.axes, strict=True)
             ]
             args = jax.tree.map(
                 lambda name: self._conditions(arrays, name, runs, len(index), dtype), layout.args
             )
             mask = self._mask(arrays, leaves, runs, common) if layout.mask else None
-            times = self._on_device(common, dtype, f"the times of {self.path}")
+            times = on_device(common, dtype, f"the times of {self.path}")
             xs = tree.unflatten(leaves)
             data = Trajectories(times, xs, args, args_axes=layout.args_axes, mask=mask)
             try:
@@ -135,10 +135,10 @@ class Part:
                 raise ContentError(
                     f"{variable} has an axis of samples, {variable.dims}: pass args_axes=0"
                 )
-            return self._on_device(variable.read(), dtype, variable)
+            return on_device(variable.read(), dtype, variable)
         if self.layout.repeat and axis is None:
             value = variable.read()
-            return self._on_device(np.broadcast_to(value, (count, *value.shape)), dtype, variable)
+            return on_device(np.broadcast_to(value, (count, *value.shape)), dtype, variable)
         axis = axis or 0
         if len(variable.shape) == 0 or variable.shape[axis] != self.count:
             raise ContentError(
@@ -147,13 +147,7 @@ class Part:
             )
         before = (slice(None),) * axis
         read = np.concatenate([variable.read((*before, run)) for run in runs], axis=axis)
-        return self._on_device(np.moveaxis(read, axis, 0), dtype, variable)
-
-    def _on_device(self, array: np.ndarray, dtype: Any, what: Any) -> jax.Array:
-        try:
-            return on_device(array, dtype, str(what))
-        except ValueError as error:
-            raise ContentError(str(error)) from None
+        return on_device(np.moveaxis(read, axis, 0), dtype, variable)
 
 
 def find_parts(path: Path, kind: str, arrays: Arrays, layout: Layout) -> list[Part]:

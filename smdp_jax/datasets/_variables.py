@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from smdp_jax.files import unpack
 from smdp_jax.trajectories import Trajectories
 
 TIME, CHECKSUM = "time", "checksum"
@@ -32,8 +33,8 @@ def to_arrays(data: Trajectories) -> tuple[dict[str, Any], dict[str, np.ndarray]
 
 def from_arrays(structure: Mapping[str, Any], arrays: Mapping[str, Any]) -> Trajectories:
     """Put trajectories together."""
-    parts = {part: _unpack(structure[part], arrays) for part in ("xs", "args", "score_targets")}
-    mask = _unpack(structure.get("mask"), arrays)
+    parts = {part: unpack(structure[part], arrays) for part in ("xs", "args", "score_targets")}
+    mask = unpack(structure.get("mask"), arrays)
     return Trajectories(arrays[TIME], **parts, args_axes=structure["args_axes"], mask=mask)
 
 
@@ -111,18 +112,6 @@ def _pack(tree: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
 
 def _join(name: str, key: str) -> str:
     return f"{name}.{key}" if name else key
-
-
-def _unpack(node: Any, arrays: Mapping[str, Any]) -> Any:
-    if node is None:
-        return None
-    ((kind, inner),) = node.items()
-    if kind == "array":
-        return arrays[inner]
-    if kind == "dict":
-        return {key: _unpack(value, arrays) for key, value in inner.items()}
-    parts = [_unpack(value, arrays) for value in inner]
-    return tuple(parts) if kind == "tuple" else parts
 
 
 def _names(node: Any) -> Iterator[str]:

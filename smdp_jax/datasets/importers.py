@@ -1,9 +1,10 @@
 """Trajectories from files of a user's own: ``.npz``, HDF5, netCDF and Zarr, and public layouts."""
 
+from collections.abc import Callable
 from typing import Any, TypedDict, Unpack
 
 from smdp_jax.checks import check_positive
-from smdp_jax.datasets._files import find_files, kind_of, open_arrays
+from smdp_jax.datasets._files import Arrays, find_files, kind_of, open_arrays
 from smdp_jax.datasets._layouts import find_layout
 from smdp_jax.datasets._paths import Layout, Paths, check_alike, find_parts, joined_times
 from smdp_jax.datasets.reading import Stream
@@ -189,33 +190,25 @@ def open_foreign(
     if paths_per_block is not None:
         (paths_per_block,) = check_positive(paths_per_block=paths_per_block)
     given = {"ts": ts, "xs": xs, "args": args, "args_axes": args_axes, "dims": dims, "mask": mask}
-    parts = []
-    for file in find_files(path):
-        kind = kind_of(file)
-        with open_arrays(file, kind) as arrays:
-            parts += find_parts(file, kind, arrays, find_layout(arrays, given))
-    check_alike(parts)
-    found = Paths(tuple(parts), joined_times(parts))
+    found = _paths(path, None, lambda arrays: find_layout(arrays, given))
     most = paths_per_block or min(64, max(1, _BLOCK // found.numbers))
     return Stream(found, min(most, found.count), dtype)
 
 
 def _read(
-    path: Any,
-    kind: str,
-    *,
-    ts: Any = "ts",
-    xs: Any = "xs",
-    args: Any = None,
-    args_axes: int | None = None,
-    dims: Any = None,
-    mask: Any = None,
-    dtype: Any = None,
+    path: Any, kind: str, *, ts: Any = "ts", xs: Any = "xs", dtype: Any = None, **given: Any
 ) -> Trajectories:
-    layout, parts = Layout(ts, xs, args, args_axes, dims, mask), []
-    for file in find_files(path):
-        with open_arrays(file, kind) as arrays:
-            parts += find_parts(file, kind, arrays, layout)
-    check_alike(parts)
-    found = Paths(tuple(parts), joined_times(parts))
+    layout = Layout(ts, xs, **given)
+    found = _paths(path, kind, lambda arrays: layout)
     return found.load(range(found.count), dtype)
+
+
+def _paths(path: Any, kind: str | None, layout_of: Callable[[Arrays], Layout]) -> Paths:
+    """All paths of some files, of one kind or each of its own."""
+    parts = []
+    for file in find_files(path):
+        own = kind or kind_of(file)
+        with open_arrays(file, own) as arrays:
+            parts += find_parts(file, own, arrays, layout_of(arrays))
+    check_alike(parts)
+    return Paths(tuple(parts), joined_times(parts))

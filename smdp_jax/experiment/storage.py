@@ -5,7 +5,6 @@ program reads it; one more entry, ``structure``, holds the tree and all that is 
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from smdp_jax.experiment.fields import ExperimentError
-from smdp_jax.files import open_atomically, read_archive, write_atomically
+from smdp_jax.files import open_atomically, read_archive, unpack, write_atomically
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic)
 _DAMAGES = (ValueError, KeyError, AttributeError, TypeError, OSError)
@@ -65,7 +64,7 @@ def read_arrays(path: Path, remedy: str) -> Any:
     """
     try:
         arrays = read_archive(path)
-        return _unpack(json.loads(str(arrays.pop("structure"))), arrays)
+        return unpack(json.loads(str(arrays.pop("structure"))), arrays)
     except _DAMAGES as error:
         raise ExperimentError(f"{path} is truncated or damaged ({error}); {remedy}") from error
 
@@ -75,7 +74,7 @@ def read_part(path: Path, name: str, remedy: str) -> Any:
     try:
         of_it = read_archive(path, lambda n: n == "structure" or n.split("/")[0] == name)
         structure = json.loads(str(of_it["structure"]))["dict"]
-        return _unpack(structure[name], of_it) if name in structure else None
+        return unpack(structure[name], of_it) if name in structure else None
     except _DAMAGES as error:
         raise ExperimentError(f"{path} is truncated or damaged ({error}); {remedy}") from error
 
@@ -122,17 +121,3 @@ def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
         f"{name or 'the tree'} is a {type(value).__name__}; files of a run hold dicts with string "
         "keys, lists and tuples of arrays, numbers, strings and None"
     )
-
-
-def _unpack(structure: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    if "dtype" in structure:
-        return arrays[structure["array"]].view(jnp.dtype(structure["dtype"]))
-    ((kind, inner),) = structure.items()
-    if kind == "array":
-        return arrays[inner]
-    if kind == "dict":
-        return {key: _unpack(value, arrays) for key, value in inner.items()}
-    if kind in ("list", "tuple"):
-        items = [_unpack(value, arrays) for value in inner]
-        return tuple(items) if kind == "tuple" else items
-    return inner

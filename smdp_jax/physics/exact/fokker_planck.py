@@ -16,6 +16,7 @@ time: TR-BDF2 (Bank et al. 1985), second order and L-stable.
 import math
 from typing import Any, NamedTuple
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +24,7 @@ from jaxtyping import Array
 
 from smdp_jax.physics.exact.transition import Transition
 from smdp_jax.sde import SDE
+from smdp_jax.solve.integrate import advance
 
 GAMMA = 2 - math.sqrt(2)  # the TR-BDF2 stage at which both stages have the same matrix
 
@@ -187,28 +189,12 @@ class _MovingGrid:
         return _Frame(t * jnp.sum(self.weights * velocities), t * spreading)
 
     def follow(self, start: Array, log_ts: Array) -> tuple[_Frame, _Frame]:
-        """Return the frame and its slopes at all times, by classical Runge-Kutta steps."""
+        """Return the frame and its slopes at all times."""
         t = jnp.exp(log_ts[0])
         velocity = self.drift(t, start[None])[0]
         first = _Frame(start + t * velocity, self.noise(t) * jnp.sqrt(t))
-
-        def advance(frame: _Frame, ends: tuple[Array, Array]) -> tuple[_Frame, _Frame]:
-            h = ends[1] - ends[0]
-
-            def stage(slope: _Frame, fraction: float) -> _Frame:
-                ahead = (a + fraction * h * b for a, b in zip(frame, slope, strict=True))
-                return self.slope(ends[0] + fraction * h, _Frame(*ahead))
-
-            k1 = self.slope(ends[0], frame)
-            k2 = stage(k1, 0.5)
-            k3 = stage(k2, 0.5)
-            k4 = stage(k3, 1.0)
-            parts = zip(frame, k1, k2, k3, k4, strict=True)
-            new = _Frame(*(y + h / 6 * (a + 2 * b + 2 * c + d) for y, a, b, c, d in parts))
-            return new, new
-
-        _, later = jax.lax.scan(advance, first, (log_ts[:-1], log_ts[1:]))
-        frames = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, later)
+        closure = SDE(lambda log_t, frame, args: self.slope(log_t, frame), diffusion=None)
+        frames = advance(closure, first, log_ts, solver=diffrax.Tsit5())[0]
         return frames, jax.vmap(self.slope)(log_ts, frames)
 
     def generator(self, log_t: Array, frame: _Frame, slope: _Frame) -> _Bands:
