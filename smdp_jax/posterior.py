@@ -217,11 +217,6 @@ def probability_flow(
     -------
     Path
         States at all of ``ts``, and diagnostics.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `sample_posterior`.
     """
     split = split_of(mesh, x_end if batch_axes else None)
     ts, x_end, score, args = on_auto_mesh((ts, x_end, score, args))

@@ -109,14 +109,8 @@ class Trajectories:
                 f"data[{samples}:{samples + 1}] is one path, data.at(sample, time) one state"
             )
         cut = lambda tree: jax.tree.map(lambda leaf: leaf[samples], tree)
-        args = self.args if self.args_axes is None else cut(self.args)
-        return replace(
-            self,
-            xs=cut(self.xs),
-            args=args,
-            score_targets=cut(self.score_targets),
-            mask=cut(self.mask),
-        )
+        own = ("xs", "score_targets", "mask", *(() if self.args_axes is None else ("args",)))
+        return replace(self, **{name: cut(getattr(self, name)) for name in own})
 
     def split(
         self, share: float, *, key: PRNGKeyArray | None = None

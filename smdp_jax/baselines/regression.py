@@ -96,11 +96,6 @@ class Regression(InverseStep):
         Standard deviation of noise added to the later state of each pair, in units of
         ``g sqrt(dt)``: makes it robust against its own errors. Good values: 0, 1.
 
-    Raises
-    ------
-    ValueError
-        If ``training_noise`` is negative.
-
     References
     ----------
     Sanchez-Gonzalez et al. (2020), "Learning to Simulate Complex Physics with Graph Networks".

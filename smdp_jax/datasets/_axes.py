@@ -9,8 +9,8 @@ import numpy as np
 from smdp_jax.datasets._arrays import ContentError
 from smdp_jax.datasets._files import Variable
 
-_TIME = {"time", "times", "t", "ts", "timestep", "time_step", "step"}
-_SAMPLE = {
+TIME = {"time", "times", "t", "ts", "timestep", "time_step", "step"}
+SAMPLE = {
     "sample", "samples", "trajectory", "trajectories", "path", "paths", "run", "realization",
     "realisation", "member", "ensemble", "batch", "case", "simulation", "sim", "seed", "number",
 }  # fmt: skip
@@ -57,9 +57,9 @@ def find_axes(variable: Variable, times: Variable | None, count: int, dims: Any)
     if names is None:
         return _by_order(variable, count)
     own = times.dims[0] if times is not None and times.dims and dims is None else None
-    time = names.index(own) if own in names else _only(variable, names, "time", _TIME)
+    time = names.index(own) if own in names else _only(variable, names, "time", TIME)
     if time is None:
-        if set(names) & (_SAMPLE | _SPACE):
+        if set(names) & (SAMPLE | _SPACE):
             raise ContentError(
                 f"{variable} must have an axis of times, got {names}: name its axes with dims, "
                 "such as dims=('sample', 'time', 'x')"
@@ -72,7 +72,7 @@ def find_axes(variable: Variable, times: Variable | None, count: int, dims: Any)
         )
     others = [name for i, name in enumerate(names) if i != time]
     sample = _only(
-        variable, ["" if i == time else n for i, n in enumerate(names)], "sample", _SAMPLE
+        variable, ["" if i == time else n for i, n in enumerate(names)], "sample", SAMPLE
     )
     if sample is None and time == 1:
         sample = 0
@@ -102,7 +102,7 @@ def sample_axis(variable: Variable) -> int | None:
         return 0
     if variable.dims is None:
         return None
-    return _only(variable, variable.dims, "sample", _SAMPLE)
+    return _only(variable, variable.dims, "sample", SAMPLE)
 
 
 def _only(variable: Variable, names: Sequence[str], role: str, known: set[str]) -> int | None:
@@ -113,13 +113,3 @@ def _only(variable: Variable, names: Sequence[str], role: str, known: set[str]) 
             f"axes with dims, such as dims=('sample', 'time', 'x')"
         )
     return found[0] if found else None
-
-
-def is_time(name: str) -> bool:
-    """Whether an axis is one of times by its name."""
-    return name.lower() in _TIME
-
-
-def is_sample(name: str) -> bool:
-    """Whether an axis is one of samples by its name."""
-    return name.lower() in _SAMPLE

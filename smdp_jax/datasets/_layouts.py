@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from smdp_jax.datasets._arrays import ContentError
-from smdp_jax.datasets._axes import is_sample, is_time
+from smdp_jax.datasets._axes import SAMPLE, TIME
 from smdp_jax.datasets._files import Arrays, Variable
 from smdp_jax.datasets._paths import Layout
 
@@ -76,7 +76,7 @@ def _pdebench_seeds(arrays: Arrays, ts: Any) -> Layout | None:
 
 def _named_axes(arrays: Arrays, ts: Any) -> Layout | None:
     clocks = {n for n, v in arrays.items() if v.dims == (n.rsplit("/", 1)[-1],) and _is_clock(v)}
-    timed = lambda dim: is_time(dim) or dim in clocks
+    timed = lambda dim: dim.lower() in TIME or dim in clocks
     with_time = {n: v for n, v in arrays.items() if v.dims and any(map(timed, v.dims))}
     times = [name for name, v in with_time.items() if v.dims == (name.rsplit("/", 1)[-1],)]
     edges = [v.attrs.get("bounds") for v in arrays.values()]  # of the cells of CF coordinates
@@ -88,10 +88,8 @@ def _named_axes(arrays: Arrays, ts: Any) -> Layout | None:
         return None
     if len(times) > 1:
         raise ContentError(f"there must be one array of times, got {times}: name it with ts=")
-    own = [
-        n for n, v in arrays.items()
-        if v.dims and n not in with_time and any(map(is_sample, v.dims)) and v.dims != (n,)
-    ]  # fmt: skip
+    sampled = {n: v.dims for n, v in arrays.items() if SAMPLE & {d.lower() for d in v.dims or ()}}
+    own = [n for n, dims in sampled.items() if n not in with_time and dims != (n,)]
     args = {name: name for name in own}
     xs = states[0] if len(states) == 1 else {name: name for name in states}
     return Layout(times[0] if times else ts, xs, args or None, 0 if args else None, repeat=True)

@@ -84,11 +84,6 @@ def from_hdf5(path: Any, **options: Unpack[Options]) -> Trajectories:
     -------
     Trajectories
         In memory.
-
-    Raises
-    ------
-    ImportError, FileNotFoundError, ValueError
-        If h5py is not installed, and as ``from_npz``.
     """
     return _read(path, "hdf5", **options)
 
@@ -105,11 +100,6 @@ def from_netcdf(path: Any, **options: Unpack[Options]) -> Trajectories:
     -------
     Trajectories
         In memory.
-
-    Raises
-    ------
-    ImportError, FileNotFoundError, ValueError
-        If h5py (version 4) or xarray (version 3) is not installed, and as ``from_npz``.
     """
     return _read(path, "netcdf", **options)
 
@@ -129,11 +119,6 @@ def from_zarr(path: Any, **options: Unpack[Options]) -> Trajectories:
     -------
     Trajectories
         In memory.
-
-    Raises
-    ------
-    ImportError, FileNotFoundError, ValueError
-        If zarr is not installed, and as ``from_npz``.
     """
     return _read(path, "zarr", **options)
 

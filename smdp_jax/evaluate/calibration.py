@@ -54,13 +54,8 @@ def sbc_ranks(
     Returns
     -------
     Int[Array, "_cases *_state"]
-        Number of draws below the truth, from 0 to draws. Low ranks: posterior too high. Peaked in
-        the middle: too wide; at both ends: too narrow.
-
-    Raises
-    ------
-    ValueError
-        If a truth or a draw is not finite (which cases).
+        Number of draws below the truth, from 0 to draws; lost draws are refused. Low ranks:
+        posterior too high. Peaked in the middle: too wide; at both ends: too narrow.
     """
     truths, samples = check_cases(truths, samples)
     return _ranks(truths, samples, key, finite_cases(truths, samples))

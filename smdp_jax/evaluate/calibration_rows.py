@@ -37,22 +37,15 @@ def coverage(truths: State, samples: State, levels: Array, key: Any) -> dict[str
     """
     draws = jax.tree.leaves(samples)[0].shape[1]
     if draws == 0:
-        nothing = np.full(levels.shape, math.nan)
-        return {
-            "nominal": np.asarray(levels),
-            "coverage": nothing,
-            "coverage_error": np.zeros(levels.shape),
-        }
+        nothing, none = np.full(levels.shape, math.nan), np.zeros(levels.shape)
+        return {"nominal": np.asarray(levels), "coverage": nothing, "coverage_error": none}
     every = jnp.arange(draws + 1, dtype=levels.dtype)
     off_centre = jnp.abs((2 * every + 1) / (draws + 1) - 1)
     nominal = jnp.mean(off_centre[None] <= levels[:, None], axis=1)
 
     entries = [math.prod(x.shape[1:]) for x in jax.tree.leaves(truths)]
-    leaves = [
-        jax.tree.leaves(truths),
-        jax.tree.leaves(samples),
-        jax.random.split(key, len(entries)),
-    ]
+    keys = jax.random.split(key, len(entries))
+    leaves = [jax.tree.leaves(truths), jax.tree.leaves(samples), keys]
     weighted = [
         np.asarray(_shares(*leaf, levels)) * (n / sum(entries))
         for *leaf, n in zip(*leaves, entries, strict=True)
@@ -60,11 +53,8 @@ def coverage(truths: State, samples: State, levels: Array, key: Any) -> dict[str
     by_case = np.sum(weighted, axis=0)
     least = np.sqrt(nominal * (1 - nominal) / (len(by_case) * sum(entries)))
     error = np.maximum(by_case.std(axis=0) / math.sqrt(len(by_case)), least)
-    return {
-        "nominal": np.asarray(nominal),
-        "coverage": by_case.mean(axis=0),
-        "coverage_error": error,
-    }
+    found = {"nominal": np.asarray(nominal), "coverage": by_case.mean(axis=0)}
+    return found | {"coverage_error": error}
 
 
 _sbc_ranks, _tarp_ranks = jax.jit(sbc_ranks), jax.jit(tarp_ranks)

@@ -74,12 +74,6 @@ def c2st(
     -------
     TwoSample
         ``accuracy``, its null band and ``p_value``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, there are fewer than 50 draws of each, fewer than 2 folds or 19
-        permutations; outside jit also if a draw is lost, or all draws are the same.
     """
     _check(samples, reference, folds, permutations, level)
     both = jnp.concatenate([as_float("samples", samples), as_float("reference", reference)])

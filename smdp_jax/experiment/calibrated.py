@@ -38,11 +38,6 @@ def calibrated(
         What ``Experiment.sample`` returns beside its own arrays: the rows and the figure of
         "calibration" are added to those of ``evaluate`` and ``figures``. Nothing for fewer than
         20 paths or 9 draws: they could not tell a right posterior from a wrong one.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As ``calibration_report``.
     """
     draws = None if drawn is None else jax.tree.leaves(drawn.samples)[0].shape[1]
     if test_paths.num_samples < MIN_CASES or (draws is not None and draws < MIN_DRAWS):

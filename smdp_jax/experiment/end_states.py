@@ -1,6 +1,5 @@
 """Sample the past of end states that a user brings along in an ``.npz`` file."""
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from smdp_jax.experiment.definition import Run
 from smdp_jax.experiment.fields import ExperimentError
 from smdp_jax.experiment.storage import write_arrays
+from smdp_jax.files import read_archive
 from smdp_jax.posterior import Posterior
 
 
@@ -59,27 +59,17 @@ def sample_end_states(
     past = run.config.posterior(
         run, x_end, num_samples=num_samples, key=jax.random.key(seed), args=args
     )
-    info = past.info
-    write_arrays(
-        output,
-        {
-            "x_end": x_end,
-            "samples": past.samples,
-            "finite": info.finite,
-            "max_score": info.max_score,
-            "evaluations": info.evaluations,
-        },
-    )
+    told = {name: getattr(past.info, name) for name in ("finite", "max_score", "evaluations")}
+    write_arrays(output, {"x_end": x_end, "samples": past.samples, **told})
     return past
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return dict(file)
+        return read_archive(path)
     except FileNotFoundError as error:
         raise ExperimentError(f"{path} does not exist") from error
-    except (zipfile.BadZipFile, ValueError, EOFError, AttributeError, TypeError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise ExperimentError(f"{path} is no .npz file, or a damaged one ({error})") from error
 
 

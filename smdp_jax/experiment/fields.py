@@ -20,6 +20,12 @@ class ExperimentError(Exception):
     """A config, a run directory or a file does not fit; the message says what to do."""
 
 
+def check_returned(method: str, value: Any, kind: Any, said: str) -> None:
+    """Check what a method of a configuration has returned."""
+    if not isinstance(value, kind):
+        raise ExperimentError(f"Config.{method} must return {said}, got {type(value).__name__}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Bound:
     """What a number must be, in words and as a test."""

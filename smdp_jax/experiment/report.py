@@ -14,7 +14,7 @@ from smdp_jax.evaluate._html_parts import figure_png
 from smdp_jax.experiment.calibrated import figures_of, lost_of
 from smdp_jax.experiment.config_file import PLAIN_NAME
 from smdp_jax.experiment.definition import Experiment, Run
-from smdp_jax.experiment.fields import ExperimentError, as_json
+from smdp_jax.experiment.fields import ExperimentError, as_json, check_returned
 from smdp_jax.experiment.run_contents import REMEDIES
 from smdp_jax.experiment.run_directory import RunFiles
 from smdp_jax.experiment.slices import slice_of_stage
@@ -133,20 +133,14 @@ def _origin_of_report(files: RunFiles, config: Experiment, source: str) -> dict[
 
 def _figures(run: Run, arrays: dict[str, Any]) -> dict[str, ReportFigure]:
     figures = run.config.figures(run, arrays)
-    if not isinstance(figures, Mapping):
-        got = type(figures).__name__
-        raise ExperimentError(f"Config.figures must return a dict of ReportFigure, got {got}")
+    check_returned("figures", figures, Mapping, "a dict of ReportFigure")
     for name, figure in figures.items():
         if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
             raise ExperimentError(
                 "Config.figures must name figures by letters, digits, '_', '-' and '.', as files "
                 f"are, got {name!r}"
             )
-        if not isinstance(figure, ReportFigure):
-            got = type(figure).__name__
-            raise ExperimentError(
-                f"Config.figures must return a ReportFigure as {name!r}, got {got}"
-            )
+        check_returned("figures", figure, ReportFigure, f"a ReportFigure as {name!r}")
     return figures_of(arrays) | dict(figures)
 
 

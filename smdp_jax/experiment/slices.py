@@ -110,15 +110,9 @@ class _Names:
 
     def nodes(self, name: str) -> list[ast.AST]:
         own = self.own.get(name, [])
-        # A default that is replaced is reached only by super().
-        return (
-            own
-            if own and "super(" not in "".join(map(ast.unparse, own))
-            else [
-                *own,
-                *self.library.get(name, ()),
-            ]
-        )
+        if own and "super(" not in "".join(map(ast.unparse, own)):
+            return own  # a default that is replaced is reached only by super()
+        return [*own, *self.library.get(name, ())]
 
     def used_by(self, node: ast.AST) -> Iterator[str]:
         """Find the names that a piece of code reaches."""

@@ -27,7 +27,7 @@ from smdp_jax.evaluate import Metric, describe_environment
 from smdp_jax.experiment.calibrated import metrics_of
 from smdp_jax.experiment.config_file import PLAIN_NAME, ConfigFile
 from smdp_jax.experiment.definition import Dataset, Experiment, Run
-from smdp_jax.experiment.fields import ExperimentError, as_json, check_fields
+from smdp_jax.experiment.fields import ExperimentError, as_json, check_fields, check_returned
 from smdp_jax.experiment.processes import all_devices, check_same_run, only_process_in
 from smdp_jax.experiment.report import build_report, read_metrics, report_is_current
 from smdp_jax.experiment.run_directory import RunFiles
@@ -154,7 +154,7 @@ def _check(config: Experiment, preset: str, checkpoint_seconds: float) -> None:
         )
     check_fields(config)
     config.check()
-    _check_returned("sde", config.sde(), SDE, "an SDE")
+    check_returned("sde", config.sde(), SDE, "an SDE")
     parameters = inspect.signature(config.fit).parameters.values()
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         raise ExperimentError(
@@ -197,7 +197,7 @@ class _Stages:
             self.say("simulate  ...")
             began = time.perf_counter()
             dataset = self.config.simulate(key)
-            _check_returned("simulate", dataset, Dataset, "a Dataset")
+            check_returned("simulate", dataset, Dataset, "a Dataset")
             jax.block_until_ready(dataset.train)
             seconds, origin = time.perf_counter() - began, self.origin("simulate")
             by_first(lambda: files.write_data(dataset, seconds=seconds, origin=origin.as_json()))
@@ -215,7 +215,7 @@ class _Stages:
         files, config = self.files, self.config
         if agreed(not files.fit.exists()):
             model = config.model(dataset.train)
-            _check_returned("model", model, nn.Module, "a flax.linen.Module")
+            check_returned("model", model, nn.Module, "a flax.linen.Module")
             resumed = agreed(files.has_checkpoints)
             self.say(
                 "train     going on from the last checkpoint ..." if resumed else "train     ..."
@@ -225,7 +225,7 @@ class _Stages:
             began = time.perf_counter()
             with _heard() as said:
                 fit = config.fit(dataset, key, directory=files.training, **resume)
-            _check_returned("fit", fit, Fit, "a Fit")
+            check_returned("fit", fit, Fit, "a Fit")
             if fit.learned.model != model:
                 raise ExperimentError(
                     "Config.fit must train Config.model(dataset.train), so that a run can be loaded"
@@ -256,7 +256,7 @@ class _Stages:
             began = time.perf_counter()
             with _heard() as said:
                 arrays = run.config.sample(run, key)
-            _check_returned("sample", arrays, Mapping, "a dict of arrays")
+            check_returned("sample", arrays, Mapping, "a dict of arrays")
             arrays = jax.tree.map(np.asarray, dict(arrays))
             tree = {"arrays": arrays, "digest": digest_of(arrays), "origin": origin.as_json()}
             tree |= {"seconds": time.perf_counter() - began, "warnings": said}
@@ -278,7 +278,7 @@ class _Stages:
             began = time.perf_counter()
             with _heard() as said:
                 metrics = run.config.evaluate(run, arrays)
-            _check_returned("evaluate", metrics, Sequence, "a sequence of Metric")
+            check_returned("evaluate", metrics, Sequence, "a sequence of Metric")
             metrics = [*metrics, *metrics_of(arrays)]
             seconds = seconds | {"evaluate": time.perf_counter() - began}
             record = {
@@ -341,24 +341,14 @@ def _heard() -> Iterator[list[str]]:
         said.append(f"{first} ({len(others)} more of this kind)" if others else first)
 
 
-def _check_returned(method: str, value: Any, kind: Any, said: str) -> None:
-    if not isinstance(value, kind):
-        raise ExperimentError(f"Config.{method} must return {said}, got {type(value).__name__}")
-
-
 def _as_json(metrics: Sequence[Any]) -> dict[str, Any]:
     rows = {}
     for metric in metrics:
-        _check_returned("evaluate", metric, Metric, "a sequence of Metric")
+        check_returned("evaluate", metric, Metric, "a sequence of Metric")
         if metric.name in rows:
             raise ExperimentError(f"Config.evaluate returned two metrics named {metric.name!r}")
-        value, target = (_plain(number) for number in (metric.value, metric.target))
-        rows[metric.name] = {"value": value, "target": target} | {
-            "unit": metric.unit,
-            "note": metric.note,
-            "bound": metric.bound,
-            "tolerance": metric.tolerance,
-        }
+        row = vars(metric) | {name: _plain(getattr(metric, name)) for name in ("value", "target")}
+        rows[row.pop("name")] = row
     return rows
 
 

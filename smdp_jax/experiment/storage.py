@@ -28,12 +28,8 @@ def write_arrays(path: Path, tree: Any) -> None:
     path : Path
         The ``.npz`` file; its folder must exist.
     tree : tree
-        Dicts with plain names, lists and tuples of arrays, numbers, strings, bools and None.
-
-    Raises
-    ------
-    ExperimentError
-        If the tree holds anything else.
+        Dicts with plain names, lists and tuples of arrays, numbers, strings, bools and None; else
+        an ExperimentError.
     """
     arrays: dict[str, np.ndarray] = {}
     structure = _pack(tree, "", arrays)

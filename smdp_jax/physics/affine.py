@@ -44,11 +44,6 @@ class Affine(TwoStarts, SignedSystem):
     noise : float
         g > 0, in units of state per square root of time.
 
-    Raises
-    ------
-    ValueError
-        If ``rate`` is negative or ``noise`` is not positive, or one is not finite.
-
     References
     ----------
     Holzschuh, Vegetti, Thuerey (2023), "Solving Inverse Physics Problems with Score Matching",

@@ -51,11 +51,6 @@ class Burgers(AdvectingSystem, DriftSystem):
     inner_steps : int
         Fourth-order exponential steps per call of ``step``.
 
-    Raises
-    ------
-    ValueError
-        If ``size`` is odd or too small for ``modes``, or another number is not finite and positive.
-
     References
     ----------
     Burgers (1948), Adv. Appl. Mech. 1. Good values: the defaults, and 64 to 128 stored times.

@@ -46,11 +46,6 @@ class Heat(GaussianModes, StepSystem, DriftSystem):
     end_time : float
         T > 0, when the end state is observed.
 
-    Raises
-    ------
-    ValueError
-        If ``size`` is odd or below 4, or another number is not finite and positive.
-
     References
     ----------
     Holzschuh, Vegetti, Thuerey (2023), "Solving Inverse Physics Problems with Score Matching",

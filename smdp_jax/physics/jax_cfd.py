@@ -230,11 +230,6 @@ def finite_volume_projection(x: Faces) -> Faces:
     -------
     dict of two arrays, shape (size, size)
         The nearest velocities whose discrete divergence is 0 in every cell.
-
-    Raises
-    ------
-    ValueError
-        If the size is odd or below 4, or the arrays are not squares of one size.
     """
     size = jax.tree.leaves(x)[0].shape[0]
     check_even("size", size)

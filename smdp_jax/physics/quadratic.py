@@ -36,11 +36,6 @@ class Quadratic(SignedSystem):
     noise : float
         g > 0, in units of state per square root of time.
 
-    Raises
-    ------
-    ValueError
-        If a number is not finite and positive.
-
     References
     ----------
     Holzschuh, Vegetti, Thuerey (2023), "Solving Inverse Physics Problems with Score Matching",

@@ -63,11 +63,6 @@ class Turbulence(AdvectingSystem):
     inner_steps : int
         Time steps per call of ``step``; ``check_step`` says whether they are enough.
 
-    Raises
-    ------
-    ValueError
-        If ``size`` is odd or below 4, ``forcing`` is unknown, or another number is out of range.
-
     References
     ----------
     Li et al. (2021), "Fourier Neural Operator for Parametric Partial Differential Equations",

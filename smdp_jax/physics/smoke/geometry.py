@@ -41,11 +41,6 @@ class ClosedBox:
         Cells per side, at least 16.
     length : float
         Side of the box, in units of length.
-
-    Raises
-    ------
-    ValueError
-        If ``size`` is below 16, or ``length`` not finite and positive.
     """
 
     size: int = 64

@@ -74,11 +74,6 @@ class Smoke(ClosedBox, AdvectingSystem):
     time_unit : float
         Time t in which one unit of s passes.
 
-    Raises
-    ------
-    ValueError
-        If a number is not finite, or not positive where it must be.
-
     References
     ----------
     Holzschuh, Vegetti, Thuerey (2023), "Solving Inverse Physics Problems with Score Matching",

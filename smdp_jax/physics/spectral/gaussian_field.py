@@ -86,11 +86,6 @@ def mode_variance(xs: State, *, radial: bool = False) -> State:
     -------
     pytree
         Leaves (*grid[:-1], grid[-1] // 2 + 1), in the units of x².
-
-    Raises
-    ------
-    ValueError
-        If a leaf has no grid axis or no sample.
     """
 
     def of_leaf(leaf: ArrayLike) -> Array:
