@@ -7,11 +7,7 @@ grids to numbers, is refused with a ValueError that names it.
 
 from smdp_jax.baselines.diffusion_prior import DiffusionPrior, fit_diffusion_prior
 from smdp_jax.baselines.guided import guided_posterior, search_scale
-from smdp_jax.baselines.optimised import (
-    end_spread,
-    optimise_start,
-    randomised_maximum_likelihood,
-)
+from smdp_jax.baselines.optimised import end_spread, optimise_start, randomised_maximum_likelihood
 from smdp_jax.baselines.pcn import Chains, bridge_residuals, gauss_newton_reference, pcn, r_hat
 from smdp_jax.baselines.regression import (
     DropoutResNet,

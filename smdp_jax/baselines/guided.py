@@ -28,9 +28,7 @@ from smdp_jax.solve.terms import white_noise
 
 
 @partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["ts"],
-    meta_fields=["sde", "solver", "substeps"],
+    jax.tree_util.register_dataclass, data_fields=["ts"], meta_fields=["sde", "solver", "substeps"]
 )
 @dataclass(frozen=True)
 class _End:

@@ -3,13 +3,7 @@
 zarr, h5py and xarray are needed, each for its files, here alone: ``pip install "smdp_jax[data]"``.
 """
 
-from smdp_jax.datasets.importers import (
-    from_hdf5,
-    from_netcdf,
-    from_npz,
-    from_zarr,
-    open_foreign,
-)
+from smdp_jax.datasets.importers import from_hdf5, from_netcdf, from_npz, from_zarr, open_foreign
 from smdp_jax.datasets.reading import Stream, open_stream, open_trajectories
 from smdp_jax.datasets.writing import write
 

@@ -43,18 +43,8 @@ from smdp_jax.evaluate.metrics import (
 )
 from smdp_jax.evaluate.observables import default_observables
 from smdp_jax.evaluate.rank_bands import RankBand, rank_band
-from smdp_jax.evaluate.report import (
-    Metric,
-    ReportFigure,
-    Section,
-    write_report,
-)
-from smdp_jax.evaluate.scored_samplers import (
-    SamplerScore,
-    read_task,
-    score_sampler,
-    write_tasks,
-)
+from smdp_jax.evaluate.report import Metric, ReportFigure, Section, write_report
+from smdp_jax.evaluate.scored_samplers import SamplerScore, read_task, score_sampler, write_tasks
 from smdp_jax.evaluate.spectra import (
     amplitude_spectrum,
     power_spectrum,

@@ -12,12 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from smdp_jax.evaluate.calibration import (
-    marginal_coverage,
-    sbc_ranks,
-    tarp_ranks,
-    uniformity_test,
-)
+from smdp_jax.evaluate.calibration import marginal_coverage, sbc_ranks, tarp_ranks, uniformity_test
 from smdp_jax.evaluate.calibration_record import Ratio
 from smdp_jax.evaluate.ensembles import crps_ensemble
 from smdp_jax.evaluate.observables import Observables

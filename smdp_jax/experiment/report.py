@@ -197,5 +197,5 @@ def _training_figures(run: Run) -> dict[str, ReportFigure]:
             plots.step_miss(run.data.ts[1:], run.step_miss),
             "Squared miss of one backward step over the noise variance of that step, by time. Far "
             "above 1 the score or the step is wrong there.",
-        ),
+        )
     }

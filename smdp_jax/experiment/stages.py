@@ -266,11 +266,7 @@ class _Stages:
         return arrays, seconds
 
     def evaluate(
-        self,
-        run: Run,
-        arrays: dict[str, Any],
-        seconds: dict[str, float],
-        facts: dict[str, Any],
+        self, run: Run, arrays: dict[str, Any], seconds: dict[str, float], facts: dict[str, Any]
     ) -> None:
         files = self.files
         origin = self.origin("evaluate", samples=digest_of(arrays))

@@ -167,12 +167,7 @@ def trajectories(
 
 @style.styled
 def posterior_histogram(
-    samples: ArrayND,
-    grid: ArrayND,
-    exact_density: ArrayND,
-    *,
-    bins: int = 50,
-    state_unit: str = "",
+    samples: ArrayND, grid: ArrayND, exact_density: ArrayND, *, bins: int = 50, state_unit: str = ""
 ) -> Figure:
     """Histogram of posterior samples under the exact posterior density.
 

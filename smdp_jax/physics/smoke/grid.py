@@ -42,9 +42,7 @@ def from_inner(inner_x: Float[Array, "less size"], inner_y: Float[Array, "size l
     return jnp.pad(inner_x, ((1, 0), (0, 0))), jnp.pad(inner_y, ((0, 0), (1, 0)))
 
 
-def to_inner(
-    velocity: Velocity,
-) -> tuple[Float[Array, "less size"], Float[Array, "size less"]]:
+def to_inner(velocity: Velocity) -> tuple[Float[Array, "less size"], Float[Array, "size less"]]:
     """Leave the walls out; the inverse of ``from_inner``."""
     return velocity[0][1:], velocity[1][:, 1:]
 
