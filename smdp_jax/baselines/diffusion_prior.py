@@ -60,10 +60,8 @@ class DiffusionPrior:
         ----------
         t : scalar
             Diffusion time.
-        x : pytree
-            Diffused state.
-        s : pytree
-            Its score.
+        x, s : pytree
+            Diffused state; its score.
 
         Returns
         -------

@@ -37,10 +37,8 @@ class Chains(NamedTuple):
     ----------
     draws : array (chains, draws, observed)
         What was observed of u, after warm-up.
-    accepted : array (chains,)
-        Share of accepted proposals after warm-up.
-    beta : array (chains,)
-        Step sizes.
+    accepted, beta : array (chains,)
+        Share of accepted proposals after warm-up; step sizes.
     r_hat : array (observed,)
         See `r_hat`.
     """
@@ -187,10 +185,8 @@ def pcn(
         Randomness.
     steps, warmup : int
         Proposals of every chain after warm-up, and before.
-    chains : int
-        Chains, at least 2, so that they can disagree.
-    thin : int
-        Keep one draw in that many.
+    chains, thin : int
+        Chains, at least 2, so that they can disagree; keep one draw in that many.
     observed : int, optional
         Keep the first that many entries of u; default all.
 

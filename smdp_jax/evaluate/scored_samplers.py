@@ -40,10 +40,8 @@ class SamplerScore(NamedTuple):
     ----------
     crps, energy : float
         Fair scores, over those of the reference's draws: 1 is the best there is.
-    spread_skill : float
-        1 if calibrated, below if too sure.
-    sbc_p : float
-        Smallest p-value over observables, times their number.
+    spread_skill, sbc_p : float
+        1 if calibrated, below if too sure; smallest p-value over observables, times their number.
     tarp_p : float
         Of the joint law of all observables.
     told : TwoSample

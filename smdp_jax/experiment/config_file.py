@@ -27,10 +27,8 @@ class ConfigFile:
         The file.
     presets : dict
         Experiments by name, the default one first.
-    summary : str
-        First line of its docstring.
-    text : str
-        The rest of its docstring.
+    summary, text : str
+        First line of its docstring; the rest of its docstring.
     """
 
     path: Path

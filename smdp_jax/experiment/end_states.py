@@ -29,10 +29,8 @@ def sample_end_states(
     output : Path
         ``.npz`` to be written: ``samples`` (n, num_samples, *state), ``x_end``, and per path
         ``finite``, ``max_score`` and ``evaluations``.
-    num_samples : int
-        Samples per end state.
-    seed : int
-        Of the sampler.
+    num_samples, seed : int
+        Samples per end state; the sampler's seed.
 
     Returns
     -------

@@ -21,10 +21,8 @@ class DilatedResNet(FieldNetwork):
 
     Parameters
     ----------
-    channels : int
-        Channels of every hidden field. Good values: 32 to 48.
-    blocks : int
-        Number of residual blocks.
+    channels, blocks : int
+        Channels of every hidden field (good values: 32 to 48); number of residual blocks.
     dilations : sequence of int
         Dilations of the convolutions of each block. Good values: (1, 2, 2, 1) (Holzschuh et al.),
         (1, 2, 4, 8, 4, 2, 1) to see farther (Stachenfeld et al.).

@@ -39,14 +39,10 @@ class EncoderDecoder(FieldNetwork):
 
     Parameters
     ----------
-    channels : int
-        Channels of every hidden field.
-    blocks : int
-        Residual blocks of the encoder, and of the decoder.
-    latent : int
-        Channels between the two.
-    kernel : int
-        Width of the convolutions in cells, also even.
+    channels, blocks : int
+        Channels of every hidden field; residual blocks of the encoder, and of the decoder.
+    latent, kernel : int
+        Channels between the two; width of the convolutions in cells, also even.
     padding : str
         What lies outside the grid: "periodic", "zero", or "reflect" (mirror at the wall).
     dims, coordinates, time_features, conditions, dtype

@@ -60,10 +60,8 @@ class FNO(FieldNetwork):
     ----------
     modes : int
         Modes kept along each axis, at most half the side of the grid.
-    width : int
-        Channels of every hidden field.
-    layers : int
-        Number of Fourier layers.
+    width, layers : int
+        Channels of every hidden field; number of Fourier layers.
     projection : int
         Size of the hidden layer that turns channels into the score, point by point.
     margin : int

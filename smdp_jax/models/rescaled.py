@@ -34,10 +34,8 @@ class Rescaled(nn.Module):
         ----------
         t : scalar
             Time.
-        x : pytree
-            A state; as many leaves as ``sizes``.
-        args : pytree
-            Conditions, as the network takes them.
+        x, args : pytree
+            A state, as many leaves as ``sizes``; conditions, as the network takes them.
 
         Returns
         -------

@@ -129,10 +129,8 @@ class Affine(TwoStarts, SignedSystem):
 
         Parameters
         ----------
-        t : scalar
-            Time asked for, 0 <= t <= t_end.
-        t_end : scalar
-            Time of the end state, positive.
+        t, t_end : scalar
+            Time asked for, 0 <= t <= t_end; time of the end state, positive.
         x_end : array, shape (1,)
             End state.
 

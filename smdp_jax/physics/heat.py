@@ -39,10 +39,8 @@ class Heat(GaussianModes, StepSystem, DriftSystem):
     ----------
     size : int
         Points per side, even, at least 4.
-    diffusivity : float
-        alpha > 0, in length^2 / time.
-    noise : float
-        g > 0 per grid point, in units of u per square root of time.
+    diffusivity, noise : float
+        alpha > 0, in length^2 / time; g > 0 per grid point, in units of u per square root of time.
     end_time : float
         T > 0, when the end state is observed.
 

@@ -163,10 +163,8 @@ def finite_volume_drift(
     ----------
     size : int
         Cells per side, even.
-    viscosity : float
-        nu >= 0, in length^2 / time.
-    drag : float
-        mu >= 0, in 1 / time.
+    viscosity, drag : float
+        nu >= 0, in length^2 / time; mu >= 0, in 1 / time.
     forcing : float
         A of Kolmogorov's forcing, in length / time^2.
     wavenumber : int

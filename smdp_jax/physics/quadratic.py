@@ -31,10 +31,8 @@ class Quadratic(SignedSystem):
 
     Parameters
     ----------
-    rate : float
-        lambda > 0, in 1 / (time state).
-    noise : float
-        g > 0, in units of state per square root of time.
+    rate, noise : float
+        lambda > 0, in 1 / (time state); g > 0, in units of state per square root of time.
 
     References
     ----------

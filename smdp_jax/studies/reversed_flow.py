@@ -103,13 +103,9 @@ def evaluate(
         "sample": f"the true start has {error['true']:.3g} = 1",
         "negated": f"steps of {length:g}: of all lengths the one that ends nearest",
     }
+    alone = min(error[name] for name in _PHYSICS_ALONE) / error["sample"]
     rows = [
-        Metric(
-            "reconstruction MSE, best physics alone / a sample",
-            min(error[name] for name in _PHYSICS_ALONE) / error["sample"],
-            3.0,
-            bound="at least",
-        ),
+        Metric("reconstruction MSE, best physics alone / a sample", alone, 3.0, bound="at least"),
         Metric(
             "spectral error of a sample",
             spectral["vorticity"]["sample"],
@@ -129,9 +125,8 @@ def evaluate(
         label = f"reconstruction MSE / noise floor: {what}"
         rows.append(Metric(label, ratio, note=notes.get(name, "")))
     for name, what in _NAMES.items():
-        rows.append(
-            Metric(f"MSE of the start: {what}", metrics.ensemble_mse(estimates[name], truth))
-        )
+        missed = metrics.ensemble_mse(estimates[name], truth)
+        rows.append(Metric(f"MSE of the start: {what}", missed))
     for field, errors in spectral.items():
         for name, what in _NAMES.items():
             rows.append(Metric(f"spectral error of the {field}: {what}", errors[name]))
@@ -169,17 +164,12 @@ def figures(
         name: np.where(values > 1e-9 * spectra["truth"].max(), values, np.nan)
         for name, values in spectra.items()
     }
-    plots, count = metrics.plots, samples.shape[1]
+    plots, count, drawn = metrics.plots, samples.shape[1], samples[0]
+    moments = drawn.mean(axis=0), drawn.std(axis=0, ddof=1)
+    shells = np.arange(spectra["truth"].shape[1], dtype=float)
     return {
         "fields": ReportFigure(
-            plots.field_panel(
-                paths[0, 0],
-                paths[0, -1],
-                samples[0],
-                samples[0].mean(axis=0),
-                samples[0].std(axis=0, ddof=1),
-                field_unit="1/time",
-            ),
+            plots.field_panel(paths[0, 0], paths[0, -1], drawn, *moments, field_unit="1/time"),
             f"Vorticity at t = {ts[0]:g}, observed at t = {ts[-1]:g}, and samples of what may have "
             f"been; below, mean and spread of {count} samples.",
         ),
@@ -189,9 +179,7 @@ def figures(
             "by negated steps, leaves the range of the colours.",
         ),
         "spectra": ReportFigure(
-            plots.power_spectra(
-                np.arange(spectra["truth"].shape[1], dtype=float), spectra, kmax=kmax
-            ),
+            plots.power_spectra(shells, spectra, kmax=kmax),
             f"Power of the vorticity over wavenumber in {len(paths)} fields: median, and for truth "
             "and samples the band of 90 %.",
         ),

@@ -6,6 +6,7 @@ Three parts, as an experiment needs them: ``sample`` computes all that needs the
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -63,30 +64,17 @@ def sample(
     ts = run.data.ts
     ends = jnp.linspace(-end_range, end_range, end_points)[:, None]
     i = int(jnp.argmin(jnp.abs(ts - middle)))
-    past = sample_posterior(
-        run.sde,
-        run.score,
-        ends,
-        ts,
-        num_samples=num_samples,
-        key=ends_key,
-        save=(0, i),
-        batch_axes=1,
-    )
+    back = partial(sample_posterior, run.sde, run.score, ts=ts, batch_axes=1)
+    past = back(ends, num_samples=num_samples, key=ends_key, save=(0, i))
     flow = jax.vmap(lambda x: probability_flow(run.sde, run.score, x, ts).xs)(ends)
     held_out = run.dataset.validation or run.data
-    observed = held_out.xs[:100, -1]
-    paths = sample_posterior(
-        run.sde, run.score, observed, ts, num_samples=1, key=paths_key, save="all", batch_axes=1
-    )
-    drawn = sample_posterior(
-        run.sde, run.score, held_out.xs[:, -1], ts, num_samples=19, key=drawn_key, batch_axes=1
-    )
+    paths = back(held_out.xs[:100, -1], num_samples=1, key=paths_key, save="all")
+    drawn = back(held_out.xs[:, -1], num_samples=19, key=drawn_key)
     # Where a start is one of two points only its side is a question, and sides tie.
     sides = replace(drawn, samples=jnp.sign(drawn.samples))
     ranks = calibrated(run.sde, run.score, held_out, key=ranks_key, drawn=sides)
     chosen = slice(end_points * 12 // _GROUPS, end_points * 13 // _GROUPS)
-    grid = jnp.linspace(-reach, reach, 2001)
+    grid, places = jnp.linspace(-reach, reach, 2001), jnp.linspace(-field_reach, field_reach, 161)
     given_end = jax.vmap(jax.vmap(path_density, (None, None, 0)), (None, 0, None))
     return {
         **ranks,
@@ -105,12 +93,7 @@ def sample(
         "middle_states": grid,
         "middle_density": given_end(ts[i], grid[:, None], ends[chosen]).mean(axis=1),
         "at_times": _scores(run, exact, jnp.asarray(times), jnp.linspace(-reach, reach, 4001)),
-        "field": _scores(
-            run,
-            exact,
-            jnp.linspace(ts[1], ts[-1], 100),
-            jnp.linspace(-field_reach, field_reach, 161),
-        ),
+        "field": _scores(run, exact, jnp.linspace(ts[1], ts[-1], 100), places),
     }
 
 
@@ -144,23 +127,14 @@ def evaluate(arrays: Mapping[str, Any], targets: Targets) -> list[Metric]:
 
     def hits(what: str, starts: Any, wanted: float | None, note: str) -> Metric:
         bound, target = ("at least", wanted) if wanted is not None else (None, 1.0)
-        return Metric(
-            f"Q, {what}", metrics.posterior_hit_metric(starts), target, note=note, bound=bound
-        )
+        found = metrics.posterior_hit_metric(starts)
+        return Metric(f"Q, {what}", found, target, note=note, bound=bound)
 
+    of_flow = "2 min(share of paths within 0.1 of +1, of -1)"
+    of_sde = "the same, over all samples of each end point"
     rows = [
-        hits(
-            "probability flow",
-            arrays["flow_starts"],
-            targets.flow_hits,
-            "2 min(share of paths within 0.1 of +1, of -1)",
-        ),
-        hits(
-            "reverse-time SDE",
-            arrays["start_samples"],
-            targets.sde_hits,
-            "the same, over all samples of each end point",
-        ),
+        hits("probability flow", arrays["flow_starts"], targets.flow_hits, of_flow),
+        hits("reverse-time SDE", arrays["start_samples"], targets.sde_hits, of_sde),
         Metric(
             "error of P(+1 | x_T), largest",
             np.abs(found - exact).max(),
@@ -185,11 +159,8 @@ def _by_group(arrays: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.nda
     def means(values: np.ndarray) -> np.ndarray:
         return np.asarray(values).reshape(_GROUPS, -1).mean(axis=1)
 
-    return (
-        means(arrays["end_states"]),
-        means(arrays["start_samples"] > 0),
-        means(arrays["exact_plus"]),
-    )
+    found = means(arrays["start_samples"] > 0)
+    return means(arrays["end_states"]), found, means(arrays["exact_plus"])
 
 
 def figures(arrays: Mapping[str, Any]) -> dict[str, ReportFigure]:
@@ -198,6 +169,7 @@ def figures(arrays: Mapping[str, Any]) -> dict[str, ReportFigure]:
     ends, found, exact = _by_group(arrays)
     per_group = arrays["start_samples"].size // _GROUPS
     density, grid = arrays["middle_density"], arrays["middle_states"]
+    places = [field[name] for name in ("times", "states", "learned", "exact")]
     shown = np.flatnonzero(density > 1e-3 * density.max())
     window = slice(max(shown[0] - 20, 0), shown[-1] + 20)
     paths = {name: arrays[f"{name}_paths"] for name in ("forward", "backward", "flow")}
@@ -211,23 +183,12 @@ def figures(arrays: Mapping[str, Any]) -> dict[str, ReportFigure]:
     histogram.axes[0].set_xlabel(f"state $x$ at $t$ = {t:g}")
     return {
         "score": ReportFigure(
-            plots.score_field(
-                field["times"],
-                field["states"],
-                field["learned"],
-                field["exact"],
-                density=field["density"],
-            ),
+            plots.score_field(*places, density=field["density"]),
             "Learned and exact score, and their difference. Lines enclose 99 % of the paths at "
             "each time; outside them no data tell the score.",
         ),
         "trajectories": ReportFigure(
-            plots.trajectories(
-                arrays["path_times"],
-                shown_paths["forward"],
-                shown_paths["backward"],
-                flow=shown_paths["flow"],
-            ),
+            plots.trajectories(arrays["path_times"], **shown_paths),
             "Left: simulated paths. Right: paths of the reverse-time SDE from the end states of "
             "these, and probability-flow paths from equally spaced end states."
             + (f" {lost} of them leave the plot." if lost else ""),

@@ -28,10 +28,8 @@ def histograms(
     ----------
     samples : Posterior, Conditioned or pytree
         Draws; leaves (draws, *state).
-    truth : pytree, optional
-        The state they should hold, unbatched.
-    prior : pytree, optional
-        Draws from the prior; leaves (draws, *state).
+    truth, prior : pytree, optional
+        The state they should hold, unbatched; draws from the prior, leaves (draws, *state).
     entries : sequence of int, optional
         Which entries, in the order of the leaves; default all of up to 6, else 6 equally spaced.
     bins : int, optional

@@ -32,10 +32,8 @@ class Transition(ScalarLaw):
         Starting point, in units of state.
     ts : array, shape (times,)
         Table times, uniform in log t.
-    means, stds : arrays, shape (times,)
-        Frame m(t), s(t), in units of state.
-    mean_slopes, std_slopes : arrays, shape (times,)
-        Their derivatives by log t.
+    means, stds, mean_slopes, std_slopes : arrays, shape (times,)
+        Frame m(t), s(t), in units of state; their derivatives by log t.
     zs : array, shape (cells,)
         Places in the frame, uniform.
     tilts : array, shape (times, cells)

@@ -67,10 +67,8 @@ class Smoke(ClosedBox, AdvectingSystem):
         Upward acceleration per unit of marker, in length / s^2. May be negative, not zero.
     noise : float
         g > 0 for marker and velocities, in units of these per square root of time.
-    inflow_end : float
-        The inflow adds 1 per unit of s until this time t.
-    end_time : float
-        T > 0, when the end state is observed.
+    inflow_end, end_time : float
+        The inflow adds 1 per unit of s until this time t; T > 0, when the end state is observed.
     time_unit : float
         Time t in which one unit of s passes.
 
