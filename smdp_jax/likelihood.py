@@ -233,10 +233,8 @@ def certify(
         or paths at (at least) the times of ``ts``, whose Gaussians are.
     threshold : float
         Resample where the effective size falls below this share of the paths.
-    args : pytree, optional
-        Conditions.
-    chunk_size : int, optional
-        Paths solved at once, to bound memory; default all.
+    args, chunk_size
+        Conditions; paths solved at once, to bound memory, default all.
 
     Returns
     -------

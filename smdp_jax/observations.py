@@ -67,10 +67,8 @@ def condition(
         What was seen, each at one of ``ts``.
     ts : array (times,)
         Increasing times of the backward solve.
-    num_particles : int
-        Particles; each answer is exact as they grow.
-    key : PRNG key
-        Randomness.
+    num_particles, key
+        Particles, and randomness; each answer is exact as they grow.
     data : Trajectories, optional
         Simulated paths up to ``ts[-1]``: for end states, and for the twist.
     ends : pytree, optional

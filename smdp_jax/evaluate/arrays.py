@@ -16,6 +16,14 @@ AnyArray = jax.Array | np.ndarray
 """A jax or a numpy array."""
 
 
+def by_name(tree: Any) -> dict[str, Any]:
+    """Leaves by their place in a tree, such as "flow.velocity"; "" is the tree itself."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
 def as_float(name: str, array: Any) -> jax.Array:
     """A real array as floating point of at least single precision."""
     dtype = jnp.result_type(array)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from smdp_jax.evaluate.arrays import by_name
 from smdp_jax.evaluate.calibration import marginal_coverage, sbc_ranks, tarp_ranks, uniformity_test
 from smdp_jax.evaluate.calibration_record import Ratio
 from smdp_jax.evaluate.ensembles import crps_ensemble
@@ -114,19 +115,12 @@ def _is_constant(values: np.ndarray) -> bool:
     return bool(np.ptp(values) <= 1e-6 * np.abs(values).max()) if values.size else False
 
 
-def _by_leaf(tree: State) -> dict[str, Any]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
 def crps(truths: State, used: np.ndarray, samples: State) -> dict[str, Ratio]:
     """By leaf, beside that of the other truths."""
-    drawn = _by_leaf(samples)
+    drawn = by_name(samples)
     return {
         name: _ratio(*map(np.asarray, _crps_by_case(jnp.asarray(truth), used, drawn[name])))
-        for name, truth in _by_leaf(truths).items()
+        for name, truth in by_name(truths).items()
     }
 
 
@@ -151,10 +145,10 @@ def reconstruction(
     """Distance of re-simulated draws from the observed end, over that of the true starts."""
     truths, samples, ends, mapped = used
     if jax.tree.leaves(samples)[0].size == 0:
-        return {name: Ratio(*(math.nan,) * 3) for name in _by_leaf(truths)}
+        return {name: Ratio(*(math.nan,) * 3) for name in by_name(truths)}
     some = jax.tree.map(lambda x: x[:, :RECONSTRUCTED], samples)
     starts = jax.tree.map(lambda t, s: jnp.concatenate([t[:, None], s], axis=1), truths, some)
-    misses = _by_leaf(_misses(sde, ts, (starts, ends, mapped), shared, options, chunk))
+    misses = by_name(_misses(sde, ts, (starts, ends, mapped), shared, options, chunk))
     misses = {name: np.asarray(miss, float) for name, miss in misses.items()}
     return {name: _ratio(miss[:, 1:].mean(axis=1), miss[:, 0]) for name, miss in misses.items()}
 

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from smdp_jax.evaluate.arrays import as_float
+from smdp_jax.evaluate.arrays import as_float, by_name
 from smdp_jax.sde import State
 
 Observables = Callable[[Any], Mapping[str, Any]]
@@ -37,8 +36,7 @@ def default_observables(x: State) -> dict[str, Array]:
         In the units of the leaf (mean square: their square).
     """
     found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(x):
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
+    for name, leaf in by_name(x).items():
         values = as_float(name or "state", leaf)
         parts = _entries(values) if values.size <= SMALL else _of_field(values)
         found |= {f"{name} {part}".strip(): value for part, value in parts.items()}

@@ -6,10 +6,11 @@
 
 from smdp_jax.experiment.calibrated import calibrated, certified
 from smdp_jax.experiment.config_file import ConfigFile, configs_in, load_config_file, write_config
-from smdp_jax.experiment.definition import Dataset, Experiment, Run
+from smdp_jax.experiment.definition import Experiment
 from smdp_jax.experiment.end_states import sample_end_states
 from smdp_jax.experiment.fields import Count, ExperimentError, NotNegative, Positive, Seed, Share
 from smdp_jax.experiment.report import build_report
+from smdp_jax.experiment.run import Dataset, Run
 from smdp_jax.experiment.run_directory import RunFiles
 from smdp_jax.experiment.stages import load, run_experiment
 from smdp_jax.experiment.storage import read_arrays, write_arrays

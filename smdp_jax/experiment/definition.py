@@ -1,9 +1,8 @@
-"""What a config file fills in (``Experiment``), and what a finished run holds (``Run``)."""
+"""What a config file fills in."""
 
 import abc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
@@ -15,35 +14,14 @@ from jaxtyping import PRNGKeyArray
 from smdp_jax.evaluate import Metric, ReportFigure
 from smdp_jax.experiment.calibrated import calibrated
 from smdp_jax.experiment.fields import Count, Positive, Seed, Share
+from smdp_jax.experiment.run import Dataset, Run
 from smdp_jax.objectives import MultiStep, PathScore
 from smdp_jax.posterior import Posterior, sample_posterior
-from smdp_jax.scores.kernel import LearnedKernel
-from smdp_jax.scores.learned import LearnedScore, StepCorrection
 from smdp_jax.sde import SDE, State
 from smdp_jax.simulate import simulate
 from smdp_jax.solve.time_grids import linear_grid
 from smdp_jax.training.fit import Fit, fit
 from smdp_jax.trajectories import Trajectories
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """What the first stage makes.
-
-    Parameters
-    ----------
-    train : Trajectories
-        Paths to learn from.
-    validation : Trajectories, optional
-        Paths that are not learned from: validation loss, and the miss of one step.
-    truth : dict
-        Known answers to be compared with (arrays, or dicts of them): tables of a reference
-        solution, test states and what was observed of them.
-    """
-
-    train: Trajectories
-    validation: Trajectories | None = None
-    truth: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -258,7 +236,7 @@ class Experiment(abc.ABC):
         model = options.pop("model", None) or self.model(dataset.train)
         return fit(model=model, key=key, **(given | options))
 
-    def sample(self, run: "Run", key: PRNGKeyArray) -> dict[str, Any]:
+    def sample(self, run: Run, key: PRNGKeyArray) -> dict[str, Any]:
         """Compute all that needs the learned term: posterior samples, scores on grids.
 
         Parameters
@@ -282,7 +260,7 @@ class Experiment(abc.ABC):
         ranks = calibrated(run.sde, run.learned, held_out, key=k_ranks, drawn=past)
         return {"samples": past.samples, **ranks}
 
-    def evaluate(self, run: "Run", arrays: Mapping[str, Any]) -> Sequence[Metric]:
+    def evaluate(self, run: Run, arrays: Mapping[str, Any]) -> Sequence[Metric]:
         """Compare with the truth.
 
         Parameters
@@ -305,7 +283,7 @@ class Experiment(abc.ABC):
             )
         ]
 
-    def figures(self, run: "Run", arrays: Mapping[str, Any]) -> Mapping[str, ReportFigure]:
+    def figures(self, run: Run, arrays: Mapping[str, Any]) -> Mapping[str, ReportFigure]:
         """Draw; nothing is computed here.
 
         Parameters
@@ -322,7 +300,7 @@ class Experiment(abc.ABC):
         return {}
 
     def posterior(
-        self, run: "Run", x_end: State, *, num_samples: int, key: PRNGKeyArray, args: Any = None
+        self, run: Run, x_end: State, *, num_samples: int, key: PRNGKeyArray, args: Any = None
     ) -> Posterior:
         """Sample the past of end states: what ``python -m smdp_jax sample`` does.
 
@@ -350,63 +328,3 @@ class Experiment(abc.ABC):
             args_axes=None if args is None else 0,
             batch_axes=1,
         )
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trained run.
-
-    Parameters
-    ----------
-    config : Experiment
-        The resolved configuration.
-    sde : SDE
-        The forward process.
-    dataset : Dataset
-        Simulated paths and known answers.
-    learned : LearnedScore, StepCorrection or LearnedKernel
-        What training returned, EMA parameters.
-    history : dict of arrays
-        Training by epoch, see ``smdp_jax.Fit``.
-    step_miss : array (times - 1,)
-        Squared miss of one backward step over its noise variance, by time.
-    directory : Path
-        Where it lies.
-    """
-
-    config: Experiment
-    sde: SDE
-    dataset: Dataset
-    learned: LearnedScore | StepCorrection | LearnedKernel
-    history: Mapping[str, np.ndarray]
-    step_miss: np.ndarray
-    directory: Path
-
-    @property
-    def data(self) -> Trajectories:
-        """Training paths."""
-        return self.dataset.train
-
-    @property
-    def truth(self) -> Mapping[str, Any]:
-        """Known answers."""
-        return self.dataset.truth
-
-    @property
-    def score(self) -> LearnedScore:
-        """The learned score; a TypeError where training learned something else."""
-        return self._fit.score
-
-    @property
-    def correction(self) -> StepCorrection:
-        """The learned step correction; a TypeError where training learned something else."""
-        return self._fit.correction
-
-    @property
-    def kernel(self) -> LearnedKernel:
-        """The learned backward kernel; a TypeError where training learned something else."""
-        return self._fit.kernel
-
-    @property
-    def _fit(self) -> Fit:
-        return Fit(self.learned, dict(self.history), self.step_miss)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smdp_jax.experiment.definition import Run
 from smdp_jax.experiment.fields import ExperimentError
+from smdp_jax.experiment.run import Run
 from smdp_jax.experiment.storage import write_arrays
 from smdp_jax.files import read_archive
 from smdp_jax.posterior import Posterior

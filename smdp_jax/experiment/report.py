@@ -13,8 +13,9 @@ from smdp_jax.evaluate import Metric, ReportFigure, Section, write_report
 from smdp_jax.evaluate._html_parts import figure_png
 from smdp_jax.experiment.calibrated import figures_of, lost_of
 from smdp_jax.experiment.config_file import PLAIN_NAME
-from smdp_jax.experiment.definition import Experiment, Run
+from smdp_jax.experiment.definition import Experiment
 from smdp_jax.experiment.fields import ExperimentError, as_json, check_returned
+from smdp_jax.experiment.run import Run
 from smdp_jax.experiment.run_contents import REMEDIES
 from smdp_jax.experiment.run_directory import RunFiles
 from smdp_jax.experiment.slices import slice_of_stage

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smdp_jax.experiment.definition import Dataset
 from smdp_jax.experiment.fields import ExperimentError
+from smdp_jax.experiment.run import Dataset
 from smdp_jax.experiment.slices import Slice
 from smdp_jax.experiment.storage import read_arrays, read_json, read_part, write_arrays
 from smdp_jax.files import digest_of

@@ -26,10 +26,11 @@ from jaxtyping import PRNGKeyArray
 from smdp_jax.evaluate import Metric, describe_environment
 from smdp_jax.experiment.calibrated import metrics_of
 from smdp_jax.experiment.config_file import PLAIN_NAME, ConfigFile
-from smdp_jax.experiment.definition import Dataset, Experiment, Run
+from smdp_jax.experiment.definition import Experiment
 from smdp_jax.experiment.fields import ExperimentError, as_json, check_fields, check_returned
 from smdp_jax.experiment.processes import all_devices, check_same_run, only_process_in
 from smdp_jax.experiment.report import build_report, read_metrics, report_is_current
+from smdp_jax.experiment.run import Dataset, Run
 from smdp_jax.experiment.run_directory import RunFiles
 from smdp_jax.experiment.slices import Slice, slice_of_stage
 from smdp_jax.experiment.storage import write_arrays, write_json

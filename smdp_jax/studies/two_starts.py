@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from smdp_jax import evaluate as metrics
 from smdp_jax.evaluate import Metric, ReportFigure
 from smdp_jax.experiment.calibrated import calibrated, certified
-from smdp_jax.experiment.definition import Run
+from smdp_jax.experiment.run import Run
 from smdp_jax.likelihood import certify
 from smdp_jax.physics import Affine, Reference
 from smdp_jax.posterior import probability_flow, sample_posterior

@@ -47,10 +47,8 @@ def field_panel(
     mean, std, exact_mean, exact_std : array
         Mean and standard deviation of the samples, shape (rows, columns), and the same in closed
         form, where it is known.
-    max_samples : int
-        At most this many samples are shown.
-    field_unit : str
-        Unit for the colour bars; empty if dimensionless.
+    max_samples, field_unit
+        At most this many samples are shown; unit for the colour bars, empty if dimensionless.
 
     Returns
     -------
@@ -141,10 +139,9 @@ def power_spectra(
         holds 90 % of the samples.
     truth : str
         Name of the spectrum that is drawn as the exact one.
-    kmax : int or None
-        Marks the last shell that a spectral error counts.
-    power_unit : str
-        Unit of the power; empty if dimensionless.
+    kmax, power_unit
+        Last shell that a spectral error counts, to be marked; unit of the power, empty if
+        dimensionless.
 
     Returns
     -------

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from smdp_jax.evaluate.arrays import by_name
 from smdp_jax.evaluate.plots import _style as style
 
 _SHARES = (0.5, 0.9)
@@ -207,8 +208,8 @@ def columns(given: Any, axes: int, entries: Sequence[int] | None, most: int) -> 
     Without a choice, those of a state that has no more than ``most``, else equally spaced ones.
     """
     found: dict[str, np.ndarray] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(samples_of(given)):
-        name = jax.tree_util.keystr(path, simple=True, separator=".") or "x"
+    for place, leaf in by_name(samples_of(given)).items():
+        name = place or "x"
         values = np.asarray(leaf, np.float64)
         if values.ndim < axes:
             raise ValueError(f"{name} must have {axes} axes before the state, got {values.shape}")

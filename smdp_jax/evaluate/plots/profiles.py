@@ -94,10 +94,8 @@ def sensor_profiles(
         Positions of the sensors, and what they showed of the end state.
     samples : dict of arrays (samples, points)
         Posterior samples of the initial state, by what was seen.
-    reading_error : float
-        Standard deviation of the readings' noise.
-    field_unit : str
-        Unit of the field; empty if dimensionless.
+    reading_error, field_unit
+        Standard deviation of the readings' noise; unit of the field, empty if dimensionless.
 
     Returns
     -------
@@ -147,10 +145,8 @@ def space_time(
         Increasing times, and positions.
     truth, samples : array (times, points), (samples, times, points)
         The simulated path, and backward paths, ordered like ``ts``.
-    max_samples : int
-        At most this many are shown.
-    time_unit : str
-        Unit of the times; empty if dimensionless.
+    max_samples, time_unit
+        At most this many are shown; unit of the times, empty if dimensionless.
 
     Returns
     -------

@@ -178,10 +178,8 @@ def posterior_histogram(
         normalisation and not shown.
     grid, exact_density : array
         Increasing states and the posterior density there in 1 / units of these, shape (points,).
-    bins : int
-        Number of bins over the grid.
-    state_unit : str
-        Unit for the axes; empty if dimensionless.
+    bins, state_unit
+        Number of bins over the grid; unit for the axes, empty if dimensionless.
 
     Returns
     -------
