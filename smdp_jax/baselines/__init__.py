@@ -5,34 +5,22 @@ Each takes the process, an end state and the time grid, and returns a ``Posterio
 grids to numbers, is refused with a ValueError that names it.
 """
 
-from smdp_jax.baselines.diffusion_prior import DiffusionPrior, fit_diffusion_prior
-from smdp_jax.baselines.guided import guided_posterior, search_scale
-from smdp_jax.baselines.optimised import end_spread, optimise_start, randomised_maximum_likelihood
-from smdp_jax.baselines.pcn import Chains, bridge_residuals, gauss_newton_reference, pcn, r_hat
-from smdp_jax.baselines.regression import (
-    DropoutResNet,
-    RegressedStep,
-    Regression,
-    regress,
-    score_only,
+from smdp_jax.baselines.diffusion_prior import DiffusionPrior as DiffusionPrior
+from smdp_jax.baselines.diffusion_prior import fit_diffusion_prior as fit_diffusion_prior
+from smdp_jax.baselines.guided import guided_posterior as guided_posterior
+from smdp_jax.baselines.guided import search_scale as search_scale
+from smdp_jax.baselines.optimised import end_spread as end_spread
+from smdp_jax.baselines.optimised import optimise_start as optimise_start
+from smdp_jax.baselines.optimised import (
+    randomised_maximum_likelihood as randomised_maximum_likelihood,
 )
-
-__all__ = [
-    "Chains",
-    "DiffusionPrior",
-    "DropoutResNet",
-    "RegressedStep",
-    "Regression",
-    "bridge_residuals",
-    "end_spread",
-    "fit_diffusion_prior",
-    "gauss_newton_reference",
-    "guided_posterior",
-    "optimise_start",
-    "pcn",
-    "r_hat",
-    "randomised_maximum_likelihood",
-    "regress",
-    "score_only",
-    "search_scale",
-]
+from smdp_jax.baselines.pcn import Chains as Chains
+from smdp_jax.baselines.pcn import bridge_residuals as bridge_residuals
+from smdp_jax.baselines.pcn import gauss_newton_reference as gauss_newton_reference
+from smdp_jax.baselines.pcn import pcn as pcn
+from smdp_jax.baselines.pcn import r_hat as r_hat
+from smdp_jax.baselines.regression import DropoutResNet as DropoutResNet
+from smdp_jax.baselines.regression import RegressedStep as RegressedStep
+from smdp_jax.baselines.regression import Regression as Regression
+from smdp_jax.baselines.regression import regress as regress
+from smdp_jax.baselines.regression import score_only as score_only

@@ -96,10 +96,8 @@ def fit_diffusion_prior(
         Draws of the prior, leaves (samples, *state).
     model : flax.linen.Module
         Network, as ``fit`` takes it.
-    steps : int
-        Updates.
-    key : PRNG key
-        Noise, parameters, batches.
+    steps, key
+        Updates; noise, parameters, batches.
     levels : int
         Steps of diffusion, dense near 0.
     end_time : float

@@ -148,10 +148,8 @@ def search_scale(
         As for `guided_posterior`.
     scales : sequence of float
         Strengths to try.
-    num_samples : int
-        Samples for each case, at least 2.
-    key : PRNG key
-        The same noise for every scale.
+    num_samples, key
+        Samples for each case, at least 2; the same noise for every scale.
     **options
         Passed on to `guided_posterior`: ``spread``, ``solver``, ...
 

@@ -3,18 +3,12 @@
 zarr, h5py and xarray are needed, each for its files, here alone: ``pip install "smdp_jax[data]"``.
 """
 
-from smdp_jax.datasets.importers import from_hdf5, from_netcdf, from_npz, from_zarr, open_foreign
-from smdp_jax.datasets.reading import Stream, open_stream, open_trajectories
-from smdp_jax.datasets.writing import write
-
-__all__ = [
-    "Stream",
-    "from_hdf5",
-    "from_netcdf",
-    "from_npz",
-    "from_zarr",
-    "open_foreign",
-    "open_stream",
-    "open_trajectories",
-    "write",
-]
+from smdp_jax.datasets.importers import from_hdf5 as from_hdf5
+from smdp_jax.datasets.importers import from_netcdf as from_netcdf
+from smdp_jax.datasets.importers import from_npz as from_npz
+from smdp_jax.datasets.importers import from_zarr as from_zarr
+from smdp_jax.datasets.importers import open_foreign as open_foreign
+from smdp_jax.datasets.reading import Stream as Stream
+from smdp_jax.datasets.reading import open_stream as open_stream
+from smdp_jax.datasets.reading import open_trajectories as open_trajectories
+from smdp_jax.datasets.writing import write as write

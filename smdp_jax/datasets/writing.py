@@ -46,10 +46,8 @@ def write(
     generate : callable
         Makes one chunk of ``Trajectories`` from a key: always as many samples, on the same times.
         Memory holds one chunk at a time.
-    chunks : int
-        Number of chunks.
-    key : PRNG key
-        Randomness of all of them.
+    chunks, key
+        Number of chunks; randomness of all of them.
     config : dict or dataclass, optional
         What the data are generated with, in JSON values: kept as attribute ``config`` (JSON text),
         and compared when the store is opened again.

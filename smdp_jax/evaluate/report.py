@@ -209,10 +209,8 @@ def write_report(
 
     Parameters
     ----------
-    path : path
-        File to write, for example ``run / "report.html"``.
-    title : str
-        Name of the experiment.
+    path, title
+        File to write, for example ``run / "report.html"``; name of the experiment.
     sections : sequence of Section
         What is shown, in order.
     summary : str

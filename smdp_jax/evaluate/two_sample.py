@@ -61,10 +61,8 @@ def c2st(
     ----------
     samples, reference : array
         Draws of the sampler, and as many exact ones: (draws, *state), at least 50, independent.
-    key : key
-        Chooses folds and permutations.
-    folds : int
-        Parts, each told by a classifier trained on the others.
+    key, folds
+        Chooses folds and permutations; parts, each told by a classifier trained on the others.
     permutations : int
         Random labellings for the null band; p-values are multiples of 1 / (permutations + 1).
     level : float

@@ -40,10 +40,8 @@ class Pretrained:
         Times of the paths that it learned from.
     metrics : mapping of str to number
         What the run's report says of it.
-    system : Any
-        Of ``smdp_jax.physics``: prior, closed forms.
-    made_by : str
-        The command that trained it.
+    system, made_by
+        Of ``smdp_jax.physics``: prior, closed forms; the command that trained it.
     """
 
     sde: SDE

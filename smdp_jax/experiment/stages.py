@@ -98,16 +98,12 @@ def run_experiment(
         The config file.
     config : Experiment
         The resolved configuration: a preset of the file, fields replaced at will.
-    preset : str
-        Name of that preset.
-    runs_dir : Path
-        Results go to ``runs_dir / file.name / preset``.
+    preset, runs_dir
+        Name of that preset; results go to ``runs_dir / file.name / preset``.
     shown : str, optional
         The config file's path for the reader; default its name.
-    checkpoint_seconds : float
-        Least time between checkpoints of training.
-    progress : bool
-        Show a progress bar in training.
+    checkpoint_seconds, progress
+        Least time between checkpoints of training; show a progress bar in training.
     say : callable, optional
         Takes lines of text about every stage; default: to standard error.
     initial : LearnedScore, StepCorrection, LearnedStep or LearnedKernel, optional

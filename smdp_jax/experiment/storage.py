@@ -43,10 +43,8 @@ def read_arrays(path: Path, remedy: str) -> Any:
 
     Parameters
     ----------
-    path : Path
-        The ``.npz`` file.
-    remedy : str
-        What to do where it cannot be read, for the message.
+    path, remedy
+        The ``.npz`` file; what to do where it cannot be read, for the message.
 
     Returns
     -------

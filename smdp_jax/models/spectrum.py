@@ -99,10 +99,8 @@ class Spectrum:
             Stored times.
         xs : pytree
             States of real periodic fields, leaves (samples, times, *grid).
-        radial : bool
-            Average over modes of equal |k|², see `mode_variance`.
-        floor : float
-            As in `Spectrum`.
+        radial, floor
+            Average over modes of equal |k|², see `mode_variance`; as in `Spectrum`.
 
         Returns
         -------

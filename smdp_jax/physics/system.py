@@ -52,10 +52,8 @@ def balanced_signs(key: PRNGKeyArray, n: int) -> Float[Array, "n 1"]:
 
     Parameters
     ----------
-    key : PRNG key
-        Consumed.
-    n : int
-        Number of points, at least 1.
+    key, n
+        Consumed; number of points, at least 1.
 
     Returns
     -------
@@ -135,10 +133,8 @@ def spin_up(step: FlowMap, xs: State, *, time: float | int, calls: int, args: Ar
         ``step(t0, t1, x, args)`` of one state; an autonomous flow.
     xs : pytree
         States, leaves (samples, *state).
-    time : float
-        How long, in the system's units.
-    calls : int
-        Equal steps to do it in, at least 1.
+    time, calls
+        How long, in the system's units; equal steps to do it in, at least 1.
     args : pytree
         Conditions, the same for all samples.
 

@@ -37,10 +37,8 @@ def cole_hopf(
     x0 : array, shape (size,)
         Velocity at t = 0 at the points j / size of the unit interval, in length / time; the
         trigonometric polynomial through it is the initial velocity.
-    t : scalar
-        Time > 0.
-    viscosity : float
-        nu > 0, in length^2 / time.
+    t, viscosity
+        Time > 0; nu > 0, in length^2 / time.
     points : int
         Quadrature points per period, a multiple of ``size``.
     reach : int

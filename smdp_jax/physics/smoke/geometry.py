@@ -37,10 +37,8 @@ class ClosedBox:
 
     Parameters
     ----------
-    size : int
-        Cells per side, at least 16.
-    length : float
-        Side of the box, in units of length.
+    size, length
+        Cells per side, at least 16; side of the box, in units of length.
     """
 
     size: int = 64

@@ -43,10 +43,8 @@ def random_obstacles(key: PRNGKeyArray, size: int, start: Point) -> Mask:
 
     Parameters
     ----------
-    key : PRNG key
-        Consumed.
-    size : int
-        Cells per side.
+    key, size
+        Consumed; cells per side.
     start : array, shape (2,)
         A point (x, y) that is never covered and below y = 0.2: the inflow, as shares of the side.
 
