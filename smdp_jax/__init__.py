@@ -5,122 +5,74 @@ stochastic process, then solve the process backward in time (Holzschuh, Vegetti,
 arXiv 2301.10250).
 """
 
-from smdp_jax import datasets, models, training
-from smdp_jax.evaluate import CalibrationReport, calibration_report
-from smdp_jax.experiment import load
-from smdp_jax.experiment.pretrained import Pretrained, pretrained
-from smdp_jax.likelihood import LogProb, certify, log_prob
-from smdp_jax.objectives import (
-    BackwardKernel,
-    DenoisingScore,
-    ImplicitScore,
-    InverseStep,
-    MultiStep,
-    OneStep,
-    PathScore,
-    SlicedScore,
-)
-from smdp_jax.objectives.step_miss import step_miss
-from smdp_jax.observations import condition
-from smdp_jax.posterior import Path, Posterior, probability_flow, sample_posterior
-from smdp_jax.scores.estimate import estimate_kernel
-from smdp_jax.scores.gaussian import GaussianReference
-from smdp_jax.scores.guidance import dps_guidance, moment_matched_guidance
-from smdp_jax.scores.kernel import LearnedKernel
-from smdp_jax.scores.learned import LearnedScore, StepCorrection
-from smdp_jax.scores.preconditioner import Preconditioner
-from smdp_jax.scores.sensors import LinearObservation, Observation
-from smdp_jax.scores.sharing import load_score, save
-from smdp_jax.scores.step import LearnedStep
-from smdp_jax.scores.targets import PowerRamp, SinhRamp, TableRamp, least_variance_ramp
-from smdp_jax.scores.twist import LinearTwist
-from smdp_jax.sde import SDE, integrated_backward, negated
-from smdp_jax.simulate import simulate
-from smdp_jax.solve.adaptive import solve_adaptive
-from smdp_jax.solve.backward import Langevin, SolveInfo
-from smdp_jax.solve.certificate import Certificate
-from smdp_jax.solve.conditioned import Conditioned, ConditionInfo
-from smdp_jax.solve.gaussian import GaussianStep, GaussianTransition
-from smdp_jax.solve.integrate import integrate
-from smdp_jax.solve.linear import LinearPart
-from smdp_jax.solve.reversal import probability_flow_sde, reverse_sde
-from smdp_jax.solve.solvers import flow_map_of
-from smdp_jax.solve.tempering import Tempering
-from smdp_jax.solve.terms import Splitting
-from smdp_jax.solve.time_grids import linear_grid, log_grid
-from smdp_jax.training.fit import Fit, TrainingDiverged, fit
-from smdp_jax.trajectories import Trajectories, TrajectoryStream
+from smdp_jax import datasets as datasets
+from smdp_jax import models as models
+from smdp_jax import training as training
+from smdp_jax.evaluate import CalibrationReport as CalibrationReport
+from smdp_jax.evaluate import calibration_report as calibration_report
+from smdp_jax.experiment import load as load
+from smdp_jax.experiment.pretrained import Pretrained as Pretrained
+from smdp_jax.experiment.pretrained import pretrained as pretrained
+from smdp_jax.likelihood import LogProb as LogProb
+from smdp_jax.likelihood import certify as certify
+from smdp_jax.likelihood import log_prob as log_prob
+from smdp_jax.objectives import BackwardKernel as BackwardKernel
+from smdp_jax.objectives import DenoisingScore as DenoisingScore
+from smdp_jax.objectives import ImplicitScore as ImplicitScore
+from smdp_jax.objectives import InverseStep as InverseStep
+from smdp_jax.objectives import MultiStep as MultiStep
+from smdp_jax.objectives import OneStep as OneStep
+from smdp_jax.objectives import PathScore as PathScore
+from smdp_jax.objectives import SlicedScore as SlicedScore
+from smdp_jax.objectives.step_miss import step_miss as step_miss
+from smdp_jax.observations import condition as condition
+from smdp_jax.posterior import Path as Path
+from smdp_jax.posterior import Posterior as Posterior
+from smdp_jax.posterior import probability_flow as probability_flow
+from smdp_jax.posterior import sample_posterior as sample_posterior
+from smdp_jax.scores.estimate import estimate_kernel as estimate_kernel
+from smdp_jax.scores.gaussian import GaussianReference as GaussianReference
+from smdp_jax.scores.guidance import dps_guidance as dps_guidance
+from smdp_jax.scores.guidance import moment_matched_guidance as moment_matched_guidance
+from smdp_jax.scores.kernel import LearnedKernel as LearnedKernel
+from smdp_jax.scores.learned import LearnedScore as LearnedScore
+from smdp_jax.scores.learned import StepCorrection as StepCorrection
+from smdp_jax.scores.preconditioner import Preconditioner as Preconditioner
+from smdp_jax.scores.sensors import LinearObservation as LinearObservation
+from smdp_jax.scores.sensors import Observation as Observation
+from smdp_jax.scores.sharing import load_score as load_score
+from smdp_jax.scores.sharing import save as save
+from smdp_jax.scores.step import LearnedStep as LearnedStep
+from smdp_jax.scores.targets import PowerRamp as PowerRamp
+from smdp_jax.scores.targets import SinhRamp as SinhRamp
+from smdp_jax.scores.targets import TableRamp as TableRamp
+from smdp_jax.scores.targets import least_variance_ramp as least_variance_ramp
+from smdp_jax.scores.twist import LinearTwist as LinearTwist
+from smdp_jax.sde import SDE as SDE
+from smdp_jax.sde import integrated_backward as integrated_backward
+from smdp_jax.sde import negated as negated
+from smdp_jax.simulate import simulate as simulate
+from smdp_jax.solve.adaptive import solve_adaptive as solve_adaptive
+from smdp_jax.solve.backward import Langevin as Langevin
+from smdp_jax.solve.backward import SolveInfo as SolveInfo
+from smdp_jax.solve.certificate import Certificate as Certificate
+from smdp_jax.solve.conditioned import Conditioned as Conditioned
+from smdp_jax.solve.conditioned import ConditionInfo as ConditionInfo
+from smdp_jax.solve.gaussian import GaussianStep as GaussianStep
+from smdp_jax.solve.gaussian import GaussianTransition as GaussianTransition
+from smdp_jax.solve.integrate import integrate as integrate
+from smdp_jax.solve.linear import LinearPart as LinearPart
+from smdp_jax.solve.reversal import probability_flow_sde as probability_flow_sde
+from smdp_jax.solve.reversal import reverse_sde as reverse_sde
+from smdp_jax.solve.solvers import flow_map_of as flow_map_of
+from smdp_jax.solve.tempering import Tempering as Tempering
+from smdp_jax.solve.terms import Splitting as Splitting
+from smdp_jax.solve.time_grids import linear_grid as linear_grid
+from smdp_jax.solve.time_grids import log_grid as log_grid
+from smdp_jax.training.fit import Fit as Fit
+from smdp_jax.training.fit import TrainingDiverged as TrainingDiverged
+from smdp_jax.training.fit import fit as fit
+from smdp_jax.trajectories import Trajectories as Trajectories
+from smdp_jax.trajectories import TrajectoryStream as TrajectoryStream
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "SDE",
-    "BackwardKernel",
-    "CalibrationReport",
-    "Certificate",
-    "ConditionInfo",
-    "Conditioned",
-    "DenoisingScore",
-    "Fit",
-    "GaussianReference",
-    "GaussianStep",
-    "GaussianTransition",
-    "ImplicitScore",
-    "InverseStep",
-    "Langevin",
-    "LearnedKernel",
-    "LearnedScore",
-    "LearnedStep",
-    "LinearObservation",
-    "LinearPart",
-    "LinearTwist",
-    "LogProb",
-    "MultiStep",
-    "Observation",
-    "OneStep",
-    "Path",
-    "PathScore",
-    "Posterior",
-    "PowerRamp",
-    "Preconditioner",
-    "Pretrained",
-    "SinhRamp",
-    "SlicedScore",
-    "SolveInfo",
-    "Splitting",
-    "StepCorrection",
-    "TableRamp",
-    "Tempering",
-    "TrainingDiverged",
-    "Trajectories",
-    "TrajectoryStream",
-    "calibration_report",
-    "certify",
-    "condition",
-    "datasets",
-    "dps_guidance",
-    "estimate_kernel",
-    "fit",
-    "flow_map_of",
-    "integrate",
-    "integrated_backward",
-    "least_variance_ramp",
-    "linear_grid",
-    "load",
-    "load_score",
-    "log_grid",
-    "log_prob",
-    "models",
-    "moment_matched_guidance",
-    "negated",
-    "pretrained",
-    "probability_flow",
-    "probability_flow_sde",
-    "reverse_sde",
-    "sample_posterior",
-    "save",
-    "simulate",
-    "solve_adaptive",
-    "step_miss",
-    "training",
-]

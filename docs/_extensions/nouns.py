@@ -56,16 +56,14 @@ def noun_of(name: str) -> str | None:
 def pages() -> dict[str, str]:
     """All pages (reStructuredText) by file name."""
     names = {noun: [] for noun in NOUNS}
-    for name in smdp_jax.__all__:
+    for name in _public(smdp_jax):
         noun = noun_of(name)
         if noun is not None:
             names[noun].append(f"smdp_jax.{name}")
     found = {noun: _page(NOUNS[noun][0], listed) for noun, listed in names.items()}
     for room, title in ROOMS.items():
         module = importlib.import_module(f"smdp_jax.{room}")
-        own = getattr(module, "__all__", None) or [
-            n for n, o in vars(module).items() if not n.startswith("_") and _exported(o, module)
-        ]
+        own = _public(module)
         own = [n for n in own if not inspect.ismodule(getattr(module, n)) and n not in shown(names)]
         if own:
             found[room.replace(".", "_")] = _page(
@@ -81,8 +79,14 @@ def shown(names: dict[str, list[str]]) -> set[str]:
     return {name.rpartition(".")[2] for listed in names.values() for name in listed}
 
 
-def _exported(thing: Any, module: Any) -> bool:
-    return getattr(thing, "__module__", "").startswith(module.__name__.split(".")[0])
+def _public(module: Any) -> list[str]:
+    """What a room exports: its list, or its names that are of the package."""
+    own = [n for n, o in vars(module).items() if not n.startswith("_") and _is_ours(o)]
+    return getattr(module, "__all__", own)
+
+
+def _is_ours(thing: Any) -> bool:
+    return getattr(thing, "__module__", "").startswith("smdp_jax")
 
 
 def _title(text: str) -> str:
