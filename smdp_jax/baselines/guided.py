@@ -9,7 +9,6 @@ Chung et al. 2023, eq. 16).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import diffrax
@@ -19,28 +18,12 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.baselines.diffusion_prior import DiffusionPrior
-from smdp_jax.baselines.parts import as_posterior, half_square, noise_free
+from smdp_jax.baselines.parts import NoiseFree, as_posterior, half_square
 from smdp_jax.checks import check_finite, check_key, check_positive, check_samples, check_time_grid
 from smdp_jax.evaluate.ensembles import crps_ensemble
 from smdp_jax.posterior import Posterior, sample_posterior
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.solve.terms import white_noise
-
-
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["ts"], meta_fields=["sde", "solver", "substeps"]
-)
-@dataclass(frozen=True)
-class _End:
-    """The simulation without noise, equal to another of the same parts."""
-
-    sde: SDE
-    ts: Any
-    solver: Any
-    substeps: int
-
-    def __call__(self, x: State, args: Args) -> State:
-        return noise_free(self.sde, self.ts, self.solver, self.substeps)(x, args)
 
 
 @jax.tree_util.register_dataclass
@@ -116,7 +99,7 @@ def guided_posterior(
     many = jax.tree.map(lambda x: jnp.zeros((num_samples, *x.shape), x.dtype), x_end)
     white = white_noise(k_start, many)
     start = jax.tree.map(lambda w, m, c: m + c * w, white, prior.mean, prior.std)
-    end = _End(sde, jnp.asarray(ts), solver, substeps)
+    end = NoiseFree(sde, jnp.asarray(ts), solver, substeps)
     score = _Guided(prior, end, spread, scale)
     how = {"args": (x_end, args), "batch_axes": 1, "chunk_size": chunk_size}
     found = sample_posterior(prior.sde(), score, start, prior.ts, num_samples=1, key=k_walk, **how)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.baselines.parts import as_posterior, by_leaf, half_square, noise_free
+from smdp_jax.baselines.parts import NoiseFree, as_posterior, by_leaf, half_square
 from smdp_jax.checks import check_finite, check_key, check_positive, check_samples, check_time_grid
 from smdp_jax.posterior import Posterior
 from smdp_jax.sde import SDE, Args, State
@@ -47,7 +47,7 @@ def end_spread(
     pytree
         One number per leaf, in units of the state.
     """
-    end = noise_free(sde, data.ts, solver, substeps)
+    end = NoiseFree(sde, data.ts, solver, substeps)
     starts, ends = (jax.tree.map(lambda x, i=i: x[:, i], data.xs) for i in (0, -1))
     found = jax.jit(jax.vmap(end, (0, data.args_axes)))(starts, data.args)
     return jax.tree.map(lambda a, b: jnp.sqrt(jnp.mean((a - b) ** 2)), found, ends)
@@ -171,7 +171,7 @@ def _simulation(
     check_time_grid(ts, sde)
     check_finite(x_end, "x_end")
     check_positive(steps=steps, substeps=substeps)
-    return noise_free(sde, ts, solver, substeps)
+    return NoiseFree(sde, ts, solver, substeps)
 
 
 def _lbfgs(loss: Callable[[State], Array], x: State, steps: int) -> tuple[State, Array]:

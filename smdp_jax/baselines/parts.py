@@ -1,7 +1,7 @@
 """What the baselines share: the simulator without noise, and samples with their diagnostics."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import diffrax
@@ -15,20 +15,23 @@ from smdp_jax.solve.backward import SolveInfo
 from smdp_jax.solve.integrate import advance
 
 
-def noise_free(
-    sde: SDE, ts: Any, solver: diffrax.AbstractSolver[Any] | None, substeps: int
-) -> Callable[[State, Args], State]:
-    """End state of the simulation without noise, as a function of its start."""
-    quiet = replace(sde, diffusion=None)
-    if solver is None and sde.step is None:
-        solver = diffrax.Heun()
-    ts = jnp.asarray(ts)
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["ts"], meta_fields=["sde", "solver", "substeps"]
+)
+@dataclass(frozen=True)
+class NoiseFree:
+    """From a start to its end without noise; equal to another simulation of the same parts."""
 
-    def end(x: State, args: Args) -> State:
-        how = {"args": args, "solver": solver, "substeps": substeps, "rematerialise": True}
-        return advance(quiet, x, ts, save="last", **how)[0]
+    sde: SDE
+    ts: Any
+    solver: diffrax.AbstractSolver[Any] | None
+    substeps: int
 
-    return end
+    def __call__(self, x: State, args: Args) -> State:
+        drifts = self.solver is None and self.sde.step is None
+        how = {"substeps": self.substeps, "rematerialise": True, "save": "last", "args": args}
+        quiet, solver = replace(self.sde, diffusion=None), diffrax.Heun() if drifts else self.solver
+        return advance(quiet, x, jnp.asarray(self.ts), solver=solver, **how)[0]
 
 
 def at_rest(t: Any, x: State, args: Args) -> State:

@@ -20,7 +20,7 @@ import optimistix
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.baselines.parts import noise_free
+from smdp_jax.baselines.parts import NoiseFree
 from smdp_jax.checks import check_finite, check_key, check_positive, check_time_grid
 from smdp_jax.sde import SDE, Args, State
 
@@ -106,7 +106,7 @@ def bridge_residuals(
     def step(t0: Any, t1: Any, x: State) -> State:
         # Forward derivatives, which Levenberg-Marquardt takes, want the loop of lax.
         solver = diffrax.Heun(scan_kind="lax") if sde.step is None else None
-        return noise_free(sde, jnp.stack([t0, t1]), solver, substeps)(x, args)
+        return NoiseFree(sde, jnp.stack([t0, t1]), solver, substeps)(x, args)
 
     def residuals(u: Array) -> Array:
         x = start_of(u[:size])

@@ -186,11 +186,13 @@ def _film(
     if format not in ("PNG", "GIF", "MP4"):
         raise ValueError(f"format must be 'PNG', 'GIF' or 'MP4', got {format!r}")
     ffmpeg = _encoder() if format == "MP4" else None
+    figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     pictures = []
     for i in np.unique(np.linspace(0, times - 1, min(max_frames, times)).astype(int)).tolist():
         draw(i)
-        pictures.append(_picture(figure, canvas, dpi))
+        canvas.draw()
+        pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
     if ffmpeg is not None:
         return _mp4(ffmpeg, pictures, frame_seconds)
     milliseconds = round(1000 * frame_seconds)
@@ -227,12 +229,6 @@ def _mp4(ffmpeg: str, pictures: list[Image.Image], frame_seconds: float) -> byte
         raw = b"".join([*frames, *frames[-1:] * 9])
         subprocess.run(command, input=raw, check=True, capture_output=True)
         return file.read_bytes()
-
-
-def _picture(figure: Figure, canvas: FigureCanvasAgg, dpi: int) -> Image.Image:
-    figure.set_dpi(dpi)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def _as_frames(times: np.ndarray, fields: Mapping[str, ArrayND]) -> dict[str, np.ndarray]:

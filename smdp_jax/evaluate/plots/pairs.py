@@ -42,7 +42,7 @@ def histograms(
         A panel for each entry. Draws that are not finite are left out, and counted in its title.
     """
     drawn = columns(samples, 1, entries, 6)
-    before = {} if prior is None else columns(prior, 1, range(_count(prior)), 0)
+    before = {} if prior is None else columns(prior, 1, None, 1 << 30)
     true = like(truth, list(drawn), "truth")
     rows = -(-len(drawn) // 3)
     wide = min(len(drawn), 3)
@@ -138,10 +138,6 @@ def _label(axes: Axes, row: int, column: int, count: int, across: str, below: st
         axes.locator_params(axis="y", nbins=3)
     elif row != column:
         axes.tick_params(labelleft=False)
-
-
-def _count(states: Any) -> int:
-    return len(columns(states, 1, None, 1 << 30))
 
 
 def _finite(name: str, values: np.ndarray) -> np.ndarray:
