@@ -9,11 +9,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Real
 
 from smdp_jax.checks import concrete
 
 AnyArray = jax.Array | np.ndarray
 """A jax or a numpy array."""
+AnyState = Real[AnyArray, "*_state"]
+Truths = Real[AnyArray, "_cases *_state"]
+Draws = Real[AnyArray, "_cases _draws *_state"]
+Grid = Real[AnyArray, "*_grid"]
+Number = Float[Array, ""]
 
 
 def by_name(tree: Any) -> dict[str, Any]:

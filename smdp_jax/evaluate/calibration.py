@@ -24,6 +24,8 @@ from jaxtyping import Array, Float, Int, Key, Real
 from smdp_jax.checks import concrete
 from smdp_jax.evaluate.arrays import (
     AnyArray,
+    Draws,
+    Truths,
     as_float,
     check_cases,
     check_levels,
@@ -33,10 +35,7 @@ from smdp_jax.evaluate.arrays import (
 
 
 def sbc_ranks(
-    truths: Real[AnyArray, "_cases *_state"],
-    samples: Real[AnyArray, "_cases _draws *_state"],
-    *,
-    key: Key[Array, ""] | None = None,
+    truths: Truths, samples: Draws, *, key: Key[Array, ""] | None = None
 ) -> Int[Array, "_cases *_state"]:
     """Rank of each true entry among its posterior draws (Talts et al. 2018, algorithm 1).
 
@@ -71,11 +70,7 @@ def _ranks(truths: Array, samples: Array, key: Key[Array, ""] | None, finite: Ar
 
 
 def tarp_ranks(
-    truths: Real[AnyArray, "_cases *_state"],
-    samples: Real[AnyArray, "_cases _draws *_state"],
-    *,
-    key: Key[Array, ""],
-    references: Real[AnyArray, "_cases *_state"] | None = None,
+    truths: Truths, samples: Draws, *, key: Key[Array, ""], references: Truths | None = None
 ) -> Int[Array, " _cases"]:
     """Rank of each truth by distance to a random reference point (Lemos et al. 2023).
 
@@ -253,8 +248,8 @@ def expected_coverage(
 
 
 def marginal_coverage(
-    truths: Real[AnyArray, "_cases *_state"],
-    samples: Real[AnyArray, "_cases _draws *_state"],
+    truths: Truths,
+    samples: Draws,
     levels: Real[AnyArray, " _levels"],
     *,
     key: Key[Array, ""] | None = None,

@@ -15,7 +15,14 @@ from jax.scipy.stats import norm
 from jaxtyping import Array, Float, Real
 
 from smdp_jax.checks import concrete
-from smdp_jax.evaluate.arrays import AnyArray, as_float, check_cases, check_ensemble
+from smdp_jax.evaluate.arrays import (
+    AnyArray,
+    AnyState,
+    Truths,
+    as_float,
+    check_cases,
+    check_ensemble,
+)
 
 Estimator = Literal["fair", "standard"]
 """How E|X - X'| is estimated: over the pairs of different members, or over all pairs."""
@@ -36,9 +43,7 @@ def _pair_factor(members: int, estimator: Estimator) -> float:
 
 
 def crps_ensemble(
-    samples: Real[AnyArray, "_members *_state"],
-    truth: Real[AnyArray, "*_state"],
-    estimator: Estimator = "fair",
+    samples: Real[AnyArray, "_members *_state"], truth: AnyState, estimator: Estimator = "fair"
 ) -> Float[Array, "*_state"]:
     """Continuous ranked probability score of an ensemble, for every entry of the state.
 
@@ -71,11 +76,7 @@ def crps_ensemble(
     return jnp.mean(jnp.abs(ordered), axis=0) - spread
 
 
-def crps_gaussian(
-    mean: Real[AnyArray, "*_state"],
-    std: Real[AnyArray, "*_state"],
-    truth: Real[AnyArray, "*_state"],
-) -> Float[Array, "*_state"]:
+def crps_gaussian(mean: AnyState, std: AnyState, truth: AnyState) -> Float[Array, "*_state"]:
     """Continuous ranked probability score of a normal distribution, in closed form.
 
     std (z (2 Phi(z) - 1) + 2 phi(z) - 1/sqrt(pi)), z = (truth - mean) / std (Gneiting & Raftery
@@ -115,9 +116,7 @@ def _norm(x: Float[Array, "points entries"]) -> Float[Array, " points"]:
 
 
 def energy_score(
-    samples: Real[AnyArray, "_members *_state"],
-    truth: Real[AnyArray, "*_state"],
-    estimator: Estimator = "fair",
+    samples: Real[AnyArray, "_members *_state"], truth: AnyState, estimator: Estimator = "fair"
 ) -> Float[Array, ""]:
     """Energy score of an ensemble of whole states, in the Euclidean norm over all entries.
 
@@ -159,9 +158,7 @@ class SpreadSkill(NamedTuple):
     ratio: Float[Array, ""]
 
 
-def spread_skill(
-    truths: Real[AnyArray, "_cases *_state"], samples: Real[AnyArray, "_cases _members *_state"]
-) -> SpreadSkill:
+def spread_skill(truths: Truths, samples: Real[AnyArray, "_cases _members *_state"]) -> SpreadSkill:
     """Spread and skill of ensembles, pooled over cases and entries.
 
     A calibrated ensemble of M members has E skill^2 = (1 + 1/M) E spread^2 (Fortin et al. 2014),

@@ -19,16 +19,13 @@ import numpy as np
 from jaxtyping import Array, Float, Real
 
 from smdp_jax.checks import concrete
-from smdp_jax.evaluate.arrays import AnyArray, as_float, check_same_shape, check_varying
+from smdp_jax.evaluate.arrays import AnyArray, Grid, as_float, check_same_shape, check_varying
 
 _SIGMA, _RADIUS = 1.5, 5
 
 
 def ssim(
-    x: Real[AnyArray, "*_grid"],
-    y: Real[AnyArray, "*_grid"],
-    *,
-    data_range: float | Float[Array, ""] | None = None,
+    x: Grid, y: Grid, *, data_range: float | Float[Array, ""] | None = None
 ) -> Float[Array, ""]:
     """Structural similarity of two fields (Wang et al. 2004), 1 if they are the same.
 

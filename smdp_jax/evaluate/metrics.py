@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Real
 
 from smdp_jax.checks import concrete
-from smdp_jax.evaluate.arrays import AnyArray, as_float, check_same_shape
+from smdp_jax.evaluate.arrays import AnyArray, AnyState, Number, as_float, check_same_shape
 
 
 class HitShares(NamedTuple):
@@ -26,8 +26,8 @@ class HitShares(NamedTuple):
         Share with |x0 - 1| < tolerance, and with |x0 + 1| < tolerance, in [0, 1].
     """
 
-    plus: Float[Array, ""]
-    minus: Float[Array, ""]
+    plus: Number
+    minus: Number
 
 
 def hit_shares(x0: Real[AnyArray, "*_paths"], tolerance: float = 0.1) -> HitShares:
@@ -63,7 +63,7 @@ def hit_shares(x0: Real[AnyArray, "*_paths"], tolerance: float = 0.1) -> HitShar
     )
 
 
-def posterior_hit_metric(x0: Real[AnyArray, "*_paths"], tolerance: float = 0.1) -> Float[Array, ""]:
+def posterior_hit_metric(x0: Real[AnyArray, "*_paths"], tolerance: float = 0.1) -> Number:
     """Q = 2 min(share hitting +1, share hitting -1) (Holzschuh et al. 2023).
 
     1 means that every path reaches a possible starting point and both are found equally often;
@@ -88,7 +88,7 @@ def weighted_score_error(
     score: Real[AnyArray, "_points *_state"],
     reference_score: Real[AnyArray, "_points *_state"],
     weights: Real[AnyArray, " _points"] | None = None,
-) -> Float[Array, ""]:
+) -> Number:
     """Relative L2 error of a score under a density: sqrt(E_p |s - s*|^2 / E_p |s*|^2).
 
     This is the square root of the Fisher divergence between the two densities, relative to the
@@ -142,7 +142,7 @@ def weighted_score_error(
     )
 
 
-def mse(estimate: Real[AnyArray, "*_state"], truth: Real[AnyArray, "*_state"]) -> Float[Array, ""]:
+def mse(estimate: AnyState, truth: AnyState) -> Number:
     """Mean squared difference over all entries.
 
     Parameters
@@ -159,9 +159,7 @@ def mse(estimate: Real[AnyArray, "*_state"], truth: Real[AnyArray, "*_state"]) -
     return jnp.mean(jnp.square(as_float("estimate", estimate) - as_float("truth", truth)))
 
 
-def reconstruction_mse(
-    simulated_end: Real[AnyArray, "*_state"], true_end: Real[AnyArray, "*_state"]
-) -> Float[Array, ""]:
+def reconstruction_mse(simulated_end: AnyState, true_end: AnyState) -> Number:
     """Mean squared error of the end state that an estimate of the start leads to.
 
     mean (F(x0_hat) - F(x0))^2, with F the deterministic forward simulation to the final time
@@ -212,7 +210,7 @@ def ensemble_mse(
     return float(np.mean(np.where(np.isfinite(square), square, np.inf)))
 
 
-def rmse(estimate: Real[AnyArray, "*_state"], truth: Real[AnyArray, "*_state"]) -> Float[Array, ""]:
+def rmse(estimate: AnyState, truth: AnyState) -> Number:
     """Root of the mean squared difference over all entries.
 
     Parameters
@@ -228,9 +226,7 @@ def rmse(estimate: Real[AnyArray, "*_state"], truth: Real[AnyArray, "*_state"]) 
     return jnp.sqrt(mse(estimate, truth))
 
 
-def relative_error(
-    estimate: Real[AnyArray, "*_state"], truth: Real[AnyArray, "*_state"]
-) -> Float[Array, ""]:
+def relative_error(estimate: AnyState, truth: AnyState) -> Number:
     """|estimate - truth| / |truth|, in the Euclidean norm over all entries.
 
     Parameters

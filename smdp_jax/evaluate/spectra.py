@@ -12,9 +12,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Float
 
-from smdp_jax.evaluate.arrays import AnyArray, as_float, check_same_shape, check_varying
+from smdp_jax.evaluate.arrays import (
+    AnyArray,
+    Grid,
+    Number,
+    as_float,
+    check_same_shape,
+    check_varying,
+)
 
 
 def shell_indices(shape: tuple[int, ...]) -> np.ndarray:
@@ -58,9 +65,7 @@ def _shell_sums(values: Float[Array, "*grid"], shells: np.ndarray, kmax: int) ->
     return jax.ops.segment_sum(values.ravel(), shells, num_segments=kmax + 2)[: kmax + 1]
 
 
-def amplitude_spectrum(
-    field: Real[AnyArray, "*_grid"], kmax: int | None = None
-) -> Float[Array, " shells"]:
+def amplitude_spectrum(field: Grid, kmax: int | None = None) -> Float[Array, " shells"]:
     """Radial mean of the Fourier amplitude: A(k) = mean over shell k of |FFT u|.
 
     Parameters
@@ -87,9 +92,7 @@ def _radial_mean(field: AnyArray, kmax: int | None, size: Callable) -> Float[Arr
     return _shell_sums(amplitudes, shells, kmax) / jnp.asarray(counts, amplitudes.dtype)
 
 
-def power_spectrum(
-    field: Real[AnyArray, "*_grid"], kmax: int | None = None
-) -> Float[Array, " shells"]:
+def power_spectrum(field: Grid, kmax: int | None = None) -> Float[Array, " shells"]:
     """Power in every shell: E(k) = sum over shell k of |FFT u|^2 / N^2.
 
     By Parseval's theorem the sum over all shells is the mean of u^2 over the grid. A field in two
@@ -110,9 +113,7 @@ def power_spectrum(
     return _shell_sums(jnp.square(modes), shells, kmax)
 
 
-def spectral_error(
-    x: Real[AnyArray, "*_grid"], y: Real[AnyArray, "*_grid"], kmax: int = 10
-) -> Float[Array, ""]:
+def spectral_error(x: Grid, y: Grid, kmax: int = 10) -> Number:
     """Mean over k = 1 ... kmax of |log A_x(k) - log A_y(k)| (Holzschuh et al. 2023).
 
     Symmetric in x and y, blind to where things are and to a shift of the mean; multiplying a field
@@ -137,9 +138,7 @@ def spectral_error(
     return _log_distance(x, y, kmax, jnp.abs)
 
 
-def published_spectral_error(
-    x: Real[AnyArray, "*_grid"], y: Real[AnyArray, "*_grid"], kmax: int = 10
-) -> Float[Array, ""]:
+def published_spectral_error(x: Grid, y: Grid, kmax: int = 10) -> Number:
     """Mean over k = 1 ... kmax of |log B_x(k) - log B_y(k)|, B the radial mean of |Re IFFT u|.
 
     What the code published with Holzschuh et al. (2023) measures, to stand beside its figures. The
@@ -160,7 +159,7 @@ def published_spectral_error(
     return _log_distance(x, y, kmax, lambda modes: jnp.abs(jnp.real(modes)))
 
 
-def _log_distance(x: AnyArray, y: AnyArray, kmax: int, size: Callable) -> Float[Array, ""]:
+def _log_distance(x: AnyArray, y: AnyArray, kmax: int, size: Callable) -> Number:
     """Mean absolute difference of the logarithms of two radial spectra; factors cancel."""
     check_same_shape(x=x, y=y)
     if kmax < 1:
