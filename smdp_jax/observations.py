@@ -65,10 +65,9 @@ def condition(
         ``score(t, x, args)``, a score: a step correction is none.
     observations : sequence of LinearObservation or Observation
         What was seen, each at one of ``ts``.
-    ts : array (times,)
-        Increasing times of the backward solve.
-    num_particles, key
-        Particles, and randomness; each answer is exact as they grow.
+    ts, num_particles, key
+        Increasing times of the backward solve; particles, and randomness; each answer is exact as
+        they grow.
     data : Trajectories, optional
         Simulated paths up to ``ts[-1]``: for end states, and for the twist.
     ends : pytree, optional

@@ -98,10 +98,8 @@ def fit_diffusion_prior(
         Network, as ``fit`` takes it.
     steps, key
         Updates; noise, parameters, batches.
-    levels : int
-        Steps of diffusion, dense near 0.
-    end_time : float
-        Diffusion time at which a share ``exp(-end_time / 2)`` of the state is left.
+    levels, end_time : int, float
+        Steps of diffusion, dense near 0, up to the time at which ``exp(-end_time / 2)`` is left.
     optimizer, batch_size, progress
         As for ``fit``.
 

@@ -71,10 +71,8 @@ def guided_posterior(
         From `fit_diffusion_prior`.
     sde : SDE
         The process; its simulation without noise is differentiated at every step of the diffusion.
-    x_end : pytree
-        Observed state at ``ts[-1]``, unbatched.
-    ts : array (times,)
-        Increasing times of the simulation.
+    x_end, ts : pytree, array (times,)
+        Observed state at ``ts[-1]``, unbatched; increasing times of the simulation.
     num_samples, key
         How many samples, and the noise of their diffusion.
     spread : number or pytree

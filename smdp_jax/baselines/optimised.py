@@ -35,10 +35,8 @@ def end_spread(
 
     Parameters
     ----------
-    sde : SDE
-        The process.
-    data : Trajectories
-        Simulated paths.
+    sde, data : SDE, Trajectories
+        The process, and simulated paths of it.
     solver, substeps
         Of the noise-free simulation F: default Heun for drifts, and steps per interval.
 
@@ -72,10 +70,8 @@ def optimise_start(
     ----------
     sde : SDE
         The process; its simulation is differentiated.
-    x_end : pytree
-        Observed state at ``ts[-1]``, unbatched.
-    ts : array (times,)
-        Increasing times.
+    x_end, ts : pytree, array (times,)
+        Observed state at ``ts[-1]``, unbatched; increasing times.
     starts : pytree
         First guesses, leaves (starts, *state), such as draws of the prior.
     spread : number or pytree

@@ -153,10 +153,8 @@ def regress(
         The process.
     step : RegressedStep or LearnedStep
         ``fit.step`` of a fit with `Regression`.
-    x_end : pytree
-        Observed state at ``ts[-1]``, unbatched.
-    ts : array (times,)
-        The times that it was trained on.
+    x_end, ts : pytree, array (times,)
+        Observed state at ``ts[-1]``, unbatched; the times that it was trained on.
     num_samples : int
         More than one want a network with dropout, and a key.
     key : PRNG key, optional

@@ -118,10 +118,8 @@ class Stream:
     ----------
     source : Source
         Where pieces are read from: chunks of a dataset, or paths of other files.
-    chunks_per_block : int
-        How many pieces make one block.
-    dtype : floating dtype, optional
-        What floating-point arrays are cast to.
+    chunks_per_block, dtype
+        How many pieces make one block; what floating-point arrays are cast to, if anything.
     """
 
     source: Source

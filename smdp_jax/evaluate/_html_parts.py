@@ -40,10 +40,8 @@ def save_figures(
 
     Parameters
     ----------
-    directory : path
-        Directory of the run.
-    figures : mapping of str to figure
-        Figures by name; a name becomes a file name and holds no path separator.
+    directory, figures : path, mapping of str to figure
+        Directory of the run, and figures by name; a name becomes a file name.
     dpi : int
         Dots per inch, positive.
 

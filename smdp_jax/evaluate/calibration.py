@@ -41,11 +41,9 @@ def sbc_ranks(
 
     Parameters
     ----------
-    truths : array
-        States drawn from the prior, shape (cases, *state).
-    samples : array
-        Independent posterior draws for the observation made from each, shape
-        (cases, draws, *state). Thin correlated chains first.
+    truths, samples : array
+        States drawn from the prior, (cases, *state), and independent posterior draws for the
+        observation made from each, (cases, draws, *state). Thin correlated chains first.
     key : key or None
         Breaks ties at random: needed where the state is discrete, or ranks are not uniform.
         Without it a draw equal to the truth counts as not below it.
@@ -148,10 +146,8 @@ def uniformity_test(
 
     Parameters
     ----------
-    ranks : array
-        Ranks from `sbc_ranks` or `tarp_ranks`, shape (cases, *entries), each in 0 ... num_draws.
-    num_draws : int
-        Posterior draws per case, L.
+    ranks, num_draws : array, int
+        From `sbc_ranks` or `tarp_ranks`, shape (cases, *entries); posterior draws per case, L.
     bins : int or None
         Number of bins, from 2 to L + 1; by default as many as leave 10 cases per bin, at most 20.
         They need not divide L + 1: the expected counts are those of the ranks in each bin.

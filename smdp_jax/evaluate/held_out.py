@@ -42,10 +42,8 @@ def calibration_report(
 
     Parameters
     ----------
-    sde : SDE
-        The forward process.
-    score : callable
-        Anything `sample_posterior` takes.
+    sde, score : SDE, callable
+        The forward process, and anything `sample_posterior` takes.
     test_paths : Trajectories
         Held-out paths, at least 20: starts ``xs[:, 0]`` drawn from the prior are the truth, ends
         ``xs[:, -1]`` what is observed; their ``args`` and ``args_axes`` are used.

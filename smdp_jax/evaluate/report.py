@@ -133,10 +133,9 @@ class ReportFigure:
     ----------
     figure : figure or bytes
         A matplotlib figure, or a finished PNG.
-    caption : str
-        What one sees and what it should look like.
-    alt : str
-        Description for those who cannot see it; the caption if empty.
+    caption, alt : str
+        What one sees and what it should look like, and a description for those who cannot see it
+        (the caption if empty).
     """
 
     figure: SavesFigure | bytes
@@ -150,14 +149,10 @@ class Section:
 
     Parameters
     ----------
-    title : str
-        Heading.
-    text : str
-        Plain text; an empty line starts a new paragraph.
-    metrics : sequence of Metric
-        Rows of a table.
-    figures : sequence of ReportFigure
-        Figures with captions.
+    title, text : str
+        Heading, and plain text, in which an empty line starts a new paragraph.
+    metrics, figures : sequence of Metric, sequence of ReportFigure
+        Rows of a table, and figures with captions.
     """
 
     title: str

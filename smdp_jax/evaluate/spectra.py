@@ -70,10 +70,9 @@ def amplitude_spectrum(field: Grid, kmax: int | None = None) -> Float[Array, " s
 
     Parameters
     ----------
-    field : array
-        Values on a periodic grid, shape (*grid), in units of the field.
-    kmax : int or None
-        Last shell; by default half the shortest axis, beyond which shells are incomplete.
+    field, kmax : array, int or None
+        Values on a periodic grid, shape (*grid); last shell, by default half the shortest axis,
+        beyond which shells are incomplete.
 
     Returns
     -------

@@ -23,10 +23,8 @@ class ConfigFile:
 
     Parameters
     ----------
-    path : Path
-        The file.
-    presets : dict
-        Experiments by name, the default one first.
+    path, presets : Path, dict
+        The file, and experiments by name, the default one first.
     summary, text : str
         First line of its docstring; the rest of its docstring.
     """

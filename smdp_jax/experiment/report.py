@@ -52,12 +52,8 @@ def build_report(files: RunFiles, run: Run, arrays: dict[str, Any]) -> Path:
 
     Parameters
     ----------
-    files : RunFiles
-        The files of the run.
-    run : Run
-        The run, loaded.
-    arrays : dict
-        What its sampling stage computed.
+    files, run, arrays : RunFiles, Run, dict
+        The files of the run, the run, loaded, and what its sampling stage computed.
 
     Returns
     -------

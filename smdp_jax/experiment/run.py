@@ -20,10 +20,8 @@ class Dataset:
 
     Parameters
     ----------
-    train : Trajectories
-        Paths to learn from.
-    validation : Trajectories, optional
-        Paths that are not learned from: validation loss, and the miss of one step.
+    train, validation : Trajectories
+        Paths to learn from, and, optional, others for the validation loss and the miss of a step.
     truth : dict
         Known answers to be compared with (arrays, or dicts of them): tables of a reference
         solution, test states and what was observed of them.
@@ -40,20 +38,14 @@ class Run:
 
     Parameters
     ----------
-    config : Experiment
-        The resolved configuration.
-    sde : SDE
-        The forward process.
-    dataset : Dataset
-        Simulated paths and known answers.
+    config, sde, dataset : Experiment, SDE, Dataset
+        The resolved configuration, the forward process, simulated paths and known answers.
     learned : LearnedScore, StepCorrection or LearnedKernel
         What training returned, EMA parameters.
     history : dict of arrays
         Training by epoch, see ``smdp_jax.Fit``.
-    step_miss : array (times - 1,)
-        Squared miss of one backward step over its noise variance, by time.
-    directory : Path
-        Where it lies.
+    step_miss, directory : array (times - 1,), Path
+        Squared miss of one backward step over its noise variance, by time; where all lies.
     """
 
     config: Any

@@ -94,10 +94,8 @@ def run_experiment(
 
     Parameters
     ----------
-    file : ConfigFile
-        The config file.
-    config : Experiment
-        The resolved configuration: a preset of the file, fields replaced at will.
+    file, config : ConfigFile, Experiment
+        The config file, and the resolved configuration: a preset of it, fields replaced at will.
     preset, runs_dir
         Name of that preset; results go to ``runs_dir / file.name / preset``.
     shown : str, optional

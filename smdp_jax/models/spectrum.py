@@ -95,10 +95,8 @@ class Spectrum:
 
         Parameters
         ----------
-        ts : array (times,)
-            Stored times.
-        xs : pytree
-            States of real periodic fields, leaves (samples, times, *grid).
+        ts, xs : array (times,), pytree
+            Stored times; states of real periodic fields, leaves (samples, times, *grid).
         radial, floor
             Average over modes of equal |k|², see `mode_variance`; as in `Spectrum`.
 

@@ -21,11 +21,9 @@ def coverage_curve(
 
     Parameters
     ----------
-    levels : array
-        Credibility levels in [0, 1], shape (levels,), increasing.
-    coverage : mapping of str to array
-        Share of cases covered, by name, shape (levels,); from `marginal_coverage` or
-        `expected_coverage`.
+    levels, coverage : array, mapping of str to array
+        Increasing credibility levels in [0, 1], and shares of cases covered, by name, from
+        `marginal_coverage` or `expected_coverage`: shape (levels,).
     num_cases : int or None
         Number of cases; draws the band that holds 95 % of the shares at each level if calibrated.
 
@@ -63,10 +61,8 @@ def rank_histogram(ranks: ArrayND, num_draws: int, *, bins: int | None = None) -
 
     Parameters
     ----------
-    ranks : array
-        Ranks in 0 ... num_draws, any shape (entries are pooled).
-    num_draws : int
-        Posterior draws per case, L.
+    ranks, num_draws : array, int
+        Ranks in 0 ... num_draws, any shape (entries are pooled); posterior draws per case, L.
     bins : int or None
         Number of bins, at most L + 1; by default at most 20.
 

@@ -37,10 +37,8 @@ def particles(
         Whether particles were resampled on the way to each time but the last, shape (times - 1,).
     temperatures, acceptance, step_sizes : array
         Of the tempered end state, shape (stages,); NaN where no stage was needed.
-    num_particles : int
-        Particles.
-    log_evidence, log_evidence_error : float
-        Log density of what was seen and its standard error, in nats; None: not shown.
+    num_particles, log_evidence, log_evidence_error
+        Particles; log density of what was seen and its standard error, in nats (None: not shown).
     time_unit : str
         Unit of the times; empty if dimensionless.
 
@@ -87,10 +85,8 @@ def evidence_panel(past: Any, *, time_unit: str = "") -> Figure:
 
     Parameters
     ----------
-    past : Conditioned
-        From ``condition``.
-    time_unit : str
-        Unit of the times; empty if dimensionless.
+    past, time_unit : Conditioned, str
+        From ``condition``; unit of the times, empty if dimensionless.
 
     Returns
     -------

@@ -126,10 +126,8 @@ def step_miss(ts: ArrayND, miss: ArrayND | Mapping[str, ArrayND], *, time_unit: 
 
     Parameters
     ----------
-    ts : array
-        Times, shape (times,), increasing.
-    miss : array or mapping of str to array
-        The ratio, shape (times,), dimensionless; or several by name, such as bands of modes.
+    ts, miss : array, array or mapping of str to array
+        Increasing times, and the ratio or several by name, such as bands of modes: shape (times,).
     time_unit : str
         Unit for the axis; empty if dimensionless.
 
