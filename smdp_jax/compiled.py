@@ -69,18 +69,13 @@ class _Itself:
 def signature_of(tree: Any) -> Hashable:
     """Shapes and dtypes of arrays, and the parts of everything else."""
     leaves, structure = jax.tree.flatten(tree)
-    return structure, tuple(
-        (np.shape(x), x.dtype, bool(getattr(x, "weak_type", False)))
-        if _has_dtype(x)
-        else type(x)
-        if _traced(x)
-        else parts_of(x)
-        for x in leaves
-    )
+    return structure, tuple(map(_signed, leaves))
 
 
-def _has_dtype(x: Any) -> bool:
-    return eqx.is_array(x) or isinstance(x, (np.ndarray, np.generic, jax.ShapeDtypeStruct))
+def _signed(x: Any) -> Hashable:
+    if eqx.is_array(x) or isinstance(x, (np.ndarray, np.generic, jax.ShapeDtypeStruct)):
+        return np.shape(x), x.dtype, bool(getattr(x, "weak_type", False))
+    return type(x) if _traced(x) else parts_of(x)
 
 
 def _traced(x: Any) -> bool:

@@ -198,14 +198,10 @@ def _unit(variable: Variable) -> str:
 
 def _check_times(times: np.ndarray, what: str) -> np.ndarray:
     """Times as floating-point numbers; whole ones keep all their digits."""
-    if (
-        times.ndim == 2
-        and len(times)
-        and np.array_equal(
-            times, np.broadcast_to(times[:1], times.shape), equal_nan=times.dtype.kind == "f"
-        )
-    ):
-        times = times[0]  # told for every path, and always the same
+    if times.ndim == 2 and len(times):
+        same = np.broadcast_to(times[:1], times.shape)
+        if np.array_equal(times, same, equal_nan=times.dtype.kind == "f"):
+            times = times[0]  # told for every path, and always the same
     if times.ndim != 1 or len(times) < 2 or times.dtype.kind not in "iuf":
         raise ContentError(
             f"{what} must be at least two times, numbers, got shape {times.shape} and dtype "

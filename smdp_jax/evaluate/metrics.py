@@ -127,10 +127,8 @@ def weighted_score_error(
             f"weights must have shape {score.shape[:1]}, one per point, got {weights.shape}"
         )
     weights = as_float("weights", weights)
-    if (
-        concrete(weights)
-        and not ((seen := np.asarray(weights)) >= 0).all() & np.isfinite(seen).all()
-    ):
+    seen = np.asarray(weights) if concrete(weights) else np.zeros(1)
+    if not (np.isfinite(seen) & (seen >= 0)).all():
         raise ValueError(
             f"weights must be finite and not negative, got {seen.min()} to {seen.max()}"
         )

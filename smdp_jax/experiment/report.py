@@ -2,8 +2,9 @@
 
 import hashlib
 import importlib.util
+import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,26 @@ def read_metrics(files: RunFiles) -> MetricsFile:
     except (AttributeError, KeyError, TypeError) as error:
         raise ExperimentError(f"{files.metrics} is damaged ({error!r}); {remedy}") from error
     return MetricsFile(metrics, record)
+
+
+def rows_of(metrics: Sequence[Any]) -> dict[str, Any]:
+    """Rows of ``metrics.json``, as JSON values."""
+    rows = {}
+    for metric in metrics:
+        check_returned("evaluate", metric, Metric, "a sequence of Metric")
+        if metric.name in rows:
+            raise ExperimentError(f"Config.evaluate returned two metrics named {metric.name!r}")
+        row = vars(metric) | {name: _plain(getattr(metric, name)) for name in ("value", "target")}
+        rows[row.pop("name")] = row
+    return rows
+
+
+def _plain(number: Any) -> Any:
+    """A JSON value; None for what is not finite."""
+    if number is None or isinstance(number, str | bool | int):
+        return number
+    number = float(number)
+    return number if math.isfinite(number) else None
 
 
 def build_report(files: RunFiles, run: Run, arrays: dict[str, Any]) -> Path:

@@ -23,13 +23,13 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from smdp_jax.evaluate import Metric, describe_environment
+from smdp_jax.evaluate import describe_environment
 from smdp_jax.experiment.calibrated import metrics_of
 from smdp_jax.experiment.config_file import PLAIN_NAME, ConfigFile
 from smdp_jax.experiment.definition import Experiment
 from smdp_jax.experiment.fields import ExperimentError, as_json, check_fields, check_returned
 from smdp_jax.experiment.processes import all_devices, check_same_run, only_process_in
-from smdp_jax.experiment.report import build_report, read_metrics, report_is_current
+from smdp_jax.experiment.report import build_report, read_metrics, report_is_current, rows_of
 from smdp_jax.experiment.run import Dataset, Run
 from smdp_jax.experiment.run_directory import RunFiles
 from smdp_jax.experiment.slices import Slice, slice_of_stage
@@ -273,7 +273,7 @@ class _Stages:
             metrics = [*metrics, *metrics_of(arrays)]
             seconds = seconds | {"evaluate": time.perf_counter() - began}
             record = {
-                "metrics": _as_json(metrics),
+                "metrics": rows_of(metrics),
                 "seconds": {stage: round(taken, 3) for stage, taken in seconds.items()},
                 "training_resumed": facts["resumed"],
                 "warnings": facts["warnings"],
@@ -330,25 +330,6 @@ def _heard() -> Iterator[list[str]]:
         alike.setdefault(re.sub(r"[-+.\de]*\d", "0", text), []).append(text)
     for first, *others in alike.values():
         said.append(f"{first} ({len(others)} more of this kind)" if others else first)
-
-
-def _as_json(metrics: Sequence[Any]) -> dict[str, Any]:
-    rows = {}
-    for metric in metrics:
-        check_returned("evaluate", metric, Metric, "a sequence of Metric")
-        if metric.name in rows:
-            raise ExperimentError(f"Config.evaluate returned two metrics named {metric.name!r}")
-        row = vars(metric) | {name: _plain(getattr(metric, name)) for name in ("value", "target")}
-        rows[row.pop("name")] = row
-    return rows
-
-
-def _plain(number: Any) -> Any:
-    """A JSON value; None for what is not finite."""
-    if number is None or isinstance(number, str | bool | int):
-        return number
-    number = float(number)
-    return number if math.isfinite(number) else None
 
 
 def _shown(number: Any) -> str:
