@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from smdp_jax.models.dilated_resnet import DilatedResNet
+from smdp_jax.models.layout import Conditions, everything
 from smdp_jax.models.mlp import MLP
 from smdp_jax.trajectories import Trajectories, TrajectoryStream, as_stream, filled, grid_axes
 
@@ -17,6 +20,33 @@ _FEW_PATHS = 300
 # A field that is not alike everywhere is best seen as a whole where paths are many for its numbers.
 _WHOLE_ENTRIES, _MANY_PATHS = 64, 2000
 _LOOKED_AT = 256
+# Conditions of this size and about 0, or not much farther off, are seen as they are.
+_OWN_SIZE = 0.15, 3.0
+_OWN_ENTRIES = 16
+
+
+@dataclass(frozen=True)
+class InUnits:
+    """Conditions less a mean, over a size, leaf by leaf, or entry by entry of small leaves.
+
+    What follows them, as where a kernel shows states among conditions, is left as it is.
+    """
+
+    means: tuple[tuple[float, ...], ...]
+    sizes: tuple[tuple[float, ...], ...]
+
+    def __call__(self, args: Any) -> Any:
+        """Return a tree like ``args``."""
+        leaves, tree = jax.tree.flatten(args)
+        if len(leaves) < len(self.means):
+            raise ValueError(f"args must have {len(self.means)} leaves, got {len(leaves)}")
+        for i, (mean, size) in enumerate(zip(self.means, self.sizes, strict=True)):
+            if any(mean) or set(size) != {1.0}:
+                x = jnp.asarray(leaves[i]).astype(jnp.result_type(float, leaves[i]))
+                shape = x.shape if len(mean) > 1 else ()
+                off, unit = (jnp.asarray(part, x.dtype).reshape(shape) for part in (mean, size))
+                leaves[i] = (x - off) / unit
+        return jax.tree.unflatten(tree, leaves)
 
 
 def for_fields(data: Trajectories | TrajectoryStream | Iterable[Trajectories]) -> nn.Module:
@@ -27,6 +57,7 @@ def for_fields(data: Trajectories | TrajectoryStream | Iterable[Trajectories]) -
     sees coordinates where it is not, or where the mean of the paths differs between points. States
     of up to 16 numbers, and those without a grid, get an ``MLP``, which sees all of them at once;
     so do fields of up to 64 that are not periodic and alike everywhere, from 2000 paths on.
+    Conditions that are far from 0 or of another size than 1 are shown in units of their own.
 
     Parameters
     ----------
@@ -50,8 +81,9 @@ def for_fields(data: Trajectories | TrajectoryStream | Iterable[Trajectories]) -
     x = data.at(0, 0)
     axes = grid_axes(x)
     entries = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(x))
+    seen = _seen(data)
     if axes == 0 or entries <= _FEW_ENTRIES:
-        return MLP((64, 64, 64), time_features="log_fourier")
+        return MLP((64, 64, 64), time_features="log_fourier", conditions=seen)
     if axes > 3:
         raise ValueError(f"for_fields knows grids of up to 3 axes, got {axes}: choose a network")
     cells = max(math.prod(leaf.shape[:axes]) for leaf in jax.tree.leaves(x))
@@ -59,7 +91,7 @@ def for_fields(data: Trajectories | TrajectoryStream | Iterable[Trajectories]) -
     periodic = all(_periodic(field, axes) for field in fields)
     alike = periodic and all(_alike(field, axes) for field in fields)
     if not alike and entries <= _WHOLE_ENTRIES and number >= _MANY_PATHS:
-        return MLP((192, 192, 192), time_features="log_fourier")
+        return MLP((192, 192, 192), time_features="log_fourier", conditions=seen)
     channels = 32 if cells <= 1024 else 24 if cells <= 4096 else 16
     if number < _FEW_PATHS:
         channels = max(channels // 2, 8)
@@ -69,6 +101,7 @@ def for_fields(data: Trajectories | TrajectoryStream | Iterable[Trajectories]) -
         blocks=2,
         padding="periodic" if periodic else "reflect",
         coordinates=not alike,
+        conditions=seen,
     )
 
 
@@ -76,6 +109,37 @@ def _first(data: Any) -> Trajectories:
     """The paths, or the first block of a stream."""
     source = as_stream(data)
     return next(iter(source.blocks(jax.random.key(0)))) if hasattr(source, "blocks") else source
+
+
+def _seen(data: Trajectories) -> Conditions:
+    """Units for conditions, coarse enough that other paths of the same process have them, too."""
+    paths = data.num_samples if data.args_axes is not None else 1
+    units = []
+    for leaf in jax.tree.leaves(data.args):
+        values = np.asarray(leaf)
+        if values.dtype.kind not in "fiu":
+            units.append([(0.0, 1.0)])  # masks, and what the network will refuse
+            continue
+        rows = values.astype(float).reshape(paths, -1)[:_LOOKED_AT]
+        units.append(_units(rows if rows.shape[1] <= _OWN_ENTRIES else rows.reshape(-1, 1)))
+    if all(size == 1 and mean == 0 for unit in units for mean, size in unit):
+        return everything
+    return InUnits(*(tuple(tuple(u[i] for u in unit) for unit in units) for i in (0, 1)))
+
+
+def _units(rows: np.ndarray) -> list[tuple[float, float]]:
+    """Mean and size of every column; 0 and 1 where it is seen well as it is."""
+    found = []
+    least, most = _OWN_SIZE
+    for mean, size in zip(rows.mean(axis=0), rows.std(axis=0), strict=True):
+        varies = size > 1e-6 * abs(mean)
+        near = abs(mean) <= most and (not varies or least <= size <= most)
+        if near or not math.isfinite(mean + size):
+            found.append((0.0, 1.0))
+            continue
+        unit = 2.0 ** round(math.log2(size)) if varies else abs(mean)
+        found.append((float(round(mean / unit) * unit), unit))
+    return found
 
 
 def _some(leaf: Any, axes: int) -> np.ndarray:

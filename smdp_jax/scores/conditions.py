@@ -1,6 +1,11 @@
-"""Features of conditions that gains may depend on: hat functions of the scalars in ``args``."""
+"""Features of conditions that a regression may depend on: splines of the scalars in ``args``.
+
+Gains vary smoothly with conditions, and the errors of their interpolation are alike in all steps of
+a chain: quadratic splines. Covariances are averaged where a feature is, and must be so near: hats.
+"""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -23,10 +28,12 @@ class Hats:
 
     ``knots`` are increasing arrays, one for each of ``picks``, which are (leaf, entry) in ``args``.
     A table with one entry per feature is then interpolated, and stays positive where it was.
+    ``smooth``: gains have as many quadratic splines in their place (files that lack it: hats, too).
     """
 
     knots: tuple[Any, ...]
     picks: tuple[tuple[int, int], ...] = field(metadata={"static": True})
+    smooth: bool = field(default=False, metadata={"static": True})
 
     @classmethod
     def of(cls, data: Trajectories, most: int) -> "Hats":
@@ -49,17 +56,22 @@ class Hats:
         dtype = jax.tree.leaves(data.xs)[0].dtype
         knots = [np.unique(np.quantile(c, np.linspace(0, 1, count)).astype(dtype)) for c in columns]
         kept = [(p, jnp.asarray(k)) for p, k in zip(picks, knots, strict=True) if len(k) > 1]
-        return cls(tuple(k for _, k in kept), tuple(p for p, _ in kept))
+        return cls(tuple(k for _, k in kept), tuple(p for p, _ in kept), smooth=True)
 
-    def __call__(self, args: Args, dtype: Any) -> Float[Array, " features"]:
-        """Evaluate for the conditions of one path; outside the knots the nearest one holds."""
+    def __call__(self, args: Args, dtype: Any) -> Float[Array, "2 features"]:
+        """Features of gains, and of covariances; outside the knots the nearest one holds."""
         leaves = jax.tree.leaves(args)
-        factors = [
-            _hats(knots, jnp.ravel(leaves[i])[k].astype(knots.dtype))
+        values = [
+            jnp.clip(jnp.ravel(leaves[i])[k].astype(knots.dtype), knots[0], knots[-1])
             for knots, (i, k) in zip(self.knots, self.picks, strict=True)
         ]
-        whole = reduce(lambda a, b: jnp.outer(a, b).ravel(), factors, jnp.ones(1, dtype))
-        return whole.astype(dtype)
+
+        def product(of: Callable[[Array, Array], Array]) -> Array:
+            factors = [of(*pair) for pair in zip(self.knots, values, strict=True)]
+            return reduce(lambda a, b: jnp.outer(a, b).ravel(), factors, jnp.ones(1, dtype))
+
+        hats = product(_hats)
+        return jnp.stack([product(_splines) if self.smooth else hats, hats]).astype(dtype)
 
     @property
     def count(self) -> int:
@@ -68,7 +80,23 @@ class Hats:
 
 
 def _hats(knots: Array, value: Array) -> Array:
-    value = jnp.clip(value, knots[0], knots[-1])
     i = jnp.clip(jnp.searchsorted(knots, value, side="right") - 1, 0, knots.shape[0] - 2)
     weight = (value - knots[i]) / (knots[i + 1] - knots[i])
     return jnp.zeros_like(knots).at[i].set(1 - weight).at[i + 1].set(weight)
+
+
+def _splines(knots: Array, value: Array) -> Array:
+    """Quadratic splines, as many as there are knots (de Boor 1972)."""
+    count = knots.shape[0]
+    if count < 3:
+        return _hats(knots, value)
+    # One piece less: breaks a little farther apart, and the ends three times.
+    own = jnp.arange(count, dtype=knots.dtype)
+    breaks = jnp.interp(jnp.linspace(0, count - 1, count - 1, dtype=knots.dtype), own, knots)
+    i = jnp.clip(jnp.searchsorted(breaks, value, side="right") - 1, 0, count - 3)
+    ends = jnp.pad(breaks, 2, mode="edge")
+    before, start, stop, after = (ends[i + n] for n in (1, 2, 3, 4))
+    up, down = (value - start) / (stop - start), (stop - value) / (stop - start)
+    left, right = (stop - value) / (stop - before), (value - start) / (after - start)
+    parts = down * left, down * (1 - left) + up * (1 - right), up * right
+    return jnp.zeros_like(knots).at[i + jnp.arange(3)].set(jnp.stack(parts))

@@ -23,7 +23,7 @@ _FLOOR = 1e-10
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Regression:
-    """One group of blocks (K, c), over features of the conditions (M,).
+    """One group of blocks (K, c), over features of the conditions (M,), as ``conditions`` has them.
 
     Parameters
     ----------
@@ -51,10 +51,9 @@ class Regression:
         """Interpolate offset, gain and factor."""
         if self.offset.shape[0] == 1:
             return self.offset[0], self.gain[0], self.factor[0]
-        weights = features.astype(self.offset.dtype)
-        parts = (jnp.tensordot(weights, part, 1) for part in (self.offset, self.gain, self.factor))
-        offset, gain, factor = parts
-        return offset, gain, factor
+        of_gains, of_factors = features.astype(self.offset.dtype)
+        offset, gain = (jnp.tensordot(of_gains, part, 1) for part in (self.offset, self.gain))
+        return offset, gain, jnp.tensordot(of_factors, self.factor, 1)
 
     def missed(self, earlier: Array, base: Array, features: Array) -> Array:
         """What is left of an earlier state, in units of its covariance."""
@@ -64,13 +63,13 @@ class Regression:
 
 
 def regress(earlier: Array, base: Array, later: Array, features: Array) -> Regression:
-    """Fit one group at one step: states (S, K, c), features (S, M)."""
+    """Fit one group at one step: states (S, K, c), features (S, 2, M)."""
     paths, blocks, size = earlier.shape
     mean, base_mean, later_mean = (v.mean(axis=0, keepdims=True) for v in (earlier, base, later))
     centred = earlier - mean
     scale = _rms(base - base_mean)
     seen = jnp.concatenate([jnp.ones_like(base[..., :1]), (base - base_mean) / scale], axis=-1)
-    seen = features.astype(seen.dtype)[:, None, :, None] * seen[:, :, None, :]
+    seen = features[:, 0].astype(seen.dtype)[:, None, :, None] * seen[:, :, None, :]
     seen = seen.reshape(paths, blocks, -1)
     weight = _rms(seen)
     seen = seen / weight
@@ -82,7 +81,7 @@ def regress(earlier: Array, base: Array, later: Array, features: Array) -> Regre
     slopes = (slopes / weight[0, ..., None]).reshape(blocks, -1, 1 + size, size)
     gain = jnp.swapaxes(slopes[:, :, 1:] / scale[0, :, None, :, None], -1, -2)
     freedom = paths / max(paths - seen.shape[-1], 1)
-    shares = features / features.sum(axis=0, keepdims=True)
+    shares = features[:, 1] / features[:, 1].sum(axis=0, keepdims=True)
     spread = freedom * jnp.einsum("sm,skc,skd->mkcd", shares.astype(left.dtype), left, left.conj())
     return Regression(
         mean=mean[0],

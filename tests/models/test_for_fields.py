@@ -1,5 +1,7 @@
 """The network that is chosen for a state."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,3 +70,38 @@ def test_streams_and_gaps_are_looked_at_too(change, tmp_path):
     mask = np.arange(3) < np.where(np.arange(2000) % 2, 3, 1)[:, None]
     gaps = {"0": jnp.where(mask[..., None], data.xs["0"], jnp.nan)}
     assert smdp.models.for_fields(smdp.Trajectories(data.ts, gaps, mask=mask)) == want
+
+
+@pytest.mark.parametrize("unit", [1e-5, 1.0, 3e4])
+def test_conditions_are_seen_in_whatever_unit(unit):
+    """Also behind an offset, as entries of unlike sizes, and with states among the conditions."""
+    rng = np.random.default_rng(1)
+    known = {
+        "a": rng.normal(size=400) + 1,
+        "b": rng.uniform(1, 3, size=(400, 2)),
+        "c": np.ones(400) > 0,
+    }
+    change = lambda a: {
+        "a": unit * a["a"],
+        "b": a["b"] * jnp.array([[1.0, unit]]) + jnp.array([[300.0, 0.0]]),
+        "c": a["c"],
+    }
+    data = smdp.Trajectories(jnp.arange(3.0), jnp.zeros((400, 3, 2)), change(known), args_axes=0)
+    net = smdp.models.for_fields(data)
+    own = jax.tree.map(jnp.asarray, data.args)
+    beside = lambda args: net.conditions((args, 0.0))[0]
+    for shown in (jax.vmap(net.conditions)(own), jax.vmap(beside)(own)):
+        for name in ("a", "b"):
+            values = np.asarray(shown[name], float).reshape(400, -1)
+            assert (abs(values.mean(axis=0)) < 3).all()
+            assert ((values.std(axis=0) > 0.15) & (values.std(axis=0) < 3)).all()
+        np.testing.assert_array_equal(shown["c"], own["c"])
+    # Another draw of paths makes the same network, which saved parameters ask for.
+    again = dataclasses.replace(
+        data, args=jax.tree.map(lambda v: v[::-1][:300], data.args), xs=data.xs[:300]
+    )
+    assert smdp.models.for_fields(again) == net
+    plain = smdp.Trajectories(
+        jnp.arange(3.0), data.xs, {"a": jnp.asarray(known["a"], jnp.float32)}, args_axes=0
+    )
+    assert smdp.models.for_fields(plain) == smdp.models.for_fields(paths((2,)))
