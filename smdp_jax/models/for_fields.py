@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from smdp_jax.models.dilated_resnet import DilatedResNet
-from smdp_jax.models.layout import Conditions, everything
+from smdp_jax.models.layout import Conditions, cell_grid, everything
 from smdp_jax.models.mlp import MLP
 from smdp_jax.trajectories import Trajectories, TrajectoryStream, as_stream, filled, grid_axes
 
@@ -55,7 +55,7 @@ def for_fields(data: Trajectories | TrajectoryStream | Iterable[Trajectories]) -
     Fields get a ``DilatedResNet`` of as many channels as their grid and the number of paths bear.
     It is periodic where neighbours across the ends of the grid differ no more than others do, and
     sees coordinates where it is not, or where the mean of the paths differs between points. States
-    of up to 16 numbers, and those without a grid, get an ``MLP``, which sees all of them at once;
+    of up to 16 numbers, and those on no one grid, get an ``MLP``, which sees all at once;
     so do fields of up to 64 that are not periodic and alike everywhere, from 2000 paths on.
     Conditions that are far from 0 or of another size than 1 are shown in units of their own.
 
@@ -82,8 +82,11 @@ def for_fields(data: Trajectories | TrajectoryStream | Iterable[Trajectories]) -
     axes = grid_axes(x)
     entries = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(x))
     seen = _seen(data)
-    if axes == 0 or entries <= _FEW_ENTRIES:
-        return MLP((64, 64, 64), time_features="log_fourier", conditions=seen)
+    few = entries <= _FEW_ENTRIES
+    if few or axes == 0 or not _on_one_grid(x, axes):
+        return MLP(
+            (64, 64, 64) if few else (192, 192, 192), time_features="log_fourier", conditions=seen
+        )
     if axes > 3:
         raise ValueError(f"for_fields knows grids of up to 3 axes, got {axes}: choose a network")
     cells = max(math.prod(leaf.shape[:axes]) for leaf in jax.tree.leaves(x))
@@ -109,6 +112,14 @@ def _first(data: Any) -> Trajectories:
     """The paths, or the first block of a stream."""
     source = as_stream(data)
     return next(iter(source.blocks(jax.random.key(0)))) if hasattr(source, "blocks") else source
+
+
+def _on_one_grid(x: Any, axes: int) -> bool:
+    try:
+        cell_grid(x, axes)
+    except ValueError:
+        return False
+    return True
 
 
 def _seen(data: Trajectories) -> Conditions:

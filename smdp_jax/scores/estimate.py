@@ -70,7 +70,8 @@ def kernel_tables(
             f"a backward kernel is estimated from at least {_LEAST_PATHS} paths, got "
             f"{data.num_samples}"
         )
-    axes = grid_axes(x) if axes is None else axes
+    if axes is None:  # of what has one: numbers beside a field are a group of their own
+        axes = grid_axes([leaf for leaf in jax.tree.leaves(x) if leaf.ndim] or [jnp.zeros(())])
     physics = physics_of(sde, base)
     if transform == "auto":
         chosen = _best(sde, data, axes, network)

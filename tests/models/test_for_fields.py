@@ -29,6 +29,8 @@ def ramp(x):
         (paths(()), {}),
         (paths((3,)), {}),
         (paths((64,), ()), {}),
+        (paths((24,), (12,)), {}),
+        (paths((6, 8), (12, 16)), {}),
         (paths((64,)), {"dims": 1, "channels": 32, "padding": "periodic", "coordinates": False}),
         (paths((64,), number=50), {"dims": 1, "channels": 16}),
         (paths((64,), change=ramp), {"dims": 1, "padding": "reflect", "coordinates": True}),

@@ -268,6 +268,26 @@ def test_tiny_states(shape):
     assert past.samples.shape == (3, 2, *shape)
 
 
+def test_numbers_beside_a_field_do_not_make_one_block_of_it():
+    """Fewer paths than points: all entries at once would be fitted without error."""
+
+    def step(t0, t1, x, args):
+        return {"field": 0.9 * x["field"], "level": 0.5 * x["level"]}
+
+    white = jax.random.normal(jax.random.key(0), (40, 33))
+    sde = smdp.SDE(step=step, diffusion={"field": 0.5, "level": 1.0})
+    x0 = {"field": white[:, 1:], "level": 3 + white[:, 0]}
+    paths = smdp.simulate(sde, x0, TWO_STEPS, key=jax.random.key(1))
+    kernel = smdp.estimate_kernel(sde, paths)
+    sizes = [group.gain.shape[-1] for group in kernel.tables.groups]
+    assert sizes == [1, 1]
+    # Of a normal start of size 1 seen through noise 0.5 sqrt(1/2) and decay 0.9: 20 % of chance.
+    got = np.sqrt(np.diag(kernel.covariance(0, paths.at(0, 1))))
+    want = np.sqrt([1 / (1 + 0.81 / 0.125), 1 / (1 + 0.25 / 0.5)])
+    np.testing.assert_allclose(got[:32].mean() / want[0], 1, atol=0.2)
+    np.testing.assert_allclose(got[32] / want[1], 1, atol=0.35)
+
+
 @pytest.mark.slow
 def test_part_of_the_grid_and_the_same_noise_in_chunks():
     paths = ring_paths(jax.random.key(1), 64, 9)
