@@ -24,9 +24,6 @@ from smdp_jax.sde import SDE, Args, State
 known = Recent(64)
 
 
-# Processes and times -----------------------------------------------------------------------------
-
-
 def concrete(*values: Any) -> bool:
     """Tell whether all leaves hold numbers that can be looked at."""
     return not any(isinstance(v, Tracer) for v in jax.tree.leaves(values))
@@ -35,12 +32,8 @@ def concrete(*values: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Tell a real number that can be looked at, also in an array without axes."""
     kinds = (int, float, np.number, np.ndarray, jax.Array)
-    return (
-        isinstance(value, kinds)
-        and not isinstance(value, (bool, Tracer))
-        and np.shape(value) == ()
-        and np.isrealobj(value)
-    )
+    number = isinstance(value, kinds) and not isinstance(value, (bool, Tracer))
+    return number and np.shape(value) == () and np.isrealobj(value)
 
 
 def check_time_grid(ts: Any, sde: SDE) -> None:
@@ -134,9 +127,8 @@ def _check_noise(sde: SDE, ts: Any, x: State) -> None:
             wrong = np.flatnonzero(~((g > 0) & np.isfinite(g) & (g * g > 0)))
         if wrong.size and (g != 0).any():
             t, value = np.asarray(ts)[wrong[0]], g[wrong[0]]
-            want = (
-                "positive" if not value > 0 else "finite" if value > 1 else "large enough to square"
-            )
+            large = "finite" if value > 1 else "large enough to square"
+            want = large if value > 0 else "positive"
             raise ValueError(f"SDE.diffusion must be {want} at t={t:g}, got {value:g}")
     if table and not any(g.any() for g in table):
         raise ValueError(
@@ -221,14 +213,9 @@ def check_alike(said: str, want: Any, got: Any) -> None:
     try:
         chex.assert_trees_all_equal_shapes_and_dtypes(want, got)
     except AssertionError:
-        first, second = (
-            jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", tree)
-            for tree in (want, got)
-        )
+        told = lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}"
+        first, second = (jax.tree.map(told, tree) for tree in (want, got))
         raise ValueError(f"{said} {first}, got {second}") from None
-
-
-# States, conditions, numbers ---------------------------------------------------------------------
 
 
 def as_state(x: Any, owner: str) -> State:
@@ -325,9 +312,8 @@ def check_positive(*, least: int = 1, **numbers: Any) -> list[Any]:
         if value is None:
             continue
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
-            raise ValueError(
-                f"{name} must be an int of at least {least}, got {reprlib.repr(value)}"
-            )
+            said = reprlib.repr(value)
+            raise ValueError(f"{name} must be an int of at least {least}, got {said}")
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
     return [None if value is None else int(value) for value in numbers.values()]
@@ -343,9 +329,8 @@ def check_flags(**flags: Any) -> None:
 def check_level(noise_level: Any) -> float:
     """Check the alpha of a backward process, and return it as a number."""
     if not is_number(noise_level) or not 0 <= noise_level < math.inf:
-        raise ValueError(
-            f"noise_level must be finite and not negative, got {reprlib.repr(noise_level)}"
-        )
+        said = reprlib.repr(noise_level)
+        raise ValueError(f"noise_level must be finite and not negative, got {said}")
     return float(noise_level)
 
 
