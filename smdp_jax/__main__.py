@@ -86,16 +86,11 @@ def _run(given: list[str]) -> None:
     path = Path(given[0])
     file = load_config_file(path)
     options = _run_options(file, given[1:])
-    run_experiment(
-        file,
-        options.config,
-        preset=options.preset,
-        runs_dir=options.runs_dir,
-        shown=path.name if path.is_absolute() else path.as_posix(),
-        checkpoint_seconds=options.checkpoint_seconds,
-        progress=sys.stderr.isatty(),
-        initial=pretrained(file.name).score if options.from_pretrained else None,
-    )
+    names = ("preset", "runs_dir", "checkpoint_seconds")
+    given: dict[str, Any] = {name: getattr(options, name) for name in names}
+    given["shown"] = path.name if path.is_absolute() else path.as_posix()
+    given["initial"] = pretrained(file.name).score if options.from_pretrained else None
+    run_experiment(file, options.config, progress=sys.stderr.isatty(), **given)
 
 
 def _join(given: list[str]) -> None:

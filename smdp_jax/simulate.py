@@ -106,16 +106,10 @@ def simulate(
         # Evenly spaced: initial states may be sorted. A pilot of a chunk or so has its memory.
         size = min(samples, _PILOT_PATHS, max(chunk_size or _PILOT_PATHS, _FEWEST_PILOT_PATHS))
         pilot = jnp.linspace(0, samples - 1, size).astype(int)
-        ramp = least_variance_ramp(
-            sde,
-            jax.tree.map(lambda x: x[pilot], x0),
-            ts,
-            key=pilot_key,
-            args=jax.tree.map(lambda a: jnp.asarray(a)[pilot], args) if args_axes == 0 else args,
-            args_axes=args_axes,
-            solver=solver,
-            substeps=substeps,
-        )
+        some = lambda tree: jax.tree.map(lambda x: jnp.asarray(x)[pilot], tree)
+        how = {"args": some(args) if args_axes == 0 else args, "args_axes": args_axes}
+        how |= {"solver": solver, "substeps": substeps}
+        ramp = least_variance_ramp(sde, some(x0), ts, key=pilot_key, **how)
     if split is not None:
         ts, args, key, ramp = split.known((ts, args, key, ramp))
         x0 = split.known(x0) if samples % split.count else split.put(x0)
@@ -198,16 +192,9 @@ def _simulate(
     def one(shared: tuple, inputs: tuple) -> State:
         ts, key, args, stepper = shared
         i, x, own_args = inputs
-        return advance(
-            process,
-            start(x),
-            ts,
-            key=jax.random.fold_in(key, i),
-            args=own_args if args_axes == 0 else args,
-            solver=stepper,
-            substeps=substeps,
-            rematerialise=rematerialise,
-        )[0]
+        own = jax.random.fold_in(key, i), own_args if args_axes == 0 else args
+        how = {"solver": stepper, "substeps": substeps, "rematerialise": rematerialise}
+        return advance(process, start(x), ts, key=own[0], args=own[1], **how)[0]
 
     samples = jax.tree.leaves(x0)[0].shape[0]
     inputs = (jnp.arange(samples), x0, args if args_axes == 0 else None)

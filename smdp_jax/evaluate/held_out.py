@@ -94,18 +94,9 @@ def calibration_report(
     keys = jax.random.split(key, 4)
     truths, ends = (jax.tree.map(lambda x, i=i: x[:, i], test_paths.xs) for i in (0, -1))
     if drawn is None:
-        drawn = sample_posterior(
-            sde,
-            score,
-            ends,
-            test_paths.ts,
-            num_samples=draws,
-            key=keys[0],
-            args=test_paths.args,
-            args_axes=test_paths.args_axes,
-            batch_axes=1,
-            **sampling,
-        )
+        how = {"args": test_paths.args, "args_axes": test_paths.args_axes, "batch_axes": 1}
+        given = how | sampling | {"num_samples": draws, "key": keys[0]}
+        drawn = sample_posterior(sde, score, ends, test_paths.ts, **given)
     samples = _check_drawn(drawn, truths)
     cases, draws = jax.tree.leaves(samples)[0].shape[:2]
     finite = _finite(samples, drawn.info)
@@ -115,7 +106,8 @@ def calibration_report(
     ends_used = jax.tree.map(lambda x: jnp.asarray(x)[used], ends)
     mapped = test_paths.args_axes == 0
     args = jax.tree.map(lambda a: jnp.asarray(a)[used], test_paths.args) if mapped else None
-    ranked = rows.ranked(observables, truths_used, chosen, keys[1], keys[2])
+    cases_used, forward = (truths_used, chosen, ends_used, args), dict(simulator or {})
+    chunk = sampling.get("chunk_size")
     return CalibrationReport(
         cases=cases,
         num_samples=draws,
@@ -124,15 +116,10 @@ def calibration_report(
         draws_used=order.shape[1],
         levels=np.asarray(nominal),
         **rows.coverage(truths_used, chosen, nominal, keys[3]),
-        **ranked,
+        **rows.ranked(observables, truths_used, chosen, keys[1], keys[2]),
         crps=rows.crps(truths, used, chosen),
         reconstruction=rows.reconstruction(
-            sde,
-            test_paths.ts,
-            (truths_used, chosen, ends_used, args),
-            test_paths.args,
-            dict(simulator or {}),
-            sampling.get("chunk_size"),
+            sde, test_paths.ts, cases_used, test_paths.args, forward, chunk
         ),
     )
 

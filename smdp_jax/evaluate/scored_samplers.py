@@ -256,11 +256,6 @@ def judge(
         jnp.concatenate([exact, end], axis=1),
         key=k_told,
     )
-    return SamplerScore(
-        crps / best_crps,
-        energy / best_energy,
-        float(spread_skill(truths, samples).ratio),
-        min(1.0, float(sbc.min()) * sbc.size),
-        float(tarp),
-        told,
-    )
+    ratio, least = float(spread_skill(truths, samples).ratio), float(sbc.min()) * sbc.size
+    proper = crps / best_crps, energy / best_energy
+    return SamplerScore(*proper, ratio, min(1.0, least), float(tarp), told)

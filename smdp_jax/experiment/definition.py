@@ -132,16 +132,10 @@ class Experiment(abc.ABC):
         """
         k_prior, k_noise, k_conditions = jax.random.split(key, 3)
         args = self.conditions(k_conditions, number)
-        return simulate(
-            self.sde(),
-            self.prior(k_prior, number),
-            linear_grid(0.0, self.end_time, self.time_steps),
-            key=k_noise,
-            args=args,
-            args_axes=None if args is None else 0,
-            substeps=self.substeps,
-            score_targets=isinstance(self.loss(), PathScore),
-        )
+        how = {"args": args, "args_axes": None if args is None else 0, "substeps": self.substeps}
+        how["score_targets"] = isinstance(self.loss(), PathScore)
+        ts = linear_grid(0.0, self.end_time, self.time_steps)
+        return simulate(self.sde(), self.prior(k_prior, number), ts, key=k_noise, **how)
 
     def simulate(self, key: PRNGKeyArray) -> Dataset:
         """Make the data.
@@ -317,14 +311,6 @@ class Experiment(abc.ABC):
         Posterior
             By default ``sample_posterior`` on the time grid of the data.
         """
-        return sample_posterior(
-            run.sde,
-            run.learned,
-            x_end,
-            run.data.ts,
-            num_samples=num_samples,
-            key=key,
-            args=args,
-            args_axes=None if args is None else 0,
-            batch_axes=1,
-        )
+        how = {"args": args, "args_axes": None if args is None else 0, "batch_axes": 1}
+        given = (run.sde, run.learned, x_end, run.data.ts)
+        return sample_posterior(*given, num_samples=num_samples, key=key, **how)

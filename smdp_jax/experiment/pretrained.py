@@ -87,14 +87,8 @@ def pretrained(name: str) -> Pretrained:
         sde = dataclasses.replace(sde, linear=_linear(tree["rates"], tree["points"]))
     if "inverse" in tree:
         sde = dataclasses.replace(sde, inverse=carried_by(score, _built(tree["inverse"])))
-    return Pretrained(
-        sde=sde,
-        score=score,
-        ts=jnp.asarray(tree["ts"]),
-        metrics=json.loads(tree["metrics"]),
-        system=system,
-        made_by=tree["made_by"],
-    )
+    ts, metrics = jnp.asarray(tree["ts"]), json.loads(tree["metrics"])
+    return Pretrained(sde, score, ts, metrics, system, tree["made_by"])
 
 
 def write_pretrained(run_dir: Path, path: Path) -> Path:

@@ -105,10 +105,8 @@ def build_report(files: RunFiles, run: Run, arrays: dict[str, Any]) -> Path:
 
     record = content.record
     seconds = [Metric(stage, taken, unit="s") for stage, taken in record["seconds"].items()]
-    if record["training_resumed"]:
-        note = "training was stopped and resumed; its seconds are those of the last part"
-    else:
-        note = "with compilation"
+    resumed = "training was stopped and resumed; its seconds are those of the last part"
+    note = resumed if record["training_resumed"] else "with compilation"
     notes = {
         name: "\n\n".join(f"Warning: {warning}." for warning in record.get(name, ()))
         for name in ("warnings", "warnings_of_samples")

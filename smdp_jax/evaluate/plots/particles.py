@@ -100,18 +100,10 @@ def evidence_panel(past: Any, *, time_unit: str = "") -> Figure:
     """
     if not hasattr(past, "log_evidence") or not hasattr(past, "info"):
         raise TypeError(f"past must be what condition returns, got a {type(past).__name__}")
-    info = past.info
-    stages = (info.temperatures, info.acceptance, info.step_sizes)
-    return particles(
-        info.ts,
-        info.ess,
-        info.resampled,
-        *stages,
-        num_particles=len(past.log_weights),
-        log_evidence=float(past.log_evidence),
-        log_evidence_error=float(past.log_evidence_error),
-        time_unit=time_unit,
-    )
+    names = ("ts", "ess", "resampled", "temperatures", "acceptance", "step_sizes")
+    given: Any = [getattr(past.info, name) for name in names]
+    told = {n: float(getattr(past, n)) for n in ("log_evidence", "log_evidence_error")}
+    return particles(*given, num_particles=len(past.log_weights), time_unit=time_unit, **told)
 
 
 def _shares(axes: Axes, ts: np.ndarray, share: np.ndarray, resampled: np.ndarray) -> None:
