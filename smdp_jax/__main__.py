@@ -87,10 +87,10 @@ def _run(given: list[str]) -> None:
     file = load_config_file(path)
     options = _run_options(file, given[1:])
     names = ("preset", "runs_dir", "checkpoint_seconds")
-    given: dict[str, Any] = {name: getattr(options, name) for name in names}
-    given["shown"] = path.name if path.is_absolute() else path.as_posix()
-    given["initial"] = pretrained(file.name).score if options.from_pretrained else None
-    run_experiment(file, options.config, progress=sys.stderr.isatty(), **given)
+    how: dict[str, Any] = {name: getattr(options, name) for name in names}
+    how["shown"] = path.name if path.is_absolute() else path.as_posix()
+    how["initial"] = pretrained(file.name).score if options.from_pretrained else None
+    run_experiment(file, options.config, progress=sys.stderr.isatty(), **how)
 
 
 def _join(given: list[str]) -> None:
