@@ -11,7 +11,7 @@ Weigend 1994). The loss is 1 where N = 0 and S = 1, and less by as much as they 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,11 @@ from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.objectives.base import Objective, check_fits, check_windows
 from smdp_jax.objectives.step_miss import mean_square
-from smdp_jax.scores.estimate import Base, kernel_tables
+from smdp_jax.scores.estimate import kernel_tables
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.kernel_step import residual, shown
 from smdp_jax.scores.leftover import miss_of, noise_left, trusted
+from smdp_jax.scores.moments import Base
 from smdp_jax.scores.ranks import calibrated
 from smdp_jax.scores.state_noise import StateNoise
 from smdp_jax.scores.tables import KernelTables, with_input_noise
@@ -56,9 +57,11 @@ class BackwardKernel(Objective):
         pair (forward, inverse) of functions of one field. "auto" compares their likelihood of
         unseen steps, and takes "points" for fields far from Gaussian, periodic ones apart, unless
         blocks explain much more.
-    base : "state" or "inverse"
+    base : "auto", "state" or "inverse"
         b: the later state, or the inverse-physics step of it, which explains more where the
-        inverse is good, and sends paths astray where it amplifies.
+        inverse is good, and sends paths astray where it amplifies. It moves no state further than
+        it moved some training path's. "auto" walks chains without a network back from the ends of
+        unseen paths, and takes the inverse where they come twice as near to those paths' starts.
     spread : bool
         Let the network also say how the size of the noise depends on the state: posteriors of
         nonlinear processes are narrow here and wide there. One call of a network gives both, or
@@ -82,7 +85,7 @@ class BackwardKernel(Objective):
     windows: tuple[int, ...] = (1,)
     input_noise: float = 0.0
     transform: Any = "auto"
-    base: Base = "state"
+    base: Base = "auto"
     spread: bool = True
     directions: int = 2
     hold_out: float | None = None
@@ -96,8 +99,10 @@ class BackwardKernel(Objective):
             )
         if not self.directions >= 0:
             raise ValueError(f"BackwardKernel.directions must be at least 0, got {self.directions}")
-        if self.base not in ("state", "inverse"):
-            raise ValueError(f"BackwardKernel.base must be 'state' or 'inverse', got {self.base!r}")
+        if self.base not in get_args(Base):
+            raise ValueError(
+                f"BackwardKernel.base must be one of {get_args(Base)}, got {self.base!r}"
+            )
         if self.hold_out is not None and not 0 < self.hold_out < 1:
             raise ValueError(f"BackwardKernel.hold_out must be in (0, 1), got {self.hold_out}")
 

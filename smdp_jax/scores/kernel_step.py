@@ -13,7 +13,7 @@ from smdp_jax.scores.blocks import Blocks, matvec
 from smdp_jax.scores.learned import apply_network
 from smdp_jax.scores.regression import solve_lower
 from smdp_jax.scores.state_noise import StateNoise, bounded, bounded_noise
-from smdp_jax.scores.tables import KernelTables, inputs
+from smdp_jax.scores.tables import KernelTables, base_of, inputs
 from smdp_jax.sde import Args, Scalar, State
 from smdp_jax.solve.terms import white_noise
 
@@ -106,10 +106,7 @@ def draw(
 def linear(kernel: Any, step: Any, x: State, args: Args) -> tuple[Blocks, Blocks]:
     """Mean of the linear part, and the factors of its covariance, in blocks."""
     tables = kernel.tables
-    base = x
-    if tables.physics is not None:
-        base = tables.physics(tables.ts[step + 1], tables.ts[step], x, args)
-    blocks = tables.transform.to(base)
+    blocks = tables.transform.to(base_of(tables, step, x, args))
     groups = jax.tree.map(lambda v: v[step], tables.groups)
     features = tables.hats(args, jnp.abs(blocks[0]).dtype)
     centre, factors = [], []

@@ -20,11 +20,13 @@ from smdp_jax.scores.blocks import Cosine, Joint, Periodic, Points
 from smdp_jax.scores.conditions import Hats
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.learned import LearnedScore, StepCorrection
+from smdp_jax.scores.moments import physics_of
 from smdp_jax.scores.preconditioner import Preconditioner
 from smdp_jax.scores.regression import Regression
 from smdp_jax.scores.seen import SeenRange
 from smdp_jax.scores.step import LearnedStep, StepScale
 from smdp_jax.scores.tables import KernelTables
+from smdp_jax.sde import SDE
 
 __all__ = ["decoded", "described", "encoded", "load_score", "save", "shareable"]
 
@@ -57,8 +59,7 @@ def save(score: Any, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     TypeError
-        If it is a function of another kind, or a kernel that calls functions of its own: a
-        ``transform`` given as a pair, or ``base="inverse"``.
+        If it is a function of another kind, or a kernel with a ``transform`` given as a pair.
     """
     if type(score).__name__ not in _records or not hasattr(score, "model"):
         raise TypeError(f"score must be learned, such as fit.score, got {type(score).__name__}")
@@ -68,7 +69,7 @@ def save(score: Any, path: str | os.PathLike[str]) -> None:
     write_atomically(path, head + body)
 
 
-def load_score(path: str | os.PathLike[str], model: Any) -> Any:
+def load_score(path: str | os.PathLike[str], model: Any, sde: SDE | None = None) -> Any:
     """Read what ``save`` wrote; no code of the file is run.
 
     Parameters
@@ -78,6 +79,8 @@ def load_score(path: str | os.PathLike[str], model: Any) -> Any:
     model : flax.linen.Module or None
         The network that was trained, built anew: the file holds its parameters alone. None for a
         kernel without a network.
+    sde : SDE, optional
+        The process, for kernels whose steps begin with one of the physics back.
 
     Returns
     -------
@@ -89,7 +92,8 @@ def load_score(path: str | os.PathLike[str], model: Any) -> Any:
     FileNotFoundError
         If there is no file.
     ValueError
-        If the file is damaged, of another kind or a later version, or of another network.
+        If the file is damaged, of another kind or a later version, of another network, or of a
+        kernel that needs ``sde``.
     """
     try:
         with open(os.path.expanduser(path), "rb") as file:
@@ -110,7 +114,7 @@ def load_score(path: str | os.PathLike[str], model: Any) -> Any:
     tree = msgpack_restore(body)
     if tree["network"] != (asked := described(model)):
         raise ValueError(f"model must be the network of {path}, {tree['network']}, got {asked}")
-    return decoded(tree["learned"], model)
+    return decoded(tree["learned"], model, sde)
 
 
 def described(part: Any) -> str:
@@ -120,11 +124,11 @@ def described(part: Any) -> str:
     return re.sub(r"\s+", " ", told)
 
 
-def encoded(value: Any) -> Any:
+def encoded(value: Any, name: str = "") -> Any:
     """Records, dicts and sequences as dicts; numbers, strings, None and arrays as they are."""
     if type(value).__name__ in _records and dataclasses.is_dataclass(value):
         names = [f.name for f in dataclasses.fields(value) if f.name != "model"]
-        fields = {name: encoded(getattr(value, name)) for name in names}
+        fields = {name: encoded(getattr(value, name), name) for name in names}
         return {"record": type(value).__name__, "fields": fields}
     if hasattr(value, "items"):
         return {"dict": {str(name): encoded(part) for name, part in value.items()}}
@@ -135,27 +139,36 @@ def encoded(value: Any) -> Any:
         return {"array": np.asarray(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"value": value}
+    if callable(value) and name == "physics":
+        return {"physics": True}
     raise TypeError(
         "what is saved must hold arrays and numbers, no functions of its own (a kernel's transform "
-        f"given as a pair, its base 'inverse'), got {type(value).__name__}"
+        f"given as a pair), got {type(value).__name__}"
     )
 
 
-def decoded(tree: Any, model: Any) -> Any:
+def decoded(tree: Any, model: Any, sde: SDE | None = None) -> Any:
     """What ``encoded`` was given, with this network in its place."""
     if "record" in tree:
         if tree["record"] not in _records:
             raise ValueError(f"the file holds a {tree['record']}, which this smdp_jax has not")
         record = _records[tree["record"]]
-        fields = {name: decoded(part, model) for name, part in tree["fields"].items()}
+        fields = {name: decoded(part, model, sde) for name, part in tree["fields"].items()}
         own = {f.name for f in dataclasses.fields(record)}  # type: ignore[arg-type]
         return record(**({"model": model} if "model" in own else {}), **fields)
     ((kind, value),) = tree.items()
     if kind == "array":
         return jnp.asarray(value)
+    if kind == "physics":
+        if sde is None:
+            raise ValueError(
+                "sde must be the process of the kernel, whose steps begin with one of its physics "
+                "back, got None"
+            )
+        return physics_of(sde, "inverse")
     if kind == "dict":
-        return {name: decoded(part, model) for name, part in value.items()}
+        return {name: decoded(part, model, sde) for name, part in value.items()}
     if kind in ("tuple", "list"):
-        parts = [decoded(value[str(i)], model) for i in range(len(value))]
+        parts = [decoded(value[str(i)], model, sde) for i in range(len(value))]
         return tuple(parts) if kind == "tuple" else parts
     return value

@@ -10,7 +10,7 @@ from jaxtyping import PRNGKeyArray
 from smdp_jax.scores.blocks import Transform, matvec
 from smdp_jax.scores.conditions import Hats
 from smdp_jax.scores.regression import Regression
-from smdp_jax.sde import FlowMap, Scalar, State
+from smdp_jax.sde import Args, FlowMap, Scalar, State
 from smdp_jax.solve.terms import white_noise
 
 
@@ -42,7 +42,9 @@ class KernelTables:
     directions : int
         Along how many directions of its own.
     physics : callable or None
-        b as a function of (t1, t0, x, args); None: b is x itself.
+        One step of the physics back, as a function of (t1, t0, x, args); None: b is x itself.
+    moved : pytree or None
+        Largest change of an entry by that step on the paths, leaves (steps,).
     """
 
     ts: Any
@@ -55,7 +57,19 @@ class KernelTables:
     transform: Transform = field(metadata={"static": True})
     spread: bool = field(metadata={"static": True})
     physics: FlowMap | None = field(metadata={"static": True})
+    moved: Any = None
     directions: int = field(default=0, metadata={"static": True})
+
+
+def base_of(tables: KernelTables, step: Any, x: State, args: Args) -> State:
+    """b: the later state, brought back by no more than the physics did on some path."""
+    if tables.physics is None:
+        return x
+    ts, moved = tables.ts, tables.moved
+    back = tables.physics(ts[step + 1], ts[step], x, args)
+    if moved is None:
+        return back
+    return jax.tree.map(lambda x, b, m: x + jnp.clip(b - x, -m[step], m[step]), x, back, moved)
 
 
 def inputs(tables: KernelTables, step: Any, x: State) -> tuple[Scalar, State, State]:

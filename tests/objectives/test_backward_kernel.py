@@ -252,7 +252,10 @@ def test_given_validation_is_what_the_noise_is_measured_on():
         ({"input_noise": -1}, "BackwardKernel.input_noise must be at least 0, got -1"),
         ({"windows": ()}, r"BackwardKernel.windows must be a tuple .* got \(\)"),
         ({"windows": (0,)}, "BackwardKernel.windows must be"),
-        ({"base": "both"}, "BackwardKernel.base must be 'state' or 'inverse', got 'both'"),
+        (
+            {"base": "both"},
+            r"BackwardKernel.base must be one of \('auto', 'state', 'inverse'\), got 'both'",
+        ),
         ({"hold_out": 1.0}, r"BackwardKernel.hold_out must be in \(0, 1\), got 1.0"),
     ],
 )

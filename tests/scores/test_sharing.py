@@ -29,6 +29,7 @@ LEARNED = {
     "step": smdp.LearnedStep(MODEL, VARIABLES, StepScale.of(DATA)),
     "kernel without a network": smdp.estimate_kernel(SDE, DATA),
     "kernel of modes": smdp.estimate_kernel(SDE, DATA, transform="periodic", grid_axes=0),
+    "kernel from the physics": smdp.estimate_kernel(SDE, DATA, base="inverse"),
     "half precision": smdp.LearnedScore(
         MODEL, jax.tree.map(lambda v: v.astype(jnp.bfloat16), VARIABLES)
     ),
@@ -39,12 +40,18 @@ LEARNED = {
 def test_comes_back(tmp_path, name):
     learned = LEARNED[name]
     smdp.save(learned, tmp_path / "term")
-    again = smdp.load_score(tmp_path / "term", learned.model and smdp.models.MLP((3,)))
+    again = smdp.load_score(tmp_path / "term", learned.model and smdp.models.MLP((3,)), SDE)
     assert type(again) is type(learned)
     assert jax.tree.structure(again) == jax.tree.structure(learned)
     for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(learned), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
+
+
+def test_kernel_from_the_physics_needs_the_process(tmp_path):
+    smdp.save(LEARNED["kernel from the physics"], tmp_path / "term")
+    with pytest.raises(ValueError, match=r"sde must be the process of the kernel, .* got None"):
+        smdp.load_score(tmp_path / "term", None)
 
 
 def written(tmp_path):

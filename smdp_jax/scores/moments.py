@@ -1,0 +1,106 @@
+"""Gains and covariances of every step of a backward kernel, from paths."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from smdp_jax.compiled import once
+from smdp_jax.scores.blocks import Transform
+from smdp_jax.scores.conditions import Hats
+from smdp_jax.scores.own_steps import move_of, noise_of
+from smdp_jax.scores.regression import Regression, regress
+from smdp_jax.scores.tables import KernelTables, base_of, with_input_noise
+from smdp_jax.sde import SDE, Args, FlowMap, Scalar, State
+from smdp_jax.trajectories import Trajectories
+
+Base = Literal["auto", "state", "inverse"]
+
+_LEAST_BOUND = 4.0
+
+
+@dataclass(frozen=True)
+class _NegatedDrift:
+    """One step of a drift back by its negated increment."""
+
+    sde: SDE
+
+    def __call__(self, t1: Scalar, t0: Scalar, x: State, args: Args) -> State:
+        assert self.sde.drift is not None
+        back = t1 - t0
+        drift = self.sde.drift(t1, x, args)
+        return jax.tree.map(lambda x, p: x - jnp.asarray(back, x.dtype) * p, x, drift)
+
+
+def physics_of(sde: SDE, base: Base) -> FlowMap | None:
+    """Return b as a function; None where it is the state itself."""
+    if base == "state":
+        return None
+    return sde.inverse if sde.step is not None else _NegatedDrift(sde)
+
+
+def tables_of(
+    sde: SDE,
+    data: Trajectories,
+    transform: Transform,
+    physics: FlowMap | None,
+    input_noise: float,
+    key: PRNGKeyArray,
+    steps: np.ndarray | None = None,
+    spread: bool = False,
+) -> KernelTables:
+    """Tables of some steps (default: of all)."""
+    steps = np.arange(data.num_times - 1) if steps is None else steps
+    hats = Hats.of(data, _most_features(data, transform))
+    x, args = data.at(0, -1), data.args_of(0)
+    dtype = jax.tree.leaves(x)[0].dtype
+
+    @once
+    def estimate(data: Trajectories, key: PRNGKeyArray) -> KernelTables:
+        noise = noise_of(sde, data.ts, x)
+        mean, size = (jax.tree.map(f, data.xs) for f in (jnp.mean, jnp.std))
+        size = jax.tree.map(lambda s: jnp.where(s > 0, s, jnp.ones_like(s)), size)
+        samples = jnp.arange(data.num_samples)
+        features = jax.vmap(lambda i: hats(data.args_of(i), dtype))(samples)
+        unit, probe = jax.tree.map(jnp.ones_like, size), (x, args, move_of(sde, data.ts, x, args))
+        empty = KernelTables(
+            data.ts, (), hats, (mean, size), noise, probe, unit, transform, spread, physics
+        )
+
+        def one(step: Array) -> tuple[tuple[Regression, ...], State, State]:
+            def pair(i: Array) -> tuple[Any, ...]:
+                own = jax.random.fold_in(jax.random.fold_in(key, step), i)
+                earlier, later = data.at(i, step), data.at(i, step + 1)
+                if input_noise > 0:
+                    later = with_input_noise(empty, own, step, later, input_noise)
+                base = base_of(empty, step, later, data.args_of(i))
+                moved = jax.tree.map(lambda b, x: jnp.abs(b - x).max(), base, later)
+                return *(transform.to(s) for s in (earlier, base, later)), moved
+
+            earlier, base, later, moved = jax.vmap(pair)(samples)
+            pairs = zip(earlier, base, later, strict=True)
+            groups = tuple(regress(x, b, y, features) for x, b, y in pairs)
+
+            def missed(x: Any, b: Any, features: Array) -> State:
+                white = (g.missed(x, b, features) for g, x, b in zip(groups, x, b, strict=True))
+                return transform.back(tuple(white), probe[0])
+
+            left = jax.vmap(missed)(earlier, base, features)
+            largest = jax.tree.map(lambda w: jnp.abs(w).max(), left)
+            return groups, largest, jax.tree.map(jnp.max, moved)
+
+        groups, largest, moved = jax.lax.map(one, jnp.asarray(steps))
+        largest = jax.tree.map(lambda w: jnp.maximum(w.max(), _LEAST_BOUND), largest)
+        moved = None if physics is None else moved
+        return replace(empty, groups=groups, largest=largest, moved=moved)
+
+    return estimate(data, key)
+
+
+def _most_features(data: Trajectories, transform: Transform) -> int:
+    """Twenty paths for each number that a regression finds."""
+    shapes = jax.eval_shape(transform.to, data.at(0, 0))
+    return max(data.num_samples // (20 * (1 + max(b.shape[-1] for b in shapes))), 1)

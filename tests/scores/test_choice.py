@@ -1,0 +1,82 @@
+"""What a kernel's regression starts from: chosen by chains, and kept to what the paths did."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import smdp_jax as smdp
+from smdp_jax.scores.blocks import Joint
+from smdp_jax.scores.choice import best_base
+
+TS = jnp.linspace(0.0, 1.0, 9)
+
+
+def paths_of(sde, number=400, substeps=1):
+    x0 = jax.random.normal(jax.random.key(0), (number, 3))
+    return smdp.simulate(sde, x0, TS, key=jax.random.key(1), substeps=substeps)
+
+
+def cubic(noise):
+    """Nearly all of the past can be told, by an inverse that grows without bound off the paths."""
+    return smdp.SDE(drift=lambda t, x, args: -2 * x**3 - jnp.roll(x, 1), diffusion=noise)
+
+
+def rotating_well(t, x, args):
+    """A limit cycle: a step back drives away from it what is not on it."""
+    size = jnp.sum(x[:2] ** 2)
+    turned = jnp.stack([-x[1], x[0], jnp.zeros_like(x[0])])
+    return 6 * turned + 8 * x * (1 - size)
+
+
+def test_physics_are_taken_where_they_explain_more():
+    sde = cubic(0.02)
+    paths = paths_of(sde)
+    assert best_base(sde, paths, Joint()) == "inverse"
+    found = {
+        base: smdp.sample_posterior(
+            sde,
+            smdp.estimate_kernel(sde, paths, base=base),
+            paths.xs[:50, -1],
+            TS,
+            num_samples=20,
+            key=jax.random.key(2),
+            batch_axes=1,
+        ).samples
+        for base in ("auto", "state")
+    }
+    off = {k: float(jnp.abs(v.mean(axis=1) - paths.xs[:50, 0]).mean()) for k, v in found.items()}
+    assert off["auto"] < 0.6 * off["state"]
+
+
+def test_physics_are_left_where_chains_run_from_the_paths():
+    sde = smdp.SDE(drift=rotating_well, diffusion=0.1)
+    assert best_base(sde, paths_of(sde, substeps=8), Joint()) == "state"
+
+
+def test_linear_steps_need_no_physics():
+    sde = smdp.SDE(drift=lambda t, x, args: -x, diffusion=0.3)
+    assert best_base(sde, paths_of(sde), Joint()) == "state"
+
+
+def test_few_paths_tell_nothing():
+    sde = cubic(0.02)
+    assert best_base(sde, paths_of(sde)[:60], Joint()) == "state"
+
+
+@pytest.mark.parametrize("far", [30.0, -1e4, np.inf])
+def test_physics_move_no_state_further_than_they_did_on_the_paths(far):
+    sde = cubic(0.02)
+    paths = paths_of(sde)
+    kernel = smdp.estimate_kernel(sde, paths, base="inverse")
+    moved = jax.vmap(jax.vmap(lambda x: TS[1] * sde.drift(0.0, x, None)))(paths.xs[:, 1:])
+    np.testing.assert_allclose(kernel.tables.moved, jnp.abs(moved).max(axis=(0, 2)), rtol=1e-5)
+    x = jnp.full(3, far)
+    gains = kernel.tables.groups[0].gain[4, 0, 0]
+    got = kernel.mean(4, x)
+    # b is at most the largest move away from x.
+    free = gains @ (x - paths.xs[:, 5].mean(axis=0))
+    if np.isfinite(far):
+        assert jnp.abs(got - free).max() < 5 + 2 * kernel.tables.moved[4] * jnp.abs(gains).sum()
+    else:
+        assert not jnp.isfinite(got).any()
