@@ -12,14 +12,19 @@ from smdp_jax.scores.choice import best_base
 TS = jnp.linspace(0.0, 1.0, 9)
 
 
-def paths_of(sde, number=400, substeps=1):
+def paths_of(sde, number=400, substeps=1, ts=TS):
     x0 = jax.random.normal(jax.random.key(0), (number, 3))
-    return smdp.simulate(sde, x0, TS, key=jax.random.key(1), substeps=substeps)
+    return smdp.simulate(sde, x0, ts, key=jax.random.key(1), substeps=substeps)
 
 
 def cubic(noise):
-    """Nearly all of the past can be told, by an inverse that grows without bound off the paths."""
+    """A step back grows without bound off the paths."""
     return smdp.SDE(drift=lambda t, x, args: -2 * x**3 - jnp.roll(x, 1), diffusion=noise)
+
+
+def swirl(t, x, args):
+    """Circles, quicker the wider they are: all of the past can be told, and none of it linearly."""
+    return jnp.sum(x[:2] ** 2) * jnp.stack([-x[1], x[0], jnp.zeros_like(x[0])]) - x / 4
 
 
 def rotating_well(t, x, args):
@@ -30,15 +35,15 @@ def rotating_well(t, x, args):
 
 
 def test_physics_are_taken_where_they_explain_more():
-    sde = cubic(0.02)
-    paths = paths_of(sde)
+    sde, ts = smdp.SDE(drift=swirl, diffusion=0.02), jnp.linspace(0.0, 1.0, 41)
+    paths = paths_of(sde, ts=ts)
     assert best_base(sde, paths, Joint()) == "inverse"
     found = {
         base: smdp.sample_posterior(
             sde,
             smdp.estimate_kernel(sde, paths, base=base),
             paths.xs[:50, -1],
-            TS,
+            ts,
             num_samples=20,
             key=jax.random.key(2),
             batch_axes=1,
