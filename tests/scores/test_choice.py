@@ -17,9 +17,12 @@ def paths_of(sde, number=400, substeps=1, ts=TS):
     return smdp.simulate(sde, x0, ts, key=jax.random.key(1), substeps=substeps)
 
 
-def cubic(noise):
+def inwards(t, x, args):
     """A step back grows without bound off the paths."""
-    return smdp.SDE(drift=lambda t, x, args: -2 * x**3 - jnp.roll(x, 1), diffusion=noise)
+    return -2 * x**3 - jnp.roll(x, 1)
+
+
+CUBIC = smdp.SDE(drift=inwards, diffusion=0.02)
 
 
 def swirl(t, x, args):
@@ -65,16 +68,14 @@ def test_linear_steps_need_no_physics():
 
 
 def test_few_paths_tell_nothing():
-    sde = cubic(0.02)
-    assert best_base(sde, paths_of(sde)[:60], Joint()) == "state"
+    assert best_base(CUBIC, paths_of(CUBIC)[:60], Joint()) == "state"
 
 
 @pytest.mark.parametrize("far", [30.0, -1e4, np.inf])
 def test_physics_move_no_state_further_than_they_did_on_the_paths(far):
-    sde = cubic(0.02)
-    paths = paths_of(sde)
-    kernel = smdp.estimate_kernel(sde, paths, base="inverse")
-    moved = jax.vmap(jax.vmap(lambda x: TS[1] * sde.drift(0.0, x, None)))(paths.xs[:, 1:])
+    paths = paths_of(CUBIC)
+    kernel = smdp.estimate_kernel(CUBIC, paths, base="inverse")
+    moved = jax.vmap(jax.vmap(lambda x: TS[1] * inwards(0.0, x, None)))(paths.xs[:, 1:])
     np.testing.assert_allclose(kernel.tables.moved, jnp.abs(moved).max(axis=(0, 2)), rtol=1e-5)
     x = jnp.full(3, far)
     gains = kernel.tables.groups[0].gain[4, 0, 0]
