@@ -174,7 +174,7 @@ def sample_posterior(
     walk: Any = solve
     grows = False
     if isinstance(score, LearnedKernel):
-        walk = kernel_walk(score, solve, work.x_end, input_noise)
+        walk = kernel_walk(score, solve, _ends(work, args), input_noise)
     elif input_noise != 0:
         raise ValueError(f"input_noise needs a LearnedKernel, got a score and {input_noise}")
     else:

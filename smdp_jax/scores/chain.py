@@ -1,6 +1,7 @@
 """Walk a backward kernel from an end state to the start of its grid."""
 
 import math
+import warnings
 from typing import Any
 
 import equinox as eqx
@@ -8,13 +9,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.checks import check_number
+from smdp_jax.checks import check_number, concrete
 from smdp_jax.scores.kernel import LearnedKernel, first_step
 from smdp_jax.scores.kernel_step import draw
 from smdp_jax.scores.tables import with_input_noise
 from smdp_jax.sde import Args, State
 from smdp_jax.solve.backward import BackwardSolve, SolveInfo
 from smdp_jax.solve.integrate import Save, Watched, scan_saving
+from smdp_jax.solve.looked import Ends
 
 
 class KernelWalk(eqx.Module):
@@ -43,21 +45,29 @@ class KernelWalk(eqx.Module):
             finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(x)]).all()
             lost_at = jnp.where(finite, -jnp.inf, kernel.ts[step]).astype(kernel.ts.dtype)
             largest = jnp.maximum(watched.largest, jnp.max(jnp.stack(sizes)))
-            return (x, state, Watched(largest, jnp.maximum(watched.lost_at, lost_at))), None
+            left_at = watched.left_at
+            if kernel.range is not None:
+                now = jnp.where(kernel.range.outside(kernel.ts[step], x), kernel.ts[step], -jnp.inf)
+                left_at = jnp.maximum(left_at, now.astype(kernel.ts.dtype))
+            seen = Watched(largest, jnp.maximum(watched.lost_at, lost_at), left_at)
+            return (x, state, seen), None
 
         save: Save = self.save
         if not isinstance(save, str):
             save = [self.steps - range(self.steps + 1)[i] for i in save]
-        nothing = Watched(jnp.zeros((), dtype), jnp.asarray(-jnp.inf, kernel.ts.dtype))
+        never = jnp.asarray(-jnp.inf, kernel.ts.dtype)
+        left = None if kernel.range is None else never
+        nothing = Watched(jnp.zeros((), dtype), never, left)
         xs, watched = scan_saving(back, (x_end, None, nothing), self.steps, 1, save)
         if save != "last":
             xs = jax.tree.map(lambda x: x[::-1], xs)
         finite = watched.lost_at == -jnp.inf
-        return xs, SolveInfo(jnp.asarray(self.steps), finite, watched.largest, watched.lost_at)
+        steps = jnp.asarray(self.steps)
+        return xs, SolveInfo(steps, finite, watched.largest, watched.lost_at, watched.left_at)
 
 
 def kernel_walk(
-    kernel: LearnedKernel, asked: BackwardSolve, x_end: State, input_noise: Any
+    kernel: LearnedKernel, asked: BackwardSolve, ends: Ends, input_noise: Any
 ) -> KernelWalk:
     """Set up the walk that ``sample_posterior`` was asked for."""
     for name in ("solver", "controller"):
@@ -67,5 +77,31 @@ def kernel_walk(
     if not 0 <= noise < math.inf:
         raise ValueError(f"input_noise must be at least 0 and finite, got {input_noise}")
     first, steps = first_step(kernel.ts, asked.ts), len(asked.ts) - 1
-    size = jnp.asarray(noise, jax.tree.leaves(x_end)[0].dtype)
+    size = jnp.asarray(noise, jax.tree.leaves(ends.x)[0].dtype)
+    _warn_of_far(kernel, ends, first + steps)
     return KernelWalk(first, steps, size, asked.denoise_last, asked.save)
+
+
+def _warn_of_far(kernel: LearnedKernel, ends: Ends, last: int) -> None:
+    """Say which end states and conditions are beyond those of the training paths."""
+    if not concrete(ends, kernel) or not all(
+        getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(ends)
+    ):
+        return
+    if kernel.range is not None:
+        outside = jax.vmap(lambda x: kernel.range.outside(kernel.ts[last], x))
+        if far := int(outside(ends.x).sum()):
+            warnings.warn(
+                f"sample_posterior: {far} of {jax.tree.leaves(ends.x)[0].shape[0]} end states lie "
+                f"outside of the range of the training paths at t={float(kernel.ts[last]):g}, and "
+                "what was learned extrapolates there. x_end must be in their units; if it is, "
+                "train on paths that end there",
+                stacklevel=4,
+            )
+    for name, value, low, high in kernel.tables.hats.beyond(ends.args, ends.mapped):
+        warnings.warn(
+            f"sample_posterior: {name}={value:.4g} lies outside of the training paths' "
+            f"[{low:.4g}, {high:.4g}], and what was learned extrapolates there: train on paths "
+            "with such conditions",
+            stacklevel=4,
+        )

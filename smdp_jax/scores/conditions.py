@@ -19,6 +19,7 @@ from smdp_jax.sde import Args
 from smdp_jax.trajectories import Trajectories
 
 _KNOTS = {1: 7, 2: 3, 3: 2}
+_SLACK = 0.1
 
 
 @jax.tree_util.register_dataclass
@@ -72,6 +73,23 @@ class Hats:
 
         hats = product(_hats)
         return jnp.stack([product(_splines) if self.smooth else hats, hats]).astype(dtype)
+
+    def beyond(self, args: Args, mapped: bool) -> list[tuple[str, float, float, float]]:
+        """Name the scalars that lie farthest from the knots, by more than a tenth of their width.
+
+        With the value, the least and the largest knot; ``mapped``: leaves have an axis of paths.
+        """
+        leaves, found = jax.tree_util.tree_leaves_with_path(args), []
+        for knots, (i, k) in zip(self.knots, self.picks, strict=True):
+            path, leaf = leaves[i]
+            low, high = float(knots[0]), float(knots[-1])
+            values = np.asarray(leaf, float).reshape(len(leaf) if mapped else 1, -1)[:, k]
+            off = np.maximum(low - values, values - high)
+            if off.max() > _SLACK * (high - low):
+                name = "args" + jax.tree_util.keystr(path)
+                name += f"[{k}]" if np.size(leaf) > len(values) else ""
+                found.append((name, float(values[off.argmax()]), low, high))
+        return found
 
     @property
     def count(self) -> int:

@@ -12,6 +12,7 @@ from smdp_jax.scores import blocks
 from smdp_jax.scores.choice import best_base, best_transform
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.moments import Base, physics_of, tables_of
+from smdp_jax.scores.seen import SeenRange
 from smdp_jax.scores.tables import KernelTables
 from smdp_jax.sde import SDE
 from smdp_jax.trajectories import Trajectories, grid_axes
@@ -99,4 +100,4 @@ def estimate_kernel(
     check_process(sde, data.ts, data.at(0, -1), data.args_of(0))
     data = jax.tree.map(jnp.asarray, data)
     tables = kernel_tables(sde, data, transform, base=base, axes=grid_axes, key=jax.random.key(0))
-    return LearnedKernel(None, {}, tables)
+    return LearnedKernel(None, {}, tables, range=SeenRange.of(data))

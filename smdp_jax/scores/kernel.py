@@ -63,6 +63,8 @@ class LearnedKernel:
         Factors of N and of h and w, at most 1, that suit paths that were not trained on; None: 1.
     left : tuple of arrays (steps, K, c, c), optional
         Roots R_j of the covariance that is left of the remainder, per group; None: 1.
+    range : SeenRange, optional
+        Of the paths over time; ``info.left_range_at`` says where a path back left it.
 
     References
     ----------
@@ -78,6 +80,7 @@ class LearnedKernel:
     tables: KernelTables
     trust: Any = None
     left: Any = None
+    range: Any = None
 
     @property
     def preconditioner(self) -> KernelTables:

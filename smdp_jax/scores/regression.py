@@ -88,9 +88,9 @@ def regress(earlier: Array, base: Array, later: Array, features: Array) -> Regre
         base_mean=base_mean[0],
         offset=jnp.moveaxis(slopes[:, :, 0], 1, 0),
         gain=jnp.moveaxis(gain, 1, 0),
-        factor=jnp.linalg.cholesky(_lifted(spread, 1e-6, _FLOOR * _sizes(centred))),
+        factor=jnp.linalg.cholesky(_lifted(spread, 1e-6, _least(earlier, centred, _FLOOR))),
         later_mean=later_mean[0],
-        whitener=_whitener(later - later_mean),
+        whitener=_whitener(later, later - later_mean),
     )
 
 
@@ -102,17 +102,18 @@ def solve_lower(factor: Array, vectors: Array) -> Array:
     return solve(factor, vectors[..., None], lower=True)[..., 0]
 
 
-def _whitener(centred: Array) -> Array:
+def _whitener(later: Array, centred: Array) -> Array:
     size = centred.shape[-1]
     spread = jnp.einsum("skc,skd->kcd", centred, centred.conj()) / centred.shape[0]
-    factor = jnp.linalg.cholesky(_lifted(spread, _RIDGE, 1e-8 * _sizes(centred)))
+    factor = jnp.linalg.cholesky(_lifted(spread, _RIDGE, _least(later, centred, 1e-8)))
     identity = jnp.broadcast_to(jnp.eye(size, dtype=factor.dtype), factor.shape)
     return jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
 
 
-def _sizes(centred: Array) -> Array:
-    """Mean square of every entry of a block, over paths and blocks: (S, K, c) -> (c,)."""
-    return (jnp.abs(centred) ** 2).mean(axis=(0, 1))
+def _least(x: Array, centred: Array, share: float) -> Array:
+    """Least variance of the entries of a block: a share of their own, and what rounding hides."""
+    hidden = jnp.finfo(x.dtype).eps * x
+    return (share * jnp.abs(centred) ** 2 + jnp.abs(hidden) ** 2).mean(axis=(0, 1))
 
 
 def _lifted(spread: Array, share: float, floor: Array) -> Array:

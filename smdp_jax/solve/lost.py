@@ -34,8 +34,8 @@ def warn_of_lost(info: SolveInfo, args: Args, ts: Any, grows: bool) -> None:
     elif left_at.size > _STRAYS * count:
         warnings.warn(
             f"{left_at.size} of {count} paths left the range of the training paths, from "
-            f"t={left_at.max():g} on the way back (half of them by t={np.median(left_at):g}): the "
-            "score extrapolates there. info.left_range_at tells which; "
+            f"t={left_at.max():g} on the way back (half of them by t={np.median(left_at):g}): "
+            "what was learned extrapolates there. info.left_range_at tells which; "
             f"{_reason(args, ts, left_at, left_at, grows)}",
             stacklevel=4,
         )

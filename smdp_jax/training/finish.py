@@ -10,6 +10,7 @@ from jaxtyping import PRNGKeyArray
 
 from smdp_jax.objectives import Objective
 from smdp_jax.objectives.step_miss import gaussian_of, warn_of_miss
+from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.learned import LearnedScore, StepCorrection
 from smdp_jax.scores.seen import SeenRange
 from smdp_jax.sde import SDE
@@ -42,6 +43,8 @@ def finished(
     if learned.kind == "score":
         shapes = tuple(x.shape[2:] for x in jax.tree.leaves(paths.xs))
         learned = replace(learned, shapes=shapes, seen=SeenRange.of(paths))
+    elif isinstance(learned, LearnedKernel):
+        learned = replace(learned, range=SeenRange.of(paths))
     return learned, miss
 
 

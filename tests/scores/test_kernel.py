@@ -191,6 +191,61 @@ def test_gains_depend_on_conditions():
     np.testing.assert_allclose(past.std(axis=1), np.sqrt(variance), rtol=0.05)
 
 
+@pytest.mark.parametrize("place", [0.0, 40.0, -3e3])
+def test_starts_from_one_place_are_known_but_for_rounding(place):
+    def step(t0, t1, x, args):
+        return jax.tree.map(lambda v: args["rate"] * v, x)
+
+    sde = smdp.SDE(step=step, diffusion=0.3)
+    x0 = {"a": jax.random.normal(jax.random.key(0), (500, 2)), "b": jnp.full((500,), place)}
+    args = {"rate": jax.random.uniform(jax.random.key(1), (500,), minval=0.7, maxval=0.9)}
+    paths = smdp.simulate(sde, x0, TWO_STEPS, key=jax.random.key(2), args=args, args_axes=0)
+    kernel = smdp.estimate_kernel(sde, paths)
+    past = smdp.sample_posterior(
+        sde,
+        kernel,
+        paths.at(0, -1),
+        TWO_STEPS,
+        num_samples=8,
+        key=jax.random.key(3),
+        args=paths.args_of(0),
+    )
+    np.testing.assert_allclose(past.samples["b"], place, rtol=1e-5, atol=1e-5)
+    assert 0.02 < float(past.samples["a"].std()) < 2
+
+
+def test_what_lies_beyond_the_training_paths_is_warned_of():
+    def step(t0, t1, x, args):
+        return jax.tree.map(lambda v: (1 - 0.2 * args["rates"][1]) * v, x)
+
+    sde = smdp.SDE(step=step, diffusion=0.3)
+    x0 = {"a": jax.random.normal(jax.random.key(0), (500, 2)), "b": jnp.full((500,), 40.0)}
+    rates = jax.random.uniform(jax.random.key(1), (500, 2), minval=1.0, maxval=2.0)
+    ends = {"args": {"rates": rates}, "args_axes": 0}
+    paths = smdp.simulate(sde, x0, TWO_STEPS, key=jax.random.key(2), **ends)
+    kernel = smdp.estimate_kernel(sde, paths)
+    ask = {"num_samples": 8, "key": jax.random.key(3), "args_axes": 0, "batch_axes": 1}
+    x_end = jax.tree.map(lambda v: v[:3, -1], paths.xs)
+
+    def past(x_end, rates):
+        args = {"rates": jnp.asarray(rates, jnp.float32)}
+        return smdp.sample_posterior(sde, kernel, x_end, TWO_STEPS, args=args, **ask)
+
+    within = [[1.5, 1.1], [1.5, 1.5], [7.0, 2.05]]  # the first rate does nothing, and is seen, too
+    inside = [[1.5, 1.1], [1.5, 1.5], [1.5, 2.05]]
+    assert (past(x_end, inside).info.left_range_at == -jnp.inf).all()
+    with pytest.warns(UserWarning, match=r"args\['rates'\]\[0\]=7 lies outside .*\[1.00., 2\]"):
+        past(x_end, within)
+    off = x_end | {"a": x_end["a"].at[1].add(50.0)}
+    with (
+        pytest.warns(UserWarning, match="1 of 3 end states lie outside of the range"),
+        pytest.warns(UserWarning, match="8 of 24 paths left the range"),
+    ):
+        info = past(off, inside).info
+    np.testing.assert_array_equal(info.left_range_at[1], 0.5)
+    assert (info.left_range_at[0] == -jnp.inf).all()
+
+
 def test_hats_sum_to_one_and_see_scalars_alone():
     args = {
         "a": jnp.arange(40.0),
