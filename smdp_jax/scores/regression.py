@@ -112,7 +112,7 @@ def _whitener(later: Array, centred: Array) -> Array:
 
 def _least(x: Array, centred: Array, share: float) -> Array:
     """Least variance of the entries of a block: a share of their own, and what rounding hides."""
-    hidden = jnp.finfo(x.dtype).eps * x
+    hidden = float(jnp.finfo(x.dtype).eps) * x
     return (share * jnp.abs(centred) ** 2 + jnp.abs(hidden) ** 2).mean(axis=(0, 1))
 
 
