@@ -1,7 +1,8 @@
 """More problems of a newcomer, written before anything was tried on them.
 
 Small states of very unlike leaves, oscillating, non-normal, of two wells, chaotic; fields that are
-stiff and chaotic, that a front runs through, and that conditions carry about.
+stiff and chaotic, that a front runs through, and that conditions carry about. The last two
+were added when conditions in small units had been found to go unseen.
 """
 
 from collections.abc import Callable
@@ -220,6 +221,45 @@ def wind() -> Case:
     )
 
 
+def drug() -> Case:
+    """One number between two wells whose distance differs between paths, told in mol: 1e-4."""
+
+    def drift(t: Any, x: Any, args: Any) -> Any:
+        return 3 * (1e4 * args["dose"]) ** 2 * x - 3 * x**3
+
+    return Case(
+        smdp.SDE(drift, diffusion=0.6),
+        smdp.linear_grid(0.0, 1.0, 40),
+        lambda key, m: jax.random.normal(key, (m,)),
+        args=lambda key, m: {"dose": jax.random.uniform(key, (m,), minval=3e-5, maxval=1.7e-4)},
+        simulation={"substeps": 4},
+        ends=2000,
+        steps=3000,
+    )
+
+
+def nerve() -> Case:
+    """A nerve that fires (FitzHugh, Nagumo): a fast number and a slow one."""
+
+    def drift(t: Any, x: Any, args: Any) -> Any:
+        fast = 10 * (x["fast"] - x["fast"] ** 3 / 3 - x["slow"] + 0.5)
+        return {"fast": fast, "slow": 0.8 * (x["fast"] + 0.7 - 0.8 * x["slow"])}
+
+    def prior(key: PRNGKeyArray, m: int) -> dict[str, Array]:
+        white = jax.random.normal(key, (2, m))
+        return {"fast": 1.5 * white[0], "slow": 0.7 * white[1]}
+
+    return Case(
+        smdp.SDE(drift, diffusion={"fast": 0.5, "slow": 0.1}),
+        smdp.linear_grid(0.0, 0.6, 40),
+        prior,
+        simulation={"substeps": 4},
+        particles=True,
+        ends=1500,
+        steps=4000,
+    )
+
+
 MORE = {
     "spring": spring,
     "shear": shear,
@@ -229,4 +269,6 @@ MORE = {
     "kuramoto": kuramoto,
     "front": front,
     "wind": wind,
+    "drug": drug,
+    "nerve": nerve,
 }
