@@ -14,7 +14,7 @@ from smdp_jax.scores.blocks import Transform
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.kernel_step import draw
 from smdp_jax.scores.moments import Base, physics_of, tables_of
-from smdp_jax.sde import SDE, Scalar, State
+from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.trajectories import Trajectories
 
 _LEAST_PATHS = 8
@@ -25,6 +25,8 @@ _COMPARED_STEPS = 6
 # a factor of two, and does it better without the noise that a step back amplifies.
 _CHAINS, _LEAST_CHAINS, _CHAINED, _DRAWS = 100, 20, 4_000_000, 8
 _NEARER = 2.0
+# Of a state's size: rounding, not physics.
+_LINEAR = 1e-5
 # Nats per entry, and excess kurtosis.
 _MUCH, _FAR = 0.2, 0.5
 
@@ -82,7 +84,7 @@ def best_base(sde: SDE, data: Trajectories, transform: Transform) -> Base:
     held = min(
         data.num_samples // 5, _CHAINS, max(_CHAINED // (entries * data.num_times), _LEAST_CHAINS)
     )
-    if held < _LEAST_CHAINS:
+    if held < _LEAST_CHAINS or not _bends(sde, data):
         return "state"
     seen, unseen = data[: min(data.num_samples - held, _KNOWN)], data[data.num_samples - held :]
 
@@ -94,6 +96,23 @@ def best_base(sde: SDE, data: Trajectories, transform: Transform) -> Base:
     state, inverse = miss("state"), miss("inverse")
     nearer = inverse[0] < state[0] / _NEARER and inverse.mean() < _NEARER * state.mean()
     return "inverse" if nearer else "state"
+
+
+def _bends(sde: SDE, data: Trajectories) -> bool:
+    """Whether a step back is more than a linear one: between two states of the paths."""
+    t0, t1 = data.ts[-2], data.ts[-1]
+
+    @once
+    def bend(x: State, y: State, args: Args) -> tuple[Array, Array]:
+        physics = physics_of(sde, "inverse")
+        assert physics is not None
+        middle = jax.tree.map(lambda x, y: (x + y) / 2, x, y)
+        b, c, m = (ravel_pytree(physics(t1, t0, v, args))[0] for v in (x, y, middle))
+        start = ravel_pytree(jax.tree.map(jnp.subtract, x, y))[0]
+        return jnp.abs((b + c) / 2 - m).max(), jnp.maximum(jnp.abs(b).max(), jnp.abs(start).max())
+
+    off, size = bend(data.at(0, -1), data.at(1, -1), data.args_of(0))
+    return not float(off) <= _LINEAR * float(size)
 
 
 @partial(once, light=False)
