@@ -20,6 +20,7 @@ from smdp_jax.trajectories import Trajectories
 Base = Literal["auto", "state", "inverse"]
 
 _LEAST_BOUND = 4.0
+_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,12 @@ def tables_of(
                 moved = jax.tree.map(lambda b, x: jnp.abs(b - x).max(), base, later)
                 return *(transform.to(s) for s in (earlier, base, later)), moved
 
-            earlier, base, later, moved = jax.vmap(pair)(samples)
+            # Simulators have states of their own in between: not those of all paths at once.
+            entries = sum(leaf.size for leaf in jax.tree.leaves(x))
+            most = len(samples) if physics is None else max(_AT_ONCE // entries, 1)
+            earlier, base, later, moved = jax.lax.map(
+                pair, samples, batch_size=min(most, len(samples))
+            )
             pairs = zip(earlier, base, later, strict=True)
             groups = tuple(regress(x, b, y, features) for x, b, y in pairs)
 
