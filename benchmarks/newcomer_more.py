@@ -260,6 +260,27 @@ def nerve() -> Case:
     )
 
 
+def pendulum() -> Case:
+    """A pendulum that may go over the top, with noise a hundred times less than the starts."""
+
+    def drift(t: Any, x: dict[str, Array], args: Any) -> dict[str, Array]:
+        fall = -4 * jnp.sin(x["angle"]) - 0.3 * x["speed"]
+        return {"angle": x["speed"], "speed": fall}
+
+    def prior(key: PRNGKeyArray, m: int) -> dict[str, Array]:
+        white = jax.random.normal(key, (2, m))
+        return {"angle": white[0], "speed": 2 * white[1]}
+
+    return Case(
+        smdp.SDE(drift, diffusion={"angle": 0.01, "speed": 0.02}),
+        smdp.linear_grid(0.0, 2.0, 50),
+        prior,
+        simulation={"substeps": 4},
+        ends=1000,
+        steps=3000,
+    )
+
+
 MORE = {
     "spring": spring,
     "shear": shear,
@@ -271,4 +292,5 @@ MORE = {
     "wind": wind,
     "drug": drug,
     "nerve": nerve,
+    "pendulum": pendulum,
 }
