@@ -110,9 +110,11 @@ def _fft(equation: Any, size: float) -> Work:
 
 
 def _scan(equation: Any, size: float) -> Work:
-    first = equation.params["num_consts"]
-    carried = equation.invars[first : first + equation.params["num_carry"]]
-    turn = _of(equation.params["jaxpr"].jaxpr) + Work(bytes=2 * _bytes(carried))
+    body = equation.params["jaxpr"].jaxpr
+    # What is carried leaves a turn as it leaves the loop; all else is stacked.
+    pairs = zip(equation.outvars, body.outvars, strict=True)
+    carried = [whole for whole, one in pairs if whole.aval.ndim == one.aval.ndim]
+    turn = _of(body) + Work(bytes=2 * _bytes(carried))
     return turn * equation.params["length"]
 
 
