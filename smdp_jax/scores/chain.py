@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +18,7 @@ from smdp_jax.sde import Args, State
 from smdp_jax.solve.backward import BackwardSolve, SolveInfo
 from smdp_jax.solve.integrate import Save, Watched, scan_saving
 from smdp_jax.solve.looked import Ends
+from smdp_jax.trajectories import Trajectories
 
 
 class KernelWalk(eqx.Module):
@@ -105,3 +107,27 @@ def _warn_of_far(kernel: LearnedKernel, ends: Ends, last: int) -> None:
             "with such conditions",
             stacklevel=4,
         )
+
+
+def drawn_back(
+    kernel: LearnedKernel,
+    paths: Trajectories,
+    i: Array,
+    key: PRNGKeyArray,
+    draws: int,
+    look: Callable[[State, Array], Any],
+) -> tuple[State, Any]:
+    """Walk draws back from the end of path ``i``.
+
+    Returns the starts (draws, *state) and ``look(states, step)`` of every step, in order of time.
+    """
+    steps, args = paths.num_times - 1, paths.args_of(i)
+    ends = jax.tree.map(lambda x: jnp.broadcast_to(x, (draws, *x.shape)), paths.at(i, steps))
+
+    def back(states: State, step: Array) -> tuple[State, Any]:
+        keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, step), i), draws)
+        states = jax.vmap(lambda k, x: draw(kernel, k, step, x, args)[0])(keys, states)
+        return states, look(states, step)
+
+    starts, seen = jax.lax.scan(back, ends, jnp.arange(steps - 1, -1, -1))
+    return starts, jax.tree.map(lambda v: v[::-1], seen)

@@ -11,8 +11,8 @@ from jaxtyping import Array, PRNGKeyArray
 from smdp_jax.compiled import once
 from smdp_jax.scores import blocks
 from smdp_jax.scores.blocks import Transform
+from smdp_jax.scores.chain import drawn_back
 from smdp_jax.scores.kernel import LearnedKernel
-from smdp_jax.scores.kernel_step import draw
 from smdp_jax.scores.moments import Base, physics_of, tables_of
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.trajectories import Trajectories
@@ -118,26 +118,23 @@ def _bends(sde: SDE, data: Trajectories) -> bool:
 @partial(once, light=False)
 def _chain_miss(kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray) -> Array:
     """Mean CRPS over entries and paths, in units of the data's spread, at every earlier time."""
-    steps, sizes = paths.num_times - 1, kernel.tables.size[1]
 
     def flat(x: State) -> Array:
-        return ravel_pytree(jax.tree.map(lambda v, size: v / size.astype(v.dtype), x, sizes))[0]
+        sizes = kernel.tables.size[1]
+        return ravel_pytree(jax.tree.map(lambda v, s: v.astype(float) / s.astype(float), x, sizes))[
+            0
+        ]
 
     def of_path(i: Array) -> Array:
-        args, last = paths.args_of(i), paths.at(i, steps)
-        start = jax.tree.map(lambda x: jnp.broadcast_to(x, (_DRAWS, *x.shape)), last)
-
-        def back(states: State, step: Array) -> tuple[State, Array]:
-            keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, step), i), _DRAWS)
-            states = jax.vmap(lambda k, x: draw(kernel, k, step, x, args)[0])(keys, states)
+        def crps(states: State, step: Array) -> Array:
             draws, truth = jax.vmap(flat)(states), flat(paths.at(i, step))
             # Half the mean distance of two draws, from their order.
             weights = 2 * jnp.arange(1, _DRAWS + 1) - _DRAWS - 1
             apart = weights.astype(draws.dtype) @ jnp.sort(draws, axis=0)
-            crps = jnp.abs(draws - truth[None]).mean(axis=0) - apart / (_DRAWS * (_DRAWS - 1))
-            return states, crps.mean()
+            off = jnp.abs(draws - truth[None]).mean(axis=0)
+            return (off - apart / (_DRAWS * (_DRAWS - 1))).mean()
 
-        return jax.lax.scan(back, start, jnp.arange(steps - 1, -1, -1))[1][::-1]
+        return drawn_back(kernel, paths, i, key, _DRAWS, crps)[1]
 
     indices = jnp.arange(paths.num_samples)
     return jax.lax.map(of_path, indices, batch_size=min(paths.num_samples, 32)).mean(axis=0)

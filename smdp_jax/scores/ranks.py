@@ -16,8 +16,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.compiled import once
+from smdp_jax.scores.chain import drawn_back
 from smdp_jax.scores.kernel import LearnedKernel
-from smdp_jax.scores.kernel_step import draw
 from smdp_jax.sde import State
 from smdp_jax.trajectories import Trajectories
 
@@ -154,25 +154,19 @@ def _walked(
         return jax.tree.map(lambda v, size: v.astype(float) / size.astype(float), x, sizes)
 
     def of_path(i: Array) -> tuple[Array, dict[str, Array]]:
-        last, args = paths.at(i, steps), paths.args_of(i)
-        start = jax.tree.map(lambda x: jnp.broadcast_to(x, (_DRAWS, *x.shape)), last)
         ties = jax.random.fold_in(k_ties, i)
 
-        def back(states: State, step: Array) -> tuple[State, Array]:
-            keys = jax.random.split(
-                jax.random.fold_in(jax.random.fold_in(k_draws, step), i), _DRAWS
-            )
-            states = jax.vmap(lambda k, x: draw(kernel, k, step, x, args)[0])(keys, states)
+        def ranked(states: State, step: Array) -> Array:
             flat = jax.vmap(lambda x: ravel_pytree(scaled(x))[0])(states)
             truth = ravel_pytree(scaled(paths.at(i, step)))[0]
             share = below(flat, truth, jax.random.fold_in(ties, step)) / _DRAWS
-            return states, ((share - 0.5) ** 2).mean()
+            return ((share - 0.5) ** 2).mean()
 
-        states, squares = jax.lax.scan(back, start, jnp.arange(steps - 1, -1, -1))
+        states, squares = drawn_back(kernel, paths, i, k_draws, _DRAWS, ranked)
         truth, drawn = looks(scaled(paths.at(i, 0))), jax.vmap(lambda x: looks(scaled(x)))(states)
         drawn, own = (jnp.stack([v[k] for k in truth], axis=-1) for v in (drawn, truth))
         found = below(drawn, own, jax.random.fold_in(ties, steps))
-        return squares[::-1], dict(zip(truth, found, strict=True))
+        return squares, dict(zip(truth, found, strict=True))
 
     indices = jnp.arange(paths.num_samples)
     batch = min(paths.num_samples, 32)
