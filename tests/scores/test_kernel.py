@@ -423,6 +423,8 @@ class Arrays(nn.Module):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:sample_posterior. 1 of 1 end states lie outside")
+@pytest.mark.filterwarnings("ignore:.* paths left the range of the training paths")
 @pytest.mark.parametrize("model", [Arrays(), smdp.models.MLP((8,))])
 def test_no_network_can_drive_a_path_away(model):
     """A remainder never exceeds what the paths missed, however large the parameters."""

@@ -117,6 +117,7 @@ def test_an_old_file_stays_where_the_new_one_fails(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:one backward step misses")
+@pytest.mark.filterwarnings("ignore:.* paths left the range of the training paths")
 def test_learned_kernel_samples_the_same(tmp_path):
     kernel = smdp.fit(
         SDE, MODEL, DATA, steps=2, key=jax.random.key(0), batch_size=4, progress=False
