@@ -249,6 +249,8 @@ def _burgers(config: Any, train: Any, budget: Budget) -> Problem:
         told=coefficients,
         forward=lambda x: noise_free.walk(system.step, x, ts),
         kmax=system.modes,
+        # Second order, 32 steps: as good as 256 of Euler's.
+        solver=smdp.GaussianStep(),
         stride=8,
         shipped="burgers",
         few=60,
