@@ -1,8 +1,8 @@
-"""More problems of a newcomer, written before anything was tried on them.
+"""More problems of a newcomer, written most of them before anything was tried on them.
 
 Small states of very unlike leaves, oscillating, non-normal, of two wells, chaotic; fields that are
-stiff and chaotic, that a front runs through, and that conditions carry about. The last two
-were added when conditions in small units had been found to go unseen.
+stiff and chaotic, that a front runs through, and that conditions carry about. ``drug`` and
+``pendulum`` are here since they failed at first (conditions in small units, little noise).
 """
 
 from collections.abc import Callable

@@ -11,7 +11,7 @@ Weigend 1994). The loss is 1 where N = 0 and S = 1, and less by as much as they 
 """
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from smdp_jax.scores.estimate import kernel_tables
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.kernel_step import residual, shown
 from smdp_jax.scores.leftover import miss_of, noise_left, trusted
-from smdp_jax.scores.moments import Base
+from smdp_jax.scores.moments import Base, check_base
 from smdp_jax.scores.ranks import calibrated
 from smdp_jax.scores.state_noise import StateNoise
 from smdp_jax.scores.tables import KernelTables, with_input_noise
@@ -99,10 +99,7 @@ class BackwardKernel(Objective):
             )
         if not self.directions >= 0:
             raise ValueError(f"BackwardKernel.directions must be at least 0, got {self.directions}")
-        if self.base not in get_args(Base):
-            raise ValueError(
-                f"BackwardKernel.base must be one of {get_args(Base)}, got {self.base!r}"
-            )
+        check_base("BackwardKernel.base", self.base)
         if self.hold_out is not None and not 0 < self.hold_out < 1:
             raise ValueError(f"BackwardKernel.hold_out must be in (0, 1), got {self.hold_out}")
 

@@ -11,7 +11,7 @@ from smdp_jax.checks import check_process
 from smdp_jax.scores import blocks
 from smdp_jax.scores.choice import best_base, best_transform
 from smdp_jax.scores.kernel import LearnedKernel
-from smdp_jax.scores.moments import Base, physics_of, tables_of
+from smdp_jax.scores.moments import Base, check_base, physics_of, tables_of
 from smdp_jax.scores.seen import SeenRange
 from smdp_jax.scores.tables import KernelTables
 from smdp_jax.sde import SDE
@@ -94,8 +94,9 @@ def estimate_kernel(
     Raises
     ------
     ValueError
-        If there are too few paths, or the transform is unknown or not unitary.
+        If there are too few paths, the base is unknown, or the transform is, or is not unitary.
     """
+    check_base("base", base)
     data.check()
     check_process(sde, data.ts, data.at(0, -1), data.args_of(0))
     data = jax.tree.map(jnp.asarray, data)

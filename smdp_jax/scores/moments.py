@@ -1,7 +1,7 @@
 """Gains and covariances of every step of a backward kernel, from paths."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,12 @@ Base = Literal["auto", "state", "inverse"]
 
 _LEAST_BOUND = 4.0
 _AT_ONCE = 2**22
+
+
+def check_base(name: str, base: Any) -> None:
+    """Check that a base is known."""
+    if base not in get_args(Base):
+        raise ValueError(f"{name} must be one of {get_args(Base)}, got {base!r}")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """What a kernel's regression starts from: chosen by chains, and kept to what the paths did."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,3 +88,9 @@ def test_physics_move_no_state_further_than_they_did_on_the_paths(far):
         assert jnp.abs(got - free).max() < 5 + 2 * kernel.tables.moved[4] * jnp.abs(gains).sum()
     else:
         assert not jnp.isfinite(got).any()
+
+
+def test_an_unknown_base_is_refused(untyped):
+    options: dict[str, Any] = {"base": "invers"}
+    with pytest.raises(ValueError, match=r"base must be one of .*'inverse'.*, got 'invers'"):
+        smdp.estimate_kernel(CUBIC, paths_of(CUBIC), **options)
