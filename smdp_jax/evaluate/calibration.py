@@ -32,6 +32,7 @@ from smdp_jax.evaluate.arrays import (
     check_same_shape,
     finite_cases,
 )
+from smdp_jax.scores.verdict import within
 
 
 def sbc_ranks(
@@ -271,7 +272,6 @@ def marginal_coverage(
         too narrow or misplaced.
     """
     levels, ranks = check_levels(levels), sbc_ranks(truths, samples, key=key)
-    off_centre = jnp.abs(2 * _uniform_positions(ranks, samples.shape[1]) - 1)
-    inside = off_centre[None] <= levels.reshape(-1, *(1,) * off_centre.ndim)
+    inside = jnp.asarray(within(samples.shape[1], levels))[:, ranks]
     shares = jnp.mean(inside, axis=1, dtype=levels.dtype)
     return jnp.where(jnp.all(ranks >= 0, axis=0)[None], shares, jnp.nan)

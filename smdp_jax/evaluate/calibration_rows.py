@@ -17,6 +17,7 @@ from smdp_jax.evaluate.calibration import marginal_coverage, sbc_ranks, tarp_ran
 from smdp_jax.evaluate.calibration_record import Ratio
 from smdp_jax.evaluate.ensembles import crps_ensemble
 from smdp_jax.evaluate.observables import Observables
+from smdp_jax.scores.verdict import within
 from smdp_jax.sde import SDE, Args, State
 from smdp_jax.solve.integrate import integrate
 
@@ -35,9 +36,7 @@ def coverage(truths: State, samples: State, levels: Array, key: Any) -> dict[str
     if draws == 0:
         nothing, none = np.full(levels.shape, math.nan), np.zeros(levels.shape)
         return {"nominal": np.asarray(levels), "coverage": nothing, "coverage_error": none}
-    every = jnp.arange(draws + 1, dtype=levels.dtype)
-    off_centre = jnp.abs((2 * every + 1) / (draws + 1) - 1)
-    nominal = jnp.mean(off_centre[None] <= levels[:, None], axis=1)
+    nominal = within(draws, np.asarray(levels)).mean(axis=1)
 
     entries = [math.prod(x.shape[1:]) for x in jax.tree.leaves(truths)]
     keys = jax.random.split(key, len(entries))
@@ -49,7 +48,7 @@ def coverage(truths: State, samples: State, levels: Array, key: Any) -> dict[str
     by_case = np.sum(weighted, axis=0)
     least = np.sqrt(nominal * (1 - nominal) / (len(by_case) * sum(entries)))
     error = np.maximum(by_case.std(axis=0) / math.sqrt(len(by_case)), least)
-    found = {"nominal": np.asarray(nominal), "coverage": by_case.mean(axis=0)}
+    found = {"nominal": nominal, "coverage": by_case.mean(axis=0)}
     return found | {"coverage_error": error}
 
 

@@ -18,22 +18,19 @@ from jaxtyping import Array, PRNGKeyArray
 from smdp_jax.compiled import once
 from smdp_jax.scores.chain import drawn_back
 from smdp_jax.scores.kernel import LearnedKernel
+from smdp_jax.scores.verdict import LEVELS, Starts, said_of, within
 from smdp_jax.sde import State
 from smdp_jax.trajectories import Trajectories
 
-# Draws of each path, entries in all, and by what noise may change each time.
+# Draws of each path, entries in all, paths at least, and by what noise may change each time.
 _DRAWS = 16
-_CHAINED = 6_000_000
+_CHAINED, _LEAST_CHAINS = 6_000_000, 16
 _FACTORS = (0.75, 1.5)
 _PASSES, _SMALL_CHANGE = 2, 0.03
 # What a network that learned well adds to the variance, on the average.
 _EXCESS = 0.1
 # Slope of E (u - 1/2)^2 over the variance v, at 1.
 _SLOPE = 1 / (8 * math.sqrt(0.75) * math.pi)
-# What is said of intervals: they hold so much less than they should, beyond chance.
-_MISS, _ERRORS = 0.04, 4.0
-# Uneven ranks: chi squared of five groups, and the share that is in the wrong one.
-_CHANCE, _APART = 28.5, 0.15
 _SMALL = 8
 # Of a state's size, or in the log: what differs by less is the same (mass that a process keeps is
 # the same in all draws, but for rounding), and its ties are broken at random.
@@ -45,10 +42,8 @@ class Ranks(NamedTuple):
 
     squares: np.ndarray
     """Mean over entries of (u - 1/2)^2, u in (0, 1) being the rank (times - 1, paths)."""
-    starts: dict[str, np.ndarray]
-    """Draws below the path's own start, by what is looked at (paths,)."""
-    entries: int
-    """Numbers of one state."""
+    starts: Starts
+    """Of the paths' own starts."""
 
 
 def calibrated(kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray) -> LearnedKernel:
@@ -81,7 +76,7 @@ def factor_of(ranks: Ranks) -> float:
     excess = share / (1 - share) - 1
     error = math.sqrt(early.var() / max(len(early) - 1, 1)) / _SLOPE
     # Few paths may agree by chance: no less than the error of independent uniform ranks.
-    error = max(error, 1 / (math.sqrt(180 * len(early) * ranks.entries) * _SLOPE))
+    error = max(error, 1 / (math.sqrt(180 * len(early) * ranks.starts.entries) * _SLOPE))
     if excess > -2 * error:
         excess = _positive_mean(excess - error**2 / _EXCESS, error)
     else:
@@ -98,80 +93,67 @@ def _positive_mean(mean: float, std: float) -> float:
     return mean + std * density / (math.erfc(-z / math.sqrt(2)) / 2)
 
 
-def warn_of_ranks(starts: dict[str, np.ndarray]) -> None:
-    """Say which intervals of unseen starts hold too few of them, or too many."""
-    expected, said, n = 2 / (_DRAWS + 1), [], len(next(iter(starts.values())))
-    for name, below in starts.items():
-        slack = max(_MISS, _ERRORS * math.sqrt(expected * (1 - expected) / n))
-        outside = float(np.mean((below == 0) | (below == _DRAWS)))
-        off = float(np.mean(below) / _DRAWS - 0.5)
-        kind = ""
-        if abs(outside - expected) > slack:
-            kind = f"too {'narrow' if outside > expected else 'wide'}"
-        elif abs(off) > max(_MISS, _ERRORS / math.sqrt(12 * n)):
-            kind = "biased"
-        elif _uneven(below):
-            kind = "of another shape: two lumps, or a long tail"
-        if kind:
-            said.append(f"{name}: {1 - outside:.0%} ({kind})")
-    if said:
-        warnings.warn(
-            f"fit: posteriors of {n} unseen paths miss their starts; intervals of "
-            f"{1 - expected:.0%} hold {', '.join(said)}. More paths, more updates or a larger "
-            "network mend it, or another number of stored times; smdp.calibration_report shows all "
-            "of it",
-            stacklevel=4,
-        )
-
-
-def _uneven(below: np.ndarray) -> bool:
-    """Whether ranks crowd in some parts, as where one lump stands for two."""
-    edges = np.array([0, 4, 8, 9, 13, _DRAWS + 1])
-    want = np.diff(edges) / (_DRAWS + 1)
-    got = np.histogram(below, edges - 0.5)[0] / len(below)
-    # 1e-5 of chi squared of four degrees of freedom.
-    beyond = len(below) * np.sum((got - want) ** 2 / want) > _CHANCE
-    return bool(beyond and np.abs(got - want).sum() / 2 > _APART)
+def warn_of_ranks(starts: Starts) -> None:
+    """Say which intervals of unseen starts hold too few of them or too many, or what is unknown."""
+    for said in said_of(starts):
+        warnings.warn(f"fit: {said}", stacklevel=4)
 
 
 def ranks_of(kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray) -> Ranks:
     """Walk back from the ends of as many paths as there is time for."""
     entries = sum(leaf[0].size for leaf in jax.tree.leaves(paths.xs))
-    number = int(min(max(_CHAINED // (entries * _DRAWS), 8), paths.num_samples))
-    squares, starts = _walked(kernel, paths[:number], key)
+    number = int(min(max(_CHAINED // (entries * _DRAWS), _LEAST_CHAINS), paths.num_samples))
+    walked = jax.tree.map(np.asarray, _walked(kernel, paths[:number], key))
+    squares, found, inside, nearer = walked
     size = entries // paths.num_times
-    return Ranks(np.asarray(squares, float), {k: np.asarray(v) for k, v in starts.items()}, size)
+    starts = Starts(found, inside, nearer, _DRAWS, size, paths.num_samples)
+    return Ranks(np.asarray(squares, float), starts)
 
 
 @partial(once, light=False)
 def _walked(
     kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray
-) -> tuple[Array, dict[str, Array]]:
+) -> tuple[Array, dict[str, Array], Array, Array]:
     steps, sizes = paths.num_times - 1, kernel.tables.size[1]
-    k_draws, k_ties = jax.random.split(key)
+    k_draws, k_ties, k_places = jax.random.split(key, 3)
 
     def scaled(x: State) -> State:
         return jax.tree.map(lambda v, size: v.astype(float) / size.astype(float), x, sizes)
 
-    def of_path(i: Array) -> tuple[Array, dict[str, Array]]:
+    def flat(x: State) -> Array:
+        return ravel_pytree(scaled(x))[0]
+
+    indices = jnp.arange(paths.num_samples)
+    truths = jax.vmap(lambda i: flat(paths.at(i, 0)))(indices)
+    low, high, size = truths.min(axis=0), truths.max(axis=0), truths.std(axis=0)
+    size = jnp.where(size > 0, size, 1)
+    inner = jnp.asarray(within(_DRAWS, LEVELS))
+
+    def of_path(i: Array) -> tuple[Array, dict[str, Array], Array, Array]:
         ties = jax.random.fold_in(k_ties, i)
 
-        def ranked(states: State, step: Array) -> Array:
-            flat = jax.vmap(lambda x: ravel_pytree(scaled(x))[0])(states)
-            truth = ravel_pytree(scaled(paths.at(i, step)))[0]
-            share = below(flat, truth, jax.random.fold_in(ties, step)) / _DRAWS
-            return ((share - 0.5) ** 2).mean()
+        def ranks(states: State, step: Array) -> Array:
+            truth = flat(paths.at(i, step))
+            return below(jax.vmap(flat)(states), truth, jax.random.fold_in(ties, step))
 
-        states, squares = drawn_back(kernel, paths, i, k_draws, _DRAWS, ranked)
+        def square(states: State, step: Array) -> Array:
+            return ((ranks(states, step) / _DRAWS - 0.5) ** 2).mean()
+
+        states, squares = drawn_back(kernel, paths, i, k_draws, _DRAWS, square)
         truth, drawn = looks(scaled(paths.at(i, 0))), jax.vmap(lambda x: looks(scaled(x)))(states)
         drawn, own = (jnp.stack([v[k] for k in truth], axis=-1) for v in (drawn, truth))
         found = below(drawn, own, jax.random.fold_in(ties, steps))
-        return squares, dict(zip(truth, found, strict=True))
+        # By the distance to a random place (Lemos et al. 2023), all entries count at once.
+        place = jax.random.uniform(jax.random.fold_in(k_places, i), low.shape, low.dtype, low, high)
+        far = lambda x: (((flat(x) - place) / size) ** 2).sum(keepdims=True)
+        last = jax.random.fold_in(ties, steps + 1)
+        nearer = below(jax.vmap(far)(states), far(paths.at(i, 0)), last)[0]
+        inside = inner[:, ranks(states, jnp.zeros_like(i))].mean(axis=1)
+        return squares, dict(zip(truth, found, strict=True)), inside, nearer
 
-    indices = jnp.arange(paths.num_samples)
     batch = min(paths.num_samples, 32)
-    squares, starts = jax.lax.map(of_path, indices, batch_size=batch)
-    return squares.T, starts
+    squares, *found = jax.lax.map(of_path, indices, batch_size=batch)
+    return squares.T, *found
 
 
 def below(draws: Array, truth: Array, key: PRNGKeyArray) -> Array:
