@@ -5,8 +5,6 @@ traced (inside a caller's ``jit`` or ``vmap``) cannot be looked at and pass, and
 the shapes that a process returns is kept for the next call.
 """
 
-import math
-import operator
 import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -71,15 +69,6 @@ def time_dtype(ts: Any) -> Any:
     """Times are solved in their own dtype, but not in half precision, where steps are lost."""
     dtype = jnp.result_type(ts)
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
-
-
-def even(ts: Any) -> bool:
-    """Tell whether all steps are the same up to rounding; traced ones are believed to be."""
-    if not concrete(ts):
-        return True
-    times = np.asarray(ts, np.float64)
-    steps, rounding = np.diff(times), 4 * float(jnp.finfo(ts.dtype).eps) * np.abs(times).max()
-    return bool(steps.max() - steps.min() <= 1e-3 * steps.min() + rounding)
 
 
 def check_process(
@@ -326,14 +315,6 @@ def check_flags(**flags: Any) -> None:
             raise ValueError(f"{name} must be True or False, got {reprlib.repr(value)}")
 
 
-def check_level(noise_level: Any) -> float:
-    """Check the alpha of a backward process, and return it as a number."""
-    if not is_number(noise_level) or not 0 <= noise_level < math.inf:
-        said = reprlib.repr(noise_level)
-        raise ValueError(f"noise_level must be finite and not negative, got {said}")
-    return float(noise_level)
-
-
 def check_key(key: Any) -> None:
     """Check that a key is one PRNG key, of the new or the old (uint32) style."""
     want = "key must be one PRNG key, such as jax.random.key(0)"
@@ -352,23 +333,6 @@ def check_kind(name: str, value: Any, wanted: str, *attributes: str) -> None:
         raise TypeError(f"{name} must be {wanted}, got the class {value.__name__}: call it")
     if not all(hasattr(value, attribute) for attribute in attributes):
         raise TypeError(f"{name} must be {wanted}, got {reprlib.repr(value)}")
-
-
-def check_save(save: Any, times: int) -> Any:
-    """Check which times of a grid are to be saved."""
-    if isinstance(save, str) and save in ("all", "last"):
-        return save
-    indices: Any = save
-    try:
-        chosen = tuple(operator.index(i) for i in indices)
-    except TypeError:
-        chosen = ()
-    if not chosen or min(chosen) < -times or max(chosen) >= times:
-        raise ValueError(
-            f"save must be 'last', 'all', or indices of the {times} times between {-times} and "
-            f"{times - 1}, got {save!r}"
-        )
-    return chosen
 
 
 def check_number(name: str, value: Any) -> float:

@@ -18,6 +18,7 @@ from smdp_jax.solve.forward import forward_way
 from smdp_jax.solve.integrate import advance
 from smdp_jax.solve.looked import Ends
 from smdp_jax.solve.solvers import check_solver, splits
+from smdp_jax.solve.time_grids import even
 from smdp_jax.trajectories import Trajectories
 
 _PILOT_PATHS, _FEWEST_PILOT_PATHS = 256, 16
@@ -138,7 +139,7 @@ def _check(
     checks.check_key(key)
     checks.check_conditions(args, args_axes, samples, "x0")
     x, mapped = jax.tree.map(lambda x: x[0], (x0, args if args_axes == 0 else None))
-    equal = substeps == 1 and checks.even(ts)
+    equal = substeps == 1 and even(ts)
     checks.check_process(sde, ts, x, mapped if args_axes == 0 else args, equal_steps=equal)
     if score_targets is not False:
         if score_targets is not True:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import smdp_jax as smdp
-from smdp_jax.checks import check_save
 from smdp_jax.physics import Affine, Heat
+from smdp_jax.solve.integrate import check_save
 
 AFFINE = Affine()
 SDE = AFFINE.sde()

@@ -14,8 +14,11 @@ from smdp_jax.sde import Args, State
 from smdp_jax.solve.adaptive import check_controller
 from smdp_jax.solve.backward import BackwardSolve
 from smdp_jax.solve.gaussian import GaussianStep, check_gaussian
+from smdp_jax.solve.integrate import check_save
 from smdp_jax.solve.inverses import walked
+from smdp_jax.solve.reversal import check_level
 from smdp_jax.solve.solvers import check_solver
+from smdp_jax.solve.time_grids import even
 
 __all__ = ["Work", "check_backward"]
 
@@ -48,7 +51,7 @@ def check_backward(
         raise ValueError("num_samples must be an int of at least 1, got None")
     checks.check_flags(denoise_last=asked.denoise_last, rematerialise=asked.rematerialise)
     checks.check_args_axes(given.args_axes)
-    level = checks.check_level(asked.noise_level)
+    level = check_level(asked.noise_level)
     x_end = checks.as_state(given.x_end, "x_end")
     mapped = args if given.args_axes == 0 else None
     batch, x, own = _check_batch(asked, score, x_end, args, mapped, batch_axes)
@@ -59,7 +62,7 @@ def check_backward(
             f"num_samples must be at most {_PATHS // math.prod(batch)} for {math.prod(batch)} end "
             f"states (2^31 paths), got {num_samples}"
         )
-    equal = substeps == 1 and checks.even(ts)
+    equal = substeps == 1 and even(ts)
     checks.check_process(sde, ts, x, own, maps=("drift", "inverse"), equal_steps=equal)
     fixed = substeps != 1 or asked.corrector is not None
     if hasattr(score, "check_use"):
@@ -78,7 +81,7 @@ def check_backward(
         if asked.controller is not None:
             raise ValueError("GaussianStep must have fixed steps, got a controller")
         check_gaussian(asked.solver, sde, score, jnp.asarray(ts), x, own)
-    save = checks.check_save(asked.save, len(ts))
+    save = check_save(asked.save, len(ts))
     solve = replace(
         asked,
         sde=sde,

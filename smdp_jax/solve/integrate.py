@@ -10,6 +10,7 @@ drift (1000 scalars, 200 steps, on a busy machine; ``benchmarks/sampling.py``), 
 checkpoints where a scan differentiates. In the place of its adjoints there is ``rematerialise``.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -22,9 +23,10 @@ from smdp_jax import checks
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.solve.solvers import check_solver, default_solver, with_root_finder
 from smdp_jax.solve.terms import GridNoise, levy_area_of, terms_of
+from smdp_jax.solve.time_grids import even
 from smdp_jax.solve.varying import either, like_results
 
-__all__ = ["Save", "Watched", "advance", "chosen_times", "integrate"]
+__all__ = ["Save", "Watched", "advance", "check_save", "chosen_times", "integrate"]
 
 Save = Literal["all", "last"] | Sequence[int]
 Hook = Callable[[PRNGKeyArray, Scalar, State], State]
@@ -137,11 +139,11 @@ def _check(
     checks.check_time_grid(ts, sde)
     (substeps,) = checks.check_positive(substeps=substeps)
     checks.check_flags(denoise_last=denoise_last, rematerialise=rematerialise)
-    equal = substeps == 1 and checks.even(ts)
+    equal = substeps == 1 and even(ts)
     x0 = checks.check_start("integrate", sde, ts, x0, key, args, equal_steps=equal)
     if solver is not None:
         check_solver(sde, solver)
-    return x0, substeps, checks.check_save(save, len(ts))
+    return x0, substeps, check_save(save, len(ts))
 
 
 def advance(
@@ -218,6 +220,23 @@ def advance(
     never = jnp.asarray(jnp.inf, ts.dtype)
     carry = (x0, state0, Watched(size, never, never))
     return scan_saving(body, like_results(body, carry, 0), ts.shape[0] - 1, substeps, save)
+
+
+def check_save(save: Any, times: int) -> Any:
+    """Check which times of a grid are to be saved."""
+    if isinstance(save, str) and save in ("all", "last"):
+        return save
+    indices: Any = save
+    try:
+        chosen = tuple(operator.index(i) for i in indices)
+    except TypeError:
+        chosen = ()
+    if not chosen or min(chosen) < -times or max(chosen) >= times:
+        raise ValueError(
+            f"save must be 'last', 'all', or indices of the {times} times between {-times} and "
+            f"{times - 1}, got {save!r}"
+        )
+    return chosen
 
 
 def chosen_times(save: Save, times: int) -> list[int]:

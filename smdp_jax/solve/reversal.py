@@ -1,15 +1,17 @@
 """The time reversals of a process, and its probability flow (mathematics only)."""
 
 import math
+import reprlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from smdp_jax.checks import is_number
 from smdp_jax.sde import SDE, Args, Diffusion, Scalar, ScoreFn, State, map_amplitudes
 
-__all__ = ["forward_flow", "probability_flow_sde", "reverse_sde", "scaled_noise"]
+__all__ = ["check_level", "forward_flow", "probability_flow_sde", "reverse_sde", "scaled_noise"]
 
 
 def reverse_sde(sde: SDE, score: ScoreFn, *, noise_level: float = 1.0) -> SDE:
@@ -43,12 +45,11 @@ def reverse_sde(sde: SDE, score: ScoreFn, *, noise_level: float = 1.0) -> SDE:
     ValueError
         If ``noise_level`` is negative or not finite, or if ``sde`` has no noise to reverse.
     """
-    if not 0 <= noise_level < math.inf:
-        raise ValueError(f"noise_level must be finite and not negative, got {noise_level}")
+    level = check_level(noise_level)
     if sde.deterministic:
         raise ValueError("reverse_sde needs a process with noise, got SDE.diffusion=None")
-    weight = (1 + float(noise_level) ** 2) / 2
-    reversed_diffusion = scaled_noise(sde.diffusion, float(noise_level), -1)
+    weight = (1 + level**2) / 2
+    reversed_diffusion = scaled_noise(sde.diffusion, level, -1)
     interval = (-sde.interval[1], -sde.interval[0])
 
     def score_term(g: State, t: Scalar, x: State, args: Args) -> State:
@@ -117,6 +118,14 @@ def forward_flow(sde: SDE, score: ScoreFn) -> SDE:
         return jax.tree.map(lambda y, s: y - jnp.asarray(t1 - t0, s.dtype) * s, y, s)
 
     return SDE(step=step, diffusion=None)
+
+
+def check_level(noise_level: Any) -> float:
+    """Check the alpha of a backward process, and return it as a number."""
+    if not is_number(noise_level) or not 0 <= noise_level < math.inf:
+        said = reprlib.repr(noise_level)
+        raise ValueError(f"noise_level must be finite and not negative, got {said}")
+    return float(noise_level)
 
 
 def scaled_noise(diffusion: Diffusion, level: float, direction: int = 1) -> Diffusion:

@@ -1,13 +1,15 @@
 """Time grids: uniform, or dense near the start."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from smdp_jax.checks import check_number, check_positive
+from smdp_jax.checks import check_number, check_positive, concrete
 
-__all__ = ["linear_grid", "log_grid"]
+__all__ = ["even", "linear_grid", "log_grid"]
 
 
 def linear_grid(start: float, end: float, steps: int) -> Float[Array, "times"]:
@@ -61,6 +63,15 @@ def log_grid(start: float, end: float, steps: int, *, offset: float = 0.1) -> Fl
     span = end - start
     ts = start + offset * jnp.expm1(fractions * jnp.log1p(span / offset))
     return ts.at[0].set(start).at[-1].set(end)
+
+
+def even(ts: Any) -> bool:
+    """Tell whether all steps are the same up to rounding; traced ones are believed to be."""
+    if not concrete(ts):
+        return True
+    times = np.asarray(ts, np.float64)
+    steps, rounding = np.diff(times), 4 * float(jnp.finfo(ts.dtype).eps) * np.abs(times).max()
+    return bool(steps.max() - steps.min() <= 1e-3 * steps.min() + rounding)
 
 
 def _check_grid_request(start: float, end: float, steps: int) -> None:
