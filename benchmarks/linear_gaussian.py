@@ -11,7 +11,7 @@ import smdp_jax as smdp
 from smdp_jax import physics
 from smdp_jax.physics.exact.law import noise_variance
 from smdp_jax.scores.reference import Fourier
-from smdp_jax.solve.transitions import Spread
+from smdp_jax.solve.covariance import Spread
 
 
 @jax.tree_util.register_dataclass

@@ -1,6 +1,7 @@
 """The heat equation behind a mask, for ``tables.py`` and the data set."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -46,26 +47,6 @@ def behind_mask(problem: Problem, seed: int) -> Problem:
         chosen = modes[:, jnp.array([0, 1, 1, -1, 0, 2]), jnp.array([1, 0, 1, 1, 2, 0])]
         return jnp.concatenate([chosen.real, chosen.imag], axis=1)
 
-    def conditioned(score: Any) -> Any:
-        coarse = slice(None, None, problem.stride)
-        ts, xs = (np.asarray(x) for x in (problem.train.ts, problem.train.xs))
-        data = smdp.Trajectories(ts[coarse], xs[:, coarse])
-
-        def one(x: Any, key: Any) -> Any:
-            value = x[::_EVERY, ::_EVERY]
-            look = smdp.LinearObservation(
-                float(data.ts[-1]), np.s_[::_EVERY, ::_EVERY], value, covariance=std**2
-            )
-            how = {"data": data, "num_particles": _PARTICLES, "key": key}
-            solver = smdp.GaussianStep(1)
-            return smdp.condition(problem.sde, score, [look], data.ts, solver=solver, **how).samples
-
-        def sampler(some: Any, draws: int, key: Any) -> Any:
-            keys = jax.random.split(key, len(some))
-            return jax.lax.map(lambda case: one(*case), (jnp.asarray(some), keys))[:, :draws]
-
-        return sampler
-
     def step(t0: Any, t1: Any, x: Any, args: Any) -> Any:
         return jnp.where(seen, system.step(t0, t1, x), 0)
 
@@ -76,10 +57,30 @@ def behind_mask(problem: Problem, seed: int) -> Problem:
         ends=jnp.asarray(noisy),
         exact=exact,
         told=told,
-        conditioned=conditioned,
+        conditioned=partial(_conditioned, problem, std),
         simulator=(smdp.SDE(step=step, diffusion=problem.sde.diffusion), ts),
         spread=(noise + std**2) ** 0.5,
     )
+
+
+def _conditioned(problem: Problem, std: float, score: Any) -> Any:
+    """Sampler by ``condition`` on what is seen, with this score."""
+    coarse = slice(None, None, problem.stride)
+    ts, xs = (np.asarray(x) for x in (problem.train.ts, problem.train.xs))
+    data = smdp.Trajectories(ts[coarse], xs[:, coarse])
+
+    def one(x: Any, key: Any) -> Any:
+        sensors = np.s_[::_EVERY, ::_EVERY]
+        look = smdp.LinearObservation(float(data.ts[-1]), sensors, x[sensors], covariance=std**2)
+        how = {"data": data, "num_particles": _PARTICLES, "key": key}
+        solver = smdp.GaussianStep(1)
+        return smdp.condition(problem.sde, score, [look], data.ts, solver=solver, **how).samples
+
+    def sampler(some: Any, draws: int, key: Any) -> Any:
+        keys = jax.random.split(key, len(some))
+        return jax.lax.map(lambda case: one(*case), (jnp.asarray(some), keys))[:, :draws]
+
+    return sampler
 
 
 def masked_of(name: str, preset: str, seed: int, budget: Budget) -> Problem:

@@ -224,6 +224,19 @@ def taken(call: Callable[[], Any]) -> np.ndarray:
     return np.array([wall, time.process_time() - begun])
 
 
+def speeds(given: np.ndarray, ours: np.ndarray) -> dict[str, float]:
+    """Of seconds per update (rounds, 2), wall and processor's, and beside ours."""
+    wall, busy = given.T
+    over, busy_over = np.median(given / ours, axis=0)
+    return {
+        "median / s": float(1 / np.median(wall)),
+        "most / s": float(1 / wall.min()),
+        "CPU us": float(1e6 * np.median(busy)),
+        "fit over it, median": float(over),
+        "fit over it, CPU": float(busy_over),
+    }
+
+
 def measure(settings: Settings, size: int, batch_size: int) -> list[dict[str, Any]]:
     """Time all sides for one window length."""
     problem = Problem(settings, size, batch_size)
@@ -272,18 +285,12 @@ def measure(settings: Settings, size: int, batch_size: int) -> list[dict[str, An
     compilation = {"fit": first.of("epoch"), "Python": by_hand.of("update")}
     rows, ours = [], np.array(seconds["fit"])
     for name, given in seconds.items():
-        walls, times = np.array(given).T
-        ratios = np.array(given) / ours
         rows.append(
             {
                 "updates": name,
                 "window": size,
                 "batch": batch_size,
-                "median / s": float(1 / np.median(walls)),
-                "most / s": float(1 / walls.min()),
-                "CPU us": float(1e6 * np.median(times)),
-                "fit over it, median": float(np.median(ratios[:, 0])),
-                "fit over it, CPU": float(np.median(ratios[:, 1])),
+                **speeds(np.array(given), ours),
                 "compile s": compilation.get(name),
                 "first fit s": first_fit if name == "fit" else None,
             }

@@ -1,6 +1,7 @@
 """Files that a reader sees whole or not at all, and what processes that share them have to say."""
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
@@ -20,6 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint.multihost import get_barrier_sync_fn
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such lock
+    fcntl = None
 
 PathLike = str | os.PathLike[str]
 
@@ -132,6 +138,25 @@ def unpack(structure: Any, arrays: Mapping[str, Any]) -> Any:
         items = [unpack(value, arrays) for value in inner]
         return tuple(items) if kind == "tuple" else items
     return inner
+
+
+def lock(folder: Path) -> int:
+    """Hold a folder until the file that is returned is closed, or this process ends.
+
+    A BlockingIOError names the process that holds it. A file system without locks has none.
+    """
+    held = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if fcntl is not None:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            holder = os.read(held, 100).decode(errors="replace") or "unknown"
+            os.close(held)
+            raise BlockingIOError(f"process {holder}") from None
+    os.ftruncate(held, 0)
+    os.write(held, f"{os.getpid()}".encode())
+    return held
 
 
 def digest_of(tree: Any) -> str:

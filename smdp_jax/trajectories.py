@@ -184,9 +184,8 @@ class Trajectories:
                     f"Trajectories.score_targets must have the shapes of xs {shapes[0]}, "
                     f"got {shapes[1]}"
                 )
-        _check_finite("xs", self.xs, self.ts, self.mask)
-        if self.score_targets is not None:
-            _check_finite("score_targets", self.score_targets, self.ts, self.mask)
+        for name in ("xs", "score_targets"):
+            _check_finite(name, getattr(self, name), self.ts, self.mask)
 
     def _check_mask(self, want: tuple[int, ...], masked: bool) -> None:
         kind, shape = jnp.result_type(self.mask), jnp.shape(self.mask)

@@ -18,7 +18,7 @@ import jax
 from jax.sharding import Mesh
 
 from smdp_jax.experiment.fields import ExperimentError
-from smdp_jax.files import check_alike, digest_of
+from smdp_jax.files import check_alike, digest_of, lock
 from smdp_jax.solve.batches import AXIS
 
 LOST = (
@@ -99,35 +99,19 @@ def _code() -> str:
     return digest_of(files)
 
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
-
 @contextlib.contextmanager
 def only_process_in(directory: Path) -> Iterator[None]:
     """Keep other processes out of a folder; it is made. The system drops a dead process's lock."""
     directory.mkdir(parents=True, exist_ok=True)
-    file = directory / ".lock"
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.read(descriptor, 100).decode(errors="replace") or "unknown"
-                raise ExperimentError(
-                    f"another process works in {directory} (process {holder}): wait until it has "
-                    "ended, or choose another --runs-dir"
-                ) from None
-            except OSError:  # a file system without locks
-                pass
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}".encode())
-        try:
-            yield
-        finally:
-            os.ftruncate(descriptor, 0)
+        held = lock(directory)
+    except BlockingIOError as error:
+        raise ExperimentError(
+            f"another process works in {directory} ({error}): wait until it has ended, or choose "
+            "another --runs-dir"
+        ) from None
+    try:
+        yield
     finally:
-        os.close(descriptor)
+        os.ftruncate(held, 0)
+        os.close(held)

@@ -18,6 +18,7 @@ from jaxtyping import Array
 from smdp_jax.files import digest_of
 from smdp_jax.physics.spectral.gaussian_field import mode_variance
 from smdp_jax.sde import State
+from smdp_jax.solve.time_grids import between, variance_between
 
 
 def _bounded_below(variance: np.ndarray, floor: float) -> np.ndarray:
@@ -111,16 +112,11 @@ class Spectrum:
     def __call__(self, t: ArrayLike) -> State:
         """Variances at a scalar time t, leaves (*modes), in t's dtype."""
         t = jnp.asarray(t)
-        ts = jnp.asarray(self.ts, t.dtype)
-        i = jnp.clip(jnp.sum(ts <= t) - 1, 0, len(self.ts) - 2)
-        weight = jnp.clip((t - ts[i]) / (ts[i + 1] - ts[i]), 0, 1)
+        i, share = between(jnp.asarray(self.ts, t.dtype), t)
 
         def interpolate(leaf: np.ndarray) -> Array:
             table = jnp.asarray(leaf, t.dtype)
-            left, right = table[i], table[i + 1]
-            rising = left + weight * (right - left)
-            falling = left * (right / left) ** weight
-            return jnp.where(right > left, rising, falling)
+            return variance_between(table[i - 1], table[i], share)
 
         return jax.tree.map(interpolate, self.variance)
 

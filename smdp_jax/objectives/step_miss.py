@@ -211,5 +211,5 @@ def warn_of_miss(
         f"one backward step misses the data by more than {_MISS_WARNING:g} times {unit} at "
         f"{bad.mean():.0%} of the times (worst {miss[worst]:.3g} times at "
         f"t={float(ts[worst + 1]):g}; {remedy})",
-        stacklevel=4,
+        stacklevel=5,
     )

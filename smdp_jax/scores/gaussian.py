@@ -11,6 +11,7 @@ from jaxtyping import Array
 from smdp_jax.checks import concrete
 from smdp_jax.sde import Scalar, State
 from smdp_jax.solve.linear import LinearPart, Transform, check_transform, times
+from smdp_jax.solve.time_grids import between, variance_between
 from smdp_jax.trajectories import Trajectories
 
 __all__ = ["GaussianReference"]
@@ -116,18 +117,14 @@ class GaussianReference:
         mean, variance : pytree
             Leaves (*modes).
         """
-        t = jnp.asarray(t, self.ts.dtype)
-        i = jnp.clip(jnp.sum(self.ts < t), 1, self.ts.shape[0] - 1)
-        weight = jnp.clip((t - self.ts[i - 1]) / (self.ts[i] - self.ts[i - 1]), 0, 1)
+        i, share = between(self.ts, jnp.asarray(t, self.ts.dtype))
 
         def straight(table: Array) -> Array:
             left, right = table[i - 1], table[i]
-            return left + times(weight.astype(jnp.finfo(table.dtype).dtype), right - left)
+            return left + times(share.astype(jnp.finfo(table.dtype).dtype), right - left)
 
         def spread(table: Array) -> Array:
-            left, right = table[i - 1], table[i]
-            falling = left * (right / jnp.where(left > 0, left, 1)) ** weight.astype(table.dtype)
-            return jnp.where(right > left, straight(table), falling)
+            return variance_between(table[i - 1], table[i], share.astype(table.dtype))
 
         return jax.tree.map(straight, self.mean), jax.tree.map(spread, self.variance)
 

@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from smdp_jax.compiled import once
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
+from smdp_jax.solve.time_grids import between
 from smdp_jax.trajectories import Trajectories
 
 
@@ -93,12 +94,10 @@ class Preconditioner:
 
     def _at(self, t: Scalar) -> tuple[State, State, State]:
         """The tables between their times."""
-        # searchsorted is refused where devices share the work, and compiles no faster.
-        i = jnp.clip(jnp.sum(self.ts < t), 1, self.ts.shape[0] - 1)
-        weight = jnp.clip((t - self.ts[i - 1]) / (self.ts[i] - self.ts[i - 1]), 0, 1)
+        i, share = between(self.ts, t)
 
         def at(table: Array) -> Array:
-            return table[i - 1] + weight.astype(table.dtype) * (table[i] - table[i - 1])
+            return table[i - 1] + share.astype(table.dtype) * (table[i] - table[i - 1])
 
         return jax.tree.map(at, (self.mean, self.variance, self.noise))
 

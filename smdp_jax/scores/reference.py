@@ -13,7 +13,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from smdp_jax.sde import State
-from smdp_jax.solve.transitions import Spread
+from smdp_jax.solve.covariance import Spread
 
 DENSE = 1024  # entries up to which matrices over the whole state are made
 _FLOOR = 1e-10  # of the largest variance: what never moves still has one

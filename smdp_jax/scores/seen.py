@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from smdp_jax.compiled import once
 from smdp_jax.sde import Scalar, State
+from smdp_jax.solve.time_grids import between
 from smdp_jax.trajectories import Trajectories
 
 _NODES = 65
@@ -33,7 +34,7 @@ class SeenRange:
 
     def outside(self, t: Scalar, x: State) -> Array:
         """Tell whether an entry of a state is beyond what was seen about then, or not finite."""
-        i = jnp.clip(jnp.searchsorted(self.ts, t, method="compare_all"), 1, self.ts.shape[0] - 1)
+        i, _ = between(self.ts, t)
 
         def inside(v: Array, low: Array, high: Array) -> Array:
             least, most = jnp.minimum(low[i - 1], low[i]), jnp.maximum(high[i - 1], high[i])

@@ -17,6 +17,7 @@ from jax.flatten_util import ravel_pytree
 
 from smdp_jax.scores.reference import best_kind, flat_of, modes_of, rows_of
 from smdp_jax.scores.sensors import LinearObservation
+from smdp_jax.solve.time_grids import between
 from smdp_jax.trajectories import Trajectories
 
 _LARGEST = 2**28  # numbers in the tables: a GiB in single precision
@@ -112,8 +113,7 @@ class LinearTwist:
         tuple
             ``(B, c, covariance)``.
         """
-        i = jnp.clip(jnp.searchsorted(self.ts, t, method="compare_all"), 1, len(self.ts) - 1)
-        share = jnp.clip((t - self.ts[i - 1]) / (self.ts[i] - self.ts[i - 1]), 0, 1)
+        i, share = between(self.ts, t)
         weight = share.astype(self.gain.dtype)
         return jax.tree.map(
             lambda x: (1 - weight) * x[i - 1] + weight * x[i],

@@ -12,10 +12,11 @@ from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.sde import Args, ScoreFn, State
 from smdp_jax.solve.batches import Split
+from smdp_jax.solve.covariance import Spread
 from smdp_jax.solve.particles import over_particles
 from smdp_jax.solve.smoothing import Sight, Smoothed, smooth
 from smdp_jax.solve.tempering import Metric, Target, Tempered, Tempering, temper
-from smdp_jax.solve.transitions import Spread, Transitions
+from smdp_jax.solve.transitions import Transitions
 
 Unravel = Callable[[Array], State]
 

@@ -12,15 +12,12 @@ from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.checks import noise_table
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
+from smdp_jax.solve.covariance import Modes, Spread, counts_of
 from smdp_jax.solve.gaussian_solver import GaussianSolver, is_mode
 from smdp_jax.solve.linear import (
     LinearPart,
     Transform,
     check_transform,
-    multiplicity,
-    times,
-    to_modes,
-    to_state,
 )
 from smdp_jax.solve.linearise import Linearised, waves_of
 from smdp_jax.solve.terms import white_noise
@@ -166,9 +163,8 @@ class GaussianTransition(eqx.Module):
         pytree
             Like ``mean``.
         """
-        white = to_modes(self.transform, white_noise(key, self.mean))
-        scaled = jax.tree.map(lambda v, w: times(jnp.sqrt(v), w), self.variance, white)
-        return jax.tree.map(jnp.add, self.mean, to_state(self.transform, scaled))
+        kick = self._spread().power(0.5, white_noise(key, self.mean))
+        return jax.tree.map(jnp.add, self.mean, kick)
 
     def log_density(self, x: State) -> Scalar:
         """Log density of a state.
@@ -183,16 +179,11 @@ class GaussianTransition(eqx.Module):
         scalar
             In nats.
         """
-        probe = jax.tree.map(lambda v: jax.random.normal(jax.random.key(1), v.shape, v.dtype), x)
-        counts = jax.tree.map(jnp.round, multiplicity(self.transform, probe))
-        off = to_modes(self.transform, jax.tree.map(jnp.subtract, x, self.mean))
+        spread = self._spread(counts_of(self.transform, x))
+        return spread.log_density(jax.tree.map(jnp.subtract, x, self.mean))
 
-        def nats(count: Array, variance: Array, w: Array) -> Array:
-            return -0.5 * jnp.sum(
-                count * (jnp.abs(w) ** 2 / variance + jnp.log(2 * jnp.pi * variance))
-            )
-
-        return sum(jax.tree.leaves(jax.tree.map(nats, counts, self.variance, off)))
+    def _spread(self, counts: State = None) -> Spread:
+        return Spread(self.variance, Modes(self.transform), counts)
 
 
 def _transform_of(reference: Any, x: State) -> Transform | None:

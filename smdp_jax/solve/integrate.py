@@ -42,6 +42,37 @@ class Watched(NamedTuple):
     """First time with a state outside of a range; inf where there is none."""
 
 
+class _Looks(NamedTuple):
+    """What is looked at on the way, if there is a monitor."""
+
+    monitor: Callable[[Scalar, State], Scalar] | None
+    outside: Callable[[Scalar, State], Array] | None
+    steps: int
+
+    def start(self, t: Scalar, x: State) -> Watched:
+        """Nothing was seen yet."""
+        size, never = jnp.zeros(()), jnp.asarray(jnp.inf, t.dtype)
+        if self.monitor is not None:
+            seen = jax.eval_shape(self.monitor, t, x)
+            size = jnp.zeros(seen.shape, seen.dtype)
+        return Watched(size, never, never)
+
+    def after(self, watched: Watched, i: Any, before: tuple, after: tuple) -> Watched:
+        """Look at step i, from (t, x) before it to those after it."""
+        if self.monitor is None:
+            return watched
+        # One look in 32 steps costs little; the last step, nearest to a sharp prior, is always one.
+        stride, never = max(32, -(-self.steps // 16)), watched.lost_at.dtype.type(jnp.inf)
+        chosen = (i % stride == 0) | (i == self.steps - 1)
+        seen = either(chosen, self.monitor, lambda t, x: jnp.zeros_like(watched.largest), *before)
+        finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(after[1])]).all()
+        lost_at = jnp.minimum(watched.lost_at, jnp.where(finite, never, after[0]))
+        left_at = watched.left_at
+        if self.outside is not None:
+            left_at = jnp.minimum(left_at, jnp.where(self.outside(*after), after[0], never))
+        return Watched(jnp.maximum(watched.largest, seen), lost_at, left_at)
+
+
 def integrate(
     sde: SDE,
     x0: State,
@@ -103,9 +134,13 @@ def integrate(
     TypeError
         If the solver is no solver.
     """
-    x0, substeps, save = _check(
-        sde, x0, ts, key, args, solver, substeps, save, denoise_last, rematerialise
-    )
+    checks.check_time_grid(ts, sde)
+    (substeps,) = checks.check_positive(substeps=substeps)
+    checks.check_flags(denoise_last=denoise_last, rematerialise=rematerialise)
+    equal = substeps == 1 and even(ts)
+    x0 = checks.check_start("integrate", sde, ts, x0, key, args, equal_steps=equal)
+    if solver is not None:
+        check_solver(sde, solver)
     xs, watched = advance(
         sde,
         x0,
@@ -114,36 +149,13 @@ def integrate(
         args=args,
         solver=solver,
         substeps=substeps,
-        save=save,
+        save=check_save(save, len(ts)),
         denoise_last=denoise_last,
         after_step=after_step,
         monitor=monitor,
         rematerialise=rematerialise,
     )
     return xs, watched.largest
-
-
-def _check(
-    sde: Any,
-    x0: Any,
-    ts: Any,
-    key: Any,
-    args: Any,
-    solver: Any,
-    substeps: Any,
-    save: Any,
-    denoise_last: Any,
-    rematerialise: Any,
-) -> tuple[State, int, Any]:
-    """Check ``integrate``; return the state, the substeps and what to save."""
-    checks.check_time_grid(ts, sde)
-    (substeps,) = checks.check_positive(substeps=substeps)
-    checks.check_flags(denoise_last=denoise_last, rematerialise=rematerialise)
-    equal = substeps == 1 and even(ts)
-    x0 = checks.check_start("integrate", sde, ts, x0, key, args, equal_steps=equal)
-    if solver is not None:
-        check_solver(sde, solver)
-    return x0, substeps, check_save(save, len(ts))
 
 
 def advance(
@@ -172,25 +184,11 @@ def advance(
     noise_key = jax.random.key(0) if key is None else key
     levy = levy_area_of(solver)
     steps = (ts.shape[0] - 1) * substeps
-    # One look in 32 steps costs little; the last step, nearest to a sharp prior, is always one.
-    stride = max(32, -(-steps // 16))
+    looks = _Looks(monitor, outside, steps)
 
     def terms_at(i: Any) -> diffrax.AbstractTerm:
         amplitude = jnp.where(i == steps - 1, 0.0, 1.0) if denoise_last else None
         return terms_of(sde, GridNoise.like(x0, jax.random.fold_in(noise_key, i), levy, amplitude))
-
-    def watch(watched: Watched, i: Any, before: tuple, after: tuple) -> Watched:
-        assert monitor is not None
-        chosen = (i % stride == 0) | (i == steps - 1)
-        seen = either(chosen, monitor, lambda t, x: jnp.zeros_like(watched.largest), *before)
-        finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(after[1])]).all()
-        lost_at = jnp.where(finite, jnp.inf, after[0]).astype(ts.dtype)
-        left_at = watched.left_at
-        if outside is not None:
-            now = jnp.where(outside(*after), after[0], jnp.inf).astype(ts.dtype)
-            left_at = jnp.minimum(left_at, now)
-        largest = jnp.maximum(watched.largest, seen)
-        return Watched(largest, jnp.minimum(watched.lost_at, lost_at), left_at)
 
     def substep(carry: tuple, i: Any) -> tuple[tuple, None]:
         x, solver_state, watched = carry
@@ -207,18 +205,11 @@ def advance(
         if after_step is not None:
             hook_key = jax.random.fold_in(noise_key, steps + i)
             y = either(i < steps - 1, after_step, lambda key, t, y: y, hook_key, t1, y)
-        if monitor is not None:
-            watched = watch(watched, i, (t0, x), (t1, y))
-        return (y, solver_state, watched), None
+        return (y, solver_state, looks.after(watched, i, (t0, x), (t1, y))), None
 
     body = jax.checkpoint(substep) if rematerialise else substep
     state0 = solver.init(terms_at(0), ts[0], ts[1], x0, args)
-    size = jnp.zeros(())
-    if monitor is not None:
-        seen = jax.eval_shape(monitor, ts[0], x0)
-        size = jnp.zeros(seen.shape, seen.dtype)
-    never = jnp.asarray(jnp.inf, ts.dtype)
-    carry = (x0, state0, Watched(size, never, never))
+    carry = (x0, state0, looks.start(ts[0], x0))
     return scan_saving(body, like_results(body, carry, 0), ts.shape[0] - 1, substeps, save)
 
 

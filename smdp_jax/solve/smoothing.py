@@ -80,6 +80,36 @@ class Smoothed(NamedTuple):
     families: Array
 
 
+class _Carried(NamedTuple):
+    """Particles on their way: rows (count, entries), families (rows, count), weights so far."""
+
+    x: Array
+    families: Array
+    log_weights: Array
+    log_evidence: Array
+    doubt: Array
+
+    def counted(self) -> "_Carried":
+        """With the mean of the weights in the evidence."""
+        return self._replace(
+            log_evidence=self.log_evidence + log_mean_exp(self.log_weights),
+            doubt=self.doubt + doubts(self.log_weights),
+        )
+
+    def resampled(self, key: PRNGKeyArray) -> "_Carried":
+        """Particles of equal weights."""
+        ancestors = systematic(key, self.log_weights)
+        return self.counted()._replace(
+            x=self.x[ancestors],
+            families=self.families[:, ancestors],
+            log_weights=jnp.zeros_like(self.log_weights),
+        )
+
+
+def _or_lost(log_weights: Array) -> Array:
+    return jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
+
+
 _MARKS = 16  # times whose ancestors are kept
 
 Backward = Callable[[Any, Any, Any, Array], tuple[Array, Callable[[float, Array], Array]]]
@@ -112,53 +142,38 @@ def smooth(
     marks = jnp.asarray([-1, *{round(last * (1 - i / _MARKS)) for i in range(_MARKS)}])
     own = jnp.arange(count, dtype=families.dtype)
 
-    def step(carry: tuple, j: Array) -> tuple[tuple, tuple]:
-        x, families, log_weights, log_evidence, doubt = carry
-        families = jnp.where((marks == j + 1)[:, None], own[None], families)
+    def step(at: _Carried, j: Array) -> tuple[_Carried, tuple]:
+        families = jnp.where((marks == j + 1)[:, None], own[None], at.families)
         k_resample, k_draw, k_sensor = jax.random.split(jax.random.fold_in(key, j), 3)
-        t1, t0 = ts[j + 1], ts[j]
         old = jax.tree.map(lambda a: a[j + 1], before)
         new = jax.tree.map(lambda a: a[j], after)
+        given = (shared, ts[j + 1], ts[j])
         means = over_particles(
             lambda *given: backward(*given)[0],
-            x,
+            at.x,
             chunk_size=chunk_size,
             split=split,
-            shared=(shared, t1, t0),
+            shared=given,
         )
-        _, spread = backward(shared, t1, t0, x[0])
+        _, spread = backward(*given, at.x[0])
         wide = new.widened(spread)
-        log_weights = log_weights + wide.log_density(means) - old.log_density(x)
-        log_weights = jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
-        size = effective_size(log_weights)
+        log_weights = at.log_weights + wide.log_density(means) - old.log_density(at.x)
+        at = at._replace(x=means, families=families, log_weights=_or_lost(log_weights))
+        size = effective_size(at.log_weights)
         few = size < threshold * count
+        at = jax.lax.cond(few, lambda at: at.resampled(k_resample), lambda at: at, at)
+        moved = _draw(k_draw, k_sensor, at.x, spread, new, wide)
+        log_weights = at.log_weights + rest(j, moved)
+        return at._replace(x=moved, log_weights=log_weights), (size, few)
 
-        def resample(args: tuple) -> tuple:
-            means, families, log_weights, log_evidence, doubt = args
-            ancestors = systematic(k_resample, log_weights)
-            log_evidence = log_evidence + log_mean_exp(log_weights)
-            doubt = doubt + doubts(log_weights)
-            nothing = jnp.zeros_like(log_weights)
-            return means[ancestors], families[:, ancestors], nothing, log_evidence, doubt
-
-        start = (means, families, log_weights, log_evidence, doubt)
-        means, families, log_weights, log_evidence, doubt = jax.lax.cond(
-            few, resample, lambda args: args, start
-        )
-        moved = _draw(k_draw, k_sensor, means, spread, new, wide)
-        log_weights = log_weights + rest(j, moved)
-        return (moved, families, log_weights, log_evidence, doubt), (size, few)
-
-    zero = jnp.zeros((), x.dtype)
     known = jnp.broadcast_to(families, (len(marks), count))
-    start = (x, known, jnp.zeros(count, x.dtype), zero, jnp.zeros(2, x.dtype))
+    nothing = [jnp.zeros(shape, x.dtype) for shape in (count, (), 2)]
+    start = _Carried(x, known, *nothing)
     end, (sizes, resampled) = jax.lax.scan(step, start, jnp.arange(last)[::-1])
-    x, families, log_weights, log_evidence, doubt = end
-    log_weights = jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
-    log_evidence = log_evidence + log_mean_exp(log_weights)
-    doubt = doubt + doubts(log_weights)
+    end = end._replace(log_weights=_or_lost(end.log_weights)).counted()
     # What else was seen at the first time is weighed after the last step.
-    sizes = sizes[::-1].at[0].min(effective_size(log_weights))
+    sizes = sizes[::-1].at[0].min(effective_size(end.log_weights))
+    x, families, log_weights, log_evidence, doubt = end
     return Smoothed(x, log_weights, log_evidence, doubt, sizes, resampled[::-1], families)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from smdp_jax.checks import check_number, check_positive, concrete
 
-__all__ = ["even", "linear_grid", "log_grid"]
+__all__ = ["between", "even", "linear_grid", "log_grid", "variance_between"]
 
 
 def linear_grid(start: float, end: float, steps: int) -> Float[Array, "times"]:
@@ -63,6 +63,19 @@ def log_grid(start: float, end: float, steps: int, *, offset: float = 0.1) -> Fl
     span = end - start
     ts = start + offset * jnp.expm1(fractions * jnp.log1p(span / offset))
     return ts.at[0].set(start).at[-1].set(end)
+
+
+def between(ts: Array, t: Any) -> tuple[Array, Array]:
+    """Index of the next of increasing times, and the share of the way to it; the ends outside."""
+    # searchsorted is refused where devices share the work, and compiles no faster.
+    i = jnp.clip(jnp.sum(ts < t), 1, ts.shape[0] - 1)
+    return i, jnp.clip((t - ts[i - 1]) / (ts[i] - ts[i - 1]), 0, 1)
+
+
+def variance_between(left: Array, right: Array, share: Array) -> Array:
+    """Between two times: noise adds at a constant rate, decay takes a constant share."""
+    falling = left * (right / jnp.where(left > 0, left, 1)) ** share
+    return jnp.where(right > left, left + share * (right - left), falling)
 
 
 def even(ts: Any) -> bool:

@@ -22,45 +22,45 @@ from smdp_jax.trajectories import filled, whole_windows
 
 
 class Asked(NamedTuple):
-    """What was asked of ``fit``, as it is wanted."""
+    """What was asked of ``fit``."""
 
     sde: SDE
+    model: Any
+    data: Any
+    objective: Any
+    optimizer: Any
+    key: Any
+    validation: Any
+    initial: Any
+    callback: Any
     steps: int
     batch_size: int
     epoch_steps: int
     ema: float
     checkpoint_seconds: float
-    check_block: Callable[[Any], None]
+    precondition: bool
+    progress: bool
 
 
-def check_fit(
-    sde: Any,
-    model: Any,
-    data: Any,
-    objective: Any,
-    optimizer: Any,
-    key: Any,
-    validation: Any,
-    initial: Any,
-    callback: Any,
-    counts: dict[str, Any],
-    numbers: dict[str, Any],
-    flags: dict[str, Any],
-) -> Asked:
-    """Check ``fit``; blocks of a stream are checked as they come, by ``check_block``."""
-    check_kinds(model, data, objective, optimizer, validation, initial, callback)
-    check_key(key)
+def check_fit(asked: Asked) -> tuple[Asked, Callable[[Any], None]]:
+    """Check ``fit``; return it as it is wanted, and what checks blocks of a stream as they come."""
+    sde, data, objective, validation = asked.sde, asked.data, asked.objective, asked.validation
+    initial = asked.initial
+    check_kinds(asked.model, data, objective, asked.optimizer, validation, initial, asked.callback)
+    check_key(asked.key)
     alike = {"correction": "score"}
     own, start = objective.kind(sde), getattr(initial, "kind", objective.kind(sde))
     if alike.get(own, own) != alike.get(start, start):
         raise TypeError(f"initial must be a {own}, as {objective!r} learns, got a {start}")
-    sizes = check_positive(**counts)
-    ema, seconds = (check_number(name, value) for name, value in numbers.items())
-    if not 0 <= ema < 1:
-        raise ValueError(f"ema must be in [0, 1), got {ema}")
-    if not seconds >= 0:
-        raise ValueError(f"checkpoint_seconds must be at least 0, got {seconds}")
-    check_flags(**flags)
+    of = lambda *names: {name: getattr(asked, name) for name in names}
+    counts, numbers = of("steps", "batch_size", "epoch_steps"), of("ema", "checkpoint_seconds")
+    counts = dict(zip(counts, check_positive(**counts), strict=True))
+    numbers = {name: check_number(name, value) for name, value in numbers.items()}
+    if not 0 <= numbers["ema"] < 1:
+        raise ValueError(f"ema must be in [0, 1), got {asked.ema}")
+    if not numbers["checkpoint_seconds"] >= 0:
+        raise ValueError(f"checkpoint_seconds must be at least 0, got {asked.checkpoint_seconds}")
+    check_flags(**of("precondition", "progress"))
     if not hasattr(data, "blocks"):
         check_paths(sde, objective, data)
         if own == "correction" or getattr(objective, "base", "state") == "inverse":
@@ -78,7 +78,7 @@ def check_fit(
             check_validation(sde, objective, block, validation)
         seen[:] = seen or [jax.eval_shape(lambda: block)]
 
-    return Asked(sde, sizes[0], sizes[1], sizes[2], ema, seconds, check_block)
+    return asked._replace(sde=sde, **counts, **numbers), check_block
 
 
 def check_paths(sde: SDE, objective: Any, data: Any) -> None:

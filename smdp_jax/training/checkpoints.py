@@ -1,7 +1,6 @@
 """Training state on disk: orbax checkpoints, metrics as JSON lines, and whose run it is."""
 
 import contextlib
-import errno
 import json
 import os
 import re
@@ -14,7 +13,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from smdp_jax.files import check_alike, is_first, write_atomically
+from smdp_jax.files import check_alike, is_first, lock, write_atomically
 
 __all__ = ["RunDirectory", "interrupts_deferred"]
 
@@ -36,22 +35,13 @@ def interrupts_deferred() -> Iterator[None]:
 
 
 def _locked(folder: Path) -> int:
-    """Hold a folder until its file is closed, or this process ends: two would undo each other."""
-    held = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    """Hold a folder: two trainings there would undo each other."""
     try:
-        import fcntl
-
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # Windows has no such lock
-        pass
-    except OSError as error:
-        os.close(held)
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            return -1  # a file system without locks
+        return lock(folder)
+    except BlockingIOError:
         raise ValueError(
             f"another process trains in {folder}: wait for it, or use another directory"
         ) from None
-    return held
 
 
 def _change(name: str, before: Any, now: Any) -> str:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from smdp_jax.files import agreed
 from smdp_jax.objectives import Objective
 from smdp_jax.solve.batches import on_auto_mesh
+from smdp_jax.training.asked import Asked
 from smdp_jax.training.checkpoints import RunDirectory, interrupts_deferred
 from smdp_jax.training.divergence import TrainingDiverged, reason_of
 from smdp_jax.training.programs import Epochs
@@ -22,20 +23,9 @@ from smdp_jax.training.updates import Fixed, Problem, TrainingState
 from smdp_jax.training.windows import Windows
 from smdp_jax.trajectories import Trajectories, TrajectoryStream, filled
 
-__all__ = ["Blocks", "Callback", "Pace", "run_epochs"]
+__all__ = ["Blocks", "Callback", "run_epochs"]
 
 Callback = Callable[[dict[str, Any], Any], Any]
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How long training goes on, and how often it returns to Python."""
-
-    steps: int
-    epoch_steps: int
-    checkpoint_seconds: float
-    progress: bool
-    callback: Callback | None = None
 
 
 @dataclass(frozen=True)
@@ -69,29 +59,16 @@ def run_epochs(
     source: Windows,
     blocks: Blocks,
     held_out: Windows | None,
-    pace: Pace,
+    asked: Asked,
     store: RunDirectory | None,
 ) -> tuple[TrainingState, list[dict[str, Any]]]:
     """Update until all updates are done, from where a directory's checkpoint left off."""
-    records: list[dict[str, Any]] = []
-    done = 0
-    if store is not None:
-        restored = store.restore(state)
-        if restored is not None:
-            done, state = restored
-        records = store.read_metrics(done)
-        noted = records[-1]["step"] if records else 0
-        if noted < done:
-            warnings.warn(
-                f"{store.metrics_file} ends at update {noted} of the {done} that were done: the "
-                "history between is lost",
-                stacklevel=4,
-            )
-    coming = _laid_out(problem, source, blocks.after(_epochs_in(problem.objective, pace, done)))
+    done, state, records = (0, state, []) if store is None else _restored(store, state)
+    coming = _laid_out(problem, source, blocks.after(_epochs_in(problem.objective, asked, done)))
     epochs, saved_at, enough = Epochs(problem), time.monotonic(), False
-    with tqdm(total=pace.steps, initial=done, disable=not pace.progress, unit="update") as bar:
+    with tqdm(total=asked.steps, initial=done, disable=not asked.progress, unit="update") as bar:
         try:
-            for size, start, stop in _epochs(problem.objective, pace, done):
+            for size, start, stop in _epochs(problem.objective, asked, done):
                 source = next(coming)
                 # Its inputs are gone once an epoch has begun: Ctrl-C waits until it is noted.
                 with interrupts_deferred():
@@ -106,13 +83,13 @@ def run_epochs(
                         store.append_metrics(record)
                 bar.update(stop - start)
                 bar.set_postfix(window=size, loss=f"{record['loss']:.4g}")
-                if pace.callback is not None:
+                if asked.callback is not None:
                     averages = jax.tree.map(jnp.array, state.ema)
-                    enough = agreed(pace.callback(dict(record), averages) is True)
+                    enough = agreed(asked.callback(dict(record), averages) is True)
                 waited = store is not None and agreed(
-                    time.monotonic() - saved_at >= pace.checkpoint_seconds
+                    time.monotonic() - saved_at >= asked.checkpoint_seconds
                 )
-                if store is not None and (waited or enough or done == pace.steps):
+                if store is not None and (waited or enough or done == asked.steps):
                     store.save(done, state)
                     saved_at = time.monotonic()
                 if enough:
@@ -124,6 +101,22 @@ def run_epochs(
             raise
     _warn_of_validation(records)
     return state, records
+
+
+def _restored(
+    store: RunDirectory, state: TrainingState
+) -> tuple[int, TrainingState, list[dict[str, Any]]]:
+    """How many updates were done, and what they left."""
+    done, state = store.restore(state) or (0, state)
+    records = store.read_metrics(done)
+    noted = records[-1]["step"] if records else 0
+    if noted < done:
+        warnings.warn(
+            f"{store.metrics_file} ends at update {noted} of the {done} that were done: the "
+            "history between is lost",
+            stacklevel=5,
+        )
+    return done, state, records
 
 
 def _laid_out(
@@ -150,21 +143,21 @@ def _phases(objective: Objective, steps: int) -> list[tuple[int, int, int]]:
     return [(w, a, b) for w, a, b in zip(windows, bounds[:-1], bounds[1:], strict=True) if b > a]
 
 
-def _epochs(objective: Objective, pace: Pace, done: int) -> Iterator[tuple[int, int, int]]:
+def _epochs(objective: Objective, asked: Asked, done: int) -> Iterator[tuple[int, int, int]]:
     """(window, first update, last update) of every epoch that is left.
 
     Epochs end at multiples of their length within a window, so a resumed run repeats them.
     """
-    for size, first, last in _phases(objective, pace.steps):
-        for start in range(first, last, pace.epoch_steps):
-            stop = min(start + pace.epoch_steps, last)
+    for size, first, last in _phases(objective, asked.steps):
+        for start in range(first, last, asked.epoch_steps):
+            stop = min(start + asked.epoch_steps, last)
             if stop > done:
                 yield size, max(start, done), stop
 
 
-def _epochs_in(objective: Objective, pace: Pace, done: int) -> int:
+def _epochs_in(objective: Objective, asked: Asked, done: int) -> int:
     """Number of whole epochs in the first updates."""
-    return sum(stop <= done for _, _, stop in _epochs(objective, pace, 0))
+    return sum(stop <= done for _, _, stop in _epochs(objective, asked, 0))
 
 
 def _message(reason: str, done: int, size: int, store: RunDirectory | None) -> str:
@@ -185,5 +178,5 @@ def _warn_of_validation(records: list[dict[str, Any]]) -> None:
         warnings.warn(
             f"the validation loss is not finite after {len(lost)} of {len(values)} epochs, first "
             f"after update {lost[0]}: one step back from held-out paths leaves the finite numbers",
-            stacklevel=4,
+            stacklevel=5,
         )

@@ -1,10 +1,10 @@
 """Learn a score from trajectories: ``fit``."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,12 +19,12 @@ from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.learned import LearnedScore, StepCorrection
 from smdp_jax.scores.step import LearnedStep
 from smdp_jax.sde import SDE
-from smdp_jax.solve.batches import on_auto_mesh, say_filled_up, split_of
-from smdp_jax.training.asked import check_fit
+from smdp_jax.solve.batches import Split, on_auto_mesh, say_filled_up, split_of
+from smdp_jax.training.asked import Asked, check_fit
 from smdp_jax.training.checkpoints import RunDirectory
 from smdp_jax.training.defaults import batch_of, in_dtype, objective_of, optimizer_of
 from smdp_jax.training.divergence import TrainingDiverged
-from smdp_jax.training.epochs import Blocks, Callback, Pace, run_epochs
+from smdp_jax.training.epochs import Blocks, Callback, run_epochs
 from smdp_jax.training.finish import finished
 from smdp_jax.training.identity import identity_of
 from smdp_jax.training.pieces import on_device, start
@@ -193,22 +193,39 @@ def fit(
     optimizer = optimizer_of(objective, steps) if optimizer is None else optimizer
     batch_size = batch_of(objective, data, model) if batch_size is None else batch_size
     model = model if dtype is None else in_dtype(model, dtype)
-    asked = check_fit(
-        sde,
-        model,
-        data,
-        objective,
-        optimizer,
-        key,
-        validation,
-        initial,
-        callback,
-        {"steps": steps, "batch_size": batch_size, "epoch_steps": epoch_steps},
-        {"ema": ema, "checkpoint_seconds": checkpoint_seconds},
-        {"precondition": precondition, "progress": progress},
+    asked, check_block = check_fit(
+        Asked(
+            sde,
+            model,
+            data,
+            objective,
+            optimizer,
+            key,
+            validation,
+            initial,
+            callback,
+            steps,
+            batch_size,
+            epoch_steps,
+            ema,
+            checkpoint_seconds,
+            precondition,
+            progress,
+        )
     )
-    sde = asked.sde
-    init_key, batch_key, val_key, order_key, *last_keys = _keys(key)
+    say_filled_up("windows: a batch of", asked.batch_size, split)
+    return _trained(asked, check_block, split, directory)
+
+
+def _trained(
+    asked: Asked,
+    check_block: Callable[[Trajectories], None],
+    split: Split | None,
+    directory: str | Path | None,
+) -> Fit:
+    """What is learned from what was asked."""
+    sde, data, objective, validation = asked.sde, asked.data, asked.objective, asked.validation
+    init_key, batch_key, val_key, order_key, *last_keys = _keys(asked.key)
     set_aside = validation
     # What all processes hold whole anyway is laid out for the updates alone.
     laid = None if split is None or split.gathered else split
@@ -216,28 +233,23 @@ def fit(
         data = on_device(filled(data), laid)
         if validation is None:
             data, set_aside = objective.split(data)
-    say_filled_up("windows: a batch of", asked.batch_size, split)
-    blocks, held_out = Blocks(cast(Any, data), order_key, asked.check_block), None
+    blocks, held_out = Blocks(data, order_key, check_block), None
     paths = next(blocks.after(0))
-    optimizer = optax.with_extra_args_support(optimizer)
-    problem = Problem(sde, model, objective, optimizer, asked.batch_size, asked.ema, split)
-    training, state = start(problem, paths, init_key, precondition=precondition, initial=initial)
+    optimizer = optax.with_extra_args_support(asked.optimizer)
+    problem = Problem(sde, asked.model, objective, optimizer, asked.batch_size, asked.ema, split)
+    how = {"precondition": asked.precondition, "initial": asked.initial}
+    training, state = start(problem, paths, init_key, **how)
     fixed, constants = training.fixed, training.constants
     if validation is not None:
         validation = on_device(filled(validation), laid)
         held_out = problem.windows(validation, constants, val_key)
-    pace = Pace(asked.steps, asked.epoch_steps, asked.checkpoint_seconds, progress, callback)
     with contextlib.ExitStack() as stack:
         store = None
         if directory is not None:
-            identity = identity_of(
-                problem, state, fixed, paths, validation, constants, key, asked.steps, initial
-            )
-            if isinstance(data, TrajectoryStream):
-                identity |= {"data": _fingerprint(data), "epoch_steps": asked.epoch_steps}
+            identity = identity_of(asked, training, state, paths, validation)
             store = stack.enter_context(RunDirectory(directory, identity))
         source = problem.windows(paths, constants, batch_key)
-        state, records = run_epochs(problem, state, fixed, source, blocks, held_out, pace, store)
+        state, records = run_epochs(problem, state, fixed, source, blocks, held_out, asked, store)
     kept = objective.split(paths)[1] if set_aside is None else set_aside
     learned = problem.averaged(state, fixed)
     if split is not None and split.gathered:
@@ -253,15 +265,6 @@ def _keys(key: PRNGKeyArray) -> tuple[PRNGKeyArray, ...]:
     """Of parameters, batches, validation, blocks, the last touch, and the miss; in one program."""
     init, batch, validation, last, order = jax.random.split(key, 5)
     return init, batch, validation, order, *jax.random.split(last)
-
-
-def _fingerprint(data: TrajectoryStream) -> str:
-    if not data.fingerprint:
-        raise ValueError(
-            "data must have a fingerprint, a str that tells them from others, to be trained on "
-            "with a directory, got blocks without"
-        )
-    return data.fingerprint
 
 
 def _history(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:

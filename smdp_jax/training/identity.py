@@ -9,30 +9,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import PRNGKeyArray
 
 from smdp_jax.files import digest_of
 from smdp_jax.scores.sharing import described
 from smdp_jax.sde import SDE
+from smdp_jax.training.asked import Asked
+from smdp_jax.training.pieces import Training
 from smdp_jax.training.programs import computes
 from smdp_jax.training.updates import Fixed, Problem, TrainingState
-from smdp_jax.trajectories import Trajectories
+from smdp_jax.trajectories import Trajectories, TrajectoryStream
 
 __all__ = ["identity_of"]
 
 
 def identity_of(
-    problem: Problem,
+    asked: Asked,
+    training: Training,
     state: TrainingState,
-    fixed: Fixed,
     data: Trajectories,
     validation: Trajectories | None,
-    constants: Any,
-    key: PRNGKeyArray,
-    steps: int,
-    initial: Any = None,
 ) -> dict[str, Any]:
     """Describe a run by what it computes and from what, in values that survive a restart."""
+    problem, fixed, constants = training.problem, training.fixed, training.constants
+    initial, stream = asked.initial, {}
+    if isinstance(asked.data, TrajectoryStream):
+        stream = {"data": _fingerprint(asked.data), "epoch_steps": asked.epoch_steps}
     packages = {name: version(name) for name in ("jax", "flax", "optax")}
     return {
         "versions": packages | {"smdp_jax": sys.modules["smdp_jax"].__version__},
@@ -43,16 +44,26 @@ def identity_of(
         "loss": _loss(problem, fixed, data, constants),
         "optimizer": _optimizer(problem, state),
         "scales": digest_of(fixed.scales),
-        "steps": steps,
+        "steps": asked.steps,
         "batch_size": problem.batch_size,
         "ema": problem.ema,
         "samples": data.num_samples,
         "times": data.num_times,
         "data": digest_of(_gathered(data)),
         "validation": None if validation is None else digest_of(_gathered(validation)),
-        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "key": np.asarray(jax.random.key_data(asked.key)).tolist(),
         "initial": None if initial is None else digest_of(jax.tree.leaves(initial)),
+        **stream,
     }
+
+
+def _fingerprint(data: TrajectoryStream) -> str:
+    if not data.fingerprint:
+        raise ValueError(
+            "data must have a fingerprint, a str that tells them from others, to be trained on "
+            "with a directory, got blocks without"
+        )
+    return data.fingerprint
 
 
 def _gathered(data: Trajectories) -> Any:
