@@ -21,14 +21,7 @@ from jaxtyping import PRNGKeyArray
 import smdp_jax as smdp
 from smdp_jax import evaluate, models, physics
 from smdp_jax.evaluate import Metric, ReportFigure
-from smdp_jax.experiment import (
-    Count,
-    Dataset,
-    Experiment,
-    Positive,
-    Run,
-    calibrated,
-)
+from smdp_jax.experiment import Count, Dataset, Experiment, Positive, Run, calibrated
 from smdp_jax.objectives import Objective
 from smdp_jax.studies import noise_free
 
@@ -130,45 +123,30 @@ class Config(Experiment):
     def fit(self, dataset: Dataset, key: PRNGKeyArray, **resume: Any) -> smdp.Fit:
         k_first, k_then = jax.random.split(key)
         if self.objective != "path_then_windows":
-            return self._fit(dataset, self.loss(), k_first, **resume)
+            return self._fit(dataset, k_first, self.steps, objective=self.loss(), **resume)
         folder = resume.pop("directory", None)
         first, then = (Path(folder) / n if folder else None for n in ("path_score", "windows"))
-        learned = self._fit(dataset, self.loss(), k_first, directory=first, **resume).score
+        resumed = {"objective": self.loss(), "directory": first, **resume}
+        learned = self._fit(dataset, k_first, self.steps, **resumed).score
         return self.fit_windows(dataset, learned, k_then, directory=then, **resume)
 
     def fit_windows(
         self, dataset: Dataset, learned: smdp.LearnedScore, key: PRNGKeyArray, **resume: Any
     ) -> smdp.Fit:
-        return self._fit(
-            dataset,
-            smdp.MultiStep(self.later_windows),
-            key,
-            steps=self.window_steps,
-            learning_rate=self.window_learning_rate,
-            initial=learned,
-            **resume,
-        )
+        rate, windows = self.window_learning_rate, smdp.MultiStep(self.later_windows)
+        how = {"objective": windows, "initial": learned, **resume}
+        return self._fit(dataset, key, self.window_steps, rate, **how)
 
     def _fit(
         self,
         dataset: Dataset,
-        objective: Any,
         key: PRNGKeyArray,
-        *,
-        steps: int | None = None,
-        learning_rate: float | None = None,
+        steps: int,
+        rate: float | None = None,
         **options: Any,
     ) -> smdp.Fit:
-        return super().fit(
-            dataset,
-            key,
-            objective=objective,
-            optimizer=self.optimizer(steps, learning_rate),
-            steps=steps or self.steps,
-            precondition=False,
-            epoch_steps=50,
-            **options,
-        )
+        how = {"optimizer": self.optimizer(steps, rate), "precondition": False, "epoch_steps": 50}
+        return super().fit(dataset, key, steps=steps, **how, **options)
 
     def sample(self, run: Run, key: PRNGKeyArray) -> dict[str, Any]:
         k_past, k_prior, k_ranks = jax.random.split(key, 3)

@@ -24,15 +24,7 @@ from jaxtyping import PRNGKeyArray
 import smdp_jax as smdp
 from smdp_jax import evaluate, models, physics
 from smdp_jax.evaluate import Metric, ReportFigure
-from smdp_jax.experiment import (
-    Count,
-    Dataset,
-    Experiment,
-    NotNegative,
-    Positive,
-    Run,
-    calibrated,
-)
+from smdp_jax.experiment import Count, Dataset, Experiment, NotNegative, Positive, Run, calibrated
 from smdp_jax.scores.step import carried_by, carrying
 from smdp_jax.studies import noise_free, reversed_flow
 
@@ -174,12 +166,12 @@ class Config(Experiment):
             # Noise-free steps, so that what the noise asks for is left to the correction.
             alone = self._fit(
                 "inverse",
-                self.sde(),
-                self.net(time_features="raw"),
                 dataset,
-                smdp.InverseStep(noise_free=True),
-                steps=self.inverse_steps,
-                key=k_inverse,
+                k_inverse,
+                self.inverse_steps,
+                sde=self.sde(),
+                model=self.net(time_features="raw"),
+                objective=smdp.InverseStep(noise_free=True),
                 **resume,
             )
             first = dataset.train.at(0, -1)
@@ -189,43 +181,24 @@ class Config(Experiment):
         sde = replace(self.sde(), inverse=self.inverse(initial))
         fit = self._fit(
             "correction",
-            sde,
-            model,
             dataset,
-            self.loss(),
-            steps=self.steps,
+            k_correction,
+            self.steps,
+            sde=sde,
+            model=model,
+            objective=self.loss(),
             initial=initial,
-            key=k_correction,
             **resume,
         )
         return replace(fit, history={**fit.history, **history})
 
     def _fit(
-        self,
-        part: str,
-        sde: smdp.SDE,
-        model: nn.Module,
-        dataset: Dataset,
-        objective: Any,
-        *,
-        steps: int,
-        key: PRNGKeyArray,
-        directory: Any = None,
-        **options: Any,
+        self, part: str, dataset: Dataset, key: PRNGKeyArray, steps: int, **options: Any
     ) -> smdp.Fit:
-        return super().fit(
-            dataset,
-            key,
-            sde=sde,
-            model=model,
-            objective=objective,
-            optimizer=self.optimizer(steps),
-            steps=steps,
-            precondition=False,
-            epoch_steps=50,
-            directory=directory and Path(directory) / part,
-            **options,
-        )
+        folder = options.pop("directory", None)
+        where = {"directory": folder and Path(folder) / part, "optimizer": self.optimizer(steps)}
+        how = {"steps": steps, "precondition": False, "epoch_steps": 50}
+        return super().fit(dataset, key, **where, **how, **options)
 
     def inverse(self, learned: Any) -> smdp.LearnedStep:
         return carried_by(learned, self.net(time_features="raw"))

@@ -164,9 +164,9 @@ def _hdf5_variable(name: str, path: Path, item: Any) -> Variable:
     labels = tuple(_label(axis) for axis in item.dims)
     if item.is_scale and len(item.shape) == 1 and not any(labels):
         labels = (name.rsplit("/", 1)[-1],)  # a coordinate of netCDF-4 is its own axis
-    raw = functools.partial(_read_hdf5, item)
     attrs = {key: _plain(item.attrs[key]) for key in _KEPT if key in item.attrs}
-    return Variable(name, path, item.shape, item.dtype, raw, labels if any(labels) else None, attrs)
+    named = labels if any(labels) else None
+    return Variable(name, path, item.shape, item.dtype, item.__getitem__, named, attrs)
 
 
 _KEPT = (*_CF, *_VALID, "units", "bounds", "axis", "standard_name")
@@ -184,10 +184,6 @@ def _walk(h5py: Any, group: Any, above: tuple[Any, ...]) -> Iterator[tuple[str, 
         elif item.id not in above:
             for inner, member in _walk(h5py, item, (*above, item.id)):
                 yield f"{name}/{inner}", member
-
-
-def _read_hdf5(item: Any, index: Any) -> Any:
-    return item[index]
 
 
 def _label(axis: Any) -> str:

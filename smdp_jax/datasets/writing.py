@@ -79,8 +79,8 @@ def write(
     (chunks,) = check_positive(chunks=chunks)
     check_key(key)
     path = local_path(path)
-    settings = {"chunks": chunks, "key": _key_values(key), "config": as_json(config)}
-
+    words = [str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()]
+    settings = {"chunks": chunks, "key": words, "config": as_json(config)}
     check_alike(settings, "write the same data")
     part, parts = jax.process_index(), jax.process_count()
 
@@ -156,7 +156,3 @@ def _is_whole(store: Store, index: int) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _key_values(key: PRNGKeyArray) -> list[Any]:
-    return [str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()]

@@ -98,7 +98,8 @@ class RunContents:
 
     def read_data(self) -> tuple[Dataset, float]:
         """Read the data, and how many seconds they took."""
-        tree = _on_device(read_arrays(self.data, REMEDIES["data.npz"]))
+        tree = read_arrays(self.data, REMEDIES["data.npz"])
+        tree = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, tree)
         validation = tree["validation"]
         dataset = Dataset(
             Trajectories(**tree["train"]),
@@ -140,7 +141,3 @@ class RunContents:
 
 def _fields(record: Any) -> dict[str, Any]:
     return {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
-
-
-def _on_device(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, tree)

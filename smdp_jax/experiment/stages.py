@@ -120,7 +120,7 @@ def run_experiment(
     ValueError
         If the process or another part of the library refuses what the configuration asks for.
     """
-    say = (_to_stderr if say is None else say) if is_first() else _nothing
+    say = (_to_stderr if say is None else say) if is_first() else lambda line: None
     _check(config, preset, checkpoint_seconds)
     files = RunFiles(runs_dir / file.name / preset)
     check_same_run({"source": file.source, "preset": preset, "config": as_json(config)})
@@ -334,10 +334,6 @@ def _heard() -> Iterator[list[str]]:
 
 def _shown(number: Any) -> str:
     return f"{number:.4g}" if isinstance(number, float) else str(number)
-
-
-def _nothing(line: str) -> None:
-    """Of several processes one speaks."""
 
 
 def _to_stderr(line: str) -> None:

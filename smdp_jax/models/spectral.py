@@ -22,6 +22,7 @@ from smdp_jax.models.layout import as_time, at_least_float32, working_dtype
 from smdp_jax.models.time_features import TimeFeatures, time_vector
 from smdp_jax.physics.spectral.periodic import modes_shape, multiplicity, squared_wavenumbers
 from smdp_jax.sde import State
+from smdp_jax.solve.linear import times
 
 
 def _to_modes(field: Float[Array, "*grid"]) -> Complex[Array, "*modes"]:
@@ -30,11 +31,6 @@ def _to_modes(field: Float[Array, "*grid"]) -> Complex[Array, "*modes"]:
 
 def _to_field(modes: Complex[Array, "*modes"], grid: tuple[int, ...]) -> Float[Array, "*grid"]:
     return jnp.fft.irfftn(modes, s=grid, norm="ortho")
-
-
-def _times(gain: Float[Array, "*modes"], modes: Complex[Array, "*modes"]) -> Array:
-    # By parts: real times complex is a promotion between kinds, refused in strict mode.
-    return jax.lax.complex(gain * modes.real, gain * modes.imag)
 
 
 class SpectralGain(nn.Module):
@@ -104,7 +100,7 @@ class SpectralPreconditioned(nn.Module):
         variance = self._variance(t, x)
         inverse_root = jax.tree.map(jax.lax.rsqrt, variance)
         white = jax.tree.map(
-            lambda field, c: _times(c.astype(field.dtype), _to_modes(field)), x, inverse_root
+            lambda field, c: times(c.astype(field.dtype), _to_modes(field)), x, inverse_root
         )
         y = jax.tree.map(lambda modes, field: _to_field(modes, field.shape), white, x)
         seen = (args, jax.tree.map(_over_rms, x, variance)) if self.see_state else args
@@ -113,8 +109,8 @@ class SpectralPreconditioned(nn.Module):
         def score(field: Array, like: Array, modes: Array, n: Array, c: Array) -> Array:
             c = c.astype(field.dtype)
             if self.spectral_gain:
-                modes = _times(SpectralGain()(t, field.shape).astype(field.dtype), modes)
-            return -_to_field(_times(c, modes + _to_modes(n)), field.shape).astype(like.dtype)
+                modes = times(SpectralGain()(t, field.shape).astype(field.dtype), modes)
+            return -_to_field(times(c, modes + _to_modes(n)), field.shape).astype(like.dtype)
 
         return jax.tree.map(score, x, given, white, correction, inverse_root)
 

@@ -5,6 +5,7 @@ the approximation back, so their spread is wrong even where all is linear; ``con
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 from smdp_jax.scores.twist import LinearTwist
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
+from smdp_jax.solve.integrate import advance
 
 
 def _stacked(observations: Sequence[Any], like: State) -> tuple[Any, Any, Any]:
@@ -95,20 +97,11 @@ def dps_guidance(
     callable
         ``score(t, x, args)``, for ``sample_posterior``.
     """
+    grid = 1 if sde.step is not None else steps
 
     def walk(x: State, stop: float, args: Args) -> State:
-        if sde.step is not None:
-            return sde.step(jnp.asarray(start), jnp.asarray(stop), x, args)
-        drift, dt = sde.drift, (stop - start) / steps
-        assert drift is not None
-
-        def euler(x: State, i: Any) -> tuple[State, None]:
-            t = start + i * dt
-            return jax.tree.map(
-                lambda x, p: x + jnp.asarray(dt, x.dtype) * p, x, drift(t, x, args)
-            ), None
-
-        return jax.lax.scan(euler, x, jnp.arange(steps, dtype=float))[0]
+        ts = jnp.linspace(start, stop, grid + 1)
+        return advance(replace(sde, diffusion=None), x, ts, args=args, save="last")[0]
 
     def log_likelihood(x: State, t: Scalar, args: Args) -> tuple[Any, State]:
         s, span = score(t, x, args), t - start

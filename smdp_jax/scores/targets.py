@@ -32,12 +32,12 @@ from smdp_jax.compiled import compiled
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.solve.chain import ChainSplitting, chain_of
 from smdp_jax.solve.integrate import advance
+from smdp_jax.solve.linear import Transform, to_modes, to_state
 from smdp_jax.solve.varying import varying_as
 
 __all__ = ["PowerRamp", "Ramp", "SinhRamp", "TableRamp", "Transform", "least_variance_ramp"]
 
 Ramp = Callable[[Any, Any, Any], Any]
-Transform = tuple[Callable[[Any], Any], Callable[[Any], Any]]
 
 
 class PowerRamp(eqx.Module):
@@ -106,7 +106,8 @@ class SinhRamp(eqx.Module):
             ratio = jnp.where(rate * t1 > 1e-3, jnp.exp(-safe * (t1 - t0)) * exact, t0 / t1)
             return ratio.astype(y.dtype) * y
 
-        return _in_transform(self.transform, lambda y: jax.tree.map(scale, self.rate, y), m)
+        modes = to_modes(self.transform, m)
+        return to_state(self.transform, jax.tree.map(scale, self.rate, modes))
 
 
 class TableRamp(eqx.Module):
@@ -154,14 +155,8 @@ class TableRamp(eqx.Module):
             ratio = jnp.exp(log_phi_at(table, t0) - log_phi_at(table, t1))
             return jnp.where(t0 > 0, ratio, 0.0).astype(y.dtype) * y
 
-        return _in_transform(self.transform, lambda y: jax.tree.map(scale, self.log_phi, y), m)
-
-
-def _in_transform(transform: Transform | None, operator: Callable, m: State) -> State:
-    if transform is None:
-        return operator(m)
-    forward, backward = transform
-    return backward(operator(forward(m)))
+        modes = to_modes(self.transform, m)
+        return to_state(self.transform, jax.tree.map(scale, self.log_phi, modes))
 
 
 class ScoreTargetSplitting(ChainSplitting):
@@ -183,10 +178,6 @@ class ScoreTargetSplitting(ChainSplitting):
             x = jax.tree.map(jnp.add, moved, move.kick)
             m = jax.tree.map(jnp.add, move.score, past)
         return (x, m), None, {}, None, diffrax.RESULTS.successful
-
-
-def _scaled_difference(ratio: Array, m: Array, pulled: Array) -> Array:
-    return jnp.broadcast_to(ratio, m.shape).astype(m.dtype) * (m - pulled)
 
 
 class _PilotSplitting(ChainSplitting):
@@ -223,7 +214,10 @@ class _PilotSplitting(ChainSplitting):
                 return jnp.where(follows, ratio, 0.0)
 
             rho = jax.tree.map(best, m_hat, q_hat, pulled_hat)
-            past = jax.tree.map(_scaled_difference, rho, m_hat, pulled_hat)
+            past = jax.tree.map(
+                lambda r, m, p: jnp.broadcast_to(r, m.shape).astype(m.dtype) * (m - p),
+                *(rho, m_hat, pulled_hat),
+            )
             m = jax.tree.map(jnp.add, move.score, jax.vmap(self.backward)(past))
             x = jax.tree.map(jnp.add, moved, move.kick)
             log_phi = jax.tree.map(

@@ -54,10 +54,6 @@ class _Mode(eqx.Module):
     phi: tuple[Array, Array]
 
 
-def _all_scalar(tree: Any) -> bool:
-    return all(jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves(tree))
-
-
 def is_mode(node: Any) -> bool:
     """Tell the coefficients of a leaf."""
     return isinstance(node, _Mode)
@@ -109,7 +105,7 @@ class GaussianSolver(Splitting):
 
         if mean is None:
             mean = jax.tree.map(lambda _: jnp.zeros(()), modes)
-        elif self.linear.transform is not None and _all_scalar(mean):
+        elif self.linear.transform is not None and not any(map(jnp.ndim, jax.tree.leaves(mean))):
             # One number per leaf of the state is a constant field.
             fields = jax.tree.map(
                 lambda v, m: jnp.full(jnp.shape(v), m, jnp.result_type(v)), x, spread(mean, x)

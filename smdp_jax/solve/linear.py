@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from smdp_jax.sde import Args, Scalar, State
+from smdp_jax.solve.terms import white_noise
 
 __all__ = [
     "LinearPart",
@@ -130,10 +131,7 @@ def check_transform(transform: Transform | None, x: State) -> None:
     want = "transform must be unitary (such as rfft and irfft with norm='ortho')"
     with jax.ensure_compile_time_eval():
         keys = jax.random.split(jax.random.key(0), 3)
-        x, y = (
-            jax.tree.map(lambda v, k=k: jax.random.normal(k, jnp.shape(v), jnp.result_type(v)), x)
-            for k in keys[:2]
-        )
+        x, y = (white_noise(k, x) for k in keys[:2])
         modes = transform[0](x)
         if jax.tree.structure(modes) != jax.tree.structure(x):
             raise ValueError(f"transform must keep the state's tree, got {reprlib.repr(modes)}")

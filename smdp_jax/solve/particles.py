@@ -27,17 +27,11 @@ def log_mean_exp(log_weights: Array) -> Array:
     return jax.nn.logsumexp(log_weights) - math.log(count)
 
 
-def relative_variance(log_weights: Array) -> Array:
-    """Squared standard error of the log of the mean weight: ``(N / ESS - 1) / N``."""
-    count = log_weights.shape[0]
-    return 1 / effective_size(log_weights) - 1 / count
-
-
 _FEW, _ELSEWHERE = 32, 500.0  # particles; nats below the best, where a path counts for nothing
 
 
 def doubts(log_weights: Array) -> Array:
-    """Of the log of the mean weight: squared standard error, and the nats that it misses, (2,).
+    """Of the log of the mean weight: squared error, (N / ESS - 1) / N, and nats missed, (2,).
 
     The spread of the weights tells nothing of larger ones that no particle has. Where few count,
     ``F(b) = log E[w^b]`` is known up to some ``b < 1`` only, and continued as a parabola, which it
@@ -55,7 +49,7 @@ def doubts(log_weights: Array) -> Array:
     far = log_mean_exp(b * logs) + (1 - b) * mean + 0.5 * (1 - b) ** 2 * variance
     missed = jnp.maximum(far - log_mean_exp(logs), 0)
     missed = jnp.where(effective_size(logs) < few, missed, 0)
-    return jnp.stack([relative_variance(logs), missed])
+    return jnp.stack([1 / effective_size(logs) - 1 / count, missed])
 
 
 def stated_error(doubt: Array) -> Array:

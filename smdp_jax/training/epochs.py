@@ -1,5 +1,6 @@
 """Many updates, epoch by epoch: the curriculum of windows, checkpoints, and what stops training."""
 
+import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -136,19 +137,14 @@ def _record(stop: int, size: int, loss: Any, validation: Any) -> dict[str, Any]:
     return {"step": stop, "window": size, "loss": float(loss), "validation_loss": held_out}
 
 
-def _phases(objective: Objective, steps: int) -> list[tuple[int, int, int]]:
-    """(window, first update, last update) for equal shares of the updates."""
-    windows = objective.windows
-    bounds = [round(steps * i / len(windows)) for i in range(len(windows) + 1)]
-    return [(w, a, b) for w, a, b in zip(windows, bounds[:-1], bounds[1:], strict=True) if b > a]
-
-
 def _epochs(objective: Objective, asked: Asked, done: int) -> Iterator[tuple[int, int, int]]:
     """(window, first update, last update) of every epoch that is left.
 
     Epochs end at multiples of their length within a window, so a resumed run repeats them.
     """
-    for size, first, last in _phases(objective, asked.steps):
+    windows = objective.windows  # each for an equal share of the updates
+    ends = [round(asked.steps * i / len(windows)) for i in range(len(windows) + 1)]
+    for size, (first, last) in zip(windows, itertools.pairwise(ends), strict=True):
         for start in range(first, last, asked.epoch_steps):
             stop = min(start + asked.epoch_steps, last)
             if stop > done:
