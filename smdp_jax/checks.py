@@ -289,6 +289,12 @@ def not_finite(x: Any, owner: str) -> str | None:
     return None
 
 
+def finite_rows(x: State) -> jax.Array:
+    """Which entries of the leading axis are finite in all leaves (n,)."""
+    rows = [jnp.isfinite(leaf).reshape(len(leaf), -1).all(axis=1) for leaf in jax.tree.leaves(x)]
+    return jnp.stack(rows).all(axis=0)
+
+
 def _on_host(leaf: Any) -> bool:
     return not isinstance(leaf, jax.Array) or (
         leaf.is_fully_addressable and all(d.platform == "cpu" for d in leaf.devices())

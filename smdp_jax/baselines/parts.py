@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from smdp_jax.checks import finite_rows
 from smdp_jax.posterior import Posterior
 from smdp_jax.sde import SDE, Args, State
 from smdp_jax.solve.backward import SolveInfo
@@ -41,8 +42,7 @@ def at_rest(t: Any, x: State, args: Args) -> State:
 
 def as_posterior(samples: State, evaluations: int, lost_at: Any) -> Posterior:
     """Samples (num_samples, *state), with which of them are finite."""
-    finite = [jnp.isfinite(x).reshape(x.shape[0], -1).all(axis=1) for x in jax.tree.leaves(samples)]
-    kept: Array = jnp.stack(finite).all(axis=0)
+    kept = finite_rows(samples)
     times = jnp.where(kept, -jnp.inf, jnp.asarray(lost_at, float))
     none = jnp.zeros(kept.shape)
     return Posterior(samples, SolveInfo(jnp.full(kept.shape, evaluations), kept, none, times))

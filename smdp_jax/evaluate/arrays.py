@@ -115,12 +115,6 @@ def _check_finite_cases(name: str, lost: np.ndarray, axes: int) -> None:
     )
 
 
-def finite_cases(truths: jax.Array, samples: jax.Array) -> jax.Array:
-    """Which cases (cases,) are finite in truth and in all draws."""
-    flat = [jnp.isfinite(x).reshape(x.shape[0], -1).all(axis=1) for x in (truths, samples)]
-    return flat[0] & flat[1]
-
-
 def check_levels(levels: Any) -> jax.Array:
     """Probabilities (levels,) as floats."""
     levels = as_float("levels", jnp.asarray(levels))

@@ -21,7 +21,7 @@ import numpy as np
 from jax.scipy.special import gammaincc
 from jaxtyping import Array, Float, Int, Key, Real
 
-from smdp_jax.checks import concrete
+from smdp_jax.checks import concrete, finite_rows
 from smdp_jax.evaluate.arrays import (
     AnyArray,
     Draws,
@@ -30,7 +30,6 @@ from smdp_jax.evaluate.arrays import (
     check_cases,
     check_levels,
     check_same_shape,
-    finite_cases,
 )
 from smdp_jax.scores.verdict import within
 
@@ -56,7 +55,7 @@ def sbc_ranks(
         posterior too high. Peaked in the middle: too wide; at both ends: too narrow.
     """
     truths, samples = check_cases(truths, samples)
-    return _ranks(truths, samples, key, finite_cases(truths, samples))
+    return _ranks(truths, samples, key, finite_rows((truths, samples)))
 
 
 def _ranks(truths: Array, samples: Array, key: Key[Array, ""] | None, finite: Array) -> Array:
@@ -120,7 +119,7 @@ def tarp_ranks(
 
     of_samples = jax.vmap(squared_distances)(samples, references)
     of_truths = jax.vmap(squared_distances)(truths[:, None], references)[:, 0]
-    return _ranks(of_truths, of_samples, key_ties, finite_cases(truths, samples))
+    return _ranks(of_truths, of_samples, key_ties, finite_rows((truths, samples)))
 
 
 class UniformityTest(NamedTuple):

@@ -92,25 +92,9 @@ def pretrained(name: str) -> Pretrained:
 
 
 def write_pretrained(run_dir: Path, path: Path) -> Path:
-    """Write a run's score, process and figures to one file.
+    """Write a finished run's score, process and figures to one file.
 
-    Parameters
-    ----------
-    run_dir : Path
-        A finished run whose config has a ``system()`` of ``smdp_jax.physics``, and where an inverse
-        was learned, too, ``inverse(learned)``.
-    path : Path
-        The file; one that exists is replaced.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    ValueError
-        If its process is none of its system's.
+    Its config must have a ``system()`` of ``smdp_jax.physics``; ``inverse(learned)`` is kept, too.
     """
     run = load(run_dir)
     system = getattr(run.config, "system", lambda: None)()

@@ -28,20 +28,7 @@ class Rescaled(nn.Module):
     divisor: float
 
     def __call__(self, t: Any, x: Any, args: Any) -> Any:
-        """Evaluate at one time and one unbatched state.
-
-        Parameters
-        ----------
-        t : scalar
-            Time.
-        x, args : pytree
-            A state, as many leaves as ``sizes``; conditions, as the network takes them.
-
-        Returns
-        -------
-        pytree
-            Like the state.
-        """
+        """Evaluate at one time and one unbatched state."""
         leaves, tree = jax.tree.flatten(x)
         scaled = [leaf / size for leaf, size in zip(leaves, self.sizes, strict=True)]
         out = self.net(t, jax.tree.unflatten(tree, scaled), args)

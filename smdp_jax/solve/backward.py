@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.checks import check_positive, is_number
+from smdp_jax.checks import check_positive, finite_rows, is_number
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.solve.adaptive import advance_adaptively
 from smdp_jax.solve.gaussian import GaussianStep, bind
@@ -162,10 +162,7 @@ class BackwardSolve:
         )
         xs = jax.tree.map(lambda x: x[::-1], xs)
         sizes = jax.vmap(lambda t, x: _largest(score(t, x, args)))(self.ts, xs)
-        finite = jnp.stack(
-            [jnp.isfinite(x).reshape(len(x), -1).all(axis=1) for x in jax.tree.leaves(xs)]
-        ).all(axis=0)
-        lost_at = jnp.max(jnp.where(finite, -jnp.inf, self.ts))
+        lost_at = jnp.max(jnp.where(finite_rows(xs), -jnp.inf, self.ts))
         if self.save == "last":
             xs = jax.tree.map(lambda x: x[0], xs)
         elif self.save != "all":

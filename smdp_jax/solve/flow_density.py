@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from smdp_jax.checks import check_kind, concrete
+from smdp_jax.checks import check_kind, concrete, finite_rows
 from smdp_jax.sde import SDE, Args, ScoreFn, State
 from smdp_jax.solve.integrate import integrate
 from smdp_jax.solve.reversal import probability_flow_sde
@@ -107,9 +107,7 @@ def check_density(values: Any, starts: State) -> None:
     """Refuse a prior that gives no density where the paths start."""
     if not concrete(values, starts):
         return
-    arrived = jnp.stack(
-        [jnp.isfinite(x).reshape(x.shape[0], -1).all(axis=1) for x in jax.tree.leaves(starts)]
-    ).all(axis=0)
+    arrived = finite_rows(starts)
     bad = arrived & (jnp.isnan(values) | jnp.isposinf(values))
     if bad.any() or (arrived.any() and jnp.isneginf(values[arrived]).all()):
         wrong = values[bad][0] if bad.any() else -jnp.inf

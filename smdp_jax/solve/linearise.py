@@ -116,16 +116,9 @@ def physics_of(sde: SDE, t0: Scalar, t1: Scalar, x: State, args: Args) -> State:
 
 
 class Curvature(eqx.Module):
-    """The Gaussian that a score is the gradient of, near a state: ``s = -(x - m) / C``.
+    """The Gaussian that a score is the gradient of, near x: ``s = -(x - m) / C``, C diagonal there.
 
-    Parameters
-    ----------
-    x : pytree
-        Where the score is looked at.
-    first : scalar
-        No earlier time is asked of: there the score may be singular, or not have been learned.
-    transform : tuple of callables, optional
-        In which C is diagonal.
+    No time before ``first`` is asked of: the score may be singular there, or not have been learned.
     """
 
     x: State

@@ -23,6 +23,7 @@ from smdp_jax.physics import Affine, Reference
 from smdp_jax.posterior import probability_flow, sample_posterior
 
 _GROUPS = 20
+_ENDS, _REACH = 0.1, 1.3  # end points that are walked back from, states that scores are shown at
 
 
 def check_end_points(number: int) -> None:
@@ -54,15 +55,12 @@ def sample(
     times: tuple[float, ...] = (0.5, 1.0, 2.0, 5.0, 10.0),
     middle: float = 0.5,
     end_points: int = 1000,
-    end_range: float = 0.1,
     num_samples: int = 40,
-    reach: float = 1.3,
-    field_reach: float = 1.2,
 ) -> dict[str, Any]:
     """Evaluate the learned score on grids, and walk back from end points."""
     ends_key, paths_key, bound_key, drawn_key, ranks_key = jax.random.split(key, 5)
     ts = run.data.ts
-    ends = jnp.linspace(-end_range, end_range, end_points)[:, None]
+    ends = jnp.linspace(-_ENDS, _ENDS, end_points)[:, None]
     i = int(jnp.argmin(jnp.abs(ts - middle)))
     back = partial(sample_posterior, run.sde, run.score, ts=ts, batch_axes=1)
     past = back(ends, num_samples=num_samples, key=ends_key, save=(0, i))
@@ -74,7 +72,7 @@ def sample(
     sides = replace(drawn, samples=jnp.sign(drawn.samples))
     ranks = calibrated(run.sde, run.score, held_out, key=ranks_key, drawn=sides)
     chosen = slice(end_points * 12 // _GROUPS, end_points * 13 // _GROUPS)
-    grid, places = jnp.linspace(-reach, reach, 2001), jnp.linspace(-field_reach, field_reach, 161)
+    grid, places = jnp.linspace(-_REACH, _REACH, 2001), jnp.linspace(-1.2, 1.2, 161)
     given_end = jax.vmap(jax.vmap(path_density, (None, None, 0)), (None, 0, None))
     return {
         **ranks,
@@ -92,7 +90,7 @@ def sample(
         "middle_samples": past.samples[chosen, :, 1, 0],
         "middle_states": grid,
         "middle_density": given_end(ts[i], grid[:, None], ends[chosen]).mean(axis=1),
-        "at_times": _scores(run, exact, jnp.asarray(times), jnp.linspace(-reach, reach, 4001)),
+        "at_times": _scores(run, exact, jnp.asarray(times), jnp.linspace(-_REACH, _REACH, 4001)),
         "field": _scores(run, exact, jnp.linspace(ts[1], ts[-1], 100), places),
     }
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from smdp_jax.checks import finite_rows
 from smdp_jax.sde import SDE
 from smdp_jax.training.updates import Fixed, Problem, TrainingState
 from smdp_jax.training.windows import Windows
@@ -51,8 +52,7 @@ def reason_of(
 
         def finite(name: str, tree: Any) -> Any:
             leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-            good = [jnp.isfinite(x).reshape(x.shape[0], -1).all(axis=1) for x in leaves]
-            return jnp.stack(good).all(axis=0) if good else jnp.ones(len(rows), bool)
+            return finite_rows(leaves) if leaves else jnp.ones(len(rows), bool)
 
         rows, starts, keys = problem.all_places(source, key, steps)
         found = jax.vmap(one)(rows, starts, keys)
