@@ -56,10 +56,11 @@ def check_fit(asked: Asked) -> tuple[Asked, Callable[[Any], None]]:
     counts, numbers = of("steps", "batch_size", "epoch_steps"), of("ema", "checkpoint_seconds")
     counts = dict(zip(counts, check_positive(**counts), strict=True))
     numbers = {name: check_number(name, value) for name, value in numbers.items()}
-    if not 0 <= numbers["ema"] < 1:
-        raise ValueError(f"ema must be in [0, 1), got {asked.ema}")
-    if not numbers["checkpoint_seconds"] >= 0:
-        raise ValueError(f"checkpoint_seconds must be at least 0, got {asked.checkpoint_seconds}")
+    ema, seconds = numbers.values()
+    if not 0 <= ema < 1:
+        raise ValueError(f"ema must be in [0, 1), got {ema}")
+    if not seconds >= 0:
+        raise ValueError(f"checkpoint_seconds must be at least 0, got {seconds}")
     check_flags(**of("precondition", "progress"))
     if not hasattr(data, "blocks"):
         check_paths(sde, objective, data)
