@@ -59,8 +59,8 @@ class LearnedKernel:
         Its parameters.
     tables : KernelTables
         Gains and covariances.
-    trust : array (2,), optional
-        Factors of N and of h and w, at most 1, that suit paths that were not trained on; None: 1.
+    trust : array (3,), optional
+        Factors of N, h and w, at most 1, that suit paths that were not trained on; None: 1.
     left : tuple of arrays (steps, K, c, c), optional
         Roots R_j of the covariance that is left of the remainder, per group; None: 1.
     range : SeenRange, optional

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.compiled import once
+from smdp_jax.scores.blocks import Blocks
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.kernel_step import remainder, residual, whitened
 from smdp_jax.scores.tables import with_input_noise
@@ -18,8 +18,11 @@ from smdp_jax.trajectories import Trajectories
 
 _NEIGHBOURS = 2
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+# Of h and of w: directions may carry the noise of rough modes to smooth ones, which have little.
+_OF_NOISE = tuple((h, w) for h in _SHARES for w in _SHARES if w <= h)
+_HIDDEN = 1e-6  # of a variance
 _ENOUGH = 2_000_000
-# What the log likelihood must gain, in nats, for less than full trust.
+# What the log likelihood must gain, in nats, for less than full trust, or for noise that varies.
 _GAIN = 3.0
 
 
@@ -34,11 +37,12 @@ def trusted(
     some = paths[: min(max(_ENOUGH // entries, 1), paths.num_samples)]
     sigma = jnp.asarray(input_noise, leaves[0].dtype)
     gains = np.array(_likelihoods(kernel, some, sigma, key))
+    gains[:, 0] += _GAIN
     gains[-1, -1] += _GAIN
     if not np.isfinite(gains[-1, -1]):
         return kernel
     best = np.unravel_index(np.nanargmax(gains), gains.shape)
-    shares = [_SHARES[i] for i in best]
+    shares = [_SHARES[best[0]], *_OF_NOISE[best[1]]]
     return replace(kernel, trust=jnp.asarray(shares, leaves[0].dtype))
 
 
@@ -46,31 +50,38 @@ def trusted(
 def _likelihoods(
     kernel: LearnedKernel, paths: Trajectories, input_noise: Array, key: PRNGKeyArray
 ) -> Array:
-    """Log likelihood (shares of N, shares of S), the size of the noise being free."""
-    shares = jnp.asarray(_SHARES)
+    """Log likelihood (shares of N, shares of S), the noise that is left being free in every block.
 
-    def one(step: Array) -> tuple[Array, Array]:
-        def one_path(i: Array) -> tuple[Array, Array]:
+    As ``noise_left`` takes it, but for correlations within blocks.
+    """
+    shares, of_noise = jnp.asarray(_SHARES), jnp.asarray(_OF_NOISE)
+    transform, like = kernel.tables.transform, paths.at(0, 0)
+
+    def one(step: Array) -> tuple[Blocks, Array]:
+        def one_path(i: Array) -> tuple[Blocks, Array]:
             own = jax.random.fold_in(jax.random.fold_in(key, step), i)
             later = with_input_noise(kernel.tables, own, step, paths.at(i, step + 1), input_noise)
             args = paths.args_of(i)
             white = whitened(kernel, step, paths.at(i, step), later, args)
             mean, noise = remainder(kernel, step, later, args)
 
-            def square(a: Array, b: Array) -> Array:
+            def squares(a: Array, b: Array) -> Blocks:
                 missed = jax.tree.map(lambda w, n: w - a.astype(w.dtype) * n, white, mean)
-                return (ravel_pytree(noise.shared(b).over(missed))[0] ** 2).mean()
+                return tuple(jnp.abs(r) ** 2 for r in transform.to(noise.shared(*b).over(missed)))
 
-            squares = jax.lax.map(lambda a: jax.lax.map(lambda b: square(a, b), shares), shares)
-            logs = jax.lax.map(lambda b: noise.shared(b).log_determinant(), shares)
-            return squares.astype(shares.dtype), logs.astype(shares.dtype)
+            found = jax.lax.map(lambda a: jax.lax.map(lambda b: squares(a, b), of_noise), shares)
+            logs = jax.lax.map(lambda b: noise.shared(*b).log_determinant(), of_noise)
+            return found, logs.astype(shares.dtype)
 
         squares, logs = jax.vmap(one_path)(jnp.arange(paths.num_samples))
-        return squares.mean(axis=0), logs.sum(axis=0)
+        return tuple(r.mean(axis=0) for r in squares), logs.mean(axis=0)
 
     squares, logs = jax.lax.map(one, jnp.arange(paths.num_times - 1))
-    count = sum(leaf[:, 1:].size for leaf in jax.tree.leaves(paths.xs))
-    return -(count * jnp.log(squares.mean(axis=0)) / 2 + logs.sum(axis=0)[None])
+    total: Any = -logs.sum(axis=0)[None]
+    for square, weight in zip(squares, transform.multiplicity(like), strict=True):
+        near = jnp.log(_averaged(square) + _HIDDEN).sum(axis=(0, -1))  # (N, S, K)
+        total = total - near @ jnp.asarray(weight, near.dtype) / 2
+    return paths.num_samples * total
 
 
 @once
@@ -98,21 +109,26 @@ def noise_left(
     """Give the kernel the noise that is left, averaged over neighbouring steps."""
     dtype = jax.tree.leaves(paths.xs)[0].dtype
     moments = _second_moments(kernel, paths, jnp.asarray(input_noise, dtype), key)
-    near = min(_NEIGHBOURS, paths.num_times - 2)
-    count = paths.num_samples * (2 * near + 1)
+    count = paths.num_samples * (2 * min(_NEIGHBOURS, paths.num_times - 2) + 1)
 
     def root(moment: Array) -> Array:
-        ends = (jnp.repeat(moment[:1], near, axis=0), jnp.repeat(moment[-1:], near, axis=0))
-        padded = jnp.concatenate([ends[0], moment, ends[1]])
-        mean: Any = sum(padded[i : i + len(moment)] for i in range(2 * near + 1)) / (2 * near + 1)
-        size = moment.shape[-1]
+        mean, size = _averaged(moment), moment.shape[-1]
         # Correlations that the few paths can't tell from chance are taken back.
         identity = jnp.eye(size, dtype=moment.dtype)[None, None]
         share = min(2 * size / count, 1.0)
-        mean = mean * (1 - share + share * identity) + 1e-6 * identity
+        mean = mean * (1 - share + share * identity) + _HIDDEN * identity
         return jnp.linalg.cholesky(mean)
 
     return replace(kernel, left=tuple(root(m) for m in moments))
+
+
+def _averaged(moment: Array) -> Array:
+    """Mean of (steps, ...) over neighbouring steps."""
+    near = min(_NEIGHBOURS, len(moment) - 1)
+    ends = (jnp.repeat(moment[:1], near, axis=0), jnp.repeat(moment[-1:], near, axis=0))
+    padded = jnp.concatenate([ends[0], moment, ends[1]])
+    total: Any = sum(padded[i : i + len(moment)] for i in range(2 * near + 1))
+    return total / (2 * near + 1)
 
 
 def miss_of(kernel: LearnedKernel, x: State) -> Array:

@@ -26,7 +26,7 @@ from smdp_jax.trajectories import Trajectories
 _DRAWS = 16
 _CHAINED, _LEAST_CHAINS = 6_000_000, 16
 _FACTORS = (0.75, 1.5)
-_PASSES, _SMALL_CHANGE = 2, 0.03
+_PASSES, _SMALL_CHANGE = 4, 0.03
 # What a network that learned well adds to the variance, on the average.
 _EXCESS = 0.1
 # Slope of E (u - 1/2)^2 over the variance v, at 1.

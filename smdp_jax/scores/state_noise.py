@@ -48,9 +48,10 @@ class StateNoise(NamedTuple):
         total: Any = sum(h.sum().astype(leaves[0].dtype) for h in leaves)
         return total + sum(jnp.log1p(_inner(w, w)) for w in self.directions)
 
-    def shared(self, share: Array) -> "StateNoise":
-        """A share of it: S at 1, the identity at 0."""
-        return jax.tree.map(lambda v: share.astype(v.dtype) * v, self)
+    def shared(self, share: Array, along: Array) -> "StateNoise":
+        """Shares of h and of w: S at 1, the identity at 0."""
+        part = lambda share, tree: jax.tree.map(lambda v: share.astype(v.dtype) * v, tree)
+        return StateNoise(part(share, self.logs), part(along, self.directions))
 
 
 def bounded_noise(logs: State, directions: tuple[State, ...]) -> StateNoise:

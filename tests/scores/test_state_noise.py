@@ -61,6 +61,6 @@ def test_directions_without_length_have_a_gradient():
 
 def test_no_share_of_it_is_none():
     noise = StateNoise(like(jax.random.key(0)), (like(jax.random.key(1)),))
-    none = noise.shared(jnp.zeros(()))
+    none = noise.shared(jnp.zeros(()), jnp.zeros(()))
     np.testing.assert_array_equal(dense(none), np.eye(5))
     assert float(none.log_determinant()) == 0
