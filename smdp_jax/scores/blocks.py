@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array
 
 from smdp_jax.sde import State
+from smdp_jax.solve.linear import cosines
 from smdp_jax.solve.terms import white_noise
 
 Blocks = tuple[Array, ...]
@@ -102,12 +103,12 @@ class Cosine(_Grids):
 
     def _forward(self, field: Array, axes: int) -> Array:
         for axis in range(axes):
-            field = _along(axis, _cosines(field.shape[axis]), field)
+            field = _along(axis, cosines(field.shape[axis]), field)
         return field
 
     def _backward(self, stored: Array, grid: tuple[int, ...]) -> Array:
         for axis, size in enumerate(grid):
-            stored = _along(axis, _cosines(size).T, stored)
+            stored = _along(axis, cosines(size).T, stored)
         return stored
 
 
@@ -205,13 +206,6 @@ def _rows(field: Array) -> Array:
 
 def _widest(leaves: list[Any]) -> Any:
     return max((leaf.dtype for leaf in leaves), key=lambda dtype: jnp.finfo(dtype).bits)
-
-
-def _cosines(size: int) -> np.ndarray:
-    k, n = np.arange(size)[:, None], np.arange(size)[None]
-    rows = np.sqrt(2 / size) * np.cos(np.pi * k * (n + 0.5) / size)
-    rows[0] /= np.sqrt(2)
-    return rows
 
 
 def _along(axis: int, matrix: np.ndarray, field: Array) -> Array:

@@ -19,6 +19,7 @@ __all__ = [
     "LinearPart",
     "Transform",
     "check_transform",
+    "cosines",
     "multiplicity",
     "phi_functions",
     "rates_at",
@@ -122,6 +123,14 @@ def multiplicity(transform: Transform | None, x: State) -> State:
 
     ones = jax.tree.map(lambda w: jnp.ones(w.shape, jnp.finfo(w.dtype).dtype), modes)
     return jax.tree.map(lambda e, w: e / jnp.abs(w) ** 2, jax.grad(energy)(ones), modes)
+
+
+def cosines(size: int) -> np.ndarray:
+    """The orthogonal cosine transform (DCT-II), as a matrix."""
+    k = np.arange(size)
+    rows = np.sqrt(2 / size) * np.cos(np.pi * np.outer(k, k + 0.5) / size)
+    rows[0] /= np.sqrt(2)
+    return rows
 
 
 def check_transform(transform: Transform | None, x: State) -> None:

@@ -28,6 +28,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from smdp_jax.sde import Scalar
+from smdp_jax.solve.linear import cosines
 
 Field = Float[Array, "size size"]
 Mask = Bool[Array, "size size"]
@@ -159,10 +160,7 @@ def _without_obstacles(residual: Field) -> Field:
 @functools.cache
 def _cosine_transform(size: int, dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray]:
     """Return the orthogonal cosine transform (DCT-II) and the inverse eigenvalues."""
-    k = np.arange(size)
-    transform = np.sqrt(2 / size) * np.cos(np.pi * np.outer(k, k + 0.5) / size)
-    transform[0] /= np.sqrt(2)
-    along = 2 - 2 * np.cos(np.pi * k / size)
+    along = 2 - 2 * np.cos(np.pi * np.arange(size) / size)
     eigenvalues = along[:, None] + along[None, :]
     eigenvalues[0, 0] = np.inf
-    return transform.astype(dtype), (1 / eigenvalues).astype(dtype)
+    return cosines(size).astype(dtype), (1 / eigenvalues).astype(dtype)
