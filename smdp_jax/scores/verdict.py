@@ -81,18 +81,19 @@ def said_of(starts: Starts) -> list[str]:
 def _sentences(
     starts: Starts, found: list[tuple[str, str]], nominal: np.ndarray, seen: float
 ) -> list[str]:
-    pairs, said = len(starts.inside), []
+    pairs, said, few = len(starts.inside), [], not seen < _SEEN
     if found:
         kinds = dict.fromkeys(kind for _, kind in found)
+        first = [f"more paths first ({starts.held_out} set aside are few)"] if few else []
         said.append(
             f"posteriors of {pairs} unseen paths miss their starts: "
             + "; ".join(f"{what} ({kind})" for what, kind in found)
             + f". Where right, {nominal[0]:.0%} and {nominal[1]:.0%} are within, and 50% of the "
             "draws below the start. What mends it: "
-            + "; ".join(_REMEDY[kind] for kind in kinds)
+            + "; ".join(first + [_REMEDY[kind] for kind in kinds])
             + ". smdp.calibration_report shows all of it"
         )
-    elif not seen < _SEEN:
+    elif few:
         walked = "" if pairs == starts.held_out else f" of {starts.held_out}"
         said.append(
             f"the {pairs}{walked} unseen paths that posteriors were tried on are too few to tell "

@@ -81,3 +81,12 @@ def test_too_few_unseen_paths_to_tell_are_told():
     # 3.5 standard errors, more for so few, of 0.5 / sqrt(38 ... 19).
     seen = int(said.split("±")[1].split("%")[0])
     assert 28 < seen < 60
+
+
+def test_what_few_paths_miss_asks_for_paths_first():
+    rng = np.random.default_rng(4)
+    truth, draws = 4 * correlated(rng, 19, 2), correlated(rng, 16, 19, 2)
+    (said,) = said_of(starts_of(truth, draws))
+    found, mended = said.split("What mends it: ")
+    assert "too narrow" in found
+    assert mended.startswith("more paths first")
