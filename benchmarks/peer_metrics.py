@@ -161,7 +161,7 @@ def _fields(
     row, most = {}, {} if problem.kmax is None else {"kmax": problem.kmax}
     for name, fields in found.items():
         row[f"reconstruction MSE, {name}"] = float(
-            evaluate.reconstruction_mse(forward(fields), forward(truths))
+            jax.jit(evaluate.reconstruction_mse)(forward(fields), forward(truths))
         )
         for kind, error in (
             ("", evaluate.spectral_error),

@@ -196,7 +196,7 @@ class Config(Experiment):
         misses = []
         for name in SHARES:
             record = arrays["burgers"][name]
-            misses.append(evaluate.rmse(record["samples"].mean(axis=1), truth))
+            misses.append(evaluate.ensemble_mse(record["samples"].mean(axis=1), truth) ** 0.5)
             modes = jax.vmap(self.system().leading_modes)
             covered = evaluate.marginal_coverage(
                 modes(jnp.asarray(truth)), jax.vmap(modes)(record["samples"]), jnp.array([0.8])

@@ -50,21 +50,27 @@ def check_same_shape(**arrays: Any) -> None:
             )
 
 
+def check_finite(**arrays: Any) -> None:
+    """Check that named arrays are finite, if they can be looked at."""
+    for name, array in arrays.items():
+        if concrete(array) and not np.isfinite(values := np.asarray(array)).all():
+            lost = int((~np.isfinite(values)).sum())
+            raise ValueError(
+                f"{name} must be finite, got {lost} lost of {values.size} entries: leave lost "
+                "paths out, and say how many there were"
+            )
+
+
 def check_varying(**arrays: Any) -> None:
     """Check that named arrays are finite and not constant, if they can be looked at."""
+    check_finite(**arrays)
     for name, array in arrays.items():
-        if not concrete(array):
-            continue
-        values = np.asarray(array)
-        if not np.isfinite(values).all():
-            lost = int((~np.isfinite(values)).sum())
-            raise ValueError(f"{name} must be finite, got {lost} lost of {values.size} entries")
-        if values.size and np.ptp(values) == 0:
+        if concrete(array) and array.size and np.ptp(values := np.asarray(array)) == 0:
             raise ValueError(f"{name} must vary, got {values.flat[0]:g} everywhere")
 
 
 def check_ensemble(samples: Any, truth: Any) -> tuple[jax.Array, jax.Array]:
-    """Samples (members, *state) and truth (*state) as floats, if they belong together."""
+    """Samples (members, *state) and truth (*state) as finite floats that belong together."""
     if samples.ndim != truth.ndim + 1 or samples.shape[1:] != truth.shape:
         raise ValueError(
             f"samples must have shape (members, *{truth.shape}) for a truth of shape "
@@ -72,7 +78,17 @@ def check_ensemble(samples: Any, truth: Any) -> tuple[jax.Array, jax.Array]:
         )
     if samples.shape[0] == 0:
         raise ValueError("samples must hold at least one member, got 0")
-    return as_float("samples", samples), as_float("truth", truth)
+    samples, truth = as_float("samples", samples), as_float("truth", truth)
+    check_finite(samples=samples, truth=truth)
+    return samples, truth
+
+
+def check_pair(estimate: Any, truth: Any) -> tuple[jax.Array, jax.Array]:
+    """Estimate and truth as finite floats of one shape."""
+    check_same_shape(truth=truth, estimate=estimate)
+    estimate, truth = as_float("estimate", estimate), as_float("truth", truth)
+    check_finite(estimate=estimate, truth=truth)
+    return estimate, truth
 
 
 def check_cases(truths: Any, samples: Any) -> tuple[jax.Array, jax.Array]:

@@ -64,6 +64,12 @@ def crps_ensemble(
     Float[Array, "*_state"]
         Score of each entry, in units of the state; smaller is better. One member and "standard":
         the absolute error.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together, there are too few members for the estimator, or a
+        member is not finite (seen outside jit only; under jit the entry's score is nan).
     """
     samples, truth = check_ensemble(samples, truth)
     members = samples.shape[0]
@@ -132,6 +138,11 @@ def energy_score(
     -------
     Float[Array, ""]
         In units of the state; smaller is better.
+
+    Raises
+    ------
+    ValueError
+        As for `crps_ensemble`.
     """
     samples, truth = check_ensemble(samples, truth)
     members = samples.shape[0]

@@ -14,7 +14,14 @@ import numpy as np
 from jaxtyping import Array, Float, Real
 
 from smdp_jax.checks import concrete
-from smdp_jax.evaluate.arrays import AnyArray, AnyState, Number, as_float, check_same_shape
+from smdp_jax.evaluate.arrays import (
+    AnyArray,
+    AnyState,
+    Number,
+    as_float,
+    check_pair,
+    check_same_shape,
+)
 
 
 class HitShares(NamedTuple):
@@ -152,9 +159,15 @@ def mse(estimate: AnyState, truth: AnyState) -> Number:
     -------
     Float[Array, ""]
         The mean of (estimate - truth)^2, in units of the state squared.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or an entry is not finite (`ensemble_mse` takes such ones; under jit
+        the result is nan).
     """
-    check_same_shape(truth=truth, estimate=estimate)
-    return jnp.mean(jnp.square(as_float("estimate", estimate) - as_float("truth", truth)))
+    estimate, truth = check_pair(estimate, truth)
+    return jnp.mean(jnp.square(estimate - truth))
 
 
 def reconstruction_mse(simulated_end: AnyState, true_end: AnyState) -> Number:
@@ -173,6 +186,11 @@ def reconstruction_mse(simulated_end: AnyState, true_end: AnyState) -> Number:
     -------
     Float[Array, ""]
         In units of the state squared.
+
+    Raises
+    ------
+    ValueError
+        As for `mse`.
     """
     check_same_shape(true_end=true_end, simulated_end=simulated_end)
     return mse(simulated_end, true_end)
@@ -220,6 +238,11 @@ def rmse(estimate: AnyState, truth: AnyState) -> Number:
     -------
     Float[Array, ""]
         In units of the state.
+
+    Raises
+    ------
+    ValueError
+        As for `mse`.
     """
     return jnp.sqrt(mse(estimate, truth))
 
@@ -240,11 +263,10 @@ def relative_error(estimate: AnyState, truth: AnyState) -> Number:
     Raises
     ------
     ValueError
-        If the shapes differ, or ``truth`` is 0 everywhere (seen outside jit only; under jit the
-        result is nan).
+        If the shapes differ, an entry is not finite, or ``truth`` is 0 everywhere (seen outside
+        jit only; under jit the result is nan).
     """
-    check_same_shape(truth=truth, estimate=estimate)
-    estimate, truth = as_float("estimate", estimate), as_float("truth", truth)
+    estimate, truth = check_pair(estimate, truth)
     if concrete(truth) and not np.any(np.asarray(truth)):
         raise ValueError(
             "truth must not be 0 everywhere: there is nothing to be relative to, "

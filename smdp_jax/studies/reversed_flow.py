@@ -115,7 +115,7 @@ def evaluate(
         ),
         Metric(
             "spread / error of the mean of samples",
-            spread / metrics.rmse(estimates["mean"], truth),
+            spread / metrics.ensemble_mse(estimates["mean"], truth) ** 0.5,
             1.0,
             note="1 where the posterior is calibrated",
         ),

@@ -1,6 +1,7 @@
 """Ensemble scores against Gaussian closed forms and sums over all pairs."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -156,9 +157,16 @@ def test_bad_inputs() -> None:
 def test_a_lost_member_leaves_no_score() -> None:
     samples, truth = np.random.default_rng(5).standard_normal((6, 4), np.float32), jnp.zeros(4)
     samples[2, 1] = np.nan
-    assert np.isnan(evaluate.crps_ensemble(samples, truth)).tolist() == [False, True, False, False]
-    assert jnp.isnan(evaluate.energy_score(samples, truth))
-    assert jnp.isnan(evaluate.energy_score(samples, truth, "standard"))
+    lost = jnp.isnan(jax.jit(evaluate.crps_ensemble)(samples, truth))
+    assert lost.tolist() == [False, True, False, False]
+    for estimator in ("fair", "standard"):
+        score = partial(evaluate.energy_score, estimator=estimator)
+        assert jnp.isnan(jax.jit(score)(samples, truth))
+    for score in (evaluate.crps_ensemble, evaluate.energy_score):
+        with pytest.raises(ValueError, match=r"samples must be finite, got 1 lost of 24"):
+            score(samples, truth)
+        with pytest.raises(ValueError, match=r"truth must be finite, got 4 lost of 4"):
+            score(jnp.ones((6, 4)), truth + jnp.inf)
 
 
 def test_integers_are_numbers() -> None:

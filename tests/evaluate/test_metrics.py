@@ -107,6 +107,12 @@ def test_errors_share_their_manners(metric) -> None:
     assert direct.dtype == jnp.float32
     np.testing.assert_allclose(metric(estimate, truth), direct, rtol=1e-6)
     np.testing.assert_allclose(jax.jit(metric)(estimate, truth), direct, rtol=1e-6)
+    for at, lost in ((4, np.nan), (0, -np.inf)):
+        blown_up = estimate.copy()
+        blown_up[at, 1] = lost
+        with pytest.raises(ValueError, match=r"must be finite, got 1 lost of 15 entries: leave"):
+            metric(blown_up, truth)
+        assert not jnp.isfinite(jax.jit(metric)(blown_up, truth))
     batched = jax.vmap(metric)(estimate, truth)
     np.testing.assert_allclose(batched[2], metric(estimate[2], truth[2]), rtol=1e-6)
     gradient = jax.grad(metric)(jnp.asarray(estimate), jnp.asarray(truth))
