@@ -56,12 +56,14 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 @dataclass(frozen=True)
 class Program:
-    """Memory that the compiler planned for one program, in bytes."""
+    """Memory that the compiler planned for one program, in bytes; its text, and what it computes."""
 
     name: str
     inputs: int
     outputs: int
     scratch: int
+    text: str = field(repr=False)
+    jaxpr: Any = field(repr=False)
 
     @property
     def memory(self) -> int:
@@ -126,12 +128,15 @@ class Compiler:
         text = lowered.as_text()
         if text not in self.programs:
             name = function.__qualname__.replace("<locals>.", "")
-            planned = lowered.compile().memory_analysis()
+            compiled = lowered.compile()
+            planned = compiled.memory_analysis()
             self.programs[text] = program = Program(
                 name,
                 planned.argument_size_in_bytes,
                 planned.output_size_in_bytes - planned.alias_size_in_bytes,
                 planned.temp_size_in_bytes,
+                compiled.as_text(),
+                traced.jaxpr,
             )
             harness.say(f"  {name}: {program.memory / 2**30:.3f} GiB")
         return traced.out_info

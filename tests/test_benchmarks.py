@@ -258,3 +258,50 @@ def test_scaling(benchmark_module, monkeypatch):
     costs = script.costs(script.Settings(quick=True))
     assert all(row["hours"] > 0 for row in costs)
     assert costs[0]["hours"] == pytest.approx(8 * costs[1]["hours"])
+
+
+def test_kernels_of_a_turn_are_counted(benchmark_module):
+    """What is called and inner loops count as often as they run; of two loops the larger one."""
+    script = benchmark_module("kernels")
+    text = """HloModule jit_epoch
+
+%fused (p: f32[4]) -> f32[4] {
+  %p = f32[4]{0} parameter(0)
+  ROOT %s = f32[4]{0} sine(%p)
+}
+
+%inner (a: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %a = (s32[], f32[4]{0}) parameter(0)
+  %one = f32[4]{0} fusion(%a), kind=kLoop, calls=%fused
+  %two = (f32[4]{0}, s8[16]{0}) custom-call(%one), custom_call_target="__cublas$gemm"
+  ROOT %t = (s32[], f32[4]{0}) tuple(%a, %two)
+}
+
+%goes_on (b: (s32[], f32[4])) -> pred[] {
+  %b = (s32[], f32[4]{0}) parameter(0)
+  ROOT %less = pred[] fusion(%b), kind=kLoop, calls=%fused
+}
+
+%graph (c: f32[4]) -> f32[4] {
+  %c = f32[4]{0} parameter(0)
+  %k = f32[4]{0} fusion(%c), kind=kInput, calls=%fused
+  ROOT %d = f32[4]{0} copy(%k)
+}
+
+%body (e: (s32[], /*index=1*/f32[4])) -> (s32[], /*index=1*/f32[4]) {
+  %e = (s32[], f32[4]{0}) parameter(0)
+  %f = (s32[], /*index=1*/f32[4]{0}) while(%e), condition=%goes_on, body=%inner, \
+backend_config={"known_trip_count":{"n":"7"}}
+  %g = f32[4]{0} call(%f), to_apply=%graph
+  ROOT %h = (s32[], f32[4]{0}) tuple(%f, %g)
+}
+
+ENTRY %main (i: f32[4]) -> f32[4] {
+  %i = f32[4]{0} parameter(0)
+  %j = (s32[], f32[4]{0}) while(%i), condition=%goes_on, body=%body
+  %l = (s32[], f32[4]{0}) while(%i), condition=%goes_on, body=%inner
+  ROOT %m = f32[4]{0} fusion(%j), kind=kLoop, calls=%fused
+}
+"""
+    program = benchmark_module("compiling").Program("epoch", 0, 0, 0, text, None)
+    assert script.turn(program) == {"fusions": 7 + 1, "library": 7, "copies": 1}
