@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 
 import diffrax
 import jax
@@ -480,3 +481,20 @@ def test_inverse_that_returns_another_state():
     message = "SDE.inverse must return shape (1,) and dtype float32, got (1, 1) and float32"
     with pytest.raises(ValueError, match=re.escape(message)):
         sample(jnp.ones(1), SHORT, sde=sde, score=linear_score, args=RATE)
+
+
+def test_a_warning_points_at_the_line_that_asked():
+    """However deep it is found, and through a function of the caller's own."""
+    sde = smdp.SDE(lambda t, x, args: -(x**3), diffusion=0.1)
+    blows_up = lambda t, x, args: -1e6 * x
+
+    def ask(**how):
+        ts, key = jnp.linspace(0.0, 1.0, 9), jax.random.key(0)
+        return smdp.sample_posterior(sde, blows_up, jnp.ones(2), ts, num_samples=3, key=key, **how)
+
+    for how in ({}, {"chunk_size": 2}):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            ask(**how)
+        assert any("amplifies" in str(warning.message) for warning in seen)
+        assert {warning.filename for warning in seen} == {__file__}

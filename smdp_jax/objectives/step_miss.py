@@ -1,7 +1,6 @@
 """Is a learned score good enough to believe a run? One backward step against the data."""
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from smdp_jax.checks import warn
 from smdp_jax.compiled import once
 from smdp_jax.scores.preconditioner import Preconditioner
 from smdp_jax.scores.step import LearnedStep
@@ -207,9 +207,8 @@ def warn_of_miss(
         else:
             remedy += f"misses by {first:.3g}: train longer, or with a smaller learning rate"
             remedy += "" if first <= _MISS_WARNING else ", and try smaller steps"
-    warnings.warn(
+    warn(
         f"one backward step misses the data by more than {_MISS_WARNING:g} times {unit} at "
         f"{bad.mean():.0%} of the times (worst {miss[worst]:.3g} times at "
         f"t={float(ts[worst + 1]):g}; {remedy})",
-        stacklevel=5,
     )

@@ -2,13 +2,13 @@
 
 import abc
 import math
-import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from smdp_jax.checks import warn
 from smdp_jax.physics.conditions import check_draws
 from smdp_jax.sde import SDE, Args, FlowMap, Scalar, State, negated
 from smdp_jax.solve.integrate import advance
@@ -107,12 +107,11 @@ class AdvectingSystem(StepSystem):
         """
         step, inner, stable = abs(float(dt)), self.inner_steps, self._stable(x)
         if step > inner * stable:
-            warnings.warn(
+            warn(
                 f"{type(self).__name__}: a step of {step:.3g} in {inner} inner steps breaks the "
                 f"CFL condition; steps of at most {inner * stable:.3g} would do, or "
                 f"inner_steps={math.ceil(step / stable)}",
                 CourantWarning,
-                stacklevel=2,
             )
 
     def _stable(self, x: Any) -> float:

@@ -1,7 +1,6 @@
 """Walk a backward kernel from an end state to the start of its grid."""
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.checks import check_number, concrete
+from smdp_jax.checks import check_number, concrete, warn
 from smdp_jax.scores.kernel import LearnedKernel, first_step
 from smdp_jax.scores.kernel_step import draw
 from smdp_jax.scores.tables import with_input_noise
@@ -93,19 +92,17 @@ def _warn_of_far(kernel: LearnedKernel, ends: Ends, last: int) -> None:
     if kernel.range is not None:
         outside = jax.vmap(lambda x: kernel.range.outside(kernel.ts[last], x))
         if far := int(outside(ends.x).sum()):
-            warnings.warn(
+            warn(
                 f"sample_posterior: {far} of {jax.tree.leaves(ends.x)[0].shape[0]} end states lie "
                 f"outside of the range of the training paths at t={float(kernel.ts[last]):g}, and "
                 "what was learned extrapolates there. x_end must be in their units; if it is, "
                 "train on paths that end there",
-                stacklevel=4,
             )
     for name, value, low, high in kernel.tables.hats.beyond(ends.args, ends.mapped):
-        warnings.warn(
+        warn(
             f"sample_posterior: {name}={value:.4g} lies outside of the training paths' "
             f"[{low:.4g}, {high:.4g}], and what was learned extrapolates there: train on paths "
             "with such conditions",
-            stacklevel=4,
         )
 
 

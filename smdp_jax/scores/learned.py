@@ -6,7 +6,6 @@ absorbed the error of that step and is right only together with it.
 """
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -21,7 +20,7 @@ from flax.errors import (
     ScopeParamShapeError,
 )
 
-from smdp_jax.checks import check_kind, check_like, check_process, check_time_grid, concrete
+from smdp_jax.checks import check_kind, check_like, check_process, check_time_grid, concrete, warn
 from smdp_jax.scores.own_steps import first_of, steps_of
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 
@@ -134,10 +133,9 @@ class LearnedScore(_Learned):
         own, asked = np.asarray(own), np.asarray(ts)
         slack = 1e-3 * (own[-1] - own[0])
         if asked[0] < own[0] - slack or asked[-1] > own[-1] + slack:
-            warnings.warn(
+            warn(
                 f"{use} in [{asked[0]:g}, {asked[-1]:g}] goes beyond the times [{own[0]:g}, "
                 f"{own[-1]:g}] that the score was trained on: it extrapolates there",
-                stacklevel=4,
             )
 
 

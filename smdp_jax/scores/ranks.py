@@ -4,7 +4,6 @@ Steps share errors that none shows alone: each may have the right noise and the 
 """
 
 import math
-import warnings
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
+from smdp_jax.checks import warn
 from smdp_jax.compiled import once
 from smdp_jax.scores.chain import drawn_back
 from smdp_jax.scores.kernel import LearnedKernel
@@ -96,7 +96,7 @@ def _positive_mean(mean: float, std: float) -> float:
 def warn_of_ranks(starts: Starts) -> None:
     """Say which intervals of unseen starts hold too few of them or too many, or what is unknown."""
     for said in said_of(starts):
-        warnings.warn(f"fit: {said}", stacklevel=4)
+        warn(f"fit: {said}")
 
 
 def ranks_of(kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray) -> Ranks:

@@ -1,7 +1,6 @@
 """Many solves: all at once, a chunk at a time, or dealt out over the devices of a mesh."""
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from smdp_jax.checks import concrete
+from smdp_jax.checks import concrete, warn
 
 __all__ = ["AXIS", "Split", "dealt_out", "in_chunks", "on_auto_mesh", "split_of"]
 
@@ -229,10 +228,9 @@ def say_filled_up(what: str, count: int, split: Split | None) -> None:
     """Warn where parts of a split are not equal: some work is done for nothing."""
     if split is not None and not split.gathered and count % split.count:
         each = -(-count // split.count)
-        warnings.warn(
+        warn(
             f"{what} {count} do not divide over {split.count} devices: each solves {each}, "
             f"{each * split.count - count} of them for nothing, and the result is not split",
-            stacklevel=4,
         )
 
 

@@ -10,7 +10,6 @@ map that amplifies and whose inverse was not named: the other one. A traced call
 it takes the first.
 """
 
-import warnings
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import eval_context
 
-from smdp_jax.checks import concrete, known
+from smdp_jax.checks import concrete, known, warn
 from smdp_jax.sde import FlowMap, integrated_backward, negated
 from smdp_jax.solve.backward import BackwardSolve
 from smdp_jax.solve.gaussian import GaussianStep, bind
@@ -83,7 +82,7 @@ def way_back(
 
     verdict: Verdict = known.get(identity, decide)
     if verdict.warning:
-        warnings.warn(verdict.warning, stacklevel=4)
+        warn(verdict.warning)
     solver, sde = verdict.solver, asked.sde
     if solver is None and verdict.inverse is None:
         return asked, score, verdict.amplifies

@@ -1,13 +1,12 @@
 """What conditioning on observations returns, and what is to be said of it."""
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
-from smdp_jax.checks import check_finite, concrete
+from smdp_jax.checks import check_finite, concrete, warn
 from smdp_jax.solve.particles import Weighted
 from smdp_jax.solve.tempering import Tempering
 
@@ -113,10 +112,9 @@ def _check_particles(found: Conditioned) -> bool:
         )
     few = bool(sizes[worst] < min(10, len(found.log_weights) / 2))
     if few:
-        warnings.warn(
+        warn(
             f"only {sizes[worst]:.1f} of {len(found.log_weights)} particles count {where}, so "
             f"spread and evidence mean little: {_REMEDIES}",
-            stacklevel=4,
         )
     return few
 
@@ -127,12 +125,11 @@ def _check_relatives(found: Conditioned) -> None:
     count, independent = len(info.finite), float(info.independent)
     times = int(np.sum(np.asarray(info.resampled)))
     if independent < min(20, count / 4) or error > 0.9:
-        warnings.warn(
+        warn(
             f"the {count} particles at t={float(info.ts[0]):g} are worth {independent:.1f} "
             f"independent draws, and the log evidence is known to {error:.2g} nats: they were "
             f"resampled {times} times on the way and descend from few, so spread is too narrow, or "
             f"all are far from the posterior: {_REMEDIES}",
-            stacklevel=4,
         )
 
 
@@ -142,20 +139,18 @@ def _check_moves(info: ConditionInfo, tempering: Tempering) -> None:
     last = sizes[np.isfinite(sizes)][-1]
     left = (1 - last) ** (tempering.moves + tempering.final_moves)
     if left > 0.5:
-        warnings.warn(
+        warn(
             f"moves of the end state are short (step size {last:.2g} of 1), so that it stays near "
             "the draws that it began as: take more moves (Tempering), more draws and particles, or "
             "a larger covariance; a thin law, or a score that is not one, asks for short moves",
-            stacklevel=4,
         )
 
 
 def _check_foreign(info: ConditionInfo) -> None:
     """Warn where the score at the end is not that of the draws."""
     if (share := float(info.foreign)) > 0.1:
-        warnings.warn(
+        warn(
             f"the score at t={float(info.ts[-1]):g} is not that of the end states: E[score x] must "
             f"be -1 in each coordinate, got others in {share:.0%} of them, so that samples and "
             "evidence are wrong: train it longer or on more paths, or check its args and units",
-            stacklevel=4,
         )

@@ -1,11 +1,10 @@
 """What is said of paths back in time that were lost, or that left the range of the data."""
 
-import warnings
 from typing import Any
 
 import numpy as np
 
-from smdp_jax.checks import concrete, not_finite
+from smdp_jax.checks import concrete, not_finite, warn
 from smdp_jax.sde import Args
 from smdp_jax.solve.backward import SolveInfo
 
@@ -25,19 +24,17 @@ def warn_of_lost(info: SolveInfo, args: Args, ts: Any, grows: bool) -> None:
     count = np.size(info.finite)
     if lost_at.size:
         why = _reason(args, ts, lost_at, left_at, grows)
-        warnings.warn(
+        warn(
             f"{lost_at.size} of {count} paths were lost: not finite from t={lost_at.max():g} on "
             f"the way back (half of them at t={np.median(lost_at):g}). info.finite tells which; "
             f"{why}",
-            stacklevel=4,
         )
     elif left_at.size > _STRAYS * count:
-        warnings.warn(
+        warn(
             f"{left_at.size} of {count} paths left the range of the training paths, from "
             f"t={left_at.max():g} on the way back (half of them by t={np.median(left_at):g}): "
             "what was learned extrapolates there. info.left_range_at tells which; "
             f"{_reason(args, ts, left_at, left_at, grows)}",
-            stacklevel=4,
         )
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
+from smdp_jax.checks import warn
 from smdp_jax.files import agreed
 from smdp_jax.objectives import Objective
 from smdp_jax.solve.batches import on_auto_mesh
@@ -112,10 +112,9 @@ def _restored(
     records = store.read_metrics(done)
     noted = records[-1]["step"] if records else 0
     if noted < done:
-        warnings.warn(
+        warn(
             f"{store.metrics_file} ends at update {noted} of the {done} that were done: the "
             "history between is lost",
-            stacklevel=5,
         )
     return done, state, records
 
@@ -171,8 +170,7 @@ def _warn_of_validation(records: list[dict[str, Any]]) -> None:
     values = [(r["step"], r["validation_loss"]) for r in records]
     lost = [step for step, value in values if value is not None and not np.isfinite(value)]
     if lost:
-        warnings.warn(
+        warn(
             f"the validation loss is not finite after {len(lost)} of {len(values)} epochs, first "
             f"after update {lost[0]}: one step back from held-out paths leaves the finite numbers",
-            stacklevel=5,
         )

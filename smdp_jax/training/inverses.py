@@ -1,11 +1,11 @@
 """Whether a flow map is walked back well enough to learn the rest, and which way is better."""
 
-import warnings
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
+from smdp_jax.checks import warn
 from smdp_jax.sde import SDE, integrated_backward, negated
 from smdp_jax.solve.inverses import growth_of_inverse, miss_of_inverse
 from smdp_jax.trajectories import Trajectories
@@ -55,7 +55,7 @@ _NEITHER = "give another inverse, shorter steps, or learn a score by PathScore()
 
 
 def _warn(what: str, seen: _Seen, remedy: str) -> None:
-    warnings.warn(f"fit: {what} {seen}; {remedy}", stacklevel=5)
+    warn(f"fit: {what} {seen}; {remedy}")
 
 
 def _seen(sde: SDE, data: Trajectories) -> _Seen:

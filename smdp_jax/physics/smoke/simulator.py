@@ -1,7 +1,6 @@
 """Smoke that rises through a closed box with obstacles: transport, buoyancy, projection."""
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from smdp_jax.checks import warn
 from smdp_jax.physics.conditions import check_coefficients, check_draws
 from smdp_jax.physics.smoke.advection import advect_marker, advect_velocity, fill_solid
 from smdp_jax.physics.smoke.geometry import ClosedBox
@@ -190,12 +190,11 @@ class Smoke(ClosedBox, AdvectingSystem):
         """Warn if a step is too long; looks at values, so not under ``jit``."""
         stable = self._stable(x)
         if not abs(dt) <= stable:
-            warnings.warn(
+            warn(
                 f"Smoke: a step of {abs(dt):.3g} breaks the CFL condition: it carries the fastest "
                 f"smoke over {abs(dt) / stable * _MOST_CELLS:.3g} cells, more than "
                 f"{_MOST_CELLS}; a step of at most {stable:.3g} would do",
                 CourantWarning,
-                stacklevel=2,
             )
 
     def _shapes(self) -> dict[str, tuple[int, int]]:
