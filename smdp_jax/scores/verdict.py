@@ -15,8 +15,8 @@ ALARM = 0.01
 LEVELS = np.array([0.5, 0.9])
 # Misses that matter: of a share, and of the mean square of smooth components (std off by a tenth).
 _MISS, _UNEVEN = 0.02, 0.1
-# Fewer pairs could not show even this miss of 50 % intervals.
-_SEEN = 0.15
+# Fewer pairs could not show even this miss of 50 % intervals; still fewer tell none of one number.
+_SEEN, _LEAST = 0.15, 8
 
 _REMEDY = {
     "too narrow": "too narrow: more paths, what is learned errs more on unseen ones than it knows",
@@ -68,14 +68,17 @@ def said_of(starts: Starts) -> list[str]:
         kinds = {"too wide" if d > 0 else "too narrow" for d in off[far]}
         kind = kinds.pop() if len(kinds) == 1 else "of another shape"
         found.append((f"over all entries {', '.join(shown)}", kind))
-    for name, ranks in starts.looks.items():
+    few = pairs < _LEAST
+    for name, ranks in () if few else starts.looks.items():
         if kind := _kind(ranks, starts.draws, each):
             held = within(starts.draws, LEVELS)[:, ranks].mean(axis=1)
             figures = f"{held[0]:.0%} and {held[1]:.0%}, {ranks.mean() / starts.draws:.0%} below"
             found.append((f"{name}: {figures}", kind))
-    if not found and _kind(starts.nearer, starts.draws, each):
+    if not (found or few) and _kind(starts.nearer, starts.draws, each):
         found.append((f"{', '.join(shown)}, but distances to random places are off", "joint law"))
-    return _sentences(starts, found, nominal, beyond * error[0])
+    # Not by more than what there is.
+    seen = min(beyond * error[0], nominal[0])
+    return _sentences(starts, found, nominal, seen)
 
 
 def _sentences(

@@ -90,3 +90,12 @@ def test_what_few_paths_miss_asks_for_paths_first():
     found, mended = said.split("What mends it: ")
     assert "too narrow" in found
     assert mended.startswith("more paths first")
+
+
+def test_a_handful_of_pairs_tells_no_shape():
+    """However far off: four ranks at the ends may be chance, and more paths are asked for."""
+    rng = np.random.default_rng(4)
+    truth, draws = 3 + correlated(rng, 4, 2), correlated(rng, 16, 4, 2)
+    (said,) = said_of(starts_of(truth, draws))
+    assert "too few" in said
+    assert "may be off by ±53%" in said
