@@ -56,7 +56,7 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 @dataclass(frozen=True)
 class Program:
-    """Memory that the compiler planned for one program, in bytes; its text, and what it computes."""
+    """Memory that a compiler planned for a program, in bytes; its text, and what it computes."""
 
     name: str
     inputs: int

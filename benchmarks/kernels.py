@@ -57,7 +57,10 @@ class Settings(harness.Settings):
 def computations(text: str) -> dict[str, list[str]]:
     """Lines of a compiled program by the computation they stand in."""
     parts = _COMPUTATION.split(re.sub(r"/\*.*?\*/", "", text))
-    return {name: body.split("\n}")[0].splitlines() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+    return {
+        name: body.split("\n}")[0].splitlines()
+        for name, body in zip(parts[1::2], parts[2::2], strict=True)
+    }
 
 
 def kernels(lines: Sequence[str], known: Mapping[str, Sequence[str]]) -> Counter:
