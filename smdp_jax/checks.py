@@ -5,8 +5,8 @@ traced (inside a caller's ``jit`` or ``vmap``) cannot be looked at and pass, and
 the shapes that a process returns is kept for the next call.
 """
 
+import inspect
 import reprlib
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,16 +24,16 @@ from smdp_jax.sde import SDE, Args, State
 known = Recent(64)
 
 
-def warn(message: str) -> None:
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the line of the caller's code, however deep in the library the reason was found."""
-    frame, level, caller = sys._getframe(1), 2, 2
+    frame, level, caller = inspect.currentframe(), 1, 2
     while frame is not None:
         asked_by = frame.f_globals.get("__name__", "").partition(".")[0]
         # jaxtyping's wrapper of a function of ours is no caller; one of a caller's function is.
         if asked_by == "smdp_jax" or (asked_by == "jaxtyping" and caller == level):
             caller = level + 1
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=caller)
+    warnings.warn(message, category, stacklevel=caller)
 
 
 def concrete(*values: Any) -> bool:

@@ -56,6 +56,7 @@ def sample(
     middle: float = 0.5,
     end_points: int = 1000,
     num_samples: int = 40,
+    field_reach: float = 1.2,
 ) -> dict[str, Any]:
     """Evaluate the learned score on grids, and walk back from end points."""
     ends_key, paths_key, bound_key, drawn_key, ranks_key = jax.random.split(key, 5)
@@ -72,7 +73,7 @@ def sample(
     sides = replace(drawn, samples=jnp.sign(drawn.samples))
     ranks = calibrated(run.sde, run.score, held_out, key=ranks_key, drawn=sides)
     chosen = slice(end_points * 12 // _GROUPS, end_points * 13 // _GROUPS)
-    grid, places = jnp.linspace(-_REACH, _REACH, 2001), jnp.linspace(-1.2, 1.2, 161)
+    grid, places = jnp.linspace(-_REACH, _REACH, 2001), jnp.linspace(-field_reach, field_reach, 161)
     given_end = jax.vmap(jax.vmap(path_density, (None, None, 0)), (None, 0, None))
     return {
         **ranks,
