@@ -25,9 +25,7 @@ diagnostics included. That later ones compile no epoch is checked on the way.
 
 Ratios are of wall times, and of the processor's ("CPU"): where other work shares the machine the
 latter are what to look at; on an idle one *Python* dispatches on the second core while the first
-computes, which spares it up to half of its wall time. In processor time on two busy cores (load
-12): windows of 1, fit 2.8 x Python, 4.0 x by hand, floor 0.78 of fit's time, so at most 3.6 x
-Python; windows of 10, fit 2.0 x by hand, floor 0.85 of fit's time.
+computes, which spares it up to half of its wall time.
 """
 
 import time

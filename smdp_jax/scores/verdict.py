@@ -1,7 +1,7 @@
 """What the ranks of unseen starts among their draws prove of posteriors, and what they can't.
 
 Pairs of a start and an end are independent, entries of a start are not: all errors are over pairs.
-A posterior that is right is warned of in at most one fit of a hundred (Bonferroni over all tests).
+A posterior that is right is warned of in about one fit of a hundred (Bonferroni over all tests).
 """
 
 import math
