@@ -63,6 +63,10 @@ class Config(Experiment):
     test_cases: Count = 50
     """End states whose past is sampled."""
     posterior_samples: Count = 16
+    backward_steps: Count = 24
+    """Steps back, each exact for Gaussians; Euler's at all stored times stand beside them."""
+    euler_samples: Count = 4
+    """Samples of each end state by Euler's steps."""
     chunk: Count = 128
     """Paths solved at once: the fewer, the less memory."""
 
@@ -149,20 +153,20 @@ class Config(Experiment):
         return super().fit(dataset, key, steps=steps, **how, **options)
 
     def sample(self, run: Run, key: PRNGKeyArray) -> dict[str, Any]:
-        k_past, k_prior, k_ranks = jax.random.split(key, 3)
+        k_past, k_prior, k_ranks, k_euler = jax.random.split(key, 4)
         system, paths, ts = self.system(), run.truth["paths"], run.data.ts
         x_end = paths[:, -1]
-        past = smdp.sample_posterior(
-            run.sde,
-            run.score,
-            x_end,
-            ts,
+        sample = partial(
+            smdp.sample_posterior, run.sde, run.score, x_end, batch_axes=1, chunk_size=self.chunk
+        )
+        past = sample(
+            ts[self.stops(ts)],
             num_samples=self.posterior_samples,
             key=k_past,
             save="all",
-            batch_axes=1,
-            chunk_size=self.chunk,
+            solver=smdp.GaussianStep(),
         )
+        euler = sample(ts, num_samples=self.euler_samples, key=k_euler).samples
         ranks = calibrated(
             system.sde(),
             run.score,
@@ -191,10 +195,17 @@ class Config(Experiment):
             "physics_ends": forward(physics_only),
             "true_ends": forward(paths[:, 0]),
             "modes": jax.vmap(modes)(starts),
+            "euler_modes": jax.vmap(modes)(euler),
             "true_modes": modes(paths[:, 0]),
             "prior_modes": modes(system.prior(k_prior, 200)),
             "limits": 1.5 * jnp.abs(run.data.xs).max(axis=(0, 2)),
         }
+
+    def stops(self, ts: Any) -> np.ndarray:
+        """Which of the stored times the steps of the samples end at."""
+        last = len(ts) - 1
+        count = min(self.backward_steps, last)
+        return np.linspace(0, last, count + 1).round().astype(int)
 
     def flow_score(self, run: Run) -> Any:
         """The score, times how much more noise the simulated modes seem to get."""
@@ -214,13 +225,16 @@ class Config(Experiment):
             *self._spectra(run, arrays),
         ]
 
+    def _times(self, run: Run, arrays: Mapping[str, Any], which: str) -> np.ndarray:
+        at = self.stops(run.data.ts) if which == "paths" else slice(None)
+        limits = arrays["limits"][at]
+        return np.asarray(evaluate.reached_times(run.data.ts[at], arrays[which], limits))
+
     def _returning(self, run: Run, arrays: Mapping[str, Any], which: str) -> np.ndarray:
-        reached = evaluate.reached_times(run.data.ts, arrays[which], arrays["limits"])
-        return np.asarray(reached == run.data.ts[0])
+        return self._times(run, arrays, which) == np.asarray(run.data.ts)[0]
 
     def _reached(self, run: Run, arrays: Mapping[str, Any]) -> Sequence[Metric]:
-        reached = np.asarray(evaluate.reached_times(run.data.ts, arrays["paths"], arrays["limits"]))
-        paths = reached == np.asarray(run.data.ts)[0]
+        reached, paths = self._times(run, arrays, "paths"), self._returning(run, arrays, "paths")
         flows = self._returning(run, arrays, "flows")
         return [
             Metric("time reached backward, median", np.median(reached), 0.0, bound="at most"),
@@ -274,7 +288,10 @@ class Config(Experiment):
 
     def _starts(self, run: Run, arrays: Mapping[str, Any]) -> Sequence[Metric]:
         starts, truth = arrays["paths"][:, :, 0], run.truth["paths"][:, 0]
-        crps = jax.vmap(evaluate.crps_ensemble)(arrays["modes"], arrays["true_modes"])
+        crps, euler = (
+            jax.vmap(evaluate.crps_ensemble)(arrays[name], arrays["true_modes"]).mean()
+            for name in ("modes", "euler_modes")
+        )
         prior = jax.vmap(evaluate.crps_ensemble, (None, 0))(
             arrays["prior_modes"], arrays["true_modes"]
         )
@@ -283,11 +300,12 @@ class Config(Experiment):
         return [
             Metric(
                 "CRPS of the initial modes, prior / posterior",
-                float(prior.mean() / crps.mean()),
+                float(prior.mean() / crps),
                 3.0,
                 bound="at least",
             ),
-            Metric("CRPS of the initial modes", crps.mean(), unit="length/time"),
+            Metric("CRPS of the initial modes", crps, unit="length/time"),
+            Metric("CRPS of the initial modes, Euler's steps", euler, unit="length/time"),
             Metric(
                 "spread / error of the posterior mean",
                 np.sqrt(np.mean(spread**2) * (1 + 1 / starts.shape[1]) / np.mean(miss**2)),
@@ -329,6 +347,7 @@ class Config(Experiment):
 
     def figures(self, run: Run, arrays: Mapping[str, Any]) -> Mapping[str, ReportFigure]:
         truth, ts = np.asarray(run.truth["paths"]), np.asarray(run.data.ts)
+        at = self.stops(ts)
         points = np.arange(self.size) / self.size
         whole = self._returning(run, arrays, "flows")
         flows = arrays["flows"][whole if whole.any() else slice(None), 0]
@@ -354,7 +373,7 @@ class Config(Experiment):
                 "Samples of what may have been, and where the simulator takes each without noise.",
             ),
             "paths": ReportFigure(
-                plots.space_time(ts, points, truth[0], arrays["paths"][0]),
+                plots.space_time(ts[at], points, truth[0, at], arrays["paths"][0]),
                 "A simulated path with its shocks, and paths of the reverse-time SDE from its end.",
             ),
             "spectra": ReportFigure(
@@ -384,5 +403,6 @@ PRESETS = {
         later_windows=(4, 8, 16),
         steps=20_000,
         window_steps=8000,
+        backward_steps=256,
     ),
 }

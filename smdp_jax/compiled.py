@@ -20,7 +20,7 @@ import numpy as np
 from jax.core import Tracer
 
 SIZE = 32
-FEW = 2**18
+FEW = 2**21
 _QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 _PLAIN = {"xla_backend_optimization_level": 1}
 

@@ -30,6 +30,8 @@ def finished(tmp_path_factory):
         batch_size=4,
         test_cases=2,
         posterior_samples=3,
+        backward_steps=4,
+        euler_samples=2,
         chunk=6,
     )
     return run_experiment(
@@ -48,7 +50,7 @@ def test_what_is_compared(finished):
     metrics = json.loads((finished / "metrics.json").read_text())["metrics"]
     step, ts, paths = run.config.system().step, run.data.ts, np.asarray(run.truth["paths"])
     assert paths.shape == (2, 9, 32)
-    assert arrays["paths"].shape == (2, 3, 9, 32)
+    assert arrays["paths"].shape == (2, 3, 5, 32)
 
     def miss(starts, of):
         ends = [noise_free.walk(step, jnp.asarray(x), ts) for x in starts]
@@ -63,6 +65,11 @@ def test_what_is_compared(finished):
     assert row["value"] == pytest.approx(samples / floor, rel=1e-3)
     assert row["bound"] == "at most"
     assert 8 % int(arrays["physics_stride"]) == 0
+    modes, true = arrays["euler_modes"], arrays["true_modes"]
+    assert modes.shape == (2, 2, *true.shape[1:])
+    fair = np.abs(modes - true[:, None]).mean(axis=1) - np.abs(modes[:, 0] - modes[:, 1]) / 2
+    row = metrics["CRPS of the initial modes, Euler's steps"]
+    assert row["value"] == pytest.approx(fair.mean(), rel=1e-4)
 
 
 def test_flows_know_the_noise_of_the_simulated_steps(finished):
@@ -111,7 +118,7 @@ def test_samples_that_return_have_figures_of_their_own(finished):
     ends = np.where(lost[..., None], np.nan, arrays["sample_ends"])
     found = run.config.evaluate(run, arrays | {"paths": paths, "sample_ends": ends})
     values = {metric.name: metric.value for metric in found}
-    whole = (np.abs(paths).max(axis=3) <= arrays["limits"]).all(axis=2)
+    whole = (np.abs(paths).max(axis=3) <= arrays["limits"][::2]).all(axis=2)
     assert whole.any()
     assert not whole[lost].any()
     assert values["share of paths that reach the start"] == pytest.approx(whole.mean())
