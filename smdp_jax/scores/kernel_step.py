@@ -61,8 +61,7 @@ def remainder(kernel: Any, step: Any, x: State, args: Args) -> tuple[State, Stat
     noise = bounded_noise(logs, directions)
     if kernel.trust is None:
         return mean, noise
-    # Kernels of older files have one share for all of the noise.
-    share, of_noise, along = kernel.trust[0], kernel.trust[1], kernel.trust[-1]
+    share, of_noise, along = kernel.trust
     return jax.tree.map(lambda v: share.astype(v.dtype) * v, mean), noise.shared(of_noise, along)
 
 
