@@ -13,6 +13,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 _CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
+# Most tests compile for longer than they compute. These change the last step alone, from XLA's
+# operations to machine code.
+_COMPILES_QUICKLY = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 _WHOLE_RUNS = ("_experiment.py", "_example.py", "_resume.py", "_benchmarks.py")
 
 
@@ -26,6 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.name
     os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(8 * 2**30)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    if config.getoption("markexpr") == "not slow":
+        os.environ["XLA_FLAGS"] = f"{_COMPILES_QUICKLY} {os.environ.get('XLA_FLAGS', '')}"
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_compilation_cache_max_size", 8 * 2**30)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
