@@ -57,6 +57,7 @@ def behind_mask(problem: Problem, seed: int) -> Problem:
         ends=jnp.asarray(noisy),
         exact=exact,
         told=told,
+        seen=lambda whole: jnp.where(seen, whole, 0),
         conditioned=partial(_conditioned, problem, std),
         simulator=(smdp.SDE(step=step, diffusion=problem.sde.diffusion), ts),
         spread=(noise + std**2) ** 0.5,

@@ -51,8 +51,8 @@ class Problem:
     windows and its network, where these learn a correction of the flow map; ``shipped`` names
     weights of the path score that come with the package. Methods that take long answer ``few``
     cases. ``window_steps`` are updates on windows, where these need more.
-    Where part of the end is seen, ``conditioned(score)`` samples given that, and ``spread`` is
-    that of what is seen.
+    Where part of the end is seen, ``seen(ends)`` hides the rest, ``conditioned(score)`` samples
+    given it, and ``spread`` is that of what is seen.
     """
 
     sde: smdp.SDE
@@ -72,6 +72,7 @@ class Problem:
     stride: int = 1
     stepped: tuple[smdp.SDE, Any] | None = None
     shipped: str | None = None
+    seen: Callable[[Any], Any] = lambda ends: ends
     conditioned: Any = None
     spread: Any = None
     few: int | None = None

@@ -262,10 +262,10 @@ def _guided(problem: Problem, budget: Budget, key: Any) -> Answer:
         batch_size=problem.batch,
         levels=32,
     )
-    few = problem.train.xs[:8]
+    starts, ends = problem.train.xs[:8, 0], problem.seen(problem.train.xs[:8, -1])
     how = {"num_samples": 8, "key": k_search, "spread": spread}
     scales = (0.01, 0.1, 0.3, 1.0)
-    scale, _ = baselines.search_scale(prior, sde, few[:, 0], few[:, -1], ts, scales, **how)
+    scale, _ = baselines.search_scale(prior, sde, starts, ends, ts, scales, **how)
     seconds = time.perf_counter() - started
 
     def one(shared: Any, case: Any) -> Any:
