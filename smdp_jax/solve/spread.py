@@ -7,6 +7,7 @@ be singular there. A scheme of order p errs by ``2^p / (2^p - 1)`` times what ha
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import diffrax
@@ -96,7 +97,7 @@ class _Given(diffrax.AbstractBrownianPath):
         return self.levy_area(dt=dt, W=w, **({"H": h} if with_area else {}))
 
 
-@once
+@partial(once, light=False)
 def _walked(
     build: Any, what: Any, x: State, grid: Array, args: Args, keys: Array
 ) -> tuple[Array, Array]:
