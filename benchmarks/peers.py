@@ -264,7 +264,7 @@ def _guided(problem: Problem, budget: Budget, key: Any) -> Answer:
     )
     starts, ends = problem.train.xs[:8, 0], problem.seen(problem.train.xs[:8, -1])
     how = {"num_samples": 8, "key": k_search, "spread": spread}
-    scales = (0.01, 0.1, 0.3, 1.0)
+    scales = (1e-4, 1e-3, 0.01, 0.1, 0.3, 1.0)
     scale, _ = baselines.search_scale(prior, sde, starts, ends, ts, scales, **how)
     seconds = time.perf_counter() - started
 
