@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -263,15 +264,18 @@ def _guided(problem: Problem, budget: Budget, key: Any) -> Answer:
         levels=32,
     )
     starts, ends = problem.train.xs[:8, 0], problem.seen(problem.train.xs[:8, -1])
-    how = {"num_samples": 8, "key": k_search, "spread": spread}
-    scales = (1e-4, 1e-3, 0.01, 0.1, 0.3, 1.0)
-    scale, _ = baselines.search_scale(prior, sde, starts, ends, ts, scales, **how)
+    # What is seen of a field weighs so much that nothing else is stable.
+    field = starts[0].size > 1
+    scales = (3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1) if field else (0.01, 0.1, 0.3, 1.0)
+    how = {"spread": spread, "normalised": field}
+    search = partial(baselines.search_scale, num_samples=8, key=k_search, **how)
+    scale, _ = search(prior, sde, starts, ends, ts, scales)
     seconds = time.perf_counter() - started
 
     def one(shared: Any, case: Any) -> Any:
         x_end, key = case
-        how = {"num_samples": budget.draws, "key": key, "spread": spread, "scale": scale}
-        return baselines.guided_posterior(prior, sde, x_end, ts, **how).samples
+        own = {"num_samples": budget.draws, "key": key, "scale": scale}
+        return baselines.guided_posterior(prior, sde, x_end, ts, **own, **how).samples
 
     def sampler(ends: Any, draws: int, key: Any) -> Any:
         keys = jax.random.split(key, len(ends))

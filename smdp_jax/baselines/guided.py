@@ -4,11 +4,12 @@ r"""Guided diffusion: a diffusion model of starts that knows no simulator, guide
 
 s the score of the diffused starts, x0_hat the mean of the start given x by Tweedie's formula, F the
 simulation without noise, r the spread that the noise gives its end (diffusion posterior sampling,
-Chung et al. 2023, eq. 16).
+Chung et al. 2023, eq. 16). Normalised, as in their algorithm 1, the push is bounded: it is the
+gradient of ``-sqrt(n) |e|``, e the miss over r in n entries, that of ``-|e|^2 / 2`` at ``|e|^2 = n``.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import diffrax
@@ -28,13 +29,14 @@ from smdp_jax.solve.terms import white_noise
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class _Guided:
+class Guided:
     """Score of the diffused start, pushed towards what explains ``args``' end state."""
 
     prior: DiffusionPrior
     end: Any
     spread: Any
     scale: Any
+    normalised: bool = field(default=False, metadata={"static": True})
 
     def __call__(self, t: Scalar, x: State, args: Args) -> State:
         x_end, own = args
@@ -42,7 +44,11 @@ class _Guided:
         def log_likelihood(x: State) -> tuple[Array, State]:
             s = self.prior.score(t, x, None)
             found = self.end(self.prior.clean(t, x, s), own)
-            return -half_square(jax.tree.map(jnp.subtract, found, x_end), self.spread), s
+            miss = half_square(jax.tree.map(jnp.subtract, found, x_end), self.spread)
+            if self.normalised:
+                entries = sum(leaf.size for leaf in jax.tree.leaves(x_end))
+                miss = jnp.sqrt(2 * entries * (miss + jnp.finfo(miss.dtype).tiny))
+            return -miss, s
 
         push, s = jax.grad(log_likelihood, has_aux=True)(x)
         return jax.tree.map(lambda s, p: s + jnp.asarray(self.scale, s.dtype) * p, s, push)
@@ -58,6 +64,7 @@ def guided_posterior(
     key: PRNGKeyArray,
     spread: Any,
     scale: Any = 1.0,
+    normalised: bool = False,
     args: Args = None,
     solver: diffrax.AbstractSolver[Any] | None = None,
     substeps: int = 1,
@@ -79,6 +86,8 @@ def guided_posterior(
         Spread of the end given the start, in units of the state; see `end_spread`.
     scale : number
         Strength of the guidance, best searched (`search_scale`).
+    normalised : bool
+        Divide the push by the size of the miss: where the noise is small, nothing else is stable.
     args, solver, substeps
         Of the simulation: conditions, default Heun for drifts, steps per interval of ``ts``.
     chunk_size : int, optional
@@ -98,7 +107,7 @@ def guided_posterior(
     white = white_noise(k_start, many)
     start = jax.tree.map(lambda w, m, c: m + c * w, white, prior.mean, prior.std)
     end = NoiseFree(sde, jnp.asarray(ts), solver, substeps)
-    score = _Guided(prior, end, spread, scale)
+    score = Guided(prior, end, spread, scale, normalised)
     how = {"args": (x_end, args), "batch_axes": 1, "chunk_size": chunk_size}
     found = sample_posterior(prior.sde(), score, start, prior.ts, num_samples=1, key=k_walk, **how)
     samples = jax.tree.map(lambda x: x[:, 0], found.samples)

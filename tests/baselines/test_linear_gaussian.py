@@ -16,6 +16,8 @@ import pytest
 
 import smdp_jax as smdp
 from smdp_jax import baselines
+from smdp_jax.baselines.guided import Guided
+from smdp_jax.baselines.parts import NoiseFree
 from smdp_jax.scores.step import StepScale
 
 K, M0, C0 = 0.6, 0.3, 0.8
@@ -244,6 +246,26 @@ def test_guidance_is_what_its_formula_says(scale):
         assert (np.abs(got.var(axis=0) / variance - 1) < 4.5 * math.sqrt(2 / count)).all()
         if scale == 0:
             assert abs(variance / C0 - 1) < 0.05
+
+
+def test_normalised_guidance_keeps_its_size():
+    """The plain push grows with the miss; both are equal where it is what noise makes it."""
+    model, end, t = diffusion_prior(), NoiseFree(SDE, TS, None, 1), jnp.array(0.7)
+    x: Any = {"a": jnp.array([0.3, -0.4]), "b": jnp.array(1.2)}
+    own = model.score(t, x, None)
+    found = end(model.clean(t, x, own), None)
+
+    def push(misses: float, normalised: bool) -> Any:
+        """Every entry is missed by so many spreads."""
+        x_end = jax.tree.map(lambda v, s: v + jnp.asarray(misses * s, v.dtype), found, SPREAD)
+        guided = Guided(model, end, SPREAD, 0.3, normalised)(t, x, (x_end, None))
+        return np.concatenate([np.ravel(guided[name] - own[name]) for name in x])
+
+    one = push(1.0, False)
+    assert np.abs(one).min() > 0.01
+    np.testing.assert_allclose(push(7.0, False), 7 * one, rtol=1e-3)
+    for misses in (1.0, 0.2, 7.0):
+        np.testing.assert_allclose(push(misses, True), one, rtol=2e-3)
 
 
 @pytest.mark.slow
