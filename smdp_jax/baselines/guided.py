@@ -5,7 +5,8 @@ r"""Guided diffusion: a diffusion model of starts that knows no simulator, guide
 s the score of the diffused starts, x0_hat the mean of the start given x by Tweedie's formula, F the
 simulation without noise, r the spread that the noise gives its end (diffusion posterior sampling,
 Chung et al. 2023, eq. 16). Normalised, as in their algorithm 1, the push is bounded: it is the
-gradient of ``-sqrt(n) |e|``, e the miss over r in n entries, that of ``-|e|^2 / 2`` at ``|e|^2 = n``.
+gradient of ``-sqrt(n) |e|``, e the miss over r in n entries, which is that of ``-|e|^2 / 2`` where
+``|e|^2 = n``.
 """
 
 from collections.abc import Sequence
