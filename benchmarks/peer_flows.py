@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -132,13 +133,13 @@ def _reversed(flow: Flow, budget: Budget, key: Any) -> FlowAnswer:
     return FlowAnswer(walk, most_draws=1)
 
 
-def _resnet(flow: Flow, budget: Budget, key: Any) -> FlowAnswer:
+def _resnet(noise: float, flow: Flow, budget: Budget, key: Any) -> FlowAnswer:
     started, sde = time.perf_counter(), flow.config.sde()
     learned = smdp.fit(
         sde,
         _NETS[flow.name](),
         flow.train,
-        baselines.Regression(training_noise=1.0),
+        baselines.Regression(training_noise=noise),
         flow.config.optimizer(budget.steps),
         steps=budget.steps,
         batch_size=2 * flow.config.batch_size,
@@ -169,7 +170,8 @@ def _optimised(flow: Flow, budget: Budget, key: Any) -> FlowAnswer:
 FLOW_METHODS = {
     "multi-step": _shipped,
     "reversed physics": _reversed,
-    "ResNet + noise": _resnet,
+    "ResNet": partial(_resnet, 0.0),
+    "ResNet + noise": partial(_resnet, 1.0),
     "backward kernel": _kernel,
     "L-BFGS": _optimised,
 }

@@ -306,6 +306,7 @@ METHODS: dict[str, Method] = {
     "ResNet": _regression("ResNet", 0.0),
     "ResNet + noise": _regression("ResNet", 1.0),
     "Bayesian ResNet": _regression("Bayesian ResNet", 0.0, drops=True),
+    "Bayesian ResNet + noise": _regression("Bayesian ResNet", 1.0, drops=True),
     "FNO": _regression("FNO", 0.0),
     "FNO + noise": _regression("FNO", 1.0),
     "L-BFGS": _optimised,
