@@ -5,6 +5,7 @@ import json
 import math
 import os
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -60,6 +61,21 @@ def parse(
     if "--quick" in given:
         defaults = dataclasses.replace(defaults, output="", **quick)
     return tyro.cli(type(defaults), default=defaults, description=doc, args=given)
+
+
+def apart(settings: Settings, file: str, **changes: Any) -> Any:
+    """Run a benchmark with other settings in a process of its own; its last line is JSON."""
+    given = {**dataclasses.asdict(settings), **changes, "output": ""}
+    options = []
+    for name, value in given.items():
+        if name == "quick":
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        options += [f"--{name.replace('_', '-')}", *map(str, values)]
+    done = subprocess.run(
+        [sys.executable, file, *options], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def run_of(config: Experiment, dataset: Dataset, fit: Fit) -> Run:

@@ -22,11 +22,9 @@ Paths are solved in chunks (``chunk_size``), as ``configs/heat.py`` does.
 import json
 import math
 import resource
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -192,20 +190,6 @@ def run_here(settings: Settings) -> dict[str, float]:
     return {"seconds": took, "GiB": harness.peak_memory() / GIB}
 
 
-def run_apart(settings: Settings, job: str) -> dict[str, float]:
-    """Run one job in a process of its own."""
-    given = {**asdict(settings), "job": job, "output": ""}
-    options = []
-    for name, value in given.items():
-        if name == "quick":
-            continue
-        values = value if isinstance(value, tuple) else (value,)
-        options += [f"--{name.replace('_', '-')}", *map(str, values)]
-    command = [sys.executable, str(Path(__file__)), *options]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main(given: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the benchmark."""
     quick = {
@@ -229,7 +213,7 @@ def main(given: Sequence[str] | None = None) -> dict[str, Any]:
     rows, targets = [], []
     for job, (name, _, bound) in JOBS.items():
         harness.say(name)
-        figures = run_apart(settings, job)
+        figures = harness.apart(settings, __file__, job=job)
         idle = rows[0]["peak GiB"] if rows else figures["GiB"]
         rows.append(
             {
@@ -245,7 +229,7 @@ def main(given: Sequence[str] | None = None) -> dict[str, Any]:
     extra = (many - few) / path_gib(settings) - 1
     targets.append(harness.Target("training: extra memory over that of the paths", extra, 1.2))
     harness.say("growth")
-    left = run_apart(settings, "growth")
+    left = harness.apart(settings, __file__, job="growth")
     targets.append(harness.Target("60 fresh scores: MiB left", left["MiB left"], 50.0))
     tables = {"Memory": rows, "Growth over calls with fresh scores": [left]}
     return harness.publish(settings, __file__, tables, targets, started)
