@@ -13,8 +13,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 _CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
-# Most tests compile for longer than they compute. These change the last step alone, from XLA's
-# operations to machine code.
+# Tests compute little: optimised code saves less than it costs. These change the last step alone,
+# from XLA's operations to machine code.
 _COMPILES_QUICKLY = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 _WHOLE_RUNS = ("_experiment.py", "_example.py", "_resume.py", "_benchmarks.py")
 
