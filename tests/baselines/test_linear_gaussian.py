@@ -1,4 +1,4 @@
-"""Every baseline on dx = -k x dt + g dW from N(m0, c0): posterior, mode and steps in closed form.
+"""Baselines on a decaying Gaussian: posterior, mode and steps in closed form.
 
 The state is a tree of two leaves with noises of their own, and every entry has its own answer.
 """
@@ -16,23 +16,20 @@ import pytest
 
 import smdp_jax as smdp
 from smdp_jax import baselines
-from smdp_jax.baselines.guided import Guided
-from smdp_jax.baselines.parts import NoiseFree
 from smdp_jax.scores.step import StepScale
-
-K, M0, C0 = 0.6, 0.3, 0.8
-G = {"a": 0.5, "b": 0.9}
-TS = smdp.linear_grid(0.0, 1.0, 16)
-
-
-def drift(t, x, args):
-    return jax.tree.map(lambda x: -K * x, x)
-
-
-SDE = smdp.SDE(drift, diffusion=G)
-X_END = {"a": jnp.array([0.9, -0.4]), "b": jnp.array(0.5)}
-DECAY = math.exp(-K)
-SPREAD = {name: g * math.sqrt((1 - DECAY**2) / (2 * K)) for name, g in G.items()}
+from tests.baselines.decaying_gaussian import (
+    C0,
+    DECAY,
+    M0,
+    SDE,
+    SPREAD,
+    TS,
+    X_END,
+    G,
+    diffusion_prior,
+    drift,
+    prior,
+)
 
 
 def exact(name):
@@ -40,12 +37,6 @@ def exact(name):
     r2 = SPREAD[name] ** 2
     variance = 1 / (1 / C0 + DECAY**2 / r2)
     return variance * (M0 / C0 + DECAY * np.asarray(X_END[name]) / r2), variance
-
-
-def prior(key, count):
-    z = jax.random.normal(key, (count, 3))
-    x = M0 + math.sqrt(C0) * z
-    return {"a": x[:, :2], "b": x[:, 2]}
 
 
 def distance(x, centre):
@@ -196,185 +187,6 @@ def test_score_alone_walks_the_same_paths():
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found.samples, usual.samples
     )
     assert baselines.score_only(SDE) == alone
-
-
-def diffused_score(prior_of):
-    """Exact score of the diffused prior."""
-
-    def score(t, x, args):
-        left = jnp.exp(-t / 2)
-
-        def one(x, m, c):
-            variance = left**2 * C0 + c**2 * (1 - left**2)
-            return -(x - m - left * (M0 - m)) / variance.astype(x.dtype)
-
-        return jax.tree.map(one, x, prior_of.mean, prior_of.std)
-
-    return score
-
-
-def diffusion_prior():
-    ts = smdp.log_grid(0.0, 8.0, 300, offset=1e-2)
-    sized = lambda value: {"a": jnp.array(value), "b": jnp.array(value)}
-    blank = baselines.DiffusionPrior(lambda t, x, args: x, ts, sized(0.0), sized(1.1))
-    return baselines.DiffusionPrior(diffused_score(blank), ts, blank.mean, blank.std)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("scale", [0.0, 1.0])
-def test_guidance_is_what_its_formula_says(scale):
-    """All is linear: the sampler's mean and variance, step by step in numpy. Scale 0: the prior."""
-    model, count = diffusion_prior(), 4000
-    found = baselines.guided_posterior(
-        model, SDE, X_END, TS, num_samples=count, key=jax.random.key(9), spread=SPREAD, scale=scale
-    )
-    times, c2 = np.asarray(model.ts, np.float64), 1.1**2
-    for name in G:
-        y, mean, variance = np.asarray(X_END[name], np.float64), 0.0, c2
-        for t1, t0 in zip(times[:0:-1], times[-2::-1], strict=True):
-            dt, left = t1 - t0, math.exp(-t1 / 2)
-            total = left**2 * C0 + c2 * (1 - left**2)
-            # The guess of the start is ``slope x + offset``.
-            slope = (1 - c2 * (1 - left**2) / total) / left
-            offset = c2 * (1 - left**2) / total * M0
-            push = scale * DECAY * slope / SPREAD[name] ** 2
-            a = 1 + dt * (0.5 - c2 / total - c2 * push * DECAY * slope)
-            b = dt * c2 * (left * M0 / total + push * (y - DECAY * offset))
-            mean, variance = a * mean + b, a**2 * variance + c2 * dt
-        got = np.asarray(found.samples[name], np.float64)
-        assert (np.abs(got.mean(axis=0) - mean) < 4.5 * math.sqrt(variance / count)).all()
-        assert (np.abs(got.var(axis=0) / variance - 1) < 4.5 * math.sqrt(2 / count)).all()
-        if scale == 0:
-            assert abs(variance / C0 - 1) < 0.05
-
-
-def test_normalised_guidance_keeps_its_size():
-    """The plain push grows with the miss; both are equal where it is what noise makes it."""
-    model, end, t = diffusion_prior(), NoiseFree(SDE, TS, None, 1), jnp.array(0.7)
-    x: Any = {"a": jnp.array([0.3, -0.4]), "b": jnp.array(1.2)}
-    own = model.score(t, x, None)
-    found = end(model.clean(t, x, own), None)
-
-    def push(misses: float, normalised: bool) -> Any:
-        """Every entry is missed by so many spreads."""
-        x_end = jax.tree.map(lambda v, s: v + jnp.asarray(misses * s, v.dtype), found, SPREAD)
-        guided = Guided(model, end, SPREAD, 0.3, normalised)(t, x, (x_end, None))
-        return np.concatenate([np.ravel(guided[name] - own[name]) for name in x])
-
-    one = push(1.0, False)
-    assert np.abs(one).min() > 0.01
-    np.testing.assert_allclose(push(7.0, False), 7 * one, rtol=1e-3)
-    for misses in (1.0, 0.2, 7.0):
-        np.testing.assert_allclose(push(misses, True), one, rtol=2e-3)
-
-
-@pytest.mark.slow
-def test_scale_is_searched_by_the_score_of_the_starts():
-    """Between no guidance, some, and far too much, which blows up."""
-    starts = prior(jax.random.key(10), 12)
-    data = smdp.simulate(SDE, starts, TS, key=jax.random.key(11))
-    ends = jax.tree.map(lambda x: x[:, -1], data.xs)
-    best, found = baselines.search_scale(
-        diffusion_prior(),
-        SDE,
-        starts,
-        ends,
-        TS,
-        (0.0, 0.7, 1e6),
-        num_samples=16,
-        key=jax.random.key(12),
-        spread=SPREAD,
-    )
-    assert best == 0.7
-    assert found[0.7] < 0.9 * found[0.0]
-    assert found[1e6] > found[0.0]
-    with pytest.raises(ValueError, match="scales must hold at least one"):
-        baselines.search_scale(
-            diffusion_prior(), SDE, starts, ends, TS, (), num_samples=4, key=jax.random.key(0)
-        )
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("no_step_miss")
-def test_diffusion_prior_learns_its_states():
-    """Unguided samples have mean and variance of every entry, which one Gaussian does not."""
-    wide, still = {"a": jnp.array([0.3, 1.3]), "b": jnp.array(0.5)}, M0
-    scale = lambda x, v: still + jnp.sqrt(jnp.asarray(v / C0)) * (x - still)
-    drawn = prior(jax.random.key(13), 4000)
-    states = {"a": scale(drawn["a"], wide["a"][None]), "b": scale(drawn["b"], wide["b"])}
-    model = baselines.fit_diffusion_prior(
-        states,
-        smdp.models.MLP((32, 32)),
-        steps=1500,
-        key=jax.random.key(14),
-        optimizer=optax.adam(optax.cosine_decay_schedule(1e-2, 1500)),
-        batch_size=256,
-        levels=48,
-    )
-    found = baselines.guided_posterior(
-        model, SDE, X_END, TS, num_samples=2000, key=jax.random.key(15), spread=1.0, scale=0.0
-    )
-    for name, variance in wide.items():
-        got = np.asarray(found.samples[name])
-        # Standard errors below 0.026 and 3.2 %, 4 of them; the rest for training and 48 steps.
-        assert (np.abs(got.mean(axis=0) - M0) < 0.104 + 0.05).all()
-        assert (np.abs(got.var(axis=0) / np.asarray(variance) - 1) < 0.13 + 0.1).all()
-    equal = jax.tree.map(jnp.ones_like, states)
-    with pytest.raises(ValueError, match="states must vary, got 4000 equal ones"):
-        baselines.fit_diffusion_prior(equal, smdp.models.MLP(), steps=2, key=jax.random.key(0))
-
-
-def chain_posterior(name, ts):
-    """Posterior of the discrete chain, whose noise g sqrt(dt) comes after every step."""
-    decay, r2 = math.exp(-K), 0.0
-    for dt in np.diff(np.asarray(ts, np.float64)):
-        r2 = math.exp(-2 * K * dt) * r2 + G[name] ** 2 * dt
-    variance = 1 / (1 / C0 + decay**2 / r2)
-    return variance * (M0 / C0 + decay * np.asarray(X_END[name]) / r2), variance
-
-
-@pytest.mark.slow
-def test_pcn_samples_start_and_noise_path():
-    """Exact reference: nearly every proposal is taken; a poor one: more steps, the same law."""
-    ts = jnp.array([0.0, 0.4, 0.7, 1.0])
-
-    def start_of(z):
-        x = M0 + math.sqrt(C0) * z
-        return {"a": x[:2], "b": x[2]}
-
-    residuals, size = baselines.bridge_residuals(SDE, start_of, X_END, ts, size=3, substeps=4)
-    assert size == 3 + 2 * 3
-    mean, factor = baselines.gauss_newton_reference(residuals, jnp.zeros(size))
-    key = jax.random.key(16)
-    right = baselines.pcn(residuals, mean, factor, key=key, steps=3000, warmup=300, observed=3)
-    poor = baselines.pcn(
-        residuals, mean + 0.3, 1.4 * factor, key=key, steps=40_000, warmup=1000, thin=4, observed=3
-    )
-    assert right.accepted.min() > 0.9
-    assert poor.accepted.max() < 0.9
-    for found, size in ((right, 4 * 3000), (poor, 4 * 40_000 / 40)):  # about so many independent
-        assert found.r_hat.max() < 1.02
-        draws = np.asarray(found.draws, np.float64).reshape(-1, 3)
-        for i, name in enumerate(("a", "a", "b")):
-            m, v = chain_posterior(name, ts)
-            x = M0 + math.sqrt(C0) * draws[:, i]
-            # Errors of 5 standard ones: false alarms 4e-6 each.
-            assert abs(x.mean() - np.ravel(m)[i % 2 if name == "a" else 0]) < 5 * math.sqrt(
-                v / size
-            )
-            assert abs(x.var() / v - 1) < 5 * math.sqrt(2 / size)
-
-
-def test_r_hat_tells_chains_that_disagree():
-    draws = np.random.default_rng(0).standard_normal((4, 500, 3)).astype(np.float32)
-    draws[2, :, 1] += 1.0  # one chain elsewhere
-    draws[:, 250:, 2] += 1.0  # all chains on the move
-    found = np.asarray(baselines.r_hat(jnp.asarray(draws)))
-    assert found[0] < 1.01
-    assert found[1] > 1.05
-    assert found[2] > 1.05
-    with pytest.raises(ValueError, match="at least 4 of each chain, got 3"):
-        baselines.r_hat(jnp.asarray(draws[:, :3]))
 
 
 @pytest.mark.usefixtures("untyped")
