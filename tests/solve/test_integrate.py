@@ -1,4 +1,4 @@
-"""Fixed and adaptive steps on a time grid, against recursions by hand and closed forms."""
+"""Fixed steps on a time grid, against recursions by hand."""
 
 import math
 
@@ -260,65 +260,11 @@ def test_rematerialise_changes_no_gradient(x64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), plain, cheap)
 
 
-# Adaptive steps --------------------------------------------------------------------------------
-
-
-def test_adaptive_ode_against_the_closed_form(x64):
-    sde = smdp.SDE(lambda t, x, args: args * jnp.cos(t) * x, diffusion=None)
-    ts = jnp.linspace(0.0, 5.0, 11)
-
-    @jax.jit
-    def run(tolerance):
-        controller = diffrax.PIDController(rtol=tolerance, atol=tolerance)
-        return smdp.solve_adaptive(sde, jnp.ones(2), ts, controller=controller, args=2.0)
-
-    exact = np.exp(2 * np.sin(ts))[:, None] * np.ones((1, 2))
-    xs, steps = run(1e-9)
-    np.testing.assert_allclose(xs, exact, rtol=1e-6)
-    coarse, fewer = run(1e-3)
-    np.testing.assert_allclose(coarse, exact, rtol=3e-2)
-    assert 5 < fewer < steps / 3
-
-
-@pytest.mark.slow
-def test_adaptive_sde_against_the_closed_form():
-    """dx = -x dt + 0.5 dW from 1: mean and variance of 4000 entries at a time inside and the end.
-
-    Bounds at 4.5 standard errors for four numbers: false-alarm rate below 3e-5. A state inside
-    that is interpolated between the steps would have too small a variance.
-    """
-    count = 4000
-    sde = smdp.SDE(lambda t, x, args: -x, diffusion=0.5)
-    controller = diffrax.PIDController(rtol=1e-2, atol=1e-2, dtmin=0.02)
-    ts = jnp.array([0.0, 0.45, 1.0])
-    xs, steps = jax.jit(
-        lambda x0: smdp.solve_adaptive(
-            sde, x0, ts, controller=controller, key=jax.random.key(0), solver=diffrax.Heun()
-        )
-    )(jnp.ones(count))
-    t = np.asarray(ts[1:])
-    variance = 0.25 * (1 - np.exp(-2 * t)) / 2
-    errors = 4.5 * np.sqrt(variance / count)
-    assert steps > 2
-    assert (np.abs(np.mean(xs[1:], axis=1) - np.exp(-t)) < errors).all()
-    np.testing.assert_allclose(np.var(xs[1:], axis=1), variance, rtol=4.5 * math.sqrt(2 / count))
-
-
-def test_adaptive_solve_that_runs_out_of_steps_is_nan():
-    sde = smdp.SDE(lambda t, x, args: jnp.cos(50 * t) * x, diffusion=None)
-    controller = diffrax.PIDController(rtol=1e-6, atol=1e-6)
-    xs, _ = smdp.solve_adaptive(
-        sde, jnp.ones(1), jnp.array([0.0, 10.0]), controller=controller, max_steps=10
-    )
-    assert np.isnan(xs).all()
-
-
 # Defaults and bad input ------------------------------------------------------------------------
 
 DRIFT = smdp.SDE(lambda t, x, args: -x, diffusion=0.1)
 ODE = smdp.SDE(lambda t, x, args: -x, diffusion=None)
 FLOW = smdp.SDE(step=lambda t0, t1, x, args: x, diffusion=0.1)
-CONTROLLER = diffrax.PIDController(rtol=1e-3, atol=1e-3)
 
 
 def test_default_solvers():
@@ -343,69 +289,3 @@ def test_default_solvers():
 def test_errors(sde, settings, message):
     with pytest.raises(ValueError, match=message):
         smdp.integrate(sde, jnp.ones(1), GRID, **settings)
-
-
-@pytest.mark.parametrize(
-    ("sde", "changed", "error", "message"),
-    [
-        (DRIFT, {}, ValueError, "solve_adaptive needs a key"),
-        (FLOW, {}, ValueError, "solve_adaptive needs a drift"),
-        (ODE, {"ts": jnp.array([0.0, 2.0, 1.0])}, ValueError, r"ts must increase, got ts\[1\]=2"),
-        (ODE, {"x0": jnp.array([np.nan])}, ValueError, r"x0 must be finite, got x0\[0\]=nan"),
-        (ODE, {"max_steps": 0}, ValueError, "max_steps must be at least 1, got 0"),
-        (DRIFT, {"key": KEY, "solver": diffrax.SemiImplicitEuler()}, ValueError, "solver must be"),
-        (DRIFT, {"key": KEY, "solver": diffrax.LeapfrogMidpoint()}, ValueError, "solver must be"),
-    ],
-)
-def test_adaptive_errors(sde, changed, error, message):
-    asked = {"x0": jnp.ones(1), "ts": GRID, "controller": CONTROLLER} | changed
-    with pytest.raises(error, match=message):
-        smdp.solve_adaptive(sde, asked.pop("x0"), asked.pop("ts"), **asked)
-
-
-# Time grids ------------------------------------------------------------------------------------
-
-
-def test_linear_grid():
-    ts = smdp.linear_grid(1.0, 3.0, 4)
-    np.testing.assert_array_equal(ts, [1.0, 1.5, 2.0, 2.5, 3.0])
-    assert ts.dtype == jnp.float32
-
-
-@pytest.mark.parametrize("offset", [0.01, 0.1, 10.0])
-def test_log_grid(offset, x64):
-    """Equal steps of log(t - start + offset); ends exact; widths grow by one factor."""
-    ts = smdp.log_grid(2.0, 12.0, 40, offset=offset)
-    assert ts.shape == (41,)
-    assert ts.dtype == jnp.float64
-    assert (ts[0], ts[-1]) == (2.0, 12.0)
-    steps = np.diff(np.log(np.asarray(ts) - 2.0 + offset))
-    np.testing.assert_allclose(steps, math.log(1 + 10.0 / offset) / 40, rtol=1e-8)
-
-
-def test_log_grid_becomes_linear_for_large_offsets(x64):
-    np.testing.assert_allclose(
-        smdp.log_grid(0.0, 1.0, 10, offset=1e6), smdp.linear_grid(0.0, 1.0, 10), atol=1e-6
-    )
-
-
-@pytest.mark.parametrize("grid", [smdp.linear_grid, smdp.log_grid])
-@pytest.mark.parametrize(
-    ("start", "end", "steps", "message"),
-    [
-        (0.0, 1.0, 0, "steps must be at least 1, got 0"),
-        (0.0, math.inf, 3, "must increase between finite times, got start=0.0, end=inf"),
-        (1.0, 1.0, 5, "between finite times, got start=1.0, end=1.0"),
-        (2.0, 1.0, 5, "between finite times, got start=2.0, end=1.0"),
-        (0.0, math.nan, 5, "between finite times, got start=0.0, end=nan"),
-    ],
-)
-def test_grid_errors(grid, start, end, steps, message):
-    with pytest.raises(ValueError, match=message):
-        grid(start, end, steps)
-
-
-@pytest.mark.parametrize("offset", [0.0, -1.0, math.nan])
-def test_log_grid_offset_error(offset):
-    with pytest.raises(ValueError, match=f"offset must be positive and finite, got {offset}"):
-        smdp.log_grid(0.0, 1.0, 5, offset=offset)
