@@ -15,6 +15,7 @@ import smdp_jax as smdp
 from smdp_jax import physics
 from smdp_jax.physics.conditions import check_draws
 from tests.lowering import PLATFORMS, lowered, rounding_products
+from tests.trees import assert_close, assert_like, distance, every_leaf, flat
 
 # These tests spend their time in the compiler: half of it is spared by optimising less.
 compiled = functools.partial(
@@ -59,7 +60,6 @@ MASKS = np.zeros((3, 16, 16), bool)
 MASKS[1, 3:8, 6:12] = MASKS[2, 9:, 8:10] = True
 VISCOSITY = {"viscosity": np.array([0.01, 0.03, 0.002])}
 DRAGGED = VISCOSITY | {"drag": np.array([0.2, 0.0, 0.7])}
-SQUARE: Any = np.zeros((8, 8), np.float32)
 KOLMOGOROV = physics.Turbulence.stationary(size=10, viscosity=0.01, inner_steps=2)
 
 CASES = [
@@ -72,51 +72,6 @@ CASES = [
     Case("smoke", physics.Smoke(size=16), 0.01, {"obstacles": MASKS}, order=1, random=False),
     Case("turbulence", KOLMOGOROV, 0.05, DRAGGED, rough=3.0),
     Case("finite_volumes", FiniteVolumes(), 0.01, VISCOSITY),
-]
-
-REFUSED = [  # what is asked for, and what the message says
-    (lambda: physics.Affine(rate=-0.5), "Affine.rate must be finite and not negative, got -0.5"),
-    (
-        lambda: physics.Affine().score(0.5, np.zeros(3, np.float32)),
-        r"must have the shape \(1,\), got",
-    ),
-    (lambda: physics.Quadratic(rate=0), "Quadratic.rate must be finite and positive, got 0"),
-    (lambda: physics.Heat(size=31), "Heat.size must be even and at least 4, got 31"),
-    (lambda: physics.Heat(size=2), "Heat.size must be even and at least 4, got 2"),
-    (lambda: physics.Heat(diffusivity=-1.0), "Heat.diffusivity .* positive, got -1.0"),
-    (lambda: physics.Heat(size=8).log_density(1.0, SQUARE[None]), "use jax.vmap"),
-    (lambda: physics.Burgers(size=127), "even and above 10, twice its modes, got 127"),
-    (lambda: physics.Burgers(size=10), "even and above 10, twice its modes, got 10"),
-    (lambda: physics.Burgers(viscosity=0.0), "Burgers.viscosity .* positive, got 0.0"),
-    (lambda: physics.Burgers(inner_steps=0), "Burgers.inner_steps .* positive, got 0"),
-    (lambda: physics.Turbulence(size=31), "Turbulence.size must be even and at least 4, got 31"),
-    (lambda: physics.Turbulence(viscosity=0.0), "Turbulence.viscosity .* positive, got 0.0"),
-    (lambda: physics.Turbulence(drag=-1.0), "Turbulence.drag must be .* not negative, got -1.0"),
-    (lambda: physics.Turbulence(inner_steps=0), "Turbulence.inner_steps .* positive, got 0"),
-    (lambda: physics.Turbulence.stationary(forcing="wind"), "or kolmogorov, got 'wind'"),
-    (lambda: physics.Turbulence(forcing_wavenumber=0), "forcing_wavenumber .* positive, got 0"),
-    (lambda: physics.Turbulence.stationary(size=8), "wavenumber must be below 4, .* got 4"),
-    (lambda: physics.Smoke(size=15), "Smoke.size must be at least 16, got 15"),
-    (lambda: physics.Smoke(length=0.0), "Smoke.length must be finite and positive, got 0.0"),
-    (lambda: physics.Smoke(inflow_end=-1.0), "Smoke.inflow_end .* positive, got -1.0"),
-    (lambda: physics.Smoke(buoyancy=0.0), "Smoke.buoyancy must be finite and not 0, got 0.0"),
-    (lambda: physics.Smoke().geometries(jax.random.key(0), 0), "geometries .* at least 1, got 0"),
-    (
-        lambda: physics.finite_volume_drift(15, viscosity=0.1),
-        "size must be even and at least 4, got 15",
-    ),
-    (
-        lambda: physics.finite_volume_drift(8, viscosity=-1.0),
-        "viscosity must be .* not negative, got -1.0",
-    ),
-    (lambda: physics.finite_volume_drift(8, viscosity=0.1, drag=math.nan), "drag .* got nan"),
-    (
-        lambda: physics.finite_volume_drift(8, viscosity=0.1, forcing=math.inf),
-        "must be finite, got inf",
-    ),
-    (lambda: physics.finite_volume_drift(8, viscosity=0.1, forcing=1.0), "below 4, .* got 4"),
-    (lambda: physics.finite_volume_projection({"v": SQUARE}), r"state .* got \['v'\]"),
-    (lambda: physics.finite_volume_projection({"u": SQUARE[1:, 1:], "v": SQUARE}), "got 7"),
 ]
 every_simulator = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 every_condition = pytest.mark.parametrize(
@@ -181,26 +136,6 @@ def state(case: Case, i: Any = 0, dtype: str = "float32") -> Any:
 def conditions(case: Case, i: Any = 0, dtype: str = "float32") -> Any:
     kept = lambda a: dtype if a.dtype == float else a.dtype
     return jax.tree.map(lambda a: jnp.asarray(a[i], kept(a)), case.conditions)
-
-
-def every_leaf(test: Callable[..., Any], *trees: Any) -> bool:
-    return all(jax.tree.leaves(jax.tree.map(lambda *leaves: bool(test(*leaves)), *trees)))
-
-
-def flat(tree: Any) -> np.ndarray:
-    return np.concatenate([np.float64(leaf).ravel() for leaf in jax.tree.leaves(tree)])
-
-
-def distance(a: Any, b: Any) -> float:
-    return float(np.linalg.norm(flat(a) - flat(b)))
-
-
-def assert_close(a: Any, b: Any) -> None:
-    np.testing.assert_allclose(flat(a), flat(b), rtol=0, atol=1e-5 * np.abs(flat(b)).max())
-
-
-def assert_like(a: Any, x: Any) -> None:
-    assert every_leaf(lambda p, q: (p.shape, p.dtype) == (q.shape, q.dtype), a, x)
 
 
 def assert_noise(case: Case, x: Any) -> None:
@@ -406,10 +341,3 @@ def test_numbers_that_are_refused(case: Case) -> None:
             message = f"{type(case.system).__name__}.{field.name} must be finite.* got {value}"
             with pytest.raises(ValueError, match=message):
                 dataclasses.replace(case.system, **{field.name: value})
-
-
-@pytest.mark.usefixtures("untyped")
-@pytest.mark.parametrize(("make", "message"), REFUSED)
-def test_refused(make: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make()
