@@ -18,7 +18,8 @@ import zarr
 
 import smdp_jax as smdp
 from smdp_jax import datasets
-from tests.datasets.written import KEY, contents, write
+from tests.datasets.written import KEY, write
+from tests.folders import contents
 
 
 def test_equals_what_is_simulated_in_memory(tmp_path, generate, in_memory, same):

@@ -9,7 +9,8 @@ import pytest
 
 import smdp_jax as smdp
 from smdp_jax import datasets
-from tests.datasets.written import contents, write
+from tests.datasets.written import write
+from tests.folders import contents
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from smdp_jax.experiment import (
     sample_end_states,
     write_arrays,
 )
+from tests.folders import contents
 
 hardly_trained = pytest.mark.filterwarnings("ignore:one backward step misses")
 TINY = Path(__file__).parents[1] / "configs" / "tiny.py"
@@ -46,11 +47,6 @@ def finished(tmp_path_factory):
 def run_dir(finished, tmp_path):
     """A copy that a test may damage, where ``run_tiny(tmp_path)`` expects it."""
     return Path(shutil.copytree(finished, tmp_path / "tiny" / "small"))
-
-
-def contents(folder):
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def test_run_leaves_every_file(finished):

@@ -23,6 +23,7 @@ from smdp_jax.experiment import (
 )
 from smdp_jax.experiment.processes import only_process_in
 from tests.experiment.quick_run import run
+from tests.folders import contents
 
 RESULTS = ["data.npz", "training/fit.npz", "samples.npz", "metrics.json", "report.html"]
 
@@ -36,11 +37,6 @@ def finished(tmp_path_factory):
 def run_dir(finished, tmp_path):
     """A copy that a test may damage, where ``run(tmp_path)`` expects it."""
     return Path(shutil.copytree(finished, tmp_path / "runs" / "quick" / "small"))
-
-
-def contents(folder):
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def made(run_dir, before):
