@@ -1,51 +1,29 @@
-"""Checks at the edge: what a caller hands in, looked at once, before anything is computed.
+"""Checks of a process and its states at the edge, looked at once, before anything is computed.
 
 What the doormen of the verbs share (``solve.asked``, ``training.asked``). Values that are being
 traced (inside a caller's ``jit`` or ``vmap``) cannot be looked at and pass, and what was found of
 the shapes that a process returns is kept for the next call.
 """
 
-import inspect
 import reprlib
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.interpreters import partial_eval
 
 from smdp_jax.compiled import Recent, parts_of, signature_of
 from smdp_jax.sde import SDE, Args, State
+from smdp_jax.values import (
+    check_finite,
+    check_key,
+    concrete,
+    is_number,
+)
 
 known = Recent(64)
-
-
-def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the line of the caller's code, however deep in the library the reason was found."""
-    frame, level, caller = inspect.currentframe(), 1, 2
-    while frame is not None:
-        asked_by = frame.f_globals.get("__name__", "").partition(".")[0]
-        # jaxtyping's wrapper of a function of ours is no caller; one of a caller's function is.
-        if asked_by == "smdp_jax" or (asked_by == "jaxtyping" and caller == level):
-            caller = level + 1
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=caller)
-
-
-def concrete(*values: Any) -> bool:
-    """Tell whether all leaves hold numbers that can be looked at."""
-    return not any(isinstance(v, Tracer) for v in jax.tree.leaves(values))
-
-
-def is_number(value: Any) -> bool:
-    """Tell a real number that can be looked at, also in an array without axes."""
-    kinds = (int, float, np.number, np.ndarray, jax.Array)
-    number = isinstance(value, kinds) and not isinstance(value, (bool, Tracer))
-    return number and np.shape(value) == () and np.isrealobj(value)
 
 
 def check_time_grid(ts: Any, sde: SDE) -> None:
@@ -211,16 +189,6 @@ def check_start(
     return x0
 
 
-def check_alike(said: str, want: Any, got: Any) -> None:
-    """Check that two trees have one structure, and the same shapes and dtypes."""
-    try:
-        chex.assert_trees_all_equal_shapes_and_dtypes(want, got)
-    except AssertionError:
-        told = lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}"
-        first, second = (jax.tree.map(told, tree) for tree in (want, got))
-        raise ValueError(f"{said} {first}, got {second}") from None
-
-
 def as_state(x: Any, owner: str) -> State:
     """Return a state with arrays in the place of numbers."""
     check_no_lists(x, owner)
@@ -276,87 +244,3 @@ def check_samples(x: State, owner: str) -> int:
             raise ValueError(f"{owner} must be floating point, got {jnp.result_type(leaf)}")
     check_finite(x, owner)
     return sizes[0]
-
-
-def check_finite(x: State, owner: str) -> None:
-    """Check that no entry is NaN or infinite."""
-    if where := not_finite(x, owner):
-        raise ValueError(f"{owner} must be finite, got {where}")
-
-
-def not_finite(x: Any, owner: str) -> str | None:
-    """Name the first number of a tree that is NaN or infinite, as far as it can be looked at."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(x):
-        if not isinstance(leaf, (float, np.ndarray, np.generic, jax.Array)) or not concrete(leaf):
-            continue
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-            continue
-        # By numpy on the host: there is nothing to compile for every shape.
-        xp: Any = np if _on_host(leaf) else jnp
-        with jax.ensure_compile_time_eval(), np.errstate(over="ignore"):
-            finite = xp.isfinite(xp.asarray(leaf, jnp.result_type(leaf)))
-            if finite.all():
-                continue
-        i = tuple(int(n) for n in np.argwhere(~np.asarray(finite))[0])
-        name = f"{owner}{jax.tree_util.keystr(path)}{list(i) if i else ''}"
-        return f"{name}={np.asarray(leaf)[i]}"
-    return None
-
-
-def finite_rows(x: State) -> jax.Array:
-    """Which entries of the leading axis are finite in all leaves (n,)."""
-    rows = [jnp.isfinite(leaf).reshape(len(leaf), -1).all(axis=1) for leaf in jax.tree.leaves(x)]
-    return jnp.stack(rows).all(axis=0)
-
-
-def _on_host(leaf: Any) -> bool:
-    return not isinstance(leaf, jax.Array) or (
-        leaf.is_fully_addressable and all(d.platform == "cpu" for d in leaf.devices())
-    )
-
-
-def check_positive(*, least: int = 1, **numbers: Any) -> list[Any]:
-    """Check that counts are whole numbers of at least 1; None stands for a default."""
-    for name, value in numbers.items():
-        if value is None:
-            continue
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
-            said = reprlib.repr(value)
-            raise ValueError(f"{name} must be an int of at least {least}, got {said}")
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
-    return [None if value is None else int(value) for value in numbers.values()]
-
-
-def check_flags(**flags: Any) -> None:
-    """Check that switches are True or False."""
-    for name, value in flags.items():
-        if not isinstance(value, (bool, np.bool_)):
-            raise ValueError(f"{name} must be True or False, got {reprlib.repr(value)}")
-
-
-def check_key(key: Any) -> None:
-    """Check that a key is one PRNG key, of the new or the old (uint32) style."""
-    want = "key must be one PRNG key, such as jax.random.key(0)"
-    if not isinstance(key, (jax.Array, np.ndarray)):
-        raise ValueError(f"{want}, got {reprlib.repr(key)}")
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if not typed and key.dtype != np.uint32:
-        raise ValueError(f"{want}, got an array of {key.dtype}")
-    if key.ndim != (0 if typed else 1):
-        raise ValueError(f"{want}, got keys of shape {key.shape}: use jax.vmap over them")
-
-
-def check_kind(name: str, value: Any, wanted: str, *attributes: str) -> None:
-    """Check that an object has what will be asked of it."""
-    if isinstance(value, type):
-        raise TypeError(f"{name} must be {wanted}, got the class {value.__name__}: call it")
-    if not all(hasattr(value, attribute) for attribute in attributes):
-        raise TypeError(f"{name} must be {wanted}, got {reprlib.repr(value)}")
-
-
-def check_number(name: str, value: Any) -> float:
-    """Check that a setting is one real number; infinity is one."""
-    if not is_number(value):
-        raise ValueError(f"{name} must be a number, got {reprlib.repr(value)}")
-    return float(value)

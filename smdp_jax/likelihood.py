@@ -11,16 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.checks import (
-    check_args_axes,
-    check_finite,
-    check_key,
-    check_kind,
-    check_positive,
-    check_process,
-    check_time_grid,
-    concrete,
-)
+from smdp_jax.checks import check_args_axes, check_process, check_time_grid
 from smdp_jax.scores.kernel import LearnedKernel, first_step
 from smdp_jax.scores.learned import check_evaluates, check_is_score
 from smdp_jax.scores.reference import best_kind, reference_of
@@ -33,6 +24,7 @@ from smdp_jax.solve.particles import doubts, effective_size, log_mean_exp, state
 from smdp_jax.solve.path_weights import PathWeights
 from smdp_jax.solve.transitions import StepKernel, transitions_of
 from smdp_jax.trajectories import Trajectories
+from smdp_jax.values import check_finite, check_key, check_kind, check_positive, concrete
 
 
 @jax.tree_util.register_dataclass

@@ -20,6 +20,7 @@ from smdp_jax.solve.looked import Ends
 from smdp_jax.solve.solvers import check_solver, splits
 from smdp_jax.solve.time_grids import even
 from smdp_jax.trajectories import Trajectories
+from smdp_jax.values import check_finite, check_flags, check_key, check_kind, check_positive
 
 _PILOT_PATHS, _FEWEST_PILOT_PATHS = 256, 16
 
@@ -121,7 +122,7 @@ def simulate(
     try:
         data.check()
     except ValueError:
-        checks.check_finite(args, "args")
+        check_finite(args, "args")
         raise
     return data if split is None else split.returned(data)
 
@@ -134,16 +135,16 @@ def _check(
     checks.check_time_grid(ts, sde)
     checks.check_no_lists(x0, "x0")
     samples = checks.check_samples(x0, "x0")
-    substeps, chunk_size = checks.check_positive(substeps=substeps, chunk_size=chunk_size)
-    checks.check_flags(rematerialise=rematerialise)
-    checks.check_key(key)
+    substeps, chunk_size = check_positive(substeps=substeps, chunk_size=chunk_size)
+    check_flags(rematerialise=rematerialise)
+    check_key(key)
     checks.check_conditions(args, args_axes, samples, "x0")
     x, mapped = jax.tree.map(lambda x: x[0], (x0, args if args_axes == 0 else None))
     equal = substeps == 1 and even(ts)
     checks.check_process(sde, ts, x, mapped if args_axes == 0 else args, equal_steps=equal)
     if score_targets is not False:
         if score_targets is not True:
-            checks.check_kind(
+            check_kind(
                 "score_targets", score_targets, "True or a ramp, such as PowerRamp()", "__call__"
             )
         names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(x)]

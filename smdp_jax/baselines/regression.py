@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.baselines.parts import as_posterior, at_rest
-from smdp_jax.checks import check_finite, check_kind, check_number, check_positive, check_time_grid
+from smdp_jax.checks import check_time_grid
 from smdp_jax.models import DilatedResNet
 from smdp_jax.objectives import InverseStep
 from smdp_jax.posterior import Posterior
@@ -22,6 +22,7 @@ from smdp_jax.scores.step import LearnedStep, StepScale
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.solve.terms import white_noise
 from smdp_jax.trajectories import Trajectories
+from smdp_jax.values import check_finite, check_kind, check_number, check_positive
 
 
 class DropoutResNet(DilatedResNet):

@@ -21,7 +21,6 @@ import numpy as np
 from jax.scipy.special import gammaincc
 from jaxtyping import Array, Float, Int, Key, Real
 
-from smdp_jax.checks import concrete, finite_rows
 from smdp_jax.evaluate.arrays import (
     AnyArray,
     Draws,
@@ -32,6 +31,7 @@ from smdp_jax.evaluate.arrays import (
     check_same_shape,
 )
 from smdp_jax.scores.verdict import within
+from smdp_jax.values import concrete, finite_rows
 
 
 def sbc_ranks(

@@ -14,7 +14,6 @@ import numpy as np
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float, Real
 
-from smdp_jax.checks import concrete
 from smdp_jax.evaluate.arrays import (
     AnyArray,
     AnyState,
@@ -23,6 +22,7 @@ from smdp_jax.evaluate.arrays import (
     check_cases,
     check_ensemble,
 )
+from smdp_jax.values import concrete
 
 Estimator = Literal["fair", "standard"]
 """How E|X - X'| is estimated: over the pairs of different members, or over all pairs."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from smdp_jax.checks import check_key, check_kind, check_positive, check_time_grid
+from smdp_jax.checks import check_time_grid
 from smdp_jax.evaluate import calibration_rows as rows
 from smdp_jax.evaluate.arrays import check_levels
 from smdp_jax.evaluate.calibration_record import CalibrationReport
@@ -17,6 +17,7 @@ from smdp_jax.evaluate.observables import Observables, default_observables
 from smdp_jax.posterior import Posterior, sample_posterior
 from smdp_jax.sde import SDE, State
 from smdp_jax.trajectories import Trajectories
+from smdp_jax.values import check_key, check_kind, check_positive
 
 MIN_DRAWS = 9
 """Fewer draws have no 90 % interval narrower than all of them."""

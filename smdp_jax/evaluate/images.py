@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
-from smdp_jax.checks import concrete
 from smdp_jax.evaluate.arrays import AnyArray, Grid, as_float, check_same_shape, check_varying
+from smdp_jax.values import concrete
 
 _SIGMA, _RADIUS = 1.5, 5
 

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
-from smdp_jax.checks import concrete
 from smdp_jax.evaluate.arrays import (
     AnyArray,
     AnyState,
@@ -22,6 +21,7 @@ from smdp_jax.evaluate.arrays import (
     check_pair,
     check_same_shape,
 )
+from smdp_jax.values import concrete
 
 
 class HitShares(NamedTuple):

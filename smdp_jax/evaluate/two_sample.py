@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Real
 
-from smdp_jax.checks import check_positive, concrete
 from smdp_jax.evaluate.arrays import AnyArray, as_float
+from smdp_jax.values import check_positive, concrete
 
 FEWEST = 50
 """Draws of each kind below which the null band is as wide as what should be told."""

@@ -10,7 +10,8 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from smdp_jax.models.field_network import FieldNetwork, as_channels
-from smdp_jax.models.layers import Conv, check_padding, embed, modulate
+from smdp_jax.models.layers import Conv, check_odd, check_padding, embed, modulate
+from smdp_jax.values import check_counts, check_positive
 
 
 class DilatedResNet(FieldNetwork):
@@ -71,12 +72,7 @@ class DilatedResNet(FieldNetwork):
 
     def check(self, grid: tuple[int, ...]) -> None:
         check_padding(self.padding)
-        if self.channels < 1 or self.blocks < 1 or self.embedding < 0:
-            raise ValueError(
-                "channels and blocks must be positive and embedding not negative, got "
-                f"{self.channels}, {self.blocks} and {self.embedding}"
-            )
-        if min(self.dilations, default=0) < 1:
-            raise ValueError(f"dilations must be positive, got {self.dilations}")
-        if self.kernel < 1 or self.kernel % 2 == 0:
-            raise ValueError(f"kernel must be odd, got {self.kernel}")
+        check_positive(channels=self.channels, blocks=self.blocks)
+        check_positive(least=0, embedding=self.embedding)
+        check_counts(dilations=self.dilations)
+        check_odd(self.kernel)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from smdp_jax.models.field_network import FieldNetwork, as_channels
 from smdp_jax.models.layers import Conv, check_padding
+from smdp_jax.values import check_positive
 
 
 class PairBlock(nn.Module):
@@ -79,8 +80,5 @@ class EncoderDecoder(FieldNetwork):
 
     def check(self, grid: tuple[int, ...]) -> None:
         check_padding(self.padding)
-        if min(self.channels, self.blocks, self.latent, self.kernel) < 1:
-            raise ValueError(
-                "channels, blocks, latent and kernel must be positive, got "
-                f"{self.channels}, {self.blocks}, {self.latent} and {self.kernel}"
-            )
+        check_positive(channels=self.channels, blocks=self.blocks)
+        check_positive(latent=self.latent, kernel=self.kernel)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from smdp_jax.models.field_network import FieldNetwork, as_channels
 from smdp_jax.models.layers import dense, lecun_normal
 from smdp_jax.models.layout import at_least_float32
+from smdp_jax.values import check_positive
 
 
 class SpectralConv(nn.Module):
@@ -96,13 +97,9 @@ class FNO(FieldNetwork):
         return dense(features, h.dtype, zero_init=True)(h)
 
     def check(self, grid: tuple[int, ...]) -> None:
-        if min(self.modes, self.width, self.layers, self.projection) < 1 or self.margin < 0:
-            raise ValueError(
-                "modes, width, layers and projection must be positive and margin not negative, got "
-                f"{self.modes}, {self.width}, {self.layers}, {self.projection} and {self.margin}"
-            )
-        if 2 * self.modes > min(grid) + self.margin:
-            raise ValueError(
-                f"modes must be at most {(min(grid) + self.margin) // 2} on a grid of {grid} "
-                f"cells and a margin of {self.margin}, got {self.modes}"
-            )
+        check_positive(modes=self.modes, width=self.width, layers=self.layers)
+        check_positive(projection=self.projection)
+        check_positive(least=0, margin=self.margin)
+        if 2 * self.modes > (least := min(grid) + self.margin):
+            said = f"modes must be at most {least // 2} on a grid of {grid} cells and a margin"
+            raise ValueError(f"{said} of {self.margin}, got {self.modes}")

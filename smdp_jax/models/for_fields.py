@@ -14,6 +14,7 @@ from smdp_jax.models.dilated_resnet import DilatedResNet
 from smdp_jax.models.layout import Conditions, cell_grid, everything
 from smdp_jax.models.mlp import MLP
 from smdp_jax.trajectories import Trajectories, TrajectoryStream, as_stream, filled, grid_axes
+from smdp_jax.values import check_holds
 
 _FEW_ENTRIES = 16
 _FEW_PATHS = 300
@@ -75,8 +76,7 @@ def for_fields(data: Trajectories | TrajectoryStream | Iterable[Trajectories]) -
         If there are no paths, or grids have more than three axes.
     """
     source, data = data, _first(data)
-    if not jax.tree.leaves(data.xs) or data.num_samples == 0:
-        raise ValueError(f"for_fields needs paths, got {data.xs}")
+    check_holds("data", len(jax.tree.leaves(data.xs)) and data.num_samples, 1, "path")
     number, data = getattr(source, "num_samples", data.num_samples), filled(data)
     x = data.at(0, 0)
     axes = grid_axes(x)

@@ -3,6 +3,7 @@
 s(t, x) = Σ_ij w_i(t) w_j(x) S_ij, with w the hat functions of two uniform grids.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float
 
 from smdp_jax.models.layout import as_time, working_dtype
 from smdp_jax.sde import State
+from smdp_jax.values import check_counts
 
 
 def _locate(
@@ -48,7 +50,7 @@ class GridScore(nn.Module):
     @nn.compact
     def __call__(self, t: ArrayLike, x: State, args: Any) -> State:
         """Score at one time and state."""
-        self._check(x)
+        self._check([jnp.shape(leaf) for leaf in jax.tree.leaves(x)])
         dtype = working_dtype(x)
         table = self.param("table", nn.initializers.zeros, self.shape, dtype).astype(dtype)
         leaf = jnp.reshape(jax.tree.leaves(x)[0], ()).astype(dtype)
@@ -62,15 +64,11 @@ class GridScore(nn.Module):
             lambda like: value.reshape(jnp.shape(like)).astype(jnp.result_type(like)), x
         )
 
-    def _check(self, x: State) -> None:
-        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
-        if len(shapes) != 1 or jnp.size(jax.tree.leaves(x)[0]) != 1:
-            raise ValueError(
-                f"the state of GridScore must be one number, got leaves of shapes {shapes}: use "
-                "MLP, or jax.vmap for batches"
-            )
-        if min(self.shape) < 2:
-            raise ValueError(f"shape must have at least 2 nodes a side, got {self.shape}")
+    def _check(self, shapes: list[tuple[int, ...]]) -> None:
+        if len(shapes) != 1 or math.prod(shapes[0]) != 1:
+            said = "the state of GridScore must be one number, got leaves of shapes"
+            raise ValueError(f"{said} {shapes}: use MLP, or jax.vmap for batches")
+        check_counts(least=2, shape=self.shape)
         for name, (low, high) in (("t_range", self.t_range), ("x_range", self.x_range)):
             if not low < high:
                 raise ValueError(f"{name} must be increasing, got {(low, high)}")

@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.models.layout import at_least_float32
+from smdp_jax.values import check_choice, check_positive
 
 
 def lecun_normal(
@@ -99,8 +100,13 @@ _PAD_MODES = {"periodic": "wrap", "zero": "constant", "reflect": "symmetric"}
 
 def check_padding(padding: str) -> None:
     """Check that a kind of padding is known."""
-    if padding not in _PAD_MODES:
-        raise ValueError(f"padding must be one of {list(_PAD_MODES)}, got {padding!r}")
+    check_choice("padding", padding, *_PAD_MODES)
+
+
+def check_odd(kernel: int) -> None:
+    """Check that a kernel has a middle."""
+    if check_positive(kernel=kernel)[0] % 2 == 0:
+        raise ValueError(f"kernel must be odd, got {kernel}")
 
 
 class Conv(nn.Module):

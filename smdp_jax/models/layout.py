@@ -22,6 +22,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from smdp_jax.sde import State
+from smdp_jax.values import check_holds, check_shape
 
 Conditions = Callable[[Any], Any]
 """Picks, from `args`, the pytree of conditions that a network sees."""
@@ -35,14 +36,11 @@ def everything(args: Any) -> Any:
 def working_dtype(x: State) -> jnp.dtype:
     """Widest floating dtype among the leaves of a state, at least float32."""
     dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(x)]
-    if not dtypes:
-        raise ValueError("the state must have at least one array leaf, got none")
+    check_holds("the state", len(dtypes), 1, "array leaf")
     for dtype in dtypes:
         if not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(
-                f"state leaves must be floating point, got {dtype}; cast the state, or pass "
-                "labels and masks as conditions in `args`"
-            )
+            said = f"state leaves must be floating point, got {dtype}"
+            raise TypeError(f"{said}: cast the state, or pass labels and masks in `args`")
     return max(map(at_least_float32, dtypes), key=lambda dtype: jnp.finfo(dtype).bits)
 
 
@@ -54,23 +52,16 @@ def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
 def as_time(t: ArrayLike, dtype: DTypeLike) -> Float[Array, ""]:
     """One time as a scalar of the given dtype."""
     t = jnp.asarray(t, dtype)
-    if t.ndim != 0:
-        raise ValueError(f"t must be a scalar, got shape {t.shape}; use jax.vmap for batches")
+    check_shape("t", t, (), ", a scalar (use jax.vmap for batches)")
     return t
 
 
 def as_number(leaf: Any, dtype: DTypeLike) -> Array:
     """Real numbers or masks as an array of a floating dtype."""
     leaf = jnp.asarray(leaf)
-    if not (
-        jnp.issubdtype(leaf.dtype, jnp.bool_)
-        or jnp.issubdtype(leaf.dtype, jnp.integer)
-        or jnp.issubdtype(leaf.dtype, jnp.floating)
-    ):
-        raise TypeError(
-            f"conditions must be real numbers or masks, got an array of {leaf.dtype}; choose what "
-            "the network sees of `args` with `conditions=`"
-        )
+    if not any(jnp.issubdtype(leaf.dtype, kind) for kind in (jnp.bool_, jnp.integer, jnp.floating)):
+        said = f"conditions must be real numbers or masks, got an array of {leaf.dtype}"
+        raise TypeError(f"{said}: choose what the network sees of `args` with `conditions=`")
     return leaf.astype(dtype)
 
 
@@ -101,19 +92,15 @@ def cell_grid(x: State, dims: int) -> tuple[int, ...]:
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
     for shape in shapes:
         if len(shape) not in (dims, dims + 1):
-            raise ValueError(
-                f"with dims={dims} a state leaf must have {dims} grid axes and at most one of "
-                f"channels, got shape {shape}: use jax.vmap for batches"
-            )
+            said = f"a state leaf must have dims={dims} grid axes and at most one of channels"
+            raise ValueError(f"{said}, got shape {shape}: use jax.vmap for batches")
     own = sorted({shape[:dims] for shape in shapes})
     # Faces of both kinds without a centred leaf: their cells are the smallest along each axis.
     smallest = tuple(min(sides) for sides in zip(*own, strict=True))
     fitting = [grid for grid in {*own, smallest} if all(_offsets(g, grid) for g in own)]
     if not fitting:
-        raise ValueError(
-            "state leaves must share one grid (staggered ones with one entry more or less along an "
-            f"axis), got {own}"
-        )
+        said = "state leaves must share one grid (staggered: one entry more or less along an axis)"
+        raise ValueError(f"{said}, got {own}")
     return min(fitting, key=lambda grid: (sum(_distance(g, grid) for g in own), grid))
 
 
@@ -199,10 +186,8 @@ def split_conditions(
         elif len(shape) <= 1:
             numbers.append(leaf)
         else:
-            raise ValueError(
-                f"conditions must be fields on the grid {grid}, scalars or vectors, got shape "
-                f"{shape}: choose what the network sees of `args` with `conditions=`"
-            )
+            said = f"conditions must be fields on the grid {grid}, scalars or vectors"
+            raise ValueError(f"{said}, got shape {shape}: choose with `conditions=` what is seen")
     return to_channels(fields, grid, dtype), to_vector(numbers, dtype)
 
 

@@ -23,6 +23,7 @@ from smdp_jax.models.time_features import TimeFeatures, time_vector
 from smdp_jax.physics.spectral.periodic import modes_shape, multiplicity, squared_wavenumbers
 from smdp_jax.sde import State
 from smdp_jax.solve.linear import times
+from smdp_jax.values import check_holds, check_shape
 
 
 def _to_modes(field: Float[Array, "*grid"]) -> Complex[Array, "*modes"]:
@@ -116,18 +117,12 @@ class SpectralPreconditioned(nn.Module):
 
     def _variance(self, t: Float[Array, ""], x: State) -> State:
         variance = self.variance(t)
-        if jax.tree.structure(variance) != jax.tree.structure(x):
-            raise ValueError(
-                f"the variances must have the structure {jax.tree.structure(x)} of the state, got "
-                f"{jax.tree.structure(variance)}"
-            )
+        if (got := jax.tree.structure(variance)) != (want := jax.tree.structure(x)):
+            raise ValueError(f"the variances must have the state's tree {want}, got {got}")
         for field, table in zip(jax.tree.leaves(x), jax.tree.leaves(variance), strict=True):
-            if field.ndim == 0 or jnp.shape(table) != modes_shape(field.shape):
-                raise ValueError(
-                    f"variances of a field of shape {field.shape} must have the shape "
-                    f"(*grid[:-1], grid[-1] // 2 + 1), got {jnp.shape(table)}: use jax.vmap for "
-                    "batches"
-                )
+            check_holds("a field", field.ndim, 1, "axis")
+            hint = f", the modes of a field of shape {field.shape} (jax.vmap for batches)"
+            check_shape("variances", table, modes_shape(field.shape), hint)
         return jax.tree.map(lambda table: jnp.asarray(table, t.dtype), variance)
 
 

@@ -19,6 +19,7 @@ from smdp_jax.files import digest_of
 from smdp_jax.physics.spectral.gaussian_field import mode_variance
 from smdp_jax.sde import State
 from smdp_jax.solve.time_grids import between, variance_between
+from smdp_jax.values import check_within
 
 
 def _bounded_below(variance: np.ndarray, floor: float) -> np.ndarray:
@@ -68,20 +69,15 @@ class Spectrum:
         ts = np.array(self.ts)
         if ts.ndim != 1 or len(ts) < 2 or not np.all(np.diff(ts) > 0):
             raise ValueError(f"ts must be at least two strictly increasing times, got {ts}")
-        if not 0 < self.floor <= 1:
-            raise ValueError(f"floor must be in (0, 1], got {self.floor}")
+        check_within("(0, 1]", floor=self.floor)
 
         def bounded(leaf: Any) -> np.ndarray:
             leaf = np.array(leaf)
             if leaf.ndim < 2 or len(leaf) != len(ts):
-                raise ValueError(
-                    f"variance must be {len(ts)} times by modes, got shape {leaf.shape}"
-                )
+                raise ValueError(f"variance must be {len(ts)} times by modes, got {leaf.shape}")
             if not (np.all(np.isfinite(leaf)) and leaf.min() >= 0 and leaf.max() > 0):
-                raise ValueError(
-                    "variances must be finite, non-negative and not all zero, got values in "
-                    f"[{leaf.min()}, {leaf.max()}]"
-                )
+                got = f"values in [{leaf.min()}, {leaf.max()}]"
+                raise ValueError(f"variances must be finite, at least 0, not all 0, got {got}")
             return _bounded_below(leaf, self.floor)
 
         object.__setattr__(self, "ts", ts)

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from smdp_jax.models.layout import as_time
+from smdp_jax.values import check_positive, check_within
 
 TimeFeatures = str | Callable[[Float[Array, ""]], Float[Array, " n"]]
 """A name ("raw", "log", "log_fourier") or a function from a scalar t to a vector."""
@@ -57,13 +58,9 @@ class Fourier:
 
     def __post_init__(self) -> None:
         """Check the arguments."""
-        if self.count < 1:
-            raise ValueError(f"count must be at least 1, got {self.count}")
-        if not 0 < self.min_period <= self.max_period:
-            raise ValueError(
-                "periods must satisfy 0 < min_period <= max_period, got "
-                f"{self.min_period} and {self.max_period}"
-            )
+        check_positive(count=self.count)
+        check_within("(0, inf)", min_period=self.min_period)
+        check_within(f"[{self.min_period}, inf)", max_period=self.max_period)
 
     def __call__(self, t: Float[Array, ""]) -> Float[Array, " n"]:
         """Features of a scalar time, shape (2 · count,)."""
@@ -80,10 +77,8 @@ def time_vector(features: TimeFeatures, t: ArrayLike, dtype: DTypeLike) -> Float
     """Features of the time t, as a vector of the given dtype."""
     if isinstance(features, str):
         if features not in _NAMED:
-            raise ValueError(
-                f"time_features must be one of {sorted(_NAMED)}, a Fourier(...) or a function "
-                f"of t, got {features!r}"
-            )
+            want = f"one of {sorted(_NAMED)}, a Fourier(...) or a function of t"
+            raise ValueError(f"time_features must be {want}, got {features!r}")
         function = _NAMED[features]
     else:
         function = features

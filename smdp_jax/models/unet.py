@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from smdp_jax.models.field_network import FieldNetwork
-from smdp_jax.models.layers import Conv, check_padding, embed, modulate
+from smdp_jax.models.layers import Conv, check_odd, check_padding, embed, modulate
+from smdp_jax.values import check_counts, check_positive
 
 
 class ResidualBlock(nn.Module):
@@ -119,15 +120,10 @@ class UNet(FieldNetwork):
 
     def check(self, grid: tuple[int, ...]) -> None:
         check_padding(self.padding)
-        if min(self.channels, default=0) < 1 or self.blocks < 1:
-            raise ValueError(
-                f"channels and blocks must be positive, got {self.channels} and {self.blocks}"
-            )
-        if self.kernel < 1 or self.kernel % 2 == 0:
-            raise ValueError(f"kernel must be odd, got {self.kernel}")
-        factor = 2 ** (len(self.channels) - 1)
-        if any(side % factor for side in grid):
-            raise ValueError(
-                f"grid {grid} cannot be halved {len(self.channels) - 1} times: each side must be a "
-                f"multiple of {factor}; give fewer channels, or pad or resample the state"
-            )
+        check_counts(channels=self.channels)
+        check_positive(blocks=self.blocks)
+        check_odd(self.kernel)
+        halvings = len(self.channels) - 1
+        if any(side % 2**halvings for side in grid):
+            said = f"each side of the grid {grid} must be a multiple of {2**halvings}, to be halved"
+            raise ValueError(f"{said} {halvings} times: give fewer channels, or pad the state")

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.checks import check_number
 from smdp_jax.objectives.base import Kind, Objective, check_fits, check_windows, is_count
 from smdp_jax.objectives.step_miss import mean_square, step_miss
 from smdp_jax.scores.learned import StepCorrection
@@ -26,6 +25,7 @@ from smdp_jax.solve.gaussian import GaussianStep, bound
 from smdp_jax.solve.integrate import advance
 from smdp_jax.solve.reversal import forward_flow, reverse_sde, scaled_noise
 from smdp_jax.trajectories import Trajectories
+from smdp_jax.values import check_number
 
 __all__ = ["MultiStep", "OneStep"]
 

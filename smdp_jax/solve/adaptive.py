@@ -11,6 +11,7 @@ from smdp_jax import checks
 from smdp_jax.sde import SDE, Args, State
 from smdp_jax.solve.solvers import check_solver, default_adaptive_solver
 from smdp_jax.solve.terms import levy_area_of, terms_of
+from smdp_jax.values import check_kind, check_positive
 
 __all__ = ["advance_adaptively", "check_controller", "solve_adaptive"]
 
@@ -66,7 +67,7 @@ def solve_adaptive(
     checks.check_time_grid(ts, sde)
     if sde.drift is None:
         raise ValueError("solve_adaptive needs a drift, got a flow map")
-    (max_steps,) = checks.check_positive(max_steps=max_steps)
+    (max_steps,) = check_positive(max_steps=max_steps)
     check_controller(controller)
     x0 = checks.check_start("solve_adaptive", sde, ts, x0, key, args, equal_steps=False)
     if solver is not None:
@@ -79,7 +80,7 @@ def solve_adaptive(
 def check_controller(controller: Any) -> None:
     """Refuse what chooses no step sizes."""
     wanted = "a diffrax step size controller"
-    checks.check_kind("controller", controller, wanted, "adapt_step_size")
+    check_kind("controller", controller, wanted, "adapt_step_size")
 
 
 def advance_adaptively(

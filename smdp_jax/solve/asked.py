@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from smdp_jax import checks
-from smdp_jax.checks import check_kind
 from smdp_jax.compiled import parts_of, signature_of
 from smdp_jax.sde import Args, State
 from smdp_jax.solve.adaptive import check_controller
@@ -19,6 +18,7 @@ from smdp_jax.solve.inverses import walked
 from smdp_jax.solve.reversal import check_level
 from smdp_jax.solve.solvers import check_solver
 from smdp_jax.solve.time_grids import even
+from smdp_jax.values import check_finite, check_flags, check_key, check_kind, check_positive
 
 __all__ = ["Work", "check_backward"]
 
@@ -43,13 +43,13 @@ def check_backward(
     checks.check_time_grid(ts, sde)
     if not hasattr(score, "check_use"):
         check_kind("score", score, "a function score(t, x, args), such as fit.score", "__call__")
-    num_samples, substeps, chunk_size = checks.check_positive(
+    num_samples, substeps, chunk_size = check_positive(
         num_samples=given.num_samples, substeps=asked.substeps, chunk_size=given.chunk_size
     )
-    checks.check_key(key)
+    check_key(key)
     if num_samples is None:
         raise ValueError("num_samples must be an int of at least 1, got None")
-    checks.check_flags(denoise_last=asked.denoise_last, rematerialise=asked.rematerialise)
+    check_flags(denoise_last=asked.denoise_last, rematerialise=asked.rematerialise)
     checks.check_args_axes(given.args_axes)
     level = check_level(asked.noise_level)
     x_end = checks.as_state(given.x_end, "x_end")
@@ -69,7 +69,7 @@ def check_backward(
         score.check_use(sde, ts, level, whole_steps=not fixed, use=verb)
     else:
         checks.check_returns(score, "score", ts, x, own)
-    checks.check_finite(x_end, "x_end")
+    check_finite(x_end, "x_end")
     if asked.corrector is not None:
         check_kind("corrector", asked.corrector, "Langevin(step_size)", "step_size", "steps")
     if asked.controller is not None:
@@ -107,7 +107,7 @@ def _check_batch(
     asked: BackwardSolve, score: Any, x_end: State, args: Args, mapped: Args, batch_axes: Any
 ) -> tuple[tuple[int, ...], State, Args]:
     """Find the shape of the batch; return it with one state and its conditions."""
-    (axes,) = checks.check_positive(least=0, batch_axes=batch_axes)
+    (axes,) = check_positive(least=0, batch_axes=batch_axes)
     shapes = {jnp.shape(leaf)[: axes or 0] for leaf in jax.tree.leaves((x_end, mapped))}
     batch = next(iter(shapes), ())
     if len(shapes) != 1 or len(batch) != (axes or 0):

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import eval_context
 
-from smdp_jax.checks import concrete, known, warn
+from smdp_jax.checks import known
 from smdp_jax.sde import FlowMap, integrated_backward, negated
 from smdp_jax.solve.backward import BackwardSolve
 from smdp_jax.solve.gaussian import GaussianStep, bind
@@ -28,6 +28,7 @@ from smdp_jax.solve.linearise import Curvature, Linearised, mean_field, misfit_o
 from smdp_jax.solve.looked import Ends, told
 from smdp_jax.solve.pilot import Pilot
 from smdp_jax.solve.tried import NotBefore, Trial
+from smdp_jax.values import concrete, warn
 
 __all__ = ["way_back"]
 

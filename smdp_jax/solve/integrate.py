@@ -25,6 +25,7 @@ from smdp_jax.solve.solvers import check_solver, default_solver, with_root_finde
 from smdp_jax.solve.terms import GridNoise, levy_area_of, terms_of
 from smdp_jax.solve.time_grids import even
 from smdp_jax.solve.varying import either, like_results
+from smdp_jax.values import check_flags, check_positive
 
 __all__ = ["Save", "Watched", "advance", "check_save", "chosen_times", "integrate"]
 
@@ -135,8 +136,8 @@ def integrate(
         If the solver is no solver.
     """
     checks.check_time_grid(ts, sde)
-    (substeps,) = checks.check_positive(substeps=substeps)
-    checks.check_flags(denoise_last=denoise_last, rematerialise=rematerialise)
+    (substeps,) = check_positive(substeps=substeps)
+    check_flags(denoise_last=denoise_last, rematerialise=rematerialise)
     equal = substeps == 1 and even(ts)
     x0 = checks.check_start("integrate", sde, ts, x0, key, args, equal_steps=equal)
     if solver is not None:

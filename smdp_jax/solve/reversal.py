@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from smdp_jax.checks import is_number
 from smdp_jax.sde import SDE, Args, Diffusion, Scalar, ScoreFn, State, map_amplitudes
+from smdp_jax.values import is_number
 
 __all__ = ["check_level", "forward_flow", "probability_flow_sde", "reverse_sde", "scaled_noise"]
 

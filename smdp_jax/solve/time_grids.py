@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from smdp_jax.checks import check_number, check_positive, concrete
+from smdp_jax.values import check_number, check_positive, concrete
 
 __all__ = ["between", "even", "linear_grid", "log_grid", "variance_between"]
 

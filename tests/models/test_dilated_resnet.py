@@ -58,10 +58,10 @@ def test_agrees_with_the_formula(trained):
     [
         ({"padding": "mirror"}, "padding must be one of"),
         ({"kernel": 2}, "kernel must be odd, got 2"),
-        ({"dilations": ()}, "dilations must be positive"),
-        ({"dilations": (1, 0)}, "dilations must be positive"),
-        ({"channels": 0}, "channels and blocks must be positive"),
-        ({"embedding": -1}, "embedding not negative"),
+        ({"dilations": ()}, "dilations must be a tuple of ints of at least 1"),
+        ({"dilations": (1, 0)}, "dilations must be a tuple of ints of at least 1"),
+        ({"channels": 0}, "channels must be at least 1, got 0"),
+        ({"embedding": -1}, "embedding must be at least 0, got -1"),
     ],
 )
 def test_bad_options(options, message):

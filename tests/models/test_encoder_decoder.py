@@ -33,8 +33,8 @@ def test_periodic_commutes_with_every_shift(trained):
     ("options", "message"),
     [
         ({"padding": "mirror"}, "padding must be one of"),
-        ({"latent": 0}, "must be positive"),
-        ({"kernel": 0}, "must be positive"),
+        ({"latent": 0}, "latent must be at least 1, got 0"),
+        ({"kernel": 0}, "kernel must be at least 1, got 0"),
     ],
 )
 def test_bad_options(options, message):

@@ -74,8 +74,8 @@ def test_new_layers_keep_the_size_of_smooth_fields():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"modes": 0}, "must be positive"),
-        ({"margin": -1}, "margin not negative"),
+        ({"modes": 0}, "modes must be at least 1, got 0"),
+        ({"margin": -1}, "margin must be at least 0, got -1"),
         ({"modes": 5}, "modes must be at most 4"),
         ({"modes": 6, "margin": 2}, "modes must be at most 5"),
     ],

@@ -52,7 +52,7 @@ def test_choice(data, want):
 
 
 def test_refused():
-    with pytest.raises(ValueError, match="for_fields needs paths"):
+    with pytest.raises(ValueError, match="data must hold at least 1 path, got 0"):
         smdp.models.for_fields(smdp.Trajectories(jnp.arange(2.0), {}))
     with pytest.raises(ValueError, match="up to 3 axes, got 4"):
         smdp.models.for_fields(paths((5, 5, 5, 5), number=2))

@@ -89,8 +89,8 @@ def test_number_of_parameters():
     [
         ({"padding": "mirror"}, None, "padding must be one of"),
         ({"kernel": 4}, None, "kernel must be odd, got 4"),
-        ({"channels": ()}, None, "must be positive"),
-        ({"blocks": 0}, None, "must be positive"),
+        ({"channels": ()}, None, "channels must be a tuple of ints of at least 1"),
+        ({"blocks": 0}, None, "blocks must be at least 1, got 0"),
         ({"channels": (4, 4, 4, 4, 4)}, None, "multiple of 16"),
         ({"time_features": "sqrt"}, None, "time_features must be one of"),
         ({}, {"mask": np.zeros((4, 8, 3))}, "conditions must be fields on the grid"),

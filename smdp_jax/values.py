@@ -1,0 +1,202 @@
+"""Checks of one value at the edge: numbers, choices, shapes, keys; the sentences of refusals.
+
+Each names what was given as its caller knows it, and says what it must be and what it was. Values
+that are being traced (inside a caller's ``jit`` or ``vmap``) cannot be looked at and pass.
+"""
+
+import inspect
+import reprlib
+import warnings
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line of the caller's code, however deep in the library the reason was found."""
+    frame, level, caller = inspect.currentframe(), 1, 2
+    while frame is not None:
+        asked_by = frame.f_globals.get("__name__", "").partition(".")[0]
+        # jaxtyping's wrapper of a function of ours is no caller; one of a caller's function is.
+        if asked_by == "smdp_jax" or (asked_by == "jaxtyping" and caller == level):
+            caller = level + 1
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=caller)
+
+
+def concrete(*values: Any) -> bool:
+    """Tell whether all leaves hold numbers that can be looked at."""
+    return not any(isinstance(v, Tracer) for v in jax.tree.leaves(values))
+
+
+def is_number(value: Any) -> bool:
+    """Tell a real number that can be looked at, also in an array without axes."""
+    kinds = (int, float, np.number, np.ndarray, jax.Array)
+    number = isinstance(value, kinds) and not isinstance(value, (bool, Tracer))
+    return number and np.shape(value) == () and np.isrealobj(value)
+
+
+def is_count(value: Any) -> bool:
+    """Tell a whole number of at least 1."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return whole and bool(value >= 1)
+
+
+def check_number(name: str, value: Any) -> float:
+    """Check that a setting is one real number; infinity is one."""
+    if not is_number(value):
+        raise ValueError(f"{name} must be a number, got {reprlib.repr(value)}")
+    return float(value)
+
+
+_SAID = {
+    "(-inf, inf)": "finite",
+    "(0, inf)": "positive and finite",
+    "[0, inf)": "finite and not negative",
+    "[0, inf]": "at least 0",
+}
+
+
+def check_within(interval: str, *, owner: Any = None, **numbers: Any) -> list[Any]:
+    """Check that real numbers lie in an interval, such as "[0, 1)"; None stands for a default."""
+    low, high = map(float, interval[1:-1].split(","))
+    for name, value in numbers.items():
+        if value is None:
+            continue
+        x = check_number(_field(owner, name), value)
+        ends = (x == low and interval[0] == "[") or (x == high and interval[-1] == "]")
+        if not (low < x < high or ends):
+            said = _SAID.get(interval, f"in {interval}")
+            raise ValueError(f"{_field(owner, name)} must be {said}, got {value}")
+    return [None if value is None else float(value) for value in numbers.values()]
+
+
+def check_positive(*, least: int = 1, owner: Any = None, **numbers: Any) -> list[Any]:
+    """Check that counts are whole numbers of at least 1; None stands for a default."""
+    for name, value in numbers.items():
+        if value is None:
+            continue
+        said = f"{_field(owner, name)} must be"
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
+            raise ValueError(f"{said} an int of at least {least}, got {reprlib.repr(value)}")
+        if value < least:
+            raise ValueError(f"{said} at least {least}, got {value}")
+    return [None if value is None else int(value) for value in numbers.values()]
+
+
+def _field(owner: Any, name: str) -> str:
+    return name if owner is None else f"{type(owner).__name__}.{name}"
+
+
+def check_counts(*, least: int = 1, owner: Any = None, **tuples: Any) -> list[tuple[int, ...]]:
+    """Check tuples of whole numbers of at least 1, none of them empty."""
+    for name, given in tuples.items():
+        known = isinstance(given, (tuple, list)) and given
+        if not known or not all(is_count(value) and value >= least for value in given):
+            said = f"{_field(owner, name)} must be a tuple of ints of at least {least}"
+            raise ValueError(f"{said}, got {reprlib.repr(given)}")
+    return [tuple(map(int, given)) for given in tuples.values()]
+
+
+def check_flags(**flags: Any) -> None:
+    """Check that switches are True or False."""
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name} must be True or False, got {reprlib.repr(value)}")
+
+
+def check_choice(name: str, value: Any, *choices: Any) -> None:
+    """Check that a setting is one of a few values."""
+    if not any(isinstance(value, type(choice)) and value == choice for choice in choices):
+        raise ValueError(f"{name} must be one of {list(choices)}, got {reprlib.repr(value)}")
+
+
+def check_shape(name: str, x: Any, shape: tuple[int, ...], hint: str = "") -> None:
+    """Check the shape of an array; ``hint`` says where it comes from, or what to do."""
+    given = getattr(x, "shape", type(x).__name__)
+    if given != shape:
+        raise ValueError(f"{name} must have shape {shape}{hint}, got {given}")
+
+
+def check_floating(name: str, *arrays: Any) -> None:
+    """Check that arrays hold floating point numbers."""
+    for x in arrays:
+        if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+            raise ValueError(f"{name} must be floating point, got {jnp.result_type(x)}")
+
+
+def check_holds(name: str, count: int, least: int, what: str) -> None:
+    """Check that a collection has at least so many draws, paths, points."""
+    if count < least:
+        raise ValueError(f"{name} must hold at least {least} {what}, got {count}")
+
+
+def check_kind(name: str, value: Any, wanted: str, *attributes: str) -> None:
+    """Check that an object has what will be asked of it."""
+    if isinstance(value, type):
+        raise TypeError(f"{name} must be {wanted}, got the class {value.__name__}: call it")
+    if not all(hasattr(value, attribute) for attribute in attributes):
+        raise TypeError(f"{name} must be {wanted}, got {reprlib.repr(value)}")
+
+
+def check_key(key: Any) -> None:
+    """Check that a key is one PRNG key, of the new or the old (uint32) style."""
+    want = "key must be one PRNG key, such as jax.random.key(0)"
+    if not isinstance(key, (jax.Array, np.ndarray)):
+        raise ValueError(f"{want}, got {reprlib.repr(key)}")
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed and key.dtype != np.uint32:
+        raise ValueError(f"{want}, got an array of {key.dtype}")
+    if key.ndim != (0 if typed else 1):
+        raise ValueError(f"{want}, got keys of shape {key.shape}: use jax.vmap over them")
+
+
+def check_alike(said: str, want: Any, got: Any) -> None:
+    """Check that two trees have one structure, and the same shapes and dtypes."""
+    try:
+        chex.assert_trees_all_equal_shapes_and_dtypes(want, got)
+    except AssertionError:
+        told = lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}"
+        first, second = (jax.tree.map(told, tree) for tree in (want, got))
+        raise ValueError(f"{said} {first}, got {second}") from None
+
+
+def check_finite(x: Any, owner: str) -> None:
+    """Check that no entry is NaN or infinite."""
+    if where := not_finite(x, owner):
+        raise ValueError(f"{owner} must be finite, got {where}")
+
+
+def not_finite(x: Any, owner: str) -> str | None:
+    """Name the first number of a tree that is NaN or infinite, as far as it can be looked at."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(x):
+        if not isinstance(leaf, (float, np.ndarray, np.generic, jax.Array)) or not concrete(leaf):
+            continue
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            continue
+        # By numpy on the host: there is nothing to compile for every shape.
+        xp: Any = np if _on_host(leaf) else jnp
+        with jax.ensure_compile_time_eval(), np.errstate(over="ignore"):
+            finite = xp.isfinite(xp.asarray(leaf, jnp.result_type(leaf)))
+            if finite.all():
+                continue
+        i = tuple(int(n) for n in np.argwhere(~np.asarray(finite))[0])
+        name = f"{owner}{jax.tree_util.keystr(path)}{list(i) if i else ''}"
+        return f"{name}={np.asarray(leaf)[i]}"
+    return None
+
+
+def finite_rows(x: Any) -> jax.Array:
+    """Which entries of the leading axis are finite in all leaves (n,)."""
+    rows = [jnp.isfinite(leaf).reshape(len(leaf), -1).all(axis=1) for leaf in jax.tree.leaves(x)]
+    return jnp.stack(rows).all(axis=0)
+
+
+def _on_host(leaf: Any) -> bool:
+    return not isinstance(leaf, jax.Array) or (
+        leaf.is_fully_addressable and all(d.platform == "cpu" for d in leaf.devices())
+    )
