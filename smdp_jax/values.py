@@ -4,9 +4,11 @@ Each names what was given as its caller knows it, and says what it must be and w
 that are being traced (inside a caller's ``jit`` or ``vmap``) cannot be looked at and pass.
 """
 
+import importlib
 import inspect
 import reprlib
 import warnings
+from types import ModuleType
 from typing import Any
 
 import chex
@@ -55,7 +57,7 @@ def check_number(name: str, value: Any) -> float:
 
 _SAID = {
     "(-inf, inf)": "finite",
-    "(0, inf)": "positive and finite",
+    "(0, inf)": "finite and positive",
     "[0, inf)": "finite and not negative",
     "[0, inf]": "at least 0",
 }
@@ -141,6 +143,15 @@ def check_kind(name: str, value: Any, wanted: str, *attributes: str) -> None:
         raise TypeError(f"{name} must be {wanted}, got the class {value.__name__}: call it")
     if not all(hasattr(value, attribute) for attribute in attributes):
         raise TypeError(f"{name} must be {wanted}, got {reprlib.repr(value)}")
+
+
+def needed(module: str, what: str, extra: str) -> ModuleType:
+    """Import an optional package, or say who needs it and how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        said = f'{what} {module}, which is not installed: pip install "smdp_jax[{extra}]"'
+        raise ImportError(said) from error
 
 
 def check_key(key: Any) -> None:

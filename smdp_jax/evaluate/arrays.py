@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
-from smdp_jax.values import concrete
+from smdp_jax.values import check_holds, check_shape, concrete
 
 AnyArray = jax.Array | np.ndarray
 """A jax or a numpy array."""
@@ -41,87 +41,72 @@ def as_float(name: str, array: Any) -> jax.Array:
 
 
 def check_same_shape(**arrays: Any) -> None:
-    """Check that named arrays have one shape."""
+    """Check that named arrays have the shape of the first."""
     (first, reference), *others = arrays.items()
     for name, array in others:
-        if array.shape != reference.shape:
-            raise ValueError(
-                f"{name} must have the shape of {first}, {reference.shape}, got {array.shape}"
-            )
+        if array.shape != (want := reference.shape):
+            raise ValueError(f"{name} must have the shape of {first}, {want}, got {array.shape}")
 
 
-def check_finite(**arrays: Any) -> None:
+def check_none_lost(**arrays: Any) -> None:
     """Check that named arrays are finite, if they can be looked at."""
     for name, array in arrays.items():
-        if concrete(array) and not np.isfinite(values := np.asarray(array)).all():
-            lost = int((~np.isfinite(values)).sum())
-            raise ValueError(
-                f"{name} must be finite, got {lost} lost of {values.size} entries: leave lost "
-                "paths out, and say how many there were"
-            )
+        if concrete(array) and (lost := int((~np.isfinite(np.asarray(array))).sum())):
+            said = f"{name} must be finite, got {lost} lost of {array.size} entries"
+            raise ValueError(f"{said}: leave lost paths out, and say how many there were")
 
 
 def check_varying(**arrays: Any) -> None:
     """Check that named arrays are finite and not constant, if they can be looked at."""
-    check_finite(**arrays)
+    check_none_lost(**arrays)
     for name, array in arrays.items():
         if concrete(array) and array.size and np.ptp(values := np.asarray(array)) == 0:
             raise ValueError(f"{name} must vary, got {values.flat[0]:g} everywhere")
 
 
-def check_ensemble(samples: Any, truth: Any) -> tuple[jax.Array, jax.Array]:
+def as_ensemble(samples: Any, truth: Any) -> tuple[jax.Array, jax.Array]:
     """Samples (members, *state) and truth (*state) as finite floats that belong together."""
-    if samples.ndim != truth.ndim + 1 or samples.shape[1:] != truth.shape:
-        raise ValueError(
-            f"samples must have shape (members, *{truth.shape}) for a truth of shape "
-            f"{truth.shape}, got {samples.shape}"
-        )
-    if samples.shape[0] == 0:
-        raise ValueError("samples must hold at least one member, got 0")
+    _check_draws(samples, truth, 0)
     samples, truth = as_float("samples", samples), as_float("truth", truth)
-    check_finite(samples=samples, truth=truth)
+    check_none_lost(samples=samples, truth=truth)
     return samples, truth
 
 
-def check_pair(estimate: Any, truth: Any) -> tuple[jax.Array, jax.Array]:
+def _check_draws(samples: Any, truth: Any, axis: int) -> None:
+    """Samples have one axis of draws beside those of the truth, and none before it is empty."""
+    check_holds("truths", truth.ndim, axis, "axis of cases")
+    draws = samples.shape[axis] if samples.ndim > axis else 1
+    want = (*truth.shape[:axis], draws, *truth.shape[axis:])
+    check_shape("samples", samples, want, ", an axis of draws beside those of truths")
+    check_holds("samples", min(samples.shape[: axis + 1]), 1, ("draw", "case and 1 draw")[axis])
+
+
+def as_pair(estimate: Any, truth: Any) -> tuple[jax.Array, jax.Array]:
     """Estimate and truth as finite floats of one shape."""
     check_same_shape(truth=truth, estimate=estimate)
     estimate, truth = as_float("estimate", estimate), as_float("truth", truth)
-    check_finite(estimate=estimate, truth=truth)
+    check_none_lost(estimate=estimate, truth=truth)
     return estimate, truth
 
 
-def check_cases(truths: Any, samples: Any) -> tuple[jax.Array, jax.Array]:
+def as_cases(truths: Any, samples: Any) -> tuple[jax.Array, jax.Array]:
     """Truths (cases, *state) and samples (cases, draws, *state) as finite floats.
 
     A draw that is lost can be ranked nowhere: NaN compares false and would count as above the
     truth, in every case. So the cases are named that have one.
     """
-    if truths.ndim < 1 or samples.ndim != truths.ndim + 1:
-        raise ValueError(
-            "truths must have shape (cases, *state) and samples (cases, draws, *state), "
-            f"got {truths.shape} and {samples.shape}"
-        )
-    if samples.shape[:1] + samples.shape[2:] != truths.shape:
-        raise ValueError(
-            f"samples must have shape ({truths.shape[0]}, draws, *{truths.shape[1:]}) for truths "
-            f"of shape {truths.shape}, got {samples.shape}"
-        )
-    if 0 in samples.shape[:2]:
-        raise ValueError(f"samples must hold at least one case and one draw, got {samples.shape}")
+    _check_draws(samples, truths, 1)
     truths, samples = as_float("truths", truths), as_float("samples", samples)
-    if concrete(truths):
-        _check_finite_cases("truths", ~np.isfinite(np.asarray(truths)), 1)
-    if concrete(samples):
-        _check_finite_cases("samples", ~np.isfinite(np.asarray(samples)), 2)
+    _check_finite_cases("truths", truths, 1)
+    _check_finite_cases("samples", samples, 2)
     return truths, samples
 
 
-def _check_finite_cases(name: str, lost: np.ndarray, axes: int) -> None:
+def _check_finite_cases(name: str, values: jax.Array, axes: int) -> None:
     """Refuse lost entries, and say which cases have them."""
-    if not lost.any():
+    if not concrete(values) or np.isfinite(np.asarray(values)).all():
         return
-    lost = np.any(lost.reshape(*lost.shape[:axes], -1), axis=-1)
+    lost = np.any(~np.isfinite(values).reshape(*values.shape[:axes], -1), axis=-1)
     cases = np.flatnonzero(np.any(lost.reshape(len(lost), -1), axis=-1))
     shown = ", ".join(map(str, cases[:8])) + (", ..." if cases.size > 8 else "")
     raise ValueError(
@@ -131,7 +116,7 @@ def _check_finite_cases(name: str, lost: np.ndarray, axes: int) -> None:
     )
 
 
-def check_levels(levels: Any) -> jax.Array:
+def as_levels(levels: Any) -> jax.Array:
     """Probabilities (levels,) as floats."""
     levels = as_float("levels", jnp.asarray(levels))
     if levels.ndim != 1 or levels.size == 0:

@@ -25,13 +25,20 @@ from smdp_jax.evaluate.arrays import (
     AnyArray,
     Draws,
     Truths,
+    as_cases,
     as_float,
-    check_cases,
-    check_levels,
+    as_levels,
+    check_none_lost,
     check_same_shape,
 )
 from smdp_jax.scores.verdict import within
-from smdp_jax.values import concrete, finite_rows
+from smdp_jax.values import (
+    check_holds,
+    check_positive,
+    check_within,
+    concrete,
+    finite_rows,
+)
 
 
 def sbc_ranks(
@@ -54,7 +61,7 @@ def sbc_ranks(
         Number of draws below the truth, from 0 to draws; lost draws are refused. Low ranks:
         posterior too high. Peaked in the middle: too wide; at both ends: too narrow.
     """
-    truths, samples = check_cases(truths, samples)
+    truths, samples = as_cases(truths, samples)
     return _ranks(truths, samples, key, finite_rows((truths, samples)))
 
 
@@ -97,7 +104,7 @@ def tarp_ranks(
     ValueError
         If a truth or a draw is not finite (which cases), or all truths are the same.
     """
-    truths, samples = check_cases(truths, samples)
+    truths, samples = as_cases(truths, samples)
     key_reference, key_ties = jax.random.split(key)
     if references is None:
         low, high = jnp.min(truths, axis=0), jnp.max(truths, axis=0)
@@ -105,8 +112,7 @@ def tarp_ranks(
         references = low[None] + (high - low)[None] * unit
     check_same_shape(truths=truths, references=references)
     references = as_float("references", references)
-    if concrete(references) and not np.isfinite(np.asarray(references)).all():
-        raise ValueError("references must be finite, got NaN or infinity")
+    check_none_lost(references=references)
     if len(truths) > 1 and concrete(truths) and np.all(np.ptp(np.asarray(truths), axis=0) == 0):
         raise ValueError("truths must differ, got the same state in all cases")
     scale = jnp.std(truths, axis=0)
@@ -164,19 +170,15 @@ def uniformity_test(
         If ranks are not whole numbers in 0 ... num_draws, ``bins`` is out of range, or a bin
         expects fewer than 5 cases.
     """
-    ranks = _check_ranks(ranks, num_draws)
+    ranks = _as_ranks(ranks, num_draws)
     cases = ranks.shape[0]
     if bins is None:
         bins = min(num_draws + 1, 20, max(2, cases // 10))
-    if not 2 <= bins <= num_draws + 1:
-        raise ValueError(f"bins must lie between 2 and num_draws + 1 = {num_draws + 1}, got {bins}")
+    check_within(f"[2, {num_draws + 1}]", bins=bins)
     bin_of_rank = np.arange(num_draws + 1) * bins // (num_draws + 1)
     share = np.bincount(bin_of_rank, minlength=bins) / (num_draws + 1)
-    if cases * share.min() < 5:
-        raise ValueError(
-            f"ranks must hold at least {int(np.ceil(5 / share.min()))} cases, so that each of "
-            f"{bins} bins expects 5, got {cases}"
-        )
+    fewest = int(np.ceil(5 / share.min()))
+    check_holds("ranks", cases, fewest, f"cases, so that each of {bins} bins expects 5")
     binned = jnp.asarray(bin_of_rank)[ranks]
     counts = jnp.sum(binned[None] == jnp.arange(bins).reshape(-1, *(1,) * ranks.ndim), axis=1)
     dtype = jnp.result_type(float)
@@ -190,22 +192,17 @@ def _in_range(ranks: Any, num_draws: int) -> Any:
     return (ranks >= 0) & (ranks <= num_draws)
 
 
-def _check_ranks(ranks: Any, num_draws: int) -> Array:
+def _as_ranks(ranks: Any, num_draws: int) -> Array:
     """Ranks (cases, *entries), each one of 0 ... num_draws."""
     if not jnp.issubdtype(jnp.result_type(ranks), jnp.integer):
         raise ValueError(f"ranks must be whole numbers, got {jnp.result_type(ranks)}")
-    if ranks.ndim == 0 or ranks.shape[0] == 0 or num_draws < 1:
-        raise ValueError(
-            "ranks must have shape (cases, *entries) with at least one case, and num_draws be at "
-            f"least 1, got {ranks.shape} and {num_draws}"
-        )
+    check_positive(num_draws=num_draws)
+    check_holds("ranks", ranks.shape[0] if ranks.ndim else 0, 1, "case")
     if concrete(ranks):
         wrong = np.asarray(ranks)[~_in_range(np.asarray(ranks), num_draws)]
         if wrong.size:
-            raise ValueError(
-                f"ranks must lie in 0 ... {num_draws} (num_draws), got {wrong[0]}"
-                + (": a case with a lost draw" if wrong[0] == -1 else "")
-            )
+            lost = ": a case with a lost draw" if wrong[0] == -1 else ""
+            raise ValueError(f"ranks must be in [0, num_draws={num_draws}], got {wrong[0]}{lost}")
     return jnp.asarray(ranks)
 
 
@@ -237,7 +234,7 @@ def expected_coverage(
         Coverage in [0, 1], granular to 1 / (L + 1), with standard error
         sqrt(level (1 - level) / cases) if calibrated.
     """
-    ranks, levels = _check_ranks(ranks, num_draws), check_levels(levels)
+    ranks, levels = _as_ranks(ranks, num_draws), as_levels(levels)
     positions = _uniform_positions(ranks, num_draws)
     shares = jnp.mean(positions[None, :] <= levels[:, None], axis=1, dtype=levels.dtype)
     return jnp.where(jnp.all(_in_range(ranks, num_draws)), shares, jnp.nan)
@@ -270,7 +267,7 @@ def marginal_coverage(
         Coverage in [0, 1], granular to 1 / (draws + 1); above the level: intervals too wide, below:
         too narrow or misplaced.
     """
-    levels, ranks = check_levels(levels), sbc_ranks(truths, samples, key=key)
+    levels, ranks = as_levels(levels), sbc_ranks(truths, samples, key=key)
     inside = jnp.asarray(within(samples.shape[1], levels))[:, ranks]
     shares = jnp.mean(inside, axis=1, dtype=levels.dtype)
     return jnp.where(jnp.all(ranks >= 0, axis=0)[None], shares, jnp.nan)

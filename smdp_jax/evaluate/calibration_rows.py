@@ -82,10 +82,8 @@ def ranked(
     cases, draws = jax.tree.leaves(samples)[0].shape[:2]
     true = _observed(observables, truths, 1)
     if not isinstance(true, Mapping) or any(jnp.ndim(value) != 1 for value in true.values()):
-        raise ValueError(
-            "observables must return a mapping of names to numbers, got "
-            f"{jax.tree.map(lambda x: jnp.shape(x)[1:], true)}"
-        )
+        got = jax.tree.map(lambda x: jnp.shape(x)[1:], true)
+        raise ValueError(f"observables must return a mapping of names to numbers, got {got}")
     constant = tuple(name for name, values in true.items() if _is_constant(np.asarray(values)))
     names = tuple(name for name in true if name not in constant)
     if cases and not names:

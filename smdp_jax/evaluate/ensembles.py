@@ -18,11 +18,11 @@ from smdp_jax.evaluate.arrays import (
     AnyArray,
     AnyState,
     Truths,
+    as_cases,
+    as_ensemble,
     as_float,
-    check_cases,
-    check_ensemble,
 )
-from smdp_jax.values import concrete
+from smdp_jax.values import check_choice, check_holds, concrete
 
 Estimator = Literal["fair", "standard"]
 """How E|X - X'| is estimated: over the pairs of different members, or over all pairs."""
@@ -30,15 +30,10 @@ Estimator = Literal["fair", "standard"]
 
 def _pair_factor(members: int, estimator: Estimator) -> float:
     """1 / number of ordered pairs that the estimator averages over."""
+    check_choice("estimator", estimator, "fair", "standard")
     if estimator == "standard":
         return 1.0 / members**2
-    if estimator != "fair":
-        raise ValueError(f'estimator must be "fair" or "standard", got {estimator!r}')
-    if members < 2:
-        raise ValueError(
-            f"samples must hold at least 2 members for the fair estimator, got {members}; "
-            'estimator="standard" takes one'
-        )
+    check_holds("samples", members, 2, 'members (estimator="standard" takes one)')
     return 1.0 / (members * (members - 1))
 
 
@@ -71,7 +66,7 @@ def crps_ensemble(
         If the shapes do not belong together, there are too few members for the estimator, or a
         member is not finite (seen outside jit only; under jit the entry's score is nan).
     """
-    samples, truth = check_ensemble(samples, truth)
+    samples, truth = as_ensemble(samples, truth)
     members = samples.shape[0]
     factor = _pair_factor(members, estimator)
     # Relative to the truth, so that a large common offset does not cost digits.
@@ -144,7 +139,7 @@ def energy_score(
     ValueError
         As for `crps_ensemble`.
     """
-    samples, truth = check_ensemble(samples, truth)
+    samples, truth = as_ensemble(samples, truth)
     members = samples.shape[0]
     factor = _pair_factor(members, estimator)
     errors = (samples - truth[None]).reshape(members, -1)
@@ -192,10 +187,9 @@ def spread_skill(truths: Truths, samples: Real[AnyArray, "_cases _members *_stat
         If the shapes do not belong together, there is one member only, or a truth or a member is
         not finite (which cases).
     """
-    truths, samples = check_cases(truths, samples)
+    truths, samples = as_cases(truths, samples)
     members = samples.shape[1]
-    if members < 2:
-        raise ValueError(f"samples must hold at least 2 members for a spread, got {members}")
+    check_holds("samples", members, 2, "members for a spread")
     spread = jnp.sqrt(jnp.mean(jnp.var(samples, axis=1, ddof=1)))
     skill = jnp.sqrt(jnp.mean(jnp.square(jnp.mean(samples, axis=1) - truths)))
     return SpreadSkill(spread, skill, (1 + 1 / members) ** 0.5 * spread / skill)

@@ -10,14 +10,14 @@ from jaxtyping import PRNGKeyArray
 
 from smdp_jax.checks import check_time_grid
 from smdp_jax.evaluate import calibration_rows as rows
-from smdp_jax.evaluate.arrays import check_levels
+from smdp_jax.evaluate.arrays import as_levels
 from smdp_jax.evaluate.calibration_record import CalibrationReport
 from smdp_jax.evaluate.calibration_rows import MIN_CASES
 from smdp_jax.evaluate.observables import Observables, default_observables
 from smdp_jax.posterior import Posterior, sample_posterior
 from smdp_jax.sde import SDE, State
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_key, check_kind, check_positive
+from smdp_jax.values import check_holds, check_key, check_kind, check_positive
 
 MIN_DRAWS = 9
 """Fewer draws have no 90 % interval narrower than all of them."""
@@ -89,7 +89,7 @@ def calibration_report(
     TypeError
         If ``test_paths`` are no Trajectories.
     """
-    nominal = check_levels(np.asarray(levels, np.float32))
+    nominal = as_levels(np.asarray(levels, np.float32))
     (draws,) = check_positive(num_samples=num_samples)
     _check(sde, test_paths, draws, key, sampling, drawn)
     keys = jax.random.split(key, 4)
@@ -98,7 +98,8 @@ def calibration_report(
         how = {"args": test_paths.args, "args_axes": test_paths.args_axes, "batch_axes": 1}
         given = how | sampling | {"num_samples": draws, "key": keys[0]}
         drawn = sample_posterior(sde, score, ends, test_paths.ts, **given)
-    samples = _check_drawn(drawn, truths)
+    samples = drawn.samples
+    _check_drawn(samples, truths)
     cases, draws = jax.tree.leaves(samples)[0].shape[:2]
     finite = _finite(samples, drawn.info)
     used, order = _kept(finite)
@@ -132,36 +133,24 @@ def _check(
     check_time_grid(paths.ts, sde)
     paths.check()
     check_key(key)
-    decided = {"args", "args_axes", "batch_axes", "save"} & set(sampling)
-    if decided:
-        raise ValueError(
-            f"sampling options must leave {sorted(decided)} to the report, which takes them from "
-            "test_paths, got them as well"
-        )
-    if paths.num_samples < MIN_CASES:
-        raise ValueError(
-            f"test_paths must hold at least {MIN_CASES} held-out paths, got {paths.num_samples}: "
-            "fewer cannot tell a right posterior from a wrong one"
-        )
-    if drawn is None and draws < MIN_DRAWS:
-        raise ValueError(f"num_samples must be at least {MIN_DRAWS}, got {draws}")
+    if decided := {"args", "args_axes", "batch_axes", "save"} & set(sampling):
+        said = f"sampling must leave {sorted(decided)} to the report"
+        raise ValueError(f"{said}, which takes them from test_paths, got them as well")
+    held_out = "held-out paths, to tell a right posterior from a wrong one"
+    check_holds("test_paths", paths.num_samples, MIN_CASES, held_out)
+    if drawn is None:
+        check_positive(least=MIN_DRAWS, num_samples=draws)
 
 
-def _check_drawn(drawn: Posterior, truths: State) -> State:
-    """Samples with leaves (cases, draws, *state), as the truths (cases, *state) have them."""
-
-    def fits(x: Any, truth: Any) -> bool:
-        return x.ndim == truth.ndim + 1 and x.shape[:1] + x.shape[2:] == truth.shape
-
-    same = jax.tree.structure(drawn.samples) == jax.tree.structure(truths)
-    if not same or not all(jax.tree.leaves(jax.tree.map(fits, drawn.samples, truths))):
-        want, got = (jax.tree.map(jnp.shape, tree) for tree in (truths, drawn.samples))
-        raise ValueError(
-            f"drawn.samples must have an axis of draws after the first of {want}, got {got}"
-        )
-    if (draws := jax.tree.leaves(drawn.samples)[0].shape[1]) < MIN_DRAWS:
-        raise ValueError(f"drawn must hold at least {MIN_DRAWS} draws per case, got {draws}")
-    return drawn.samples
+def _check_drawn(samples: Any, truths: State) -> None:
+    """Samples have leaves (cases, draws, *state), as the truths (cases, *state) have them."""
+    shapes, got = (jax.tree.map(jnp.shape, tree) for tree in (truths, samples))
+    draws = next((x.shape[1] for x in jax.tree.leaves(samples) if jnp.ndim(x) > 1), 0)
+    want = jax.tree.map(lambda x: (*x.shape[:1], draws, *x.shape[1:]), truths)
+    if got != want:
+        said = f"drawn.samples must have an axis of draws after the first of {shapes}"
+        raise ValueError(f"{said}, got {got}")
+    check_holds("drawn", draws, MIN_DRAWS, "draws per case")
 
 
 def _finite(samples: State, info: Any) -> np.ndarray:

@@ -18,8 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
-from smdp_jax.evaluate.arrays import AnyArray, Grid, as_float, check_same_shape, check_varying
-from smdp_jax.values import concrete
+from smdp_jax.evaluate.arrays import (
+    AnyArray,
+    Grid,
+    as_float,
+    check_none_lost,
+    check_same_shape,
+    check_varying,
+)
+from smdp_jax.values import check_holds, check_within, concrete
 
 _SIGMA, _RADIUS = 1.5, 5
 
@@ -54,16 +61,13 @@ def ssim(
         jit also if a field is not finite, or ``y`` is constant and no range is given.
     """
     check_same_shape(y=y, x=x)
-    if x.ndim == 0 or min(x.shape) < 2 * _RADIUS + 1:
-        raise ValueError(f"x must have at least 11 points along each axis, got shape {x.shape}")
+    check_holds("each axis of x", min(x.shape, default=0), 2 * _RADIUS + 1, "points")
     if data_range is None:
         check_varying(y=y)
         data_range = jnp.max(y) - jnp.min(y)
-    elif concrete(data_range) and not data_range > 0:
-        raise ValueError(f"data_range must be positive, got {data_range}")
-    for name, field in (("x", x), ("y", y)):
-        if concrete(field) and not np.isfinite(np.asarray(field)).all():
-            raise ValueError(f"{name} must be finite, got NaN or infinity")
+    elif concrete(data_range):
+        check_within("(0, inf)", data_range=data_range)
+    check_none_lost(x=x, y=y)
     x, y = as_float("x", x), as_float("y", y)
     c1, c2 = ((k * jnp.asarray(data_range, y.dtype)) ** 2 for k in (0.01, 0.03))
     # Moments about the fields' own means, so that a large offset does not cost digits.
@@ -160,8 +164,7 @@ def lpips(
         finite or beyond [-1, 1].
     """
     check_same_shape(y=y, x=x)
-    if min(x.shape[:2]) < 32:
-        raise ValueError(f"x must have at least 32 pixels a side, got shape {x.shape}")
+    check_holds("each side of x", min(x.shape[:2]), 32, "pixels")
     for name, picture in (("x", x), ("y", y)):
         if concrete(picture) and not (np.abs(np.asarray(picture)) <= 1).all():
             raise ValueError(f"{name} must be finite and lie in [-1, 1]: scale its colours")

@@ -18,10 +18,10 @@ from smdp_jax.evaluate.arrays import (
     AnyState,
     Number,
     as_float,
-    check_pair,
+    as_pair,
     check_same_shape,
 )
-from smdp_jax.values import concrete
+from smdp_jax.values import check_holds, check_shape, check_within, concrete
 
 
 class HitShares(NamedTuple):
@@ -59,11 +59,9 @@ def hit_shares(x0: Real[AnyArray, "*_paths"], tolerance: float = 0.1) -> HitShar
     ValueError
         If the tolerance is outside (0, 1] (beyond 1 a path could hit both), or there is no path.
     """
-    if not 0 < tolerance <= 1:
-        raise ValueError(f"tolerance must lie in (0, 1], got {tolerance}")
+    check_within("(0, 1]", tolerance=tolerance)
     x0 = as_float("x0", x0)
-    if x0.size == 0:
-        raise ValueError(f"x0 must hold at least one path, got shape {x0.shape}")
+    check_holds("x0", x0.size, 1, "path")
     return HitShares(
         plus=jnp.mean(jnp.abs(x0 - 1) < tolerance, dtype=x0.dtype),
         minus=jnp.mean(jnp.abs(x0 + 1) < tolerance, dtype=x0.dtype),
@@ -125,20 +123,15 @@ def weighted_score_error(
     check_same_shape(reference_score=reference_score, score=score)
     score = as_float("score", score)
     reference_score = as_float("reference_score", reference_score)
-    if score.ndim == 0:
-        raise ValueError("score must have shape (points, *state), got a scalar")
+    check_holds("score", score.ndim, 1, "axis, (points, *state)")
     if weights is None:
         return relative_error(score, reference_score)
-    if weights.shape != score.shape[:1]:
-        raise ValueError(
-            f"weights must have shape {score.shape[:1]}, one per point, got {weights.shape}"
-        )
+    check_shape("weights", weights, score.shape[:1], ", one per point")
     weights = as_float("weights", weights)
     seen = np.asarray(weights) if concrete(weights) else np.zeros(1)
     if not (np.isfinite(seen) & (seen >= 0)).all():
-        raise ValueError(
-            f"weights must be finite and not negative, got {seen.min()} to {seen.max()}"
-        )
+        got = f"{seen.min()} to {seen.max()}"
+        raise ValueError(f"weights must be finite and not negative, got {got}")
     root = jnp.sqrt(weights).reshape(-1, *(1,) * (score.ndim - 1))
     # A grid reaches where the density is 0 and the reference overflows: such points do not count.
     counted = root != 0
@@ -166,7 +159,7 @@ def mse(estimate: AnyState, truth: AnyState) -> Number:
         If the shapes differ, or an entry is not finite (`ensemble_mse` takes such ones; under jit
         the result is nan).
     """
-    estimate, truth = check_pair(estimate, truth)
+    estimate, truth = as_pair(estimate, truth)
     return jnp.mean(jnp.square(estimate - truth))
 
 
@@ -218,8 +211,7 @@ def ensemble_mse(
         If the shapes do not fit, or there is nothing to average.
     """
     found, true = np.asarray(estimates, np.float64), np.asarray(truth, np.float64)
-    if found.size == 0:
-        raise ValueError(f"estimates must hold at least one, got shape {found.shape}")
+    check_holds("estimates", found.size, 1, "number")
     one_each = found if found.ndim == true.ndim else found[:, 0]
     check_same_shape(estimates=one_each, truth=true)
     square = np.square(found - (true if true.ndim == found.ndim else true[:, None]))
@@ -266,12 +258,9 @@ def relative_error(estimate: AnyState, truth: AnyState) -> Number:
         If the shapes differ, an entry is not finite, or ``truth`` is 0 everywhere (seen outside
         jit only; under jit the result is nan).
     """
-    estimate, truth = check_pair(estimate, truth)
+    estimate, truth = as_pair(estimate, truth)
     if concrete(truth) and not np.any(np.asarray(truth)):
-        raise ValueError(
-            "truth must not be 0 everywhere: there is nothing to be relative to, "
-            f"got shape {truth.shape} of zeros"
-        )
+        raise ValueError("truth must not be 0 everywhere, to be relative to, got only zeros")
     # Scaled by the largest entry, so that the squares of large scores do not overflow float32.
     scale = jax.lax.stop_gradient(jnp.max(jnp.abs(truth)))
     error = jnp.sum(jnp.square((estimate - truth) / scale))
@@ -309,11 +298,9 @@ def reached_times(
     ts, paths, limits = (
         as_float(name, x) for name, x in (("ts", ts), ("paths", paths), ("limits", limits))
     )
-    if not ts.shape == limits.shape == paths.shape[-2:-1]:
-        raise ValueError(
-            "ts, limits and the second last axis of paths must have the same length, got "
-            f"{ts.shape}, {limits.shape} and {paths.shape}"
-        )
+    check_same_shape(ts=ts, limits=limits)
+    want = (*paths.shape[:-2], *ts.shape)
+    check_shape("paths without points", paths[..., 0], want, ", one entry per time of ts")
     # NaN compares false: outside.
     limits = limits.reshape((1,) * (paths.ndim - 2) + limits.shape)
     inside = jnp.max(jnp.abs(paths), axis=-1) <= limits

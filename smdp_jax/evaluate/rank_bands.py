@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import bdtr, bdtrc
 
+from smdp_jax.values import check_positive, check_within
+
 
 class RankBand(NamedTuple):
     """Band for the cumulative shares of uniform ranks.
@@ -47,11 +49,8 @@ def rank_band(num_cases: int, num_draws: int, *, level: float = 0.95) -> RankBan
     ValueError
         If a number is not positive, or ``level`` not in (0, 1).
     """
-    if num_cases < 1 or num_draws < 1 or not 0 < level < 1:
-        raise ValueError(
-            "num_cases and num_draws must be at least 1 and level lie in (0, 1), got "
-            f"{num_cases}, {num_draws}, {level}"
-        )
+    check_positive(num_cases=num_cases, num_draws=num_draws)
+    check_within("(0, 1)", level=level)
     expected = np.arange(1, num_draws + 1) / (num_draws + 1)
     counts, share = np.arange(num_cases + 1), expected[:, None]
     below = bdtr(counts, num_cases, share)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from smdp_jax.evaluate import _html_parts as parts
 from smdp_jax.evaluate._html_parts import SavesFigure, figure_png
 from smdp_jax.files import write_atomically
+from smdp_jax.values import check_choice, check_within
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,13 @@ class Metric:
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
-        if self.bound not in ("at least", "at most", None):
-            raise ValueError(f'bound must be "at least", "at most" or None, got {self.bound!r}')
+        check_choice("bound", self.bound, "at least", "at most", None)
         judged = self.bound is not None, self.tolerance is not None
         if all(judged) or (any(judged) and self.target is None):
-            raise ValueError(
-                "Metric must have a target to be judged by, and either a bound or a tolerance, got "
-                f"target={self.target!r}, bound={self.bound!r}, tolerance={self.tolerance!r}"
-            )
-        if self.tolerance is not None and not self.tolerance >= 0:
-            raise ValueError(f"tolerance must be at least 0, got {self.tolerance}")
+            said = "Metric must have a target to be judged by, and either a bound or a tolerance"
+            got = f"target={self.target!r}, bound={self.bound!r}, tolerance={self.tolerance!r}"
+            raise ValueError(f"{said}, got {got}")
+        check_within("[0, inf]", tolerance=self.tolerance)
 
     @property
     def wanted(self) -> str:

@@ -15,12 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from smdp_jax.evaluate.arrays import AnyArray, check_cases, check_varying
+from smdp_jax.evaluate.arrays import AnyArray, as_cases, check_varying
 from smdp_jax.evaluate.calibration import sbc_ranks, tarp_ranks, uniformity_test
 from smdp_jax.evaluate.ensembles import crps_ensemble, energy_score, spread_skill
 from smdp_jax.evaluate.observables import Observables, default_observables
 from smdp_jax.evaluate.two_sample import FEWEST, TwoSample, c2st
-from smdp_jax.values import check_key, check_positive
+from smdp_jax.values import (
+    check_choice,
+    check_holds,
+    check_key,
+    check_kind,
+    check_positive,
+    check_shape,
+)
 
 
 def sides(x: Any) -> Mapping[str, Array]:
@@ -109,19 +116,13 @@ def write_tasks(
 def _check_task(name: str, arrays: Mapping[str, Any], look: str) -> None:
     if missing := sorted(set(_ARRAYS) - set(arrays)):
         raise ValueError(f"task {name} must hold {', '.join(missing)}, got {sorted(arrays)}")
-    if look not in LOOKS:
-        raise ValueError(f"looks of {name} must be one of {sorted(LOOKS)}, got {look!r}")
+    check_choice(f"looks of {name}", look, *LOOKS)
     truths, ends, reference = (arrays[key] for key in _ARRAYS)
-    check_cases(truths, reference)
+    as_cases(truths, reference)
     if len(ends) != len(truths):
-        raise ValueError(
-            f"ends of {name} must hold as many cases as truths, {len(truths)}, got {len(ends)}"
-        )
-    if len(truths) < FEWEST or reference.shape[1] < 2:
-        raise ValueError(
-            f"task {name} must hold at least {FEWEST} cases with 2 draws each, so that a sampler "
-            f"can be told from another, got {len(truths)} with {reference.shape[1]}"
-        )
+        raise ValueError(f"ends of {name} must hold {len(truths)} cases, got {len(ends)}")
+    check_holds(f"task {name}", len(truths), FEWEST, "cases, to tell samplers apart")
+    check_holds(f"reference of {name}", reference.shape[1], 2, "draws per case")
     check_varying(truths=truths, ends=ends)
 
 
@@ -151,8 +152,7 @@ def _read(path: str | Path, task: str) -> tuple[dict[str, np.ndarray], str]:
     import zarr
 
     root = zarr.open_group(str(path), mode="r")
-    if task not in root:
-        raise ValueError(f"task must be one of {sorted(root.group_keys())}, got {task!r}")
+    check_choice("task", task, *root.group_keys())
     found = {}
     for key in _ARRAYS:
         stored: Any = root[f"{task}/{key}"]
@@ -205,12 +205,8 @@ def score_sampler(
     stored, looks = _read(path, task)
     samples = sampler(stored["ends"], num_samples, k_draw)
     wanted = (len(stored["truths"]), num_samples, *stored["truths"].shape[1:])
-    if not hasattr(samples, "shape"):
-        raise TypeError(f"sampler must return an array {wanted}, got {type(samples).__name__}")
-    if samples.shape != wanted:
-        raise ValueError(
-            f"sampler must return (cases, num_samples, *state) = {wanted}, got {samples.shape}"
-        )
+    check_kind("sampler", samples, "a function that returns an array", "shape")
+    check_shape("what sampler returns", samples, wanted, ", (cases, num_samples, *state)")
     return judge(samples, **stored, key=k_judge, observables=observables or LOOKS[looks])
 
 
@@ -224,8 +220,8 @@ def judge(
     observables: Observables = default_observables,
 ) -> SamplerScore:
     """Compare samples (cases, draws, *state) with truths and with exact draws."""
-    truths, samples = check_cases(truths, samples)
-    _, reference = check_cases(truths, reference)
+    truths, samples = as_cases(truths, samples)
+    _, reference = as_cases(truths, reference)
     k_sbc, k_tarp, k_told = jax.random.split(key, 3)
 
     def mean_of(score: Callable) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from smdp_jax.evaluate.arrays import (
     check_same_shape,
     check_varying,
 )
+from smdp_jax.values import check_holds, check_positive, check_within
 
 
 def shell_indices(shape: tuple[int, ...]) -> np.ndarray:
@@ -45,18 +46,11 @@ def shell_indices(shape: tuple[int, ...]) -> np.ndarray:
 
 def _shells(field: AnyArray, kmax: int | None) -> tuple[np.ndarray, int]:
     """Shell of every entry, with those beyond kmax in an extra last one; and kmax itself."""
-    if field.ndim == 0 or 0 in field.shape:
-        raise ValueError(
-            f"field must have at least one axis and one point, got shape {field.shape}"
-        )
+    check_holds("field", field.size if field.ndim else 0, 1, "point along an axis or more")
     indices = shell_indices(field.shape)
     if kmax is None:
         kmax = min(field.shape) // 2
-    if not 0 <= kmax <= indices.max():
-        raise ValueError(
-            f"kmax must lie between 0 and {indices.max()}, the last shell of a grid of shape "
-            f"{field.shape}, got {kmax}"
-        )
+    check_within(f"[0, {indices.max()}]", kmax=kmax)  # shells of the grid
     return np.minimum(indices, kmax + 1).ravel(), kmax
 
 
@@ -161,8 +155,7 @@ def published_spectral_error(x: Grid, y: Grid, kmax: int = 10) -> Number:
 def _log_distance(x: AnyArray, y: AnyArray, kmax: int, size: Callable) -> Number:
     """Mean absolute difference of the logarithms of two radial spectra; factors cancel."""
     check_same_shape(x=x, y=y)
-    if kmax < 1:
-        raise ValueError(f"kmax must be at least 1, got {kmax}")
+    check_positive(kmax=kmax)
     check_varying(x=x, y=y)
     logs = [jnp.log(_radial_mean(field, kmax, size)[1:]) for field in (x, y)]
     return jnp.mean(jnp.abs(logs[0] - logs[1]))

@@ -15,8 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Real
 
-from smdp_jax.evaluate.arrays import AnyArray, as_float
-from smdp_jax.values import check_positive, concrete
+from smdp_jax.evaluate.arrays import AnyArray, as_float, check_none_lost, check_same_shape
+from smdp_jax.values import (
+    check_holds,
+    check_positive,
+    check_within,
+    concrete,
+)
 
 FEWEST = 50
 """Draws of each kind below which the null band is as wide as what should be told."""
@@ -82,27 +87,14 @@ def c2st(
 def _check(
     samples: AnyArray, reference: AnyArray, folds: int, permutations: int, level: float
 ) -> None:
-    if samples.ndim == 0 or samples.shape != reference.shape:
-        raise ValueError(
-            "samples and reference must have one shape (draws, *state), so that chance is 1/2, got "
-            f"{samples.shape} and {reference.shape}"
-        )
-    if samples.shape[0] < FEWEST:
-        raise ValueError(
-            f"samples must hold at least {FEWEST} draws, got {samples.shape[0]}: with fewer, "
-            "chance alone moves the accuracy by more than 0.1"
-        )
+    check_holds("samples", samples.shape[0] if samples.ndim else 0, FEWEST, "draws")
+    check_same_shape(samples=samples, reference=reference)  # so that chance is 1/2
     check_positive(least=2, folds=folds)
     check_positive(least=19, permutations=permutations)
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
-    seen = {"samples": samples, "reference": reference}
-    for name, draws in seen.items():
-        if concrete(draws) and not (finite := np.isfinite(np.asarray(draws))).all():
-            lost = int((~finite.reshape(len(draws), -1).all(axis=1)).sum())
-            raise ValueError(f"{name} must be finite, got {lost} lost of {len(draws)} draws")
-    if all(map(concrete, seen.values())):
-        rows = np.concatenate([np.asarray(v).reshape(len(v), -1) for v in seen.values()])
+    check_within("(0, 1)", level=level)
+    check_none_lost(samples=samples, reference=reference)
+    if concrete(samples, reference):
+        rows = np.concatenate([np.asarray(v).reshape(len(v), -1) for v in (samples, reference)])
         if (rows == rows[:1]).all():
             raise ValueError("samples and reference must vary, got one state in all draws")
 

@@ -96,7 +96,7 @@ def test_films_are_played_back(tmp_path, monkeypatch):
         ({"ts": TIMES[:3]}, r"truth must have shape \(3, 8, 6\)"),
         ({"paths": MOVING[0]}, "paths must have 3 or 4 axes"),
         ({"paths": {"u": MOVING[None]}}, r"one array, such as past.samples\['u'\], got a dict of"),
-        ({"format": "AVI"}, "format must be 'PNG', 'GIF' or 'MP4', got 'AVI'"),
+        ({"format": "AVI"}, "format must be one of .*'MP4'.*, got 'AVI'"),
     ],
 )
 @pytest.mark.usefixtures("untyped")
@@ -109,8 +109,8 @@ def test_paths_that_do_not_fit(changes, message):
 @pytest.mark.parametrize(
     ("times", "fields", "message"),
     [
-        ([], {"x": MOVING}, "times must not be empty"),
-        (TIMES, {}, "one field"),
+        ([], {"x": MOVING}, "times must hold at least 1 number, got 0"),
+        (TIMES, {}, "at least 1 field"),
         (TIMES[:3], {"x": MOVING}, r"x must have shape \(3, 8, 6\), got \(5, 8, 6\)"),
         (TIMES, {"x": MOVING, "y": MOVING[:, :4]}, r"y must have shape \(5, 8, 6\)"),
     ],

@@ -141,7 +141,7 @@ def test_bad_inputs() -> None:
     for score in (evaluate.crps_ensemble, evaluate.energy_score):
         with pytest.raises(ValueError, match=r"samples must have shape"):
             score(samples, jnp.ones(4))
-        with pytest.raises(ValueError, match="at least one member"):
+        with pytest.raises(ValueError, match="samples must hold at least 1 draw"):
             score(samples[:0], truth)
         with pytest.raises(ValueError, match="at least 2 members"):
             score(samples[:1], truth)

@@ -47,7 +47,7 @@ def test_ssim_bad_inputs():
         evaluate.ssim(ones, ones[:11])
     with pytest.raises(ValueError, match="at least 11 points"):
         evaluate.ssim(ones[:10], ones[:10])
-    with pytest.raises(ValueError, match="data_range must be positive, got 0"):
+    with pytest.raises(ValueError, match="data_range must be finite and positive, got 0"):
         evaluate.ssim(ones, ones, data_range=0.0)
     with pytest.raises(ValueError, match="x must be finite"):
         evaluate.ssim(ones.at[3, 4].set(jnp.nan), ones, data_range=1.0)

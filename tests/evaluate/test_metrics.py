@@ -29,7 +29,7 @@ def test_hit_metric_rejects_tolerance(tolerance: float) -> None:
 
 
 def test_hit_metric_rejects_no_paths() -> None:
-    with pytest.raises(ValueError, match="at least one path"):
+    with pytest.raises(ValueError, match="at least 1 path"):
         evaluate.hit_shares(jnp.ones((0, 1)))
 
 
@@ -162,5 +162,5 @@ def test_nothing_to_be_relative_to() -> None:
     for weight in (np.nan, np.inf):
         with pytest.raises(ValueError, match="weights must be finite and not negative"):
             evaluate.weighted_score_error(zeros + 1, zeros + 1, jnp.array([1.0, weight, 1.0, 1.0]))
-    with pytest.raises(ValueError, match="estimates must hold at least one"):
+    with pytest.raises(ValueError, match="estimates must hold at least 1"):
         evaluate.ensemble_mse(np.ones((3, 0, 2)), np.ones((3, 2)))

@@ -257,21 +257,24 @@ def test_jax_arrays_are_welcome() -> None:
         (lambda: plots.trajectories(TS, PATHS[:, 1:], PATHS), "forward must have shape"),
         (lambda: plots.trajectories(TS, PATHS, PATHS, max_paths=0), "max_paths"),
         (lambda: plots.trajectories(TS, PATHS[0], PATHS), "forward must have 2 axes"),
-        (lambda: plots.posterior_histogram(XS * np.nan, XS, XS), "no sample is finite"),
+        (lambda: plots.posterior_histogram(XS * np.nan, XS, XS), "at least 1 finite one"),
         (lambda: plots.posterior_probability(XS, XS, TS), "exact_probability must have shape"),
         (lambda: plots.training_curve({"validation_loss": LOSS}), 'history needs "loss"'),
         (lambda: plots.training_curve({"loss": LOSS, "step": TS}), "step must have shape"),
         (lambda: plots.histograms({}), "at least one draw"),
-        (lambda: plots.histograms(np.full((5, 2), np.nan)), "finite draws, got none of x\\[0\\]"),
+        (
+            lambda: plots.histograms(np.full((5, 2), np.nan)),
+            "at least 1 finite draw",
+        ),
         (lambda: plots.histograms(STATES, {"wind": np.array(1.0)}), "truth must be one state like"),
         (lambda: plots.pair_plot(STATES, entries=[3]), "entries must be indices below 3"),
-        (lambda: plots.step_miss(TS, {}), "at least one array"),
+        (lambda: plots.step_miss(TS, {}), "at least 1 array"),
         (lambda: plots.step_miss(TS, {"low": XS}), "low must have shape"),
         (
             lambda: plots.field_panel(*FIELDS[:2], FIELDS, FIELDS[0, :3], FIELDS[0]),
             "mean of samples must have shape",
         ),
-        (lambda: plots.power_spectra(KS, {}), "at least one spectrum"),
+        (lambda: plots.power_spectra(KS, {}), "at least 1 spectrum"),
         (lambda: plots.particles(TS, XS, TS[1:], *PADDED, num_particles=9), "ess must have shape"),
         (lambda: plots.particles(TS, TS, TS, *PADDED, num_particles=9), "resampled must have"),
         (lambda: plots.particles(TS, TS, TS[1:], *PADDED, num_particles=0), "at least 1, got 0"),
@@ -280,8 +283,8 @@ def test_jax_arrays_are_welcome() -> None:
             "readings must have shape",
         ),
         (lambda: plots.coverage_curve(LEVELS, {"SDE": TS}), "SDE must have shape"),
-        (lambda: plots.rank_histogram(np.array([41]), 39), r"ranks must lie in 0 \.\.\. 39"),
-        (lambda: plots.rank_histogram(np.array([1]), 39, bins=50), "bins must lie"),
+        (lambda: plots.rank_histogram(np.array([41]), 39), r"ranks must be in \[0, 39\], got 41"),
+        (lambda: plots.rank_histogram(np.array([1]), 39, bins=50), "bins must be in"),
     ],
 )
 def test_bad_inputs(call, message: str) -> None:
@@ -296,7 +299,7 @@ def test_evidence_of_a_conditioned_posterior(figures: dict[str, Figure]) -> None
         temperatures=PADDED[0], acceptance=PADDED[1], step_sizes=PADDED[2],
     )  # fmt: skip
     past = Conditioned(np.zeros((100, 1)), np.full(100, -np.log(100)), -12.3, 0.12, info)
-    with pytest.raises(TypeError, match="must be what condition returns, got a Posterior"):
+    with pytest.raises(TypeError, match="must be what condition returns, got Posterior"):
         plots.evidence_panel(PAST)
     shown = plots.evidence_panel(past)
     for a, b in zip(shown.axes, figures["particles"].axes, strict=True):

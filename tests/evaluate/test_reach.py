@@ -33,5 +33,5 @@ def test_time_of_the_last_state_before_the_first_excursion_backward():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="same length"):
+    with pytest.raises(ValueError, match="one entry per time of ts"):
         reached_times(TS, path(1.0, 1.0), LIMITS)

@@ -110,7 +110,7 @@ def test_spectra_under_jit_and_grad(spectrum) -> None:
 
 def test_bad_inputs() -> None:
     field = jnp.ones((8, 8))
-    with pytest.raises(ValueError, match="kmax must lie between 0 and 6"):
+    with pytest.raises(ValueError, match=r"kmax must be in \[0, 6\], got 7"):
         evaluate.power_spectrum(field, 7)
     with pytest.raises(ValueError, match="got 0"):
         evaluate.spectral_error(field, field, kmax=0)
@@ -122,5 +122,5 @@ def test_bad_inputs() -> None:
             error(wave, field, 3)
         with pytest.raises(ValueError, match="x must be finite, got 1 lost of 64"):
             error(wave.at[2, 3].set(jnp.nan), wave, 3)
-    with pytest.raises(ValueError, match="at least one axis"):
+    with pytest.raises(ValueError, match="along an axis or more, got 0"):
         evaluate.amplitude_spectrum(jnp.ones(()))

@@ -337,7 +337,7 @@ def test_state_that_does_not_fit(make: Any, shapes: Any, message: str) -> None:
 @every_network
 def test_bad_times_and_dtypes(case: Case) -> None:
     init, x = case.make().init, state(case.shapes)
-    with pytest.raises(ValueError, match="a scalar .*, got"):
+    with pytest.raises(ValueError, match=r"a scalar .*, got"):
         jax.eval_shape(init, jax.random.key(0), jnp.zeros(3), x, None)
     whole = jax.tree.map(lambda leaf: leaf.astype(int), x)
     with pytest.raises(TypeError, match="floating point, got int"):

@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from smdp_jax.evaluate.arrays import AnyArray
+from smdp_jax.values import check_holds, check_shape
 
 INK = "#1b1f24"
 """Text, axes, and whatever is exact or true."""
@@ -206,18 +207,11 @@ def array(
     if value.ndim not in allowed:
         wanted = " or ".join(str(number) for number in allowed)
         raise ValueError(f"{name} must have {wanted} axes, got shape {value.shape}")
-    if value.size == 0:
-        raise ValueError(f"{name} must not be empty, got shape {value.shape}")
+    check_holds(name, value.size, 1, "number")
     if shape:
         pairs = zip(shape, value.shape, strict=True)
-        same_shape(name, value, tuple(has if wants is None else wants for wants, has in pairs))
+        check_shape(name, value, tuple(has if wants is None else wants for wants, has in pairs))
     return value
-
-
-def same_shape(name: str, value: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Check a shape."""
-    if value.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {value.shape}")
 
 
 def robust_limit(*arrays: np.ndarray, percent: float) -> float:

@@ -16,6 +16,7 @@ from PIL import Image
 from smdp_jax.evaluate.plots import _style as style
 from smdp_jax.evaluate.plots._style import ArrayND
 from smdp_jax.evaluate.plots.pairs import samples_of
+from smdp_jax.values import check_choice, check_holds, check_shape
 
 
 def field_animation(
@@ -137,13 +138,11 @@ def posterior_animation(
     ts = style.array("ts", np.asarray(ts), 1)
     states = samples_of(paths)
     if isinstance(states, Mapping):
-        raise ValueError(
-            f"paths must be one array, such as past.samples[{next(iter(states))!r}], got a dict of "
-            f"{list(states)}"
-        )
+        said = f"paths must be one array, such as past.samples[{next(iter(states))!r}]"
+        raise ValueError(f"{said}, got a dict of {list(states)}")
     many = style.array("paths", states, (3, 4))
     truth = style.array("truth", truth, many.ndim - 1, (len(ts), *many.shape[2:]))
-    style.same_shape("paths", many, (len(many), *truth.shape))
+    check_shape("paths", many, (len(many), *truth.shape))
     if many.ndim == 4:
         shown = {f"sample {i + 1}": path[::-1] for i, path in enumerate(many[:3])}
         fields = {"end state": truth[-1], **shown, "truth": truth[::-1]}
@@ -183,8 +182,7 @@ def _film(
     format: str = "PNG",
 ) -> bytes:
     """Draw some of the times, and put them one after the other, the last one for longer."""
-    if format not in ("PNG", "GIF", "MP4"):
-        raise ValueError(f"format must be 'PNG', 'GIF' or 'MP4', got {format!r}")
+    check_choice("format", format, "PNG", "GIF", "MP4")
     ffmpeg = _encoder() if format == "MP4" else None
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
@@ -232,12 +230,11 @@ def _mp4(ffmpeg: str, pictures: list[Image.Image], frame_seconds: float) -> byte
 
 
 def _as_frames(times: np.ndarray, fields: Mapping[str, ArrayND]) -> dict[str, np.ndarray]:
-    if not fields:
-        raise ValueError("field_animation needs at least one field")
+    check_holds("fields", len(fields), 1, "field")
     shown = {name: style.array(name, values, (2, 3)) for name, values in fields.items()}
     shape = (len(times), *next(iter(shown.values())).shape[-2:])
     for name, values in shown.items():
         frames = values if values.ndim == 3 else np.broadcast_to(values, shape)
-        style.same_shape(name, frames, shape)
+        check_shape(name, frames, shape)
         shown[name] = frames
     return shown

@@ -11,6 +11,7 @@ from smdp_jax.evaluate.calibration import expected_coverage
 from smdp_jax.evaluate.plots import _style as style
 from smdp_jax.evaluate.plots._style import ArrayND
 from smdp_jax.evaluate.rank_bands import rank_band
+from smdp_jax.values import check_holds, check_within
 
 
 @style.styled
@@ -38,8 +39,7 @@ def coverage_curve(
         If the shapes do not belong together, or there is nothing to draw.
     """
     levels = style.array("levels", levels, 1)
-    if not coverage:
-        raise ValueError("coverage must hold at least one array, got an empty mapping")
+    check_holds("coverage", len(coverage), 1, "array")
     figure = style.new_figure(4.4, 4.2)
     axes = figure.subplots()
     if num_cases is not None:
@@ -78,11 +78,11 @@ def rank_histogram(ranks: ArrayND, num_draws: int, *, bins: int | None = None) -
         If there is no rank, one is out of range, or ``bins`` is.
     """
     values = np.ravel(np.asarray(ranks))
-    if values.size == 0 or values.min() < 0 or values.max() > num_draws:
-        raise ValueError(f"ranks must lie in 0 ... {num_draws} and not be empty, got {values}")
+    check_holds("ranks", values.size, 1, "rank")
+    check_within(f"[0, {num_draws}]", ranks=values.min())
+    check_within(f"[0, {num_draws}]", ranks=values.max())
     bins = min(num_draws + 1, 20) if bins is None else bins
-    if not 1 <= bins <= num_draws + 1:
-        raise ValueError(f"bins must lie between 1 and num_draws + 1 = {num_draws + 1}, got {bins}")
+    check_within(f"[1, {num_draws + 1}]", bins=bins)
     edges = np.ceil(np.arange(bins + 1) * (num_draws + 1) / bins)
     share = np.diff(edges) / (num_draws + 1)
     counts = np.histogram(values, edges - 0.5)[0]

@@ -10,6 +10,7 @@ from matplotlib.image import AxesImage
 
 from smdp_jax.evaluate.plots import _style as style
 from smdp_jax.evaluate.plots._style import ArrayND
+from smdp_jax.values import check_holds, check_positive, check_shape
 
 
 def _image(axes: Axes, field: np.ndarray, title: str, **scale: Any) -> AxesImage:
@@ -60,8 +61,7 @@ def field_panel(
     ValueError
         If the shapes do not belong together or ``max_samples`` is not positive.
     """
-    if max_samples < 1:
-        raise ValueError(f"max_samples must be at least 1, got {max_samples}")
+    check_positive(max_samples=max_samples)
     truth = style.array("truth", truth, 2)
     samples = style.array("samples", samples, 3, (None, *truth.shape))[:max_samples]
     top = [(truth, "True initial state"), (np.asarray(end_state), "Observed end state")]
@@ -73,7 +73,7 @@ def field_panel(
     if exact_std is not None:
         spreads.append((np.asarray(exact_std), "Exact std"))
     for values, title in (*top, *means, *spreads):
-        style.same_shape(title.lower(), values, truth.shape)
+        check_shape(title.lower(), values, truth.shape)
     means.append((np.asarray(mean) - truth, "Mean − true"))
     limit = style.robust_limit(*(values for values, _ in top + means), percent=99.8)
     largest = style.robust_limit(*(values for values, _ in spreads), percent=99.8)
@@ -154,15 +154,15 @@ def power_spectra(
         If the shapes do not belong together, or there is nothing to draw.
     """
     ks = style.array("wavenumbers", wavenumbers, 1)
-    if not spectra or not np.any(ks > 0):
-        raise ValueError("power_spectra needs at least one spectrum and one positive wavenumber")
+    check_holds("spectra", len(spectra), 1, "spectrum")
+    check_holds("ks", int(np.sum(ks > 0)), 1, "positive wavenumber")
     shown = ks > 0
     figure = style.new_figure(5.6, 3.8)
     axes = figure.subplots()
     others = [name for name in spectra if name != truth]
     for name, given in spectra.items():
         values = style.array(name, given, (1, 2))
-        style.same_shape(name, values, (*values.shape[:-1], ks.size))
+        check_shape(name, values, (*values.shape[:-1], ks.size))
         cycle = others.index(name) % len(style.SERIES) if name in others else 0
         color = style.SERIES[cycle] if name in others else style.EXACT
         dash = style.DASHES[(cycle + 1) % len(style.DASHES)] if name in others else "-"

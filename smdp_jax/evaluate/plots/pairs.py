@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from smdp_jax.evaluate.arrays import by_name
 from smdp_jax.evaluate.plots import _style as style
+from smdp_jax.values import check_holds
 
 _SHARES = (0.5, 0.9)
 
@@ -142,8 +143,7 @@ def _label(axes: Axes, row: int, column: int, count: int, across: str, below: st
 
 def _finite(name: str, values: np.ndarray) -> np.ndarray:
     finite = values[np.isfinite(values)]
-    if not finite.size:
-        raise ValueError(f"samples must have finite draws, got none of {name}")
+    check_holds(f"samples of {name}", finite.size, 1, "finite draw")
     return finite
 
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from smdp_jax.evaluate.plots import _style as style
 from smdp_jax.evaluate.plots._style import ArrayND
+from smdp_jax.values import check_kind, check_positive
 
 
 @style.styled
@@ -53,8 +54,7 @@ def particles(
     ValueError
         If the shapes do not belong together, or ``num_particles`` is not positive.
     """
-    if num_particles < 1:
-        raise ValueError(f"num_particles must be at least 1, got {num_particles}")
+    check_positive(num_particles=num_particles)
     ts = style.array("ts", ts, 1)
     ess = style.array("ess", ess, 1, ts.shape)
     resampled = style.array("resampled", resampled, 1, (ts.size - 1,)) > 0
@@ -98,8 +98,7 @@ def evidence_panel(past: Any, *, time_unit: str = "") -> Figure:
     TypeError
         If it is another posterior, which has no evidence.
     """
-    if not hasattr(past, "log_evidence") or not hasattr(past, "info"):
-        raise TypeError(f"past must be what condition returns, got a {type(past).__name__}")
+    check_kind("past", past, "what condition returns", "log_evidence", "info")
     names = ("ts", "ess", "resampled", "temperatures", "acceptance", "step_sizes")
     given: Any = [getattr(past.info, name) for name in names]
     told = {n: float(getattr(past, n)) for n in ("log_evidence", "log_evidence_error")}

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from smdp_jax.evaluate.plots import _style as style
 from smdp_jax.evaluate.plots._style import ArrayND
+from smdp_jax.values import check_shape
 
 
 @style.styled
@@ -44,7 +45,7 @@ def profiles(
     samples = style.array("samples", samples, 2)
     sample_ends = style.array("sample_ends", sample_ends, 2, samples.shape)
     for name, values in (("truth", truth), ("end_state", end_state), ("samples", samples[0])):
-        style.same_shape(name, np.asarray(values), points.shape)
+        check_shape(name, np.asarray(values), points.shape)
     figure = style.new_figure(9.0, 3.3)
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, many, exact, title in (

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from smdp_jax.evaluate.plots import _style as style
 from smdp_jax.evaluate.plots._style import ArrayND
+from smdp_jax.values import check_holds, check_positive
 
 
 def _mass_outline(density: np.ndarray) -> np.ndarray:
@@ -140,8 +141,7 @@ def trajectories(
     ValueError
         If the shapes do not belong together or ``max_paths`` is not positive.
     """
-    if max_paths < 1:
-        raise ValueError(f"max_paths must be at least 1, got {max_paths}")
+    check_positive(max_paths=max_paths)
     ts = style.array("ts", ts, 1)
     named = {"forward": forward, "backward": backward} | ({} if flow is None else {"flow": flow})
     paths = {
@@ -195,8 +195,7 @@ def posterior_histogram(
     exact = style.array("exact_density", exact_density, 1, grid.shape)
     values = np.ravel(np.asarray(samples, np.float64))
     finite = values[np.isfinite(values)]
-    if finite.size == 0:
-        raise ValueError(f"no sample is finite, got {values.size} samples")
+    check_holds("samples", finite.size, 1, "finite one")
     edges = np.linspace(grid[0], grid[-1], bins + 1)
     heights = np.histogram(finite, edges)[0] / (values.size * np.diff(edges))
     figure = style.new_figure(5.6, 3.4)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from smdp_jax.evaluate.plots import _style as style
 from smdp_jax.evaluate.plots._style import ArrayND
+from smdp_jax.values import check_holds
 
 
 def _smoothed(values: np.ndarray, width: int) -> np.ndarray:
@@ -143,8 +144,7 @@ def step_miss(ts: ArrayND, miss: ArrayND | Mapping[str, ArrayND], *, time_unit: 
     """
     ts = style.array("ts", ts, 1)
     series = miss if isinstance(miss, Mapping) else {"": miss}
-    if not series:
-        raise ValueError("miss must hold at least one array, got an empty mapping")
+    check_holds("miss", len(series), 1, "array")
     figure = style.new_figure(6.0, 3.4)
     axes = figure.subplots()
     for index, (name, given) in enumerate(series.items()):
