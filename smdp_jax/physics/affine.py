@@ -17,6 +17,7 @@ from smdp_jax.physics.exact.law import TwoStarts, decay, noise_variance
 from smdp_jax.physics.spectral.periodic import check_grid
 from smdp_jax.physics.system import SignedSystem
 from smdp_jax.sde import Args, Scalar
+from smdp_jax.values import check_within
 
 ScalarState = Float[ArrayLike, "1"]
 
@@ -55,8 +56,7 @@ class Affine(TwoStarts, SignedSystem):
     noise: float | int = 0.04
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rate < math.inf:
-            raise ValueError(f"Affine.rate must be finite and not negative, got {self.rate}")
+        check_within("[0, inf)", owner=self, rate=self.rate)
         check_coefficients(self, "noise")
 
     def drift(self, t: Scalar, x: ScalarState, args: Args = None) -> Float[Array, "1"]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.physics.conditions import check_coefficients, check_draws, coefficients
+from smdp_jax.physics.conditions import check_coefficients, check_draws, check_even, coefficients
 from smdp_jax.physics.spectral.exponential import etdrk4, phi_functions
 from smdp_jax.physics.spectral.periodic import angular_wavenumbers, check_grid, dealiased, waves
 from smdp_jax.physics.system import AdvectingSystem, DriftSystem
@@ -67,11 +67,7 @@ class Burgers(AdvectingSystem, DriftSystem):
     def __post_init__(self) -> None:
         names = ("viscosity", "noise", "end_time", "amplitude", "modes", "inner_steps")
         check_coefficients(self, *names)
-        if self.size % 2 or self.size <= 2 * self.modes:
-            raise ValueError(
-                f"Burgers.size must be even and above {2 * self.modes}, twice its modes, "
-                f"got {self.size}"
-            )
+        check_even("Burgers.size", self.size, least=2 * self.modes + 2)
 
     def drift(self, t: Scalar, x: Field, args: Args = None) -> Field:
         """Right-hand side ``-(u^2 / 2)_x + nu u_xx``; ``args`` may hold the viscosity."""

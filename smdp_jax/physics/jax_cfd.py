@@ -25,6 +25,7 @@ from jaxtyping import Array, Complex, Float
 from smdp_jax.physics.conditions import check_even, coefficients
 from smdp_jax.physics.spectral.periodic import check_grid
 from smdp_jax.sde import Args, Drift, Scalar
+from smdp_jax.values import check_within
 
 Field = Float[Array, "size size"]
 Spectrum = Complex[Array, "size half"]
@@ -188,15 +189,10 @@ def finite_volume_drift(
     Kochkov et al. (2021), "Machine learning-accelerated computational fluid dynamics", PNAS 118.
     """
     check_even("size", size)
-    for name, value in (("viscosity", viscosity), ("drag", drag)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be finite and not negative, got {value}")
-    if not math.isfinite(forcing):
-        raise ValueError(f"forcing must be finite, got {forcing}")
-    if forcing != 0 and not 0 < 2 * wavenumber < size:
-        raise ValueError(
-            f"wavenumber must be from 1 to below {size // 2}, half the size, got {wavenumber}"
-        )
+    check_within("[0, inf)", viscosity=viscosity, drag=drag)
+    check_within("(-inf, inf)", forcing=forcing)
+    if forcing:
+        check_within(f"(0, {size / 2})", wavenumber=wavenumber)
     push = forcing * np.sin(2 * math.pi * wavenumber * (np.arange(size) + 0.5) / size)
 
     def drift(t: Scalar, x: Faces, args: Args = None) -> Faces:
@@ -239,8 +235,6 @@ def finite_volume_projection(x: Faces) -> Faces:
 def _check_faces(x: Faces, size: int) -> None:
     if not isinstance(x, Mapping) or set(x) != {"u", "v"}:
         given = sorted(x) if isinstance(x, Mapping) else type(x).__name__
-        raise ValueError(
-            f'the state of finite_volume_drift must be {{"u": ..., "v": ...}}, got {given}'
-        )
+        raise ValueError(f'the state must be a dict {{"u": ..., "v": ...}}, got {given}')
     for name in ("u", "v"):
         check_grid(x[name], (size, size), f'finite_volume_drift, x["{name}"],')

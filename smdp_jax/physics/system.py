@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from smdp_jax.physics.conditions import check_draws
 from smdp_jax.sde import SDE, Args, FlowMap, Scalar, State, negated
 from smdp_jax.solve.integrate import advance
-from smdp_jax.values import warn
+from smdp_jax.values import check_positive, check_within, warn
 
 
 class System(abc.ABC):
@@ -147,9 +147,7 @@ def spin_up(step: FlowMap, xs: State, *, time: float | int, calls: int, args: Ar
     ValueError
         If ``time`` is negative or not finite, or ``calls`` below 1.
     """
-    if not 0 <= time < math.inf or calls < 1:
-        raise ValueError(
-            f"time must be finite and at least 0, calls at least 1, got {time} and {calls}"
-        )
+    check_within("[0, inf)", time=time)
+    check_positive(calls=calls)
     flow, ts = SDE(step=step, diffusion=None), jnp.linspace(0.0, time, calls + 1)
     return jax.vmap(lambda x: advance(flow, x, ts, args=args, save="last")[0])(xs)

@@ -22,6 +22,7 @@ from smdp_jax.physics.spectral.periodic import check_grid, dealiased, squared_wa
 from smdp_jax.physics.spectral.vorticity import stream_function, velocity
 from smdp_jax.physics.system import AdvectingSystem
 from smdp_jax.sde import Args, Scalar
+from smdp_jax.values import check_choice, check_within
 
 Field = Float[Array, "size size"]
 COURANT = 3.0  # (|u| + |v|) k dt; the scheme is stable for advection up to 3.3
@@ -84,21 +85,12 @@ class Turbulence(AdvectingSystem):
         check_even("Turbulence.size", self.size)
         names = ("viscosity", "noise", "end_time", "inner_steps", "forcing_wavenumber")
         check_coefficients(self, *names)
-        if not 0 <= self.drag < math.inf:
-            raise ValueError(f"Turbulence.drag must be finite and not negative, got {self.drag}")
-        if self.forcing not in ("none", "diagonal", "kolmogorov"):
-            raise ValueError(
-                f"Turbulence.forcing must be none, diagonal or kolmogorov, got {self.forcing!r}"
-            )
-        if not math.isfinite(self.forcing_amplitude):
-            raise ValueError(
-                f"Turbulence.forcing_amplitude must be finite, got {self.forcing_amplitude}"
-            )
-        if self.forcing != "none" and 2 * self.forcing_wavenumber >= self.size:
-            raise ValueError(
-                f"Turbulence.forcing_wavenumber must be below {self.size // 2}, half the size, "
-                f"got {self.forcing_wavenumber}"
-            )
+        check_within("[0, inf)", owner=self, drag=self.drag)
+        check_choice("Turbulence.forcing", self.forcing, "none", "diagonal", "kolmogorov")
+        check_within("(-inf, inf)", owner=self, forcing_amplitude=self.forcing_amplitude)
+        if self.forcing != "none":
+            below = f"(0, {self.size / 2})"
+            check_within(below, owner=self, forcing_wavenumber=self.forcing_wavenumber)
 
     @classmethod
     def stationary(cls, **changes: Any) -> "Turbulence":

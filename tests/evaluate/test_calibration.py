@@ -189,9 +189,9 @@ def test_bad_inputs() -> None:
         evaluate.sbc_ranks(truths, samples[:, :0])
     with pytest.raises(ValueError, match="references must have the shape of truths"):
         evaluate.tarp_ranks(truths, samples, key=jax.random.key(0), references=jnp.ones((4, 3)))
-    with pytest.raises(ValueError, match=r"bins must be in \[2, 11\]"):
+    with pytest.raises(ValueError, match=r"bins must be in \[2, 6\], got 7"):
         evaluate.uniformity_test(jnp.zeros(4, jnp.int32), 5, bins=7)
-    with pytest.raises(ValueError, match="at least one case"):
+    with pytest.raises(ValueError, match="at least 1 case"):
         evaluate.uniformity_test(jnp.zeros(0, jnp.int32), 5)
     same = np.ones((40, 3), np.float32)
     with pytest.raises(ValueError, match="truths must differ"):

@@ -220,14 +220,14 @@ def test_prior():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"end_time": 1e-6}, "start_time must be above 0 and below"),
-        ({"start_time": 0.0}, "start_time must be above 0 and below"),
-        ({"cells": 8}, "cells=8"),
-        ({"stride": 0}, "stride=0"),
-        ({"steps": 10}, "steps=10"),
-        ({"width": -1.0}, "width=-1.0"),
-        ({"width": 1.0}, "width=1.0"),
-        ({"frame_scale": 0.0}, "frame_scale=0.0"),
+        ({"end_time": 1e-6}, r"start_time must be in \(0, 1e-06\)"),
+        ({"start_time": 0.0}, "start_time must be finite and positive"),
+        ({"cells": 8}, "cells must be at least 16, got 8"),
+        ({"stride": 0}, "stride must be at least 1, got 0"),
+        ({"steps": 10}, "steps must be at least 16, got 10"),
+        ({"width": -1.0}, "width must be .*, got -1.0"),
+        ({"width": 1.0}, "width must be .*, got 1.0"),
+        ({"frame_scale": 0.0}, "frame_scale must be finite and positive, got 0.0"),
         ({"cells": 2000, "steps": 16}, "take more steps"),
     ],
 )

@@ -111,7 +111,7 @@ def test_inflow_is_a_soft_disc():
         (lambda: SMOKE.box((101, 50), (130, 60)), r"from \(101, 50\) to \(130, 60\) must cover"),
         (lambda: SMOKE.box((60, 50), (40, 60)), "must cover a cell of the box .*, got none"),
         (lambda: SMOKE.box((50, 50), (50.1, 60)), "outside, or too thin"),
-        (lambda: SMOKE.disc((50, 50), -5), "radius of a disc must be positive, got -5"),
+        (lambda: SMOKE.disc((50, 50), -5), "radius of a disc must be finite and positive, got -5"),
         (lambda: SMOKE.disc((50, -20), 12), r"disc of radius 12 at \(50, -20\) must cover a cell"),
         (
             lambda: SMOKE.check_obstacles(SMOKE.box((52, 0), (60, 30))),
@@ -123,7 +123,7 @@ def test_inflow_is_a_soft_disc():
         ),
         (
             lambda: SMOKE.check_obstacles(np.zeros((32, 32), bool)),
-            r"must have the shape \(64, 64\) of the grid, got \(32, 32\)",
+            r"must have shape \(64, 64\) of the grid, got \(32, 32\)",
         ),
     ],
 )

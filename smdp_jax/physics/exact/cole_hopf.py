@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from smdp_jax.physics.spectral.periodic import angular_wavenumbers, refine
 from smdp_jax.sde import Scalar
+from smdp_jax.values import check_positive, check_within
 
 
 def cole_hopf(
@@ -87,14 +88,8 @@ def cole_hopf(
 def _check_time(x0: Array, t: Scalar, viscosity: float, points: int, reach: int) -> None:
     if isinstance(t, Tracer) or isinstance(x0, Tracer):
         return
-    time, speed = float(t), float(np.max(np.abs(x0)))
-    if not 0 < time < math.inf:
-        raise ValueError(f"t must be finite and positive, got {time}")
+    speed = float(np.max(np.abs(x0)))
+    (time,) = check_within("(0, inf)", t=t)
     width = math.sqrt(2 * viscosity * time)
-    if width * points < 2:
-        raise ValueError(
-            f"points must be at least {math.ceil(2 / width)} at t={time:g}, got {points}"
-        )
-    furthest = speed * time + 8 * width
-    if furthest > reach:
-        raise ValueError(f"reach must be at least {math.ceil(furthest)} at t={time:g}, got {reach}")
+    check_positive(least=math.ceil(2 / width), points=points)
+    check_positive(least=math.ceil(speed * time + 8 * width), reach=reach)

@@ -25,6 +25,7 @@ from jaxtyping import Array
 from smdp_jax.physics.exact.transition import Transition
 from smdp_jax.sde import SDE
 from smdp_jax.solve.integrate import advance
+from smdp_jax.values import check_positive, check_within
 
 GAMMA = 2 - math.sqrt(2)  # the TR-BDF2 stage at which both stages have the same matrix
 
@@ -79,20 +80,12 @@ def transition_density(
     """
     if sde.drift is None or sde.deterministic:
         raise ValueError(f"sde must have a continuous drift and noise, got {sde}")
-    if not 0 < start_time < end_time < math.inf:
-        raise ValueError(
-            f"start_time must be above 0 and below end_time={end_time}, got {start_time}"
-        )
-    if cells < 16 or stride < 1 or steps < 4 * stride:
-        raise ValueError(
-            "cells must be at least 16, stride 1 and steps 4 strides, got "
-            f"cells={cells}, stride={stride}, steps={steps}"
-        )
-    if not (width >= 4 and frame_scale > 0):
-        raise ValueError(
-            f"width must be at least 4 and frame_scale positive, got width={width}, "
-            f"frame_scale={frame_scale}"
-        )
+    check_within("(0, inf)", start_time=start_time, end_time=end_time, frame_scale=frame_scale)
+    check_within(f"(0, {end_time})", start_time=start_time)
+    check_within("[4, inf)", width=width)
+    check_positive(stride=stride)
+    check_positive(least=16, cells=cells)
+    check_positive(least=4 * stride, steps=steps)
     steps = math.ceil(steps / stride) * stride
     log_ts = np.linspace(math.log(start_time), math.log(end_time), steps + 1)
     grid = _MovingGrid(sde, np.linspace(-width, width, cells + 1), frame_scale)
@@ -117,10 +110,8 @@ def _tabulate(
     densities = densities[kept, inner]
     peaks = densities.max(axis=1, keepdims=True)
     if not np.all(densities > -1e-12 * peaks):
-        raise ValueError(
-            f"the density must be positive, got a negative one with steps={len(log_ts) - 1}, "
-            f"cells={len(grid.zs)}: take more steps"
-        )
+        got = f"a negative one with steps={len(log_ts) - 1}, cells={len(grid.zs)}"
+        raise ValueError(f"the density must be positive, got {got}: take more steps")
     zs = grid.zs[inner]
     resolved = densities > 1e-30 * peaks
     tilts = np.log(np.where(resolved, densities, 1)) + zs**2 / 2 + math.log(2 * math.pi) / 2

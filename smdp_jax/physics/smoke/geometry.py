@@ -25,6 +25,7 @@ from smdp_jax.physics.smoke.obstacles import (
     random_obstacles,
 )
 from smdp_jax.sde import Args
+from smdp_jax.values import check_positive, check_shape, check_within
 
 _INFLOW_CENTRE, _INFLOW_RADIUS = (0.5, 0.1), 0.05  # as shares of the side
 
@@ -45,8 +46,7 @@ class ClosedBox:
     length: float | int = 100.0
 
     def __post_init__(self) -> None:
-        if self.size < 16:
-            raise ValueError(f"{type(self).__name__}.size must be at least 16, got {self.size}")
+        check_positive(least=16, owner=self, size=self.size)
         check_coefficients(self, "length")
 
     @property
@@ -113,8 +113,7 @@ class ClosedBox:
         ValueError
             If the radius is not positive, or it covers no cell: outside, or smaller than a cell.
         """
-        if not radius > 0:
-            raise ValueError(f"the radius of a disc must be positive, got {radius:g}")
+        check_within("(0, inf)", **{"the radius of a disc": radius})
         mask = disc_mask(self.size, self._shares(centre), radius / self.length)
         return self._not_empty(mask, f"the disc of radius {radius:g} at {_text(centre)}")
 
@@ -182,18 +181,15 @@ class ClosedBox:
         covered = int(np.sum(solid & (np.asarray(self.inflow()) > 0)))
         if covered:
             x, y = (share * self.length for share in _INFLOW_CENTRE)
-            raise ValueError(
-                "the obstacles must leave the inflow free, a disc of radius "
-                f"{_INFLOW_RADIUS * self.length:g} at ({x:g}, {y:g}), got {covered} of its cells "
-                "covered"
-            )
+            inflow = f"a disc of radius {_INFLOW_RADIUS * self.length:g} at ({x:g}, {y:g})"
+            said = f"the obstacles must leave the inflow free, {inflow}"
+            raise ValueError(f"{said}, got {covered} of its cells covered")
         enclosed = np.argwhere(np.asarray(self.fill_enclosed(jnp.asarray(solid))) & ~solid)
         if len(enclosed):
             x, y = (enclosed[0] + 0.5) * self.spacing
-            raise ValueError(
-                f"the obstacles must cut nothing off from the inflow, got {len(enclosed)} fluid "
-                f"cells, one of them at ({x:g}, {y:g}): make these solid by fill_enclosed(mask)"
-            )
+            got = f"{len(enclosed)} fluid cells, one of them at ({x:g}, {y:g})"
+            said = "the obstacles must cut nothing off from the inflow"
+            raise ValueError(f"{said}, got {got}: make these solid by fill_enclosed(mask)")
 
     def solid(self, args: Args = None) -> Mask:
         """Read the obstacles from the conditions.
@@ -214,18 +210,12 @@ class ClosedBox:
             If ``args`` is no dict, or the mask has another shape.
         """
         if not isinstance(args, Mapping | None):
-            raise ValueError(
-                f'args of {type(self).__name__} must be {{"obstacles": mask}}, or None, got '
-                f"{type(args).__name__}"
-            )
+            said = f'args of {type(self).__name__} must be {{"obstacles": mask}}, or None'
+            raise ValueError(f"{said}, got {type(args).__name__}")
         if args is None or "obstacles" not in args:
             return jnp.zeros((self.size, self.size), bool)
         mask = jnp.asarray(args["obstacles"])
-        if mask.shape != (self.size, self.size):
-            raise ValueError(
-                f"the mask of obstacles must have the shape {(self.size, self.size)} of the grid, "
-                f"got {mask.shape}"
-            )
+        check_shape("the mask of obstacles", mask, (self.size, self.size), " of the grid")
         return mask.astype(bool)
 
     def _shares(self, point: Pair) -> jax.Array:
@@ -233,10 +223,9 @@ class ClosedBox:
 
     def _not_empty(self, mask: Mask, what: str) -> Mask:
         if not bool(jnp.any(mask)):
-            raise ValueError(
-                f"{what} must cover a cell of the box [0, {self.length:g}] x [0, {self.length:g}] "
-                f"(cells of side {self.spacing:g}), got none: it is outside, or too thin"
-            )
+            box = f"the box [0, {self.length:g}] x [0, {self.length:g}]"
+            said = f"{what} must cover a cell of {box} (cells of side {self.spacing:g})"
+            raise ValueError(f"{said}, got none: it is outside, or too thin")
         return mask
 
 

@@ -25,7 +25,7 @@ from smdp_jax.physics.smoke.grid import (
 )
 from smdp_jax.physics.system import AdvectingSystem, CourantWarning
 from smdp_jax.sde import SDE, Args, FlowMap, Scalar, integrated_backward
-from smdp_jax.values import warn
+from smdp_jax.values import check_floating, warn
 
 State = Mapping[str, Any]
 
@@ -205,12 +205,8 @@ class Smoke(ClosedBox, AdvectingSystem):
         """Return velocity on lower faces, open faces and marker."""
         shapes = jax.tree.map(jnp.shape, dict(x)) if isinstance(x, Mapping) else type(x).__name__
         if shapes != self._shapes():
-            raise ValueError(
-                f"the state of Smoke must have the shapes {self._shapes()}, got {shapes}"
-            )
-        dtypes = sorted({str(jnp.result_type(leaf)) for leaf in x.values()})
-        if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
-            raise ValueError(f"the state of Smoke must be floating point, got {', '.join(dtypes)}")
+            raise ValueError(f"the state of Smoke must have shapes {self._shapes()}, got {shapes}")
+        check_floating("the state of Smoke", *x.values())
         velocity = from_inner(x["velocity_x"], x["velocity_y"])
         return velocity, open_faces(self.solid(args)), jnp.asarray(x["marker"])
 

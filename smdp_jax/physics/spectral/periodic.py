@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from smdp_jax.values import check_floating, check_shape
+
 
 def _wavenumbers(shape: tuple[int, ...], *, full: bool = False) -> Sequence[np.ndarray]:
     """Integer wavenumbers along each axis, as a mesh over the half spectrum or the full one."""
@@ -108,14 +110,8 @@ def waves(size: int, modes: int) -> Float[np.ndarray, "coefficients size"]:
 
 def check_grid(x: Any, shape: tuple[int, ...], owner: str) -> None:
     """Check that a state lives on the grid of its system."""
-    given = getattr(x, "shape", type(x).__name__)
-    if given != shape:
-        raise ValueError(
-            f"the state of {owner} must have the shape {shape}, got {given}: use jax.vmap over "
-            "batches"
-        )
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"the state of {owner} must be floating point, got {x.dtype}")
+    check_shape(f"the state of {owner}", x, shape, " (use jax.vmap over batches)")
+    check_floating(f"the state of {owner}", x)
 
 
 def _resample(x: Array, size: int) -> Array:
