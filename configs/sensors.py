@@ -11,34 +11,28 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
 import smdp_jax as smdp
-from smdp_jax import evaluate, models, physics
+from smdp_jax import evaluate, physics
 from smdp_jax.evaluate import Metric, ReportFigure
-from smdp_jax.experiment import Count, Dataset, Experiment, Positive, Run
+from smdp_jax.experiment import Count, Dataset, Positive, Run
 from smdp_jax.objectives import Objective
 from smdp_jax.physics.exact.sensors import sensor_posterior
+from smdp_jax.studies.shocks import Shocks
 
 SHARES = {"one time": (1.0,), "three times": (0.25, 0.5, 1.0)}
 
 
 @dataclass(frozen=True)
-class Config(Experiment):
+class Config(Shocks):
     """Sensors of two fields. Fields are the configuration, methods build what is run."""
 
     size: Count = 64
-    """Grid points of Burgers' equation, on the unit interval."""
-    viscosity: Positive = 0.01
-    """Viscosity, in length² / time."""
     noise: Positive = 0.25
-    """Noise amplitude g per grid point, in units of u / sqrt(time)."""
-    amplitude: Positive = 0.4
-    """Root mean square of the initial field, in length / time."""
     end_time: Positive = 0.1
     """When the last sensors look."""
     time_steps: Count = 64
@@ -46,9 +40,7 @@ class Config(Experiment):
     substeps: Count = 4
     trajectories: Count = 4096
     channels: Count = 24
-    """Channels of the residual network."""
     blocks: Count = 3
-    """Blocks of the residual network."""
     steps: Count = 8000
     batch_size: Count = 64
     learning_rate: Positive = 2e-3
@@ -75,47 +67,10 @@ class Config(Experiment):
                 f"{self.time_steps}, {self.heat_size} and {self.size} of {self.spacing}"
             )
 
-    def system(self) -> physics.Burgers:
-        return physics.Burgers(
-            self.size, self.viscosity, self.noise, self.end_time, self.amplitude, inner_steps=1
-        )
-
     def sde(self) -> smdp.SDE:
         system = self.system()
         linear = smdp.LinearPart(system.decay_rates(), (_to_modes_1d, _to_field_1d))
         return smdp.SDE(system.drift, diffusion=self.noise, linear=linear)
-
-    def simulate(self, key: PRNGKeyArray) -> Dataset:
-        k_train, k_validation, k_test = jax.random.split(key, 3)
-        test = self.paths(k_test, self.test_cases, targets=False)
-        return Dataset(
-            self.paths(k_train, self.trajectories),
-            self.paths(k_validation, 64),
-            truth={"paths": test.xs},
-        )
-
-    def paths(self, key: PRNGKeyArray, number: int, targets: bool = True) -> smdp.Trajectories:
-        k_prior, k_noise = jax.random.split(key)
-        system = self.system()
-        # The shear of the flow spreads perturbations, too: a rate that viscosity does not know.
-        ramp = smdp.SinhRamp(system.decay_rates() + 4.0, system.transform)
-        return smdp.simulate(
-            self.sde(),
-            system.prior(k_prior, number),
-            smdp.linear_grid(0.0, self.end_time, self.time_steps),
-            key=k_noise,
-            substeps=self.substeps,
-            score_targets=ramp if targets else False,
-        )
-
-    def model(self, data: smdp.Trajectories) -> nn.Module:
-        time_features = models.Fourier(3, self.end_time / 2, 4 * self.end_time)
-        net = models.burgers_resnet(
-            channels=self.channels, blocks=self.blocks, time_features=time_features
-        )
-        return models.SpectralPreconditioned(
-            net, models.Spectrum.from_trajectories(data.ts, data.xs, floor=0.5)
-        )
 
     def loss(self) -> Objective:
         return smdp.PathScore(transform=jnp.fft.rfft)
