@@ -1,12 +1,13 @@
 """From arrays in files to arrays in memory, without a silent loss of digits."""
 
-import importlib
 from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from smdp_jax.values import needed
 
 _X64 = 'jax.config.update("jax_enable_x64", True)'
 
@@ -38,21 +39,12 @@ def as_jax_has_it(array: np.ndarray, dtype: Any, what: Any) -> np.ndarray:
     if array.dtype.kind in "iu":
         if np.array_equal(array.astype(narrow), array):
             return array.astype(narrow)
-        raise ContentError(
-            f"{what} must fit into {narrow}, got {array.dtype} up to {np.abs(array).max()}: enable "
-            f"64-bit numbers with {_X64}"
-        )
-    raise ContentError(
-        f"{what} is stored as {array.dtype}, which JAX would round: pass dtype='float32', or "
-        f"enable float64 with {_X64}"
-    )
+        got = f"{array.dtype} up to {np.abs(array).max()}"
+        raise ContentError(f"{what} must fit into {narrow}, got {got}: enable 64 bits by {_X64}")
+    said = f"{what} is stored as {array.dtype}, which JAX would round"
+    raise ContentError(f"{said}: pass dtype='float32', or enable float64 with {_X64}")
 
 
-def check_installed(module: str) -> ModuleType:
-    """Import an optional package, or say how to get it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f'datasets on disk need {module}, which is not installed: pip install "smdp_jax[data]"'
-        ) from error
+def installed(module: str) -> ModuleType:
+    """Import a package that datasets on disk need."""
+    return needed(module, "datasets on disk need", "data")

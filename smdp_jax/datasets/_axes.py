@@ -20,6 +20,9 @@ _SPACE = {
 }  # fmt: skip
 
 
+_NAME_THEM = ": name its axes with dims, such as dims=('sample', 'time', 'x')"
+
+
 @dataclass(frozen=True)
 class Axes:
     """Places of the samples' axis (None: the array is one path) and of the times'."""
@@ -50,26 +53,19 @@ def find_axes(variable: Variable, times: Variable | None, count: int, dims: Any)
     if isinstance(dims, Mapping):
         dims = dims.get(variable.name)
     names = tuple(dims) if dims is not None else variable.dims
-    if dims is not None and len(dims) != len(variable.shape):
-        raise ContentError(
-            f"dims must name the {len(variable.shape)} axes of {variable}, got {tuple(dims)}"
-        )
+    if dims is not None and len(dims) != (ndim := len(variable.shape)):
+        raise ContentError(f"dims must name the {ndim} axes of {variable}, got {tuple(dims)}")
     if names is None:
         return _by_order(variable, count)
     own = times.dims[0] if times is not None and times.dims and dims is None else None
     time = names.index(own) if own in names else _only(variable, names, "time", TIME)
     if time is None:
         if set(names) & (SAMPLE | _SPACE):
-            raise ContentError(
-                f"{variable} must have an axis of times, got {names}: name its axes with dims, "
-                "such as dims=('sample', 'time', 'x')"
-            )
+            raise ContentError(f"{variable} must have an axis of times, got {names}{_NAME_THEM}")
         return _by_order(variable, count)
     if variable.shape[time] != count:
-        raise ContentError(
-            f"{variable} must have {count} times along its axis {names[time]!r}, got shape "
-            f"{variable.shape} of {names}"
-        )
+        got = f"shape {variable.shape} of {names}"
+        raise ContentError(f"{variable} must have {count} times along {names[time]!r}, got {got}")
     others = [name for i, name in enumerate(names) if i != time]
     sample = _only(
         variable, ["" if i == time else n for i, n in enumerate(names)], "sample", SAMPLE
@@ -77,10 +73,8 @@ def find_axes(variable: Variable, times: Variable | None, count: int, dims: Any)
     if sample is None and time == 1:
         sample = 0
     elif sample is None and not {name.lower() for name in others} <= _SPACE:
-        raise ContentError(
-            f"{variable} must name its axis of samples, such as 'sample', got {names}: name its "
-            "axes with dims"
-        )
+        said = f"{variable} must name its axis of samples, such as 'sample'"
+        raise ContentError(f"{said}, got {names}{_NAME_THEM}")
     return Axes(sample, time)
 
 
@@ -89,10 +83,8 @@ def _by_order(variable: Variable, count: int) -> Axes:
     if len(shape) < 2 or shape[1] != count:
         first = len(shape) > 0 and shape[0] == count
         hint = "; its first axis has that length: put one of samples before it" if first else ""
-        raise ContentError(
-            f"{variable} must be (samples, times, *state) with {count} times, got shape "
-            f"{shape}{hint}"
-        )
+        said = f"{variable} must be (samples, times, *state) with {count} times"
+        raise ContentError(f"{said}, got shape {shape}{hint}")
     return Axes(0, 1)
 
 
@@ -108,8 +100,6 @@ def sample_axis(variable: Variable) -> int | None:
 def _only(variable: Variable, names: Sequence[str], role: str, known: set[str]) -> int | None:
     found = [i for i, name in enumerate(names) if name.lower() in known]
     if len(found) > 1:
-        raise ContentError(
-            f"{variable} must have one axis of {role}s, got {[names[i] for i in found]}: name its "
-            f"axes with dims, such as dims=('sample', 'time', 'x')"
-        )
+        got = [names[i] for i in found]
+        raise ContentError(f"{variable} must have one axis of {role}s, got {got}{_NAME_THEM}")
     return found[0] if found else None

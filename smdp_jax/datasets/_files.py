@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from smdp_jax.datasets._arrays import ContentError, check_installed
+from smdp_jax.datasets._arrays import ContentError, installed
 from smdp_jax.files import local_path, read_archive
+from smdp_jax.values import check_holds
 
 # What xarray's decoder of CF conventions acts on, times apart.
 _CF = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned", "dtype")
@@ -69,7 +70,7 @@ class Variable:
 
 
 def _decoded(name: str, array: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
-    xarray = check_installed("xarray")
+    xarray = installed("xarray")
     variable = xarray.Variable([f"axis{i}" for i in range(array.ndim)], array, dict(attributes))
     decode = xarray.conventions.decode_cf_variable
     return decode(name, variable, decode_times=False).to_numpy()
@@ -83,7 +84,7 @@ def open_arrays(path: Path, kind: str) -> Iterator[Arrays]:
     """Open a file as its arrays by name; what cannot be read is a sentence."""
     noun = _NOUNS[kind]
     if kind in _NEEDED:
-        check_installed(_NEEDED[kind])
+        installed(_NEEDED[kind])
     if not path.exists():
         raise FileNotFoundError(f"there is no {noun} {path}")
     try:
@@ -109,18 +110,15 @@ def kind_of(path: Path) -> str:
     for magic, kind in _MAGIC.items():
         if start.startswith(magic):
             return kind
-    raise ValueError(
-        f"{path} must be an HDF5 or netCDF file, a Zarr folder, .npz or .npy, got a file that "
-        f"begins with {start!r}"
-    )
+    kinds = "an HDF5 or netCDF file, a Zarr folder, .npz or .npy"
+    raise ValueError(f"{path} must be {kinds}, got a file that begins with {start!r}")
 
 
 def find_files(paths: Any) -> list[Path]:
     """Files of one path, of a pattern such as ``runs/*.h5`` (in order of names), or of a list."""
     if isinstance(paths, Sequence) and not isinstance(paths, str):
         found = [file for path in paths for file in find_files(path)]
-        if not found:
-            raise ValueError("paths must name at least one file, got none")
+        check_holds("paths", len(found), 1, "file")
         return found
     path = local_path(paths)
     if path.exists() or not glob.has_magic(os.fspath(path)):
@@ -148,7 +146,7 @@ def _in_memory(name: str, path: Path, array: np.ndarray) -> Variable:
 
 @contextlib.contextmanager
 def _hdf5(path: Path) -> Iterator[Arrays]:
-    h5py = check_installed("h5py")
+    h5py = installed("h5py")
     with h5py.File(path, "r") as file:
         arrays = {}
         for name, item in _walk(h5py, file, (file.id,)):
@@ -201,7 +199,7 @@ def _plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _zarr(path: Path) -> Iterator[Arrays]:
-    zarr = check_installed("zarr")
+    zarr = installed("zarr")
     members = zarr.open_group(path, mode="r").members(max_depth=None)
     found = [(name, item) for name, item in members if isinstance(item, zarr.Array)]
     yield {name: _zarr_variable(name, path, item) for name, item in found}
@@ -213,7 +211,7 @@ def _zarr_variable(name: str, path: Path, item: Any) -> Variable:
     if item.metadata.zarr_format == 2 and dims and item.fill_value is not None:
         attrs["_FillValue"] = item.fill_value  # where xarray keeps it in version 2
     elif isinstance(attrs.get("_FillValue"), str):
-        coder = check_installed("xarray.backends.zarr").FillValueCoder
+        coder = installed("xarray.backends.zarr").FillValueCoder
         attrs["_FillValue"] = coder.decode(attrs["_FillValue"], item.dtype)
     named = tuple(dim or "" for dim in dims) if dims else None
     return Variable(name, path, item.shape, item.dtype, item.__getitem__, named, attrs)
@@ -226,7 +224,7 @@ def _netcdf(path: Path) -> Iterator[Arrays]:
         with _hdf5(path) as arrays:
             yield arrays
         return
-    xarray = check_installed("xarray")
+    xarray = installed("xarray")
     with xarray.open_dataset(path, engine="scipy", decode_cf=False) as data:
         yield {
             str(n): Variable(

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import math
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,10 +42,8 @@ class Layout:
     def __post_init__(self) -> None:
         """Refuse masks that are neither asked for nor named."""
         if not (self.mask is None or isinstance(self.mask, bool | str)):
-            raise ContentError(
-                f"mask must be True or the name of an array, got a {type(self.mask).__name__}: "
-                "an array of your own goes into dataclasses.replace(data, mask=...)"
-            )
+            said = f"mask must be True or the name of an array, got a {type(self.mask).__name__}"
+            raise ContentError(f"{said}: an array goes into dataclasses.replace(data, mask=...)")
 
 
 @dataclass(frozen=True)
@@ -120,9 +119,8 @@ class Part:
         axes = find_axes(variable, None, count, None)
         seen = self._at(variable, axes, runs, common)
         if seen.ndim != 2:
-            raise ContentError(
-                f"mask must be (samples, times), got {variable} of shape {variable.shape}"
-            )
+            got = f"{variable} of shape {variable.shape}"
+            raise ContentError(f"mask must be (samples, times), got {got}")
         return jnp.asarray(np.nan_to_num(seen) != 0)
 
     def _conditions(
@@ -132,19 +130,16 @@ class Part:
         axis = sample_axis(variable)
         if self.layout.args_axes is None:
             if axis is not None:
-                raise ContentError(
-                    f"{variable} has an axis of samples, {variable.dims}: pass args_axes=0"
-                )
+                said = f"{variable} has an axis of samples, {variable.dims}"
+                raise ContentError(f"{said}: pass args_axes=0")
             return on_device(variable.read(), dtype, variable)
         if self.layout.repeat and axis is None:
             value = variable.read()
             return on_device(np.broadcast_to(value, (count, *value.shape)), dtype, variable)
         axis = axis or 0
         if len(variable.shape) == 0 or variable.shape[axis] != self.count:
-            raise ContentError(
-                f"args_axes=0: {variable} must have {self.count} entries like the states, got "
-                f"shape {variable.shape}"
-            )
+            said = f"args_axes=0: {variable} must have {self.count} entries like the states"
+            raise ContentError(f"{said}, got shape {variable.shape}")
         before = (slice(None),) * axis
         read = np.concatenate([variable.read((*before, run)) for run in runs], axis=axis)
         return on_device(np.moveaxis(read, axis, 0), dtype, variable)
@@ -159,7 +154,7 @@ def find_parts(path: Path, kind: str, arrays: Arrays, layout: Layout) -> list[Pa
         stored = None if not isinstance(layout.ts, str) else _find(arrays, group + layout.ts, path)
         gaps, told = bool(layout.mask), "ts" if stored is None else str(stored)
         times = np.asarray(layout.ts) if stored is None else stored.read(missing=gaps)
-        times = _check_times(times, told)
+        times = _as_times(times, told)
         units = tuple("" if v is None else _unit(v) for v in (stored, *states))
         if layout.one_more and all(v.shape[1:2] == (len(times) - 1,) for v in states):
             times, stored = times[:-1], None
@@ -172,11 +167,9 @@ def find_parts(path: Path, kind: str, arrays: Arrays, layout: Layout) -> list[Pa
             if not variable.floating:
                 raise ContentError(f"{variable} must be floating point, got {variable.dtype}")
             if count != counts[0]:
-                raise ContentError(
-                    f"{variable} must have leading axes (samples, times)="
-                    f"{(counts[0], len(times))} like {states[0]}, got shape {variable.shape}: "
-                    "name what is state with xs="
-                )
+                want = f"leading axes (samples, times)={(counts[0], len(times))} like {states[0]}"
+                got = f"shape {variable.shape}: name what is state with xs="
+                raise ContentError(f"{variable} must have {want}, got {got}")
         like = [
             [n for i, n in enumerate(v.shape) if i not in (a.sample, a.time)]
             for v, a in zip(states, axes, strict=True)
@@ -196,17 +189,15 @@ def _unit(variable: Variable) -> str:
     return str(variable.attrs.get("units", "")).split(" since ")[0]
 
 
-def _check_times(times: np.ndarray, what: str) -> np.ndarray:
+def _as_times(times: np.ndarray, what: str) -> np.ndarray:
     """Times as floating-point numbers; whole ones keep all their digits."""
     if times.ndim == 2 and len(times):
         same = np.broadcast_to(times[:1], times.shape)
         if np.array_equal(times, same, equal_nan=times.dtype.kind == "f"):
             times = times[0]  # told for every path, and always the same
     if times.ndim != 1 or len(times) < 2 or times.dtype.kind not in "iuf":
-        raise ContentError(
-            f"{what} must be at least two times, numbers, got shape {times.shape} and dtype "
-            f"{times.dtype}"
-        )
+        got = f"shape {times.shape} and dtype {times.dtype}"
+        raise ContentError(f"{what} must be at least two times, numbers, got {got}")
     if times.dtype.kind == "f":
         return times
     single = times.astype(np.float32)
@@ -217,10 +208,8 @@ def _check_increasing(times: np.ndarray, what: str) -> None:
     wrong = np.flatnonzero(~(np.diff(times) > 0))
     if wrong.size:
         i = int(wrong[0])
-        raise ContentError(
-            f"{what} must increase, got {times[i]} and then {times[i + 1]} at index {i + 1}: sort "
-            "them, and the states alike"
-        )
+        got = f"{times[i]} and then {times[i + 1]} at index {i + 1}"
+        raise ContentError(f"{what} must increase, got {got}: sort them, and the states alike")
 
 
 def _find(arrays: Arrays, name: str, path: Path) -> Variable:
@@ -305,35 +294,26 @@ def check_alike(parts: Sequence[Part]) -> None:
     first = parts[0]
     for part in parts[1:]:
         where = f"{part.path}{f' in {part.group}' if part.group else ''}"
-        for what, own, others in (
-            ("states", part.layout.xs, first.layout.xs),
-            ("conditions", part.layout.args, first.layout.args),
-        ):
-            if own != others:
-                raise ContentError(
-                    f"{where} must have the {what} of {first.path}, {others}, got {own}: name "
-                    "those that all have with xs= and args="
-                )
-        if part.like != first.like:
-            raise ContentError(
-                f"{where} must have states of the shapes {first.like} like {first.path}, got "
-                f"{part.like}"
-            )
-        if any(a != b for a, b in zip(part.units, first.units, strict=True) if a and b):
-            raise ContentError(
-                f"{where} must have the units of {first.path}, {first.units}, got {part.units}: "
-                "convert them first"
-            )
-        same = len(part.times) == len(first.times) and _same(part.times, first.times).all()
-        if not first.layout.mask and not same:
-            raise ContentError(
-                f"{where} must have the times of {first.path}, {len(first.times)} in "
-                f"[{first.times[0]:g}, {first.times[-1]:g}], got {len(part.times)} in "
-                f"[{part.times[0]:g}, {part.times[-1]:g}]: cut all paths to the times they share, "
-                "or pass mask=True"
-            )
-        if part.shared != first.shared:
-            raise ContentError(
-                f"{where} must have the conditions of {first.path}, which are said to hold for all "
-                "samples (args_axes=None), got others"
-            )
+        pairs = zip(_alike(part, first), _alike(first, part), strict=True)
+        for (what, remedy, found), (_, _, wanted) in pairs:
+            if found != wanted:
+                said = f"{where} must have the {what} of {first.path}"
+                got = f"{reprlib.repr(wanted)}, got {reprlib.repr(found)}"
+                raise ContentError(f"{said}, {got}{remedy}")
+
+
+def _alike(part: Part, other: Part) -> list[tuple[str, str, Any]]:
+    """What paths to be read as one must agree in, what to do where they do not, and its value."""
+    told = len(part.times) == len(other.times) and _same(part.times, other.times).all()
+    same_times = told or part.layout.mask
+    name_them = ": name those that all have with xs= and args="
+    shorter = ": cut all paths to the times they share, or pass mask=True"
+    units = [a if b else "" for a, b in zip(part.units, other.units, strict=False)]
+    return [
+        ("states", name_them, part.layout.xs),
+        ("conditions", name_them, part.layout.args),
+        ("shapes of states", "", part.like),
+        ("units", ": convert them first", units),
+        ("times", shorter, [] if same_times else part.times.tolist()),
+        ("conditions", ": args_axes=None says that all samples share them", part.shared),
+    ]

@@ -71,9 +71,8 @@ def name_axes(
         named[name] = leading[name] + axes
         for axis, length in zip(named[name], array.shape, strict=True):
             if lengths.setdefault(axis, length) != length:
-                raise ValueError(
-                    f"dims: axis {axis!r} has length {lengths[axis]} and, in {name!r}, {length}"
-                )
+                said = f"dims: axis {axis!r} has length {lengths[axis]}"
+                raise ValueError(f"{said} and, in {name!r}, {length}")
     return named
 
 
@@ -96,10 +95,8 @@ def _pack(tree: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
         parts = [_pack(v, _join(name, str(i)), arrays) for i, v in enumerate(tree)]
         return {type(tree).__name__: parts}
     if not isinstance(tree, jax.Array | np.ndarray | np.generic | int | float):
-        raise TypeError(
-            f"datasets hold dicts, lists and tuples of arrays, got a {type(tree).__name__} in "
-            f"{name or 'xs'}"
-        )
+        got = f"a {type(tree).__name__} in {name or 'xs'}"
+        raise TypeError(f"datasets hold dicts, lists and tuples of arrays, got {got}")
     # Python numbers take JAX's default precision, arrays keep theirs.
     tree, name = tree if hasattr(tree, "dtype") else jnp.asarray(tree), name or "x"
     if jnp.issubdtype(tree.dtype, jax.dtypes.prng_key) or tree.dtype.kind not in "biuf":

@@ -22,7 +22,7 @@ from smdp_jax.datasets.writing import as_json, check_settings
 from smdp_jax.files import local_path
 from smdp_jax.solve.batches import Split, split_of
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_positive
+from smdp_jax.values import check_holds, check_positive
 
 
 def open_trajectories(
@@ -223,8 +223,7 @@ def open_stream(
     store = _open(path, config)
     written = tuple(_written(store, partial))
     (chunks_per_block,) = check_positive(chunks_per_block=chunks_per_block)
-    if chunks_per_block > len(written):
-        raise ValueError(f"{path} has {len(written)} chunks, a block needs {chunks_per_block}")
+    check_holds(str(path), len(written), chunks_per_block, "chunks, as a block does")
     split = _split_of(mesh, chunks_per_block, "a block has")
     return Stream(Chunks(store, written, split), chunks_per_block, dtype)
 

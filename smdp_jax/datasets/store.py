@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from smdp_jax.datasets._arrays import check_installed
+from smdp_jax.datasets._arrays import installed
 from smdp_jax.datasets._variables import CHECKSUM, leading_axes, name_axes, to_arrays
 from smdp_jax.trajectories import Trajectories
 
@@ -38,7 +38,7 @@ def create_store(
     units: Mapping[str, str],
 ) -> None:
     """Make a dataset without chunks, whole or not at all."""
-    zarr = check_installed("zarr")
+    zarr = installed("zarr")
     structure, arrays = to_arrays(first)
     axes, stacked = name_axes(structure, arrays, dims), _stacked(structure)
     if unknown := sorted(set(units) - set(arrays)):
@@ -75,6 +75,9 @@ def create_store(
     os.replace(partial, path)
 
 
+_REMEDY = "use another path, or remove this one"
+
+
 @dataclass(frozen=True)
 class Store:
     """An open dataset."""
@@ -87,7 +90,7 @@ class Store:
     @classmethod
     def open(cls, path: Path, *, mode: str = "r") -> "Store":
         """Open a dataset."""
-        zarr = check_installed("zarr")
+        zarr = installed("zarr")
         if not path.exists():
             raise FileNotFoundError(f"there is no dataset {path}")
         try:
@@ -95,14 +98,12 @@ class Store:
             layout = json.loads(group.attrs["smdp_jax"])
             config = json.loads(group.attrs["config"])
         except (KeyError, TypeError, ValueError, OSError) as error:
-            raise ValueError(
-                f"{path} is no dataset of smdp_jax, or its metadata are damaged "
-                f"({type(error).__name__}: {error}); use from_zarr for arrays of your own"
-            ) from error
+            said = f"{path} is no dataset of smdp_jax, or its metadata are damaged"
+            what = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{said} ({what}); use from_zarr for arrays of your own") from error
         if layout["version"] != _VERSION:
-            raise ValueError(
-                f"{path} has layout {layout['version']}, this version of smdp_jax reads {_VERSION}"
-            )
+            said = f"{path} has layout {layout['version']}"
+            raise ValueError(f"{said}, this version of smdp_jax reads {_VERSION}")
         return cls(path, group, layout, config)
 
     @property
@@ -135,16 +136,12 @@ class Store:
         for name in stacked:
             want, got = self.group[name], arrays[name]
             if (want.chunks, want.dtype) != (got.shape, got.dtype):
-                raise ValueError(
-                    f"chunk {index} has {name!r} of shape {got.shape} and dtype {got.dtype}, "
-                    f"{self.path} has {want.chunks} and {want.dtype}"
-                )
+                has = f"chunk {index} has {name!r} of shape {got.shape} and dtype {got.dtype}"
+                raise ValueError(f"{has}, {self.path} has {want.chunks} and {want.dtype}")
         shared = {name: array for name, array in arrays.items() if name not in stacked}
         if _checksum(shared) != self.layout["shared"]:
-            raise ValueError(
-                f"chunk {index} has other times, or other conditions that all samples share, than "
-                f"{self.path}"
-            )
+            has = f"chunk {index} has other times, or other conditions that all samples share"
+            raise ValueError(f"{has}, than {self.path}")
         own = {name: arrays[name] for name in stacked}
         count = self.layout["samples_per_chunk"]
         for name, array in own.items():
@@ -161,21 +158,16 @@ class Store:
         """Check that a chunk, computed again, is the one that is there, with the same names."""
         structure, arrays = to_arrays(chunk)
         there = self.read(index) | self.shared()
-        remedy = "use another path, or remove this one"
         if structure != self.layout["structure"] or _checksum(arrays) != _checksum(there):
-            raise ValueError(
-                f"{self.path} is another dataset: chunk {index} of generate was "
-                f"{_difference(there, arrays)} (another generate, or another version of JAX or "
-                f"another device); {remedy}"
-            )
+            said = f"{self.path} is another dataset: chunk {index} of generate was"
+            why = "another generate, or another version of JAX or another device"
+            raise ValueError(f"{said} {_difference(there, arrays)} ({why}); {_REMEDY}")
         for name, axes in name_axes(structure, arrays, dims).items():
             found = self.group[name]
             was = (found.metadata.dimension_names, found.attrs["units"])
             if (now := (tuple(axes), _unit(name, units))) != was:
-                raise ValueError(
-                    f"{self.path} is another dataset: axes and unit of {name!r} were {was}, now "
-                    f"{now}; {remedy}"
-                )
+                said = f"{self.path} is another dataset: axes and unit of {name!r} were {was}"
+                raise ValueError(f"{said}, now {now}; {_REMEDY}")
 
     def read(self, index: int) -> dict[str, np.ndarray]:
         """Read one chunk."""
@@ -185,15 +177,11 @@ class Store:
         try:
             arrays = {name: self.group[name][part] for name in _stacked(self.layout["structure"])}
         except Exception as error:  # codecs raise many kinds for damaged files
-            raise ValueError(
-                f"chunk {index} of {self.path} cannot be read ({type(error).__name__}: {error}); "
-                f"{remedy}"
-            ) from error
+            said = f"chunk {index} of {self.path} cannot be read"
+            raise ValueError(f"{said} ({type(error).__name__}: {error}); {remedy}") from error
         if _checksum(arrays) != self.checksum(index):
-            raise ValueError(
-                f"chunk {index} of {self.path} is not what was written: files were cut short, lost "
-                f"or changed; {remedy}"
-            )
+            said = f"chunk {index} of {self.path} is not what was written"
+            raise ValueError(f"{said}: files were cut short, lost or changed; {remedy}")
         return arrays
 
     def shared(self) -> dict[str, np.ndarray]:

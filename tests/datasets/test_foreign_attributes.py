@@ -34,7 +34,7 @@ def test_files_hold_the_same_arrays(tmp_path):
         read(f"{tmp_path}/*.nc")
     assert read(f"{tmp_path}/*.nc", ts="time", xs="u").num_samples == 6
     written(tmp_path / "b.nc", "1", v=(("number", "time"), U[:, :, 0]))
-    with pytest.raises(ValueError, match=r"b.nc must have the states of .*a.nc, u, got {'u'"):
+    with pytest.raises(ValueError, match=r"b.nc must have the states of .*a.nc, 'u', got {'u'"):
         read(f"{tmp_path}/*.nc")
 
 

@@ -271,7 +271,7 @@ def test_several_files(tmp_path, monkeypatch):
         np.testing.assert_array_equal(data.xs, expected)
         assert data.args == 2.5
     np.savez(tmp_path / "b.npz", ts=ARRAYS["ts"] * 2, xs=ARRAYS["xs"], nu=2.5)
-    with pytest.raises(ValueError, match=r"b.npz must have the times of .*a.npz, 4 in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"b.npz must .* times of .*a.npz, \[0.0, .* 1.0\], got"):
         datasets.from_npz("~/*.npz", dtype="float32")
     np.savez(tmp_path / "b.npz", ts=ARRAYS["ts"], xs=ARRAYS["xs"], nu=3.5)
     with pytest.raises(ValueError, match=r"b.npz must have the conditions of .*a.npz"):

@@ -106,7 +106,7 @@ def test_bad_requests(path, tmp_path):
         datasets.open_trajectories(tmp_path / "b.zarr")
     with pytest.raises(ValueError, match=r"config.rate was 0.1, now 0.3"):
         datasets.open_trajectories(path, config={"rate": 0.3})
-    with pytest.raises(ValueError, match="has 4 chunks, a block needs 5"):
+    with pytest.raises(ValueError, match="at least 5 chunks, as a block does, got 4"):
         datasets.open_stream(path, chunks_per_block=5)
     with pytest.raises(ValueError, match="chunks_per_block must be at least 1"):
         datasets.open_stream(path, chunks_per_block=0)
