@@ -17,7 +17,9 @@ from jax.interpreters import partial_eval
 from smdp_jax.compiled import Recent, parts_of, signature_of
 from smdp_jax.sde import SDE, Args, State
 from smdp_jax.values import (
+    check_choice,
     check_finite,
+    check_floating,
     check_key,
     concrete,
     is_number,
@@ -34,8 +36,7 @@ def check_time_grid(ts: Any, sde: SDE) -> None:
         raise ValueError(f"ts must be a one-dimensional array of times, got {reprlib.repr(ts)}")
     if jnp.ndim(ts) != 1 or jnp.shape(ts)[0] < 2:
         raise ValueError(f"ts must be one-dimensional with at least 2 times, got {jnp.shape(ts)}")
-    if not jnp.issubdtype(jnp.result_type(ts), jnp.floating):
-        raise ValueError(f"ts must be floating point, got {jnp.result_type(ts)}")
+    check_floating("ts", ts)
     if not concrete(ts):
         return
     # In the precision that it is solved in: close float64 times may be one float32 time.
@@ -52,9 +53,8 @@ def check_time_grid(ts: Any, sde: SDE) -> None:
         raise ValueError(f"ts must be finite, got [{times[0]}, {times[-1]}]")
     first, last = sde.interval
     if times[0] < first or times[-1] > last:
-        raise ValueError(
-            f"ts must lie inside SDE.interval=[{first}, {last}], got [{times[0]}, {times[-1]}]"
-        )
+        got = f"[{times[0]}, {times[-1]}]"
+        raise ValueError(f"ts must lie inside SDE.interval=[{first}, {last}], got {got}")
 
 
 def time_dtype(ts: Any) -> Any:
@@ -212,8 +212,7 @@ def check_no_lists(x: Any, owner: str) -> None:
 
 def check_args_axes(args_axes: int | None) -> None:
     """Check that conditions are shared or mapped over the leading axis."""
-    if args_axes not in (None, 0):
-        raise ValueError(f"args_axes must be None or 0, got {args_axes}")
+    check_choice("args_axes", args_axes, None, 0)
 
 
 def check_conditions(args: Args, args_axes: int | None, size: int, owner: str) -> None:
@@ -223,10 +222,8 @@ def check_conditions(args: Args, args_axes: int | None, size: int, owner: str) -
         return
     for leaf in jax.tree.leaves(args):
         if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != size:
-            raise ValueError(
-                f"args mapped over axis 0 must have {size} entries like {owner}, "
-                f"got shape {jnp.shape(leaf)}"
-            )
+            said = f"args mapped over axis 0 must have {size} entries like {owner}"
+            raise ValueError(f"{said}, got shape {jnp.shape(leaf)}")
 
 
 def check_samples(x: State, owner: str) -> int:
@@ -239,8 +236,6 @@ def check_samples(x: State, owner: str) -> int:
             f"{owner} must be arrays with one leading axis of samples, at least 1 and the same in "
             f"all leaves, got {f'shapes {shapes}' if leaves else reprlib.repr(x)}"
         )
-    for leaf in leaves:
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise ValueError(f"{owner} must be floating point, got {jnp.result_type(leaf)}")
+    check_floating(owner, *leaves)
     check_finite(x, owner)
     return sizes[0]

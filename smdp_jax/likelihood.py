@@ -24,7 +24,15 @@ from smdp_jax.solve.particles import doubts, effective_size, log_mean_exp, state
 from smdp_jax.solve.path_weights import PathWeights
 from smdp_jax.solve.transitions import StepKernel, transitions_of
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_finite, check_key, check_kind, check_positive, concrete
+from smdp_jax.values import (
+    check_choice,
+    check_finite,
+    check_key,
+    check_kind,
+    check_positive,
+    check_within,
+    concrete,
+)
 
 
 @jax.tree_util.register_dataclass
@@ -154,32 +162,25 @@ def _log_prob(
 
 def _flatten(x: State, mapped: Args, batch_axes: int) -> tuple[tuple, tuple[int, ...]]:
     """Put all leading axes into one."""
-    if not isinstance(batch_axes, int) or batch_axes < 0:
-        raise ValueError(f"batch_axes must be an int of at least 0, got {batch_axes}")
+    check_positive(least=0, batch_axes=batch_axes)
     trees = jax.tree.map(jnp.asarray, (x, mapped))
     shapes = {leaf.shape[:batch_axes] for leaf in jax.tree.leaves(trees)}
     shape = next(iter(shapes), ())
     if len(shapes) != 1 or len(shape) != batch_axes or 0 in shape:
-        raise ValueError(
-            f"x, and args mapped over states, must share {batch_axes} leading axes (batch_axes), "
-            f"got {shapes or x}"
-        )
+        said = f"x, and args mapped over states, must share {batch_axes} leading axes"
+        raise ValueError(f"{said} (batch_axes), got {shapes or x}")
     return jax.tree.map(
         lambda leaf: leaf.reshape(math.prod(shape), *leaf.shape[batch_axes:]), trees
     ), shape
 
 
 def _check_trace(trace: str, probes: int, key: Any, sde: SDE) -> bool:
-    if trace not in ("exact", "hutchinson"):
-        raise ValueError(f"trace must be 'exact' or 'hutchinson', got {trace!r}")
+    check_choice("trace", trace, "exact", "hutchinson")
     if trace == "exact":
         return False
     if sde.drift is None:
-        raise ValueError(
-            "trace must be 'exact' for a flow map, whose steps have determinants, got 'hutchinson'"
-        )
-    if probes < 2:
-        raise ValueError(f"probes must be at least 2, to know their error, got {probes}")
+        raise ValueError("trace must be 'exact' for a flow map, got 'hutchinson'")
+    check_positive(least=2, probes=probes)  # to know their error
     check_key(key)
     return True
 
@@ -252,8 +253,7 @@ def certify(
     check_prior(prior)
     check_finite(x_end, "x_end")
     check_key(key)
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold must be in (0, 1], got {threshold}")
+    check_within("(0, 1]", threshold=threshold)
     steps = transitions_of(solver, sde, score, ts, x_end, args)
     paths = PathWeights(ts, steps, prior, chunk_size, offset)
     guide = _reference(reference, ts)

@@ -28,7 +28,15 @@ from smdp_jax.solve.conditioning import Conditioning
 from smdp_jax.solve.tempering import Tempering
 from smdp_jax.solve.transitions import transitions_of
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_key, check_kind, check_positive, concrete
+from smdp_jax.values import (
+    check_holds,
+    check_key,
+    check_kind,
+    check_positive,
+    check_shape,
+    check_within,
+    concrete,
+)
 
 
 def condition(
@@ -116,10 +124,8 @@ def condition(
     check_is_score(score, "condition")
     _check_settings(num_particles, key, twist, tempering, threshold)
     if not concrete(ts, data, ends):
-        raise ValueError(
-            "ts, data and ends must be known before tracing, got a traced array: close over them, "
-            "and trace key, values, covariances and args"
-        )
+        said = "ts, data and ends must be known before tracing, got a traced array"
+        raise ValueError(f"{said}: close over them; trace key, values, covariances and args")
     split = _split(mesh, num_particles)
     with jax.ensure_compile_time_eval():  # known, also where values are traced
         draws = _ends(data, ends, ts)
@@ -158,14 +164,12 @@ def _check_settings(
     num_particles: Any, key: Any, twist: Any, tempering: Any, threshold: float
 ) -> None:
     check_key(key)
-    if num_particles is not None and num_particles < 2:
-        raise ValueError(f"num_particles must be at least 2, to know a spread, got {num_particles}")
+    check_positive(least=2, num_particles=num_particles)  # to know a spread
     if tempering is not None:
         check_kind("tempering", tempering, "a Tempering(...)", "moves", "final_moves")
     if twist is not None and not isinstance(twist, LinearTwist) and twist != "learn":
         raise ValueError(f"twist must be a LinearTwist, 'learn' or None, got {twist!r}")
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold must be in (0, 1], got {threshold}")
+    check_within("(0, 1]", threshold=threshold)
 
 
 def _split(mesh: Mesh | None, num_particles: Any) -> Split | None:
@@ -193,25 +197,19 @@ def _ends(data: Trajectories | None, ends: State | None, ts: Any) -> State:
         index = time_index(data.ts, float(ts[-1]), "the data's ts")
         ends = jax.tree.map(lambda x: x[:, index], data.xs)
     number = check_samples(ends, "ends")
-    if number < 2:
-        raise ValueError(f"ends must hold at least 2 draws, got {number}")
+    check_holds("ends", number, 2, "draws")
     return jax.tree.map(jnp.asarray, ends)
 
 
 def _check_observations(observations: Any, ts: Any, like: State, args: Args) -> list[int]:
     if not isinstance(observations, Sequence) or not observations:
-        raise ValueError(
-            f"observations must be a list of at least one, got {reprlib.repr(observations)}"
-        )
+        got = reprlib.repr(observations)
+        raise ValueError(f"observations must be a list of at least one, got {got}")
     for o in observations:
         if isinstance(o, Observation):
-            shape = jax.eval_shape(o.log_likelihood, like, args)
-            if jnp.shape(shape) != ():
-                raise ValueError(
-                    f"log_likelihood must return one number, got shape {jnp.shape(shape)}"
-                )
+            found = jax.eval_shape(o.log_likelihood, like, args)
+            check_shape("what log_likelihood returns", found, (), ", one number")
         elif not isinstance(o, LinearObservation):
-            raise TypeError(
-                f"observations must be LinearObservation or Observation, got {type(o).__name__}"
-            )
+            got = type(o).__name__
+            raise TypeError(f"observations must be LinearObservation or Observation, got {got}")
     return [time_index(ts, o.time, "the solve's ts") for o in observations]

@@ -15,7 +15,7 @@ from smdp_jax.compiled import compiled
 from smdp_jax.scores.chain import kernel_walk
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.sde import SDE, Args, ScoreFn, State
-from smdp_jax.solve.asked import Work, check_backward
+from smdp_jax.solve.asked import Work, prepared
 from smdp_jax.solve.backward import BackwardSolve, Langevin, SolveInfo
 from smdp_jax.solve.batches import (
     Split,
@@ -170,7 +170,7 @@ def sample_posterior(
     how = (noise_level, denoise_last, corrector, controller, save, rematerialise)
     asked = BackwardSolve(sde, ts, solver, substeps, *how)
     work = Work(x_end, args_axes, (), num_samples, chunk_size)
-    solve, work = check_backward("sample_posterior", asked, score, work, batch_axes, args, key)
+    solve, work = prepared("sample_posterior", asked, score, work, batch_axes, args, key)
     walk: Any = solve
     grows = False
     if isinstance(score, LearnedKernel):
@@ -224,7 +224,7 @@ def probability_flow(
         sde, ts, solver, substeps, 0.0, False, None, controller, "all", rematerialise
     )
     work, key = Work(x_end, args_axes, (), 1, chunk_size), jax.random.key(0)
-    solve, work = check_backward("probability_flow", asked, score, work, batch_axes, args, key)
+    solve, work = prepared("probability_flow", asked, score, work, batch_axes, args, key)
     solve, score, grows = way_back("probability_flow", solve, score, _ends(work, args))
     xs, info = _solve(solve, score, work, args, key, split, grows)
     axis = info.finite.ndim - 1

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, PyTree
 
 from smdp_jax.compiled import parts_of
+from smdp_jax.values import check_choice, check_shape
 
 if TYPE_CHECKING:  # which knows neither shapes nor trees
     Scalar: TypeAlias = Any
@@ -106,8 +107,7 @@ class SDE:
         ends = self.interval if isinstance(self.interval, (tuple, list)) else ()
         if len(ends) != 2 or not ends[0] < ends[1]:
             raise ValueError(f"SDE.interval must be (first, last), increasing, got {self.interval}")
-        if self.noise_at not in ("start", "end"):
-            raise ValueError(f"SDE.noise_at must be 'start' or 'end', got {self.noise_at!r}")
+        check_choice("SDE.noise_at", self.noise_at, "start", "end")
         if self.step is not None and self.inverse is None:
             object.__setattr__(self, "inverse", negated(self.step))
         _check_amplitudes(self.diffusion)
@@ -160,16 +160,11 @@ class SDE:
         if jax.tree.structure(self.diffusion, is_leaf=callable) == jax.tree.structure(0.0):
             amplitudes = jax.tree.map(lambda _: amplitudes, x)
         elif jax.tree.structure(amplitudes) != jax.tree.structure(x):
-            raise ValueError(
-                f"SDE.diffusion must match the state's tree {jax.tree.structure(x)}, "
-                f"got {jax.tree.structure(amplitudes)}"
-            )
+            want, got = jax.tree.structure(x), jax.tree.structure(amplitudes)
+            raise ValueError(f"SDE.diffusion must match the state's tree {want}, got {got}")
 
         def as_scalar(g: Any, leaf: Any) -> jax.Array:
-            if jnp.shape(g) != ():
-                raise ValueError(
-                    f"SDE.diffusion must be one scalar per leaf, got shape {jnp.shape(g)}"
-                )
+            check_shape("SDE.diffusion", jnp.asarray(g), (), ", one scalar per leaf")
             return jnp.asarray(g, dtype=jnp.result_type(leaf))
 
         return jax.tree.map(as_scalar, amplitudes, x)

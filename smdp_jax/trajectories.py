@@ -12,7 +12,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from smdp_jax.checks import check_conditions
 from smdp_jax.compiled import once
 from smdp_jax.sde import Args, State
-from smdp_jax.values import concrete
+from smdp_jax.values import check_floating, check_holds, check_within, concrete
 
 
 @jax.tree_util.register_dataclass
@@ -135,11 +135,9 @@ class Trajectories:
         ValueError
             If the share is not between 0 and 1, or there is but one path.
         """
-        if not 0 < share < 1:
-            raise ValueError(f"share must be between 0 and 1, got {share}")
+        check_within("(0, 1)", share=share)
         count = self.num_samples
-        if count < 2:
-            raise ValueError(f"data must hold at least 2 paths to be split, got {count}")
+        check_holds("data", count, 2, "paths to be split")
         kept = count - min(max(round(share * count), 1), count - 1)
         if key is None:
             return self[:kept], self[kept:]
@@ -169,31 +167,25 @@ class Trajectories:
         for path, leaf in states:
             where = f"Trajectories.xs{jax.tree_util.keystr(path)}"
             if jnp.shape(leaf)[:2] != want:
-                raise ValueError(
-                    f"{where} must have leading axes (samples, times)={want}, got shape "
-                    f"{jnp.shape(leaf)}"
-                )
-            if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-                raise ValueError(f"{where} must be floating point, got {jnp.result_type(leaf)}")
+                said = f"{where} must have leading axes (samples, times)={want}"
+                raise ValueError(f"{said}, got shape {jnp.shape(leaf)}")
+            check_floating(where, leaf)
         check_conditions(self.args, self.args_axes, self.num_samples, "Trajectories.xs")
         if self.mask is not None:
             self._check_mask(want, masked)
         if self.score_targets is not None:
-            shapes = [jax.tree.map(jnp.shape, tree) for tree in (self.xs, self.score_targets)]
-            if shapes[0] != shapes[1]:
-                raise ValueError(
-                    f"Trajectories.score_targets must have the shapes of xs {shapes[0]}, "
-                    f"got {shapes[1]}"
-                )
+            want_all, got = (jax.tree.map(jnp.shape, t) for t in (self.xs, self.score_targets))
+            if want_all != got:
+                said = f"Trajectories.score_targets must have the shapes of xs {want_all}"
+                raise ValueError(f"{said}, got {got}")
         for name in ("xs", "score_targets"):
             _check_finite(name, getattr(self, name), self.ts, self.mask)
 
     def _check_mask(self, want: tuple[int, ...], masked: bool) -> None:
         kind, shape = jnp.result_type(self.mask), jnp.shape(self.mask)
         if kind != jnp.bool_ or shape != want:
-            raise ValueError(
-                f"Trajectories.mask must be bool (samples, times)={want}, got {kind}{list(shape)}"
-            )
+            got = f"{kind}{list(shape)}"
+            raise ValueError(f"Trajectories.mask must be bool (samples, times)={want}, got {got}")
         if not concrete(self.mask):
             return
         seen = np.asarray(self.mask)

@@ -1,6 +1,5 @@
 """Walk a backward kernel from an end state to the start of its grid."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ from smdp_jax.solve.backward import BackwardSolve, SolveInfo
 from smdp_jax.solve.integrate import Save, Watched, scan_saving
 from smdp_jax.solve.looked import Ends
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_number, concrete, warn
+from smdp_jax.values import check_within, concrete, warn
 
 
 class KernelWalk(eqx.Module):
@@ -74,9 +73,7 @@ def kernel_walk(
     for name in ("solver", "controller"):
         if getattr(asked, name) is not None:
             raise ValueError(f"{name} needs a score, got a LearnedKernel, which has its own steps")
-    noise = check_number("input_noise", input_noise)
-    if not 0 <= noise < math.inf:
-        raise ValueError(f"input_noise must be at least 0 and finite, got {input_noise}")
+    (noise,) = check_within("[0, inf)", input_noise=input_noise)
     first, steps = first_step(kernel.ts, asked.ts), len(asked.ts) - 1
     size = jnp.asarray(noise, jax.tree.leaves(ends.x)[0].dtype)
     _warn_of_far(kernel, ends, first + steps)

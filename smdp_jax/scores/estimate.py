@@ -16,6 +16,7 @@ from smdp_jax.scores.seen import SeenRange
 from smdp_jax.scores.tables import KernelTables
 from smdp_jax.sde import SDE
 from smdp_jax.trajectories import Trajectories, grid_axes
+from smdp_jax.values import check_holds
 
 _LEAST_PATHS = 8
 
@@ -35,21 +36,15 @@ def kernel_tables(
 ) -> KernelTables:
     """Estimate gains and covariances of every step, for a network to come or to stand alone."""
     x = data.at(0, 0)
-    if data.num_samples < _LEAST_PATHS:
-        raise ValueError(
-            f"a backward kernel is estimated from at least {_LEAST_PATHS} paths, got "
-            f"{data.num_samples}"
-        )
+    check_holds("data for a backward kernel", data.num_samples, _LEAST_PATHS, "paths")
     if axes is None:  # of what has one: numbers beside a field are a group of their own
         axes = grid_axes([leaf for leaf in jax.tree.leaves(x) if leaf.ndim] or [jnp.zeros(())])
     if transform == "auto":
         chosen = best_transform(sde, data, axes, network)
     elif isinstance(transform, str):
         if transform not in get_args(blocks.Kind):
-            raise ValueError(
-                f"BackwardKernel.transform must be 'auto', one of {get_args(blocks.Kind)}, or a "
-                f"pair (forward, inverse), got {transform!r}"
-            )
+            want = f"'auto', one of {get_args(blocks.Kind)}, or a pair (forward, inverse)"
+            raise ValueError(f"BackwardKernel.transform must be {want}, got {transform!r}")
         chosen = blocks.named(cast(blocks.Kind, transform), axes)
     else:
         chosen = blocks.Custom(axes, *transform)

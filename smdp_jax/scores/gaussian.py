@@ -12,7 +12,7 @@ from smdp_jax.sde import Scalar, State
 from smdp_jax.solve.linear import LinearPart, Transform, check_transform, times
 from smdp_jax.solve.time_grids import between, variance_between
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import concrete
+from smdp_jax.values import check_within, concrete
 
 __all__ = ["GaussianReference"]
 
@@ -49,11 +49,7 @@ class GaussianReference:
         for leaf in jax.tree.leaves(self.variance):
             if not isinstance(leaf, (jax.Array, np.ndarray)) or not concrete(leaf):
                 continue
-            worst = float(jnp.min(leaf))
-            if not 0 <= worst < np.inf:
-                raise ValueError(
-                    f"GaussianReference.variance must be finite and at least 0, got {worst:g}"
-                )
+            check_within("[0, inf)", owner=self, variance=jnp.min(leaf))
 
     @classmethod
     def of(

@@ -37,6 +37,8 @@ from smdp_jax.scores.tables import KernelTables
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.values import check_alike, concrete
 
+_NEEDS = "needs a score, such as PathScore() learns, got a LearnedKernel"
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -123,15 +125,9 @@ class LearnedKernel:
             If it is neither ``sample_posterior`` nor ``certify`` on the kernel's own steps.
         """
         if use not in ("sample_posterior", "certify"):
-            raise ValueError(
-                f"{use} needs a score, got a LearnedKernel, whose steps are for sample_posterior "
-                "and certify. PathScore() learns a score"
-            )
+            raise ValueError(f"{use} {_NEEDS}, whose steps are for sample_posterior and certify")
         if not whole_steps or noise_level != 1:
-            raise ValueError(
-                "substeps, corrector and noise_level need a score, got a LearnedKernel: it has "
-                "steps and noise of its own. PathScore() learns a score"
-            )
+            raise ValueError(f"substeps, corrector or noise_level {_NEEDS}, which has its own")
         first_step(self.ts, ts)
         check_same_process(self.ts, self.tables.noise, self.tables.probe, sde)
 
@@ -232,15 +228,11 @@ def first_step(own: Any, ts: Any) -> int:
     """Find the step of a kernel at which a grid begins; refuse other steps."""
     if not concrete(own, ts):
         if jnp.shape(own) != jnp.shape(ts):
-            raise ValueError(
-                f"inside jit a LearnedKernel takes its whole grid of {len(own)} times, got "
-                f"{jnp.shape(ts)}"
-            )
+            said = f"inside jit a LearnedKernel takes its whole grid of {len(own)} times"
+            raise ValueError(f"{said}, got {jnp.shape(ts)}")
         return 0
     first = first_of(own, ts)
     if first is None:
-        raise ValueError(
-            f"a LearnedKernel has its own steps {steps_of(own, ts)}. Learn another one for other "
-            "steps, or a score, PathScore()"
-        )
+        said = f"a LearnedKernel has its own steps {steps_of(own, ts)}"
+        raise ValueError(f"{said}. Learn another one for other steps, or a score, PathScore()")
     return first

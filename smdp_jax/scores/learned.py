@@ -25,6 +25,8 @@ from smdp_jax.scores.own_steps import first_of, steps_of
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.values import check_kind, concrete, warn
 
+_LEARN = ". PathScore() learns a score for any steps and level"
+
 
 def apply_network(model: Any, variables: Any, t: Scalar, x: State, args: Args) -> State:
     """Evaluate a network, with a message of our own where it can't be."""
@@ -45,17 +47,14 @@ def readable_errors(model: Any, x: State, args: Args) -> Iterator[None]:
             f"and args of other shapes than {shapes[0]} and {shapes[1]}; several states need "
             f"batch_axes or jax.vmap ({error})"
         ) from error
-    except InvalidRngError as error:
-        raise ValueError(
-            f"the network must be a function of t, x and args, got {name}, which draws random "
-            f"numbers: switch dropout off (deterministic=True) ({error})"
-        ) from error
-    except ModifyScopeVariableError as error:
-        raise ValueError(
-            f"the network must be a function of t, x and args, got {name}, which changes variables "
-            "when called: use LayerNorm or GroupNorm in place of batch statistics "
-            f"({error})"
-        ) from error
+    except (InvalidRngError, ModifyScopeVariableError) as error:
+        which = {
+            InvalidRngError: "draws random numbers: switch dropout off (deterministic=True)",
+            ModifyScopeVariableError: "changes variables when called: use LayerNorm or GroupNorm "
+            "in place of batch statistics",
+        }[type(error)]
+        said = f"the network must be a function of t, x and args, got {name}"
+        raise ValueError(f"{said}, which {which} ({error})") from error
 
 
 @jax.tree_util.register_dataclass
@@ -192,27 +191,18 @@ class StepCorrection(_Learned):
         if not whole_steps:
             raise ValueError("substeps and corrector need a score, got a StepCorrection")
         if noise_level != self.noise_level:
-            raise ValueError(
-                f"{use} at noise level {noise_level:g} needs a score; this StepCorrection was "
-                f"trained at noise level {self.noise_level:g}. PathScore() learns a score for any "
-                "level"
-            )
-        if not concrete(ts, self.ts):
-            return
-        if first_of(self.ts, ts) is None:
-            raise ValueError(
-                f"{use} needs the steps that this StepCorrection was trained on "
-                f"{steps_of(self.ts, ts)}. PathScore() learns a score for any steps"
-            )
+            own = f"this StepCorrection was trained at noise level {self.noise_level:g}"
+            raise ValueError(f"{use} at noise level {noise_level:g} needs a score; {own}{_LEARN}")
+        if concrete(ts, self.ts) and first_of(self.ts, ts) is None:
+            own = f"the steps that this StepCorrection was trained on {steps_of(self.ts, ts)}"
+            raise ValueError(f"{use} needs {own}{_LEARN}")
 
 
 def check_is_score(score: ScoreFn, use: str) -> None:
     """Refuse what is learned for one step where the mathematics asks for grad log p itself."""
     if getattr(score, "kind", "score") != "score":
-        raise ValueError(
-            f"{use} must have a score, got a {type(score).__name__}: it is right for its own steps "
-            "of one backward solve, and no gradient of a log density. PathScore() learns a score"
-        )
+        got = f"{type(score).__name__}, which is right for its own steps of one backward solve"
+        raise ValueError(f"{use} must have a score, a gradient of log p, got a {got}{_LEARN}")
 
 
 def check_evaluates(sde: SDE, score: ScoreFn, ts: Any, x: State, args: Args) -> None:

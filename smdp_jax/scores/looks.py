@@ -64,10 +64,8 @@ class Looks(NamedTuple):
             gain, offset, residual = empty
             return Tables(gain, offset, residual, jnp.zeros((len(ts), number), bool))
         if twist.gain.shape[1:] != self.matrix.shape:
-            raise ValueError(
-                f"twist must be of these observations: {number} sensors of {entries} entries, got "
-                f"{twist.gain.shape[1]} of {twist.gain.shape[2]}"
-            )
+            want, got = f"{number} sensors of {entries} entries", twist.gain.shape[1:]
+            raise ValueError(f"twist must be of these observations, {want}, got {got}")
         gain, offset, residual = jax.vmap(twist.at)(jnp.asarray(ts))
         return Tables(gain, offset, residual, self._early(len(ts)))
 

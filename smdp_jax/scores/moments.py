@@ -16,6 +16,7 @@ from smdp_jax.scores.regression import Regression, regress
 from smdp_jax.scores.tables import KernelTables, base_of, with_input_noise
 from smdp_jax.sde import SDE, Args, FlowMap, Scalar, State
 from smdp_jax.trajectories import Trajectories
+from smdp_jax.values import check_choice
 
 Base = Literal["auto", "state", "inverse"]
 
@@ -25,8 +26,7 @@ _AT_ONCE = 2**22
 
 def check_base(name: str, base: Any) -> None:
     """Check that a base is known."""
-    if base not in get_args(Base):
-        raise ValueError(f"{name} must be one of {get_args(Base)}, got {base!r}")
+    check_choice(name, base, *get_args(Base))
 
 
 @dataclass(frozen=True)

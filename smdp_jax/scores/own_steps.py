@@ -54,8 +54,5 @@ def check_same_process(ts: Array, noise: State, probe: tuple[State, Args, State]
             size = float(jnp.abs(a).max())
             apart = float(jnp.abs(a - b).max())
             if not apart <= 1e-3 * size:
-                raise ValueError(
-                    f"sde is another process than the kernel's: its {name} differs by {apart:.3g} "
-                    f"where the kernel's is up to {size:.3g}; a LearnedKernel belongs to one "
-                    "process, learn another one"
-                )
+                said = f"sde must be the process that the kernel was learned for, got a {name} that"
+                raise ValueError(f"{said} differs by {apart:.3g} where its own is up to {size:.3g}")

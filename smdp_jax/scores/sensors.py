@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from smdp_jax.sde import State
-from smdp_jax.values import concrete, is_number
+from smdp_jax.values import check_finite, check_kind, check_shape, concrete, is_number
 
 __all__ = ["LinearObservation", "Observation"]
 
@@ -40,11 +40,8 @@ class Observation:
     log_likelihood: Callable[[Any, Any], Any]
 
     def __post_init__(self) -> None:
-        if not callable(self.log_likelihood):
-            raise TypeError(
-                f"Observation.log_likelihood must be a function (x, args), got "
-                f"{reprlib.repr(self.log_likelihood)}"
-            )
+        want = "a function (x, args)"
+        check_kind("Observation.log_likelihood", self.log_likelihood, want, "__call__")
         _check_time(self.time)
 
 
@@ -88,25 +85,15 @@ class LinearObservation:
             object.__setattr__(self, "operator", np.asarray(self.operator))
         value = _real("value", self.value)
         _real("covariance", self.covariance)
-        if self.seen is not None and np.shape(self.seen) != value.shape:
-            raise ValueError(
-                f"LinearObservation.seen must have the shape of value {value.shape}, got "
-                f"{np.shape(self.seen)}"
-            )
+        if self.seen is not None:
+            check_shape("LinearObservation.seen", jnp.asarray(self.seen), value.shape, " of value")
         if not concrete(self.seen):
-            raise ValueError(
-                "LinearObservation.seen must be known before tracing, got a traced array: give "
-                "broken sensors a large covariance there"
-            )
+            said = "LinearObservation.seen must be known before tracing, got a traced array"
+            raise ValueError(f"{said}: give broken sensors a large covariance there")
         kept = self.kept
         if concrete(value):
-            wrong = np.flatnonzero(~np.isfinite(np.asarray(value)).reshape(-1) & kept)
-            if wrong.size:
-                raise ValueError(
-                    "LinearObservation.value must be finite, got "
-                    f"{np.asarray(value).reshape(-1)[wrong[0]]} at sensor {wrong[0]}: leave broken "
-                    "sensors out by seen="
-                )
+            seen = np.where(kept, np.asarray(value).reshape(-1), 0)
+            check_finite(seen, "LinearObservation.value (seen= leaves out broken sensors): sensor ")
         _check_covariance(self.covariance, kept)
 
     @property
@@ -138,31 +125,24 @@ class LinearObservation:
         if callable(operator):
             return operator(x)
         if self._is_mask:
-            if jax.tree.map(np.shape, operator) != jax.tree.map(np.shape, x):
-                raise ValueError(
-                    f"a mask must be like the state {jax.tree.map(np.shape, x)}, got "
-                    f"{jax.tree.map(np.shape, operator)}"
-                )
+            want, got = (jax.tree.map(np.shape, tree) for tree in (x, operator))
+            if want != got:
+                raise ValueError(f"a mask must be like the state {want}, got {got}")
             picked = jax.tree.map(lambda o, x: x[np.nonzero(np.asarray(o))], operator, x)
             return jnp.concatenate(jax.tree.leaves(picked))
         if self._is_matrix:
             flat, _ = ravel_pytree(x)
-            if operator.shape[1] != flat.size:
-                raise ValueError(
-                    f"a matrix as operator must have {flat.size} columns, one per entry of the "
-                    f"state, got shape {operator.shape}"
-                )
+            hint = ", a column for each entry of the state"
+            check_shape("a matrix as operator", operator, (operator.shape[0], flat.size), hint)
             return jnp.asarray(operator, flat.dtype) @ flat
         if not isinstance(x, (jax.Array, np.ndarray)):
-            raise ValueError(
-                f"operator must be a function for a state of several leaves, got {operator!r}"
-            )
+            want = "a function for a state of several leaves"
+            raise ValueError(f"operator must be {want}, got {operator!r}")
         try:
             return x[operator]
         except (IndexError, TypeError) as error:
-            raise ValueError(
-                f"operator must be an index into a state of shape {x.shape}, got {operator!r}"
-            ) from error
+            want = f"an index into a state of shape {x.shape}"
+            raise ValueError(f"operator must be {want}, got {operator!r}") from error
 
     @property
     def _is_mask(self) -> bool:
@@ -200,14 +180,11 @@ class LinearObservation:
         except (TypeError, ValueError, jax.errors.TracerArrayConversionError) as error:
             if not callable(self.operator):
                 raise
-            raise TypeError(
-                "operator must be a JAX function of one state that returns an array, got "
-                f"{reprlib.repr(self.operator)}: {error}"
-            ) from error
-        if shape != np.shape(self.value):
-            raise ValueError(
-                f"operator must return the shape of value {np.shape(self.value)}, got {shape}"
-            )
+            want = "a JAX function of one state that returns an array"
+            got = reprlib.repr(self.operator)
+            raise TypeError(f"operator must be {want}, got {got}: {error}") from error
+        if shape != (want := np.shape(self.value)):
+            raise ValueError(f"operator must return the shape of value {want}, got {shape}")
         kept = np.flatnonzero(self.kept)
         if self._is_matrix:
             return jnp.asarray(self.operator, flat.dtype)[kept]
@@ -218,10 +195,8 @@ class LinearObservation:
             return jnp.asarray(np.eye(flat.size)[picked], flat.dtype)
         rows, off = jax.jit(lambda probe: _rows(look, probe, kept))(flat)
         if concrete(off) and float(off) > 0:
-            raise ValueError(
-                "operator must be linear, without an offset, got one that is not: use "
-                "Observation(time, log_likelihood)"
-            )
+            said = "operator must be linear, without an offset, got one that is not"
+            raise ValueError(f"{said}: use Observation(time, log_likelihood)")
         return rows
 
     def noise(self, dtype: Any) -> Array:
@@ -285,10 +260,8 @@ def _rows(look: Callable, flat: Array, kept: np.ndarray) -> tuple[Array, Array]:
 
 def _check_time(time: Any) -> None:
     if not is_number(time):
-        raise ValueError(
-            "an observation's time must be a number that is known before tracing, got "
-            f"{reprlib.repr(time)}"
-        )
+        want = "a number that is known before tracing"
+        raise ValueError(f"an observation's time must be {want}, got {reprlib.repr(time)}")
 
 
 def _real(name: str, given: Any) -> Array:
@@ -297,9 +270,8 @@ def _real(name: str, given: Any) -> Array:
     except (TypeError, ValueError):
         found = None
     if found is None or jnp.issubdtype(found.dtype, jnp.complexfloating):
-        raise ValueError(
-            f"LinearObservation.{name} must be an array of real numbers, got {reprlib.repr(given)}"
-        )
+        got = reprlib.repr(given)
+        raise ValueError(f"LinearObservation.{name} must be an array of real numbers, got {got}")
     return found
 
 
@@ -307,10 +279,8 @@ def _check_covariance(covariance: Any, kept: np.ndarray) -> None:
     shape = np.shape(covariance)
     size = kept.size
     if shape not in ((), (size,), (size, size)) and math.prod(shape) != size:
-        raise ValueError(
-            f"covariance must be a number, one per sensor ({size}), or a matrix of shape "
-            f"{(size, size)}, got shape {shape}"
-        )
+        want = f"a number, one per sensor ({size}), or a matrix of shape {(size, size)}"
+        raise ValueError(f"covariance must be {want}, got shape {shape}")
     if not concrete(covariance):
         return
     values = np.asarray(covariance, np.float64)
@@ -320,8 +290,7 @@ def _check_covariance(covariance: Any, kept: np.ndarray) -> None:
         if not symmetric:
             raise ValueError(f"covariance must be symmetric, got {reprlib.repr(covariance)}")
         if not least > 0:
-            raise ValueError(
-                f"covariance must be positive definite, got least eigenvalue {least:g}"
-            )
+            got = f"least eigenvalue {least:g}"
+            raise ValueError(f"covariance must be positive definite, got {got}")
     elif not (values > 0).all() or not np.isfinite(values).all():
         raise ValueError(f"covariance must be positive and finite, got {values.min():g}")

@@ -105,10 +105,9 @@ def load_score(path: str | os.PathLike[str], model: Any, sde: SDE | None = None)
         raise ValueError(f"{path} must begin as what save writes does, got {content[:24]!r}")
     version, _, digest = head.removeprefix(_MAGIC).partition(b" ")
     if version != str(_VERSION).encode():
-        raise ValueError(
-            f"{path} must be of version {_VERSION}, got version {version.decode(errors='replace')}:"
-            " it was written by another smdp_jax: pip install --upgrade smdp_jax, or train again"
-        )
+        got = f"{version.decode(errors='replace')}, of another smdp_jax"
+        remedy = "pip install --upgrade smdp_jax, or train again"
+        raise ValueError(f"{path} must be of version {_VERSION}, got version {got}: {remedy}")
     if hashlib.sha256(body).hexdigest().encode() != digest:
         raise ValueError(f"{path} is damaged: its content has another digest than it had")
     tree = msgpack_restore(body)

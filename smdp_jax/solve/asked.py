@@ -18,9 +18,16 @@ from smdp_jax.solve.inverses import walked
 from smdp_jax.solve.reversal import check_level
 from smdp_jax.solve.solvers import check_solver
 from smdp_jax.solve.time_grids import even
-from smdp_jax.values import check_finite, check_flags, check_key, check_kind, check_positive
+from smdp_jax.values import (
+    check_finite,
+    check_flags,
+    check_holds,
+    check_key,
+    check_kind,
+    check_positive,
+)
 
-__all__ = ["Work", "check_backward"]
+__all__ = ["Work", "prepared"]
 
 _PATHS = 2**31 - 1
 
@@ -35,10 +42,10 @@ class Work(NamedTuple):
     chunk_size: int | None
 
 
-def check_backward(
+def prepared(
     verb: str, asked: BackwardSolve, score: Any, given: Work, batch_axes: Any, args: Any, key: Any
 ) -> tuple[BackwardSolve, Work]:
-    """Check ``sample_posterior`` and ``probability_flow``; return the solve and its work."""
+    """The solve and its work, once what ``sample_posterior`` was asked for is found in order."""
     sde, ts = walked(asked.sde, score), asked.ts
     checks.check_time_grid(ts, sde)
     if not hasattr(score, "check_use"):
@@ -54,14 +61,12 @@ def check_backward(
     level = check_level(asked.noise_level)
     x_end = checks.as_state(given.x_end, "x_end")
     mapped = args if given.args_axes == 0 else None
-    batch, x, own = _check_batch(asked, score, x_end, args, mapped, batch_axes)
+    batch, x, own = _parted(asked, score, x_end, args, mapped, batch_axes)
     if hasattr(score, "check_state"):
         score.check_state(x)
     if math.prod(batch) * num_samples > _PATHS:
-        raise ValueError(
-            f"num_samples must be at most {_PATHS // math.prod(batch)} for {math.prod(batch)} end "
-            f"states (2^31 paths), got {num_samples}"
-        )
+        most = f"{_PATHS // math.prod(batch)} for {math.prod(batch)} end states (2^31 paths)"
+        raise ValueError(f"num_samples must be at most {most}, got {num_samples}")
     equal = substeps == 1 and even(ts)
     checks.check_process(sde, ts, x, own, maps=("drift", "inverse"), equal_steps=equal)
     fixed = substeps != 1 or asked.corrector is not None
@@ -103,7 +108,7 @@ def _check_adaptive(asked: BackwardSolve, fixed: Any) -> None:
         raise ValueError("corrector, denoise_last and substeps need fixed steps, got a controller")
 
 
-def _check_batch(
+def _parted(
     asked: BackwardSolve, score: Any, x_end: State, args: Args, mapped: Args, batch_axes: Any
 ) -> tuple[tuple[int, ...], State, Args]:
     """Find the shape of the batch; return it with one state and its conditions."""
@@ -111,12 +116,9 @@ def _check_batch(
     shapes = {jnp.shape(leaf)[: axes or 0] for leaf in jax.tree.leaves((x_end, mapped))}
     batch = next(iter(shapes), ())
     if len(shapes) != 1 or len(batch) != (axes or 0):
-        raise ValueError(
-            f"x_end, and args mapped over end states, must share {axes} leading axes "
-            f"(batch_axes), got {shapes}"
-        )
-    if 0 in batch:
-        raise ValueError(f"x_end must hold at least 1 end state, got leading axes {batch}")
+        said = "x_end, and args mapped over end states, must share"
+        raise ValueError(f"{said} {axes} leading axes (batch_axes), got {shapes}")
+    check_holds("x_end", math.prod(batch), 1, "end state")
     x, own = jax.tree.map(lambda x: jnp.asarray(x)[(0,) * len(batch)], (x_end, mapped))
     own = args if mapped is None else own
     if axes is None and _reads_as_batch(asked, score, x_end, own):

@@ -84,9 +84,8 @@ class Langevin:
         object.__setattr__(self, "steps", steps)
         number = is_number(self.step_size)
         if not (0 < self.step_size < math.inf if number else hasattr(self.step_size, "dtype")):
-            raise ValueError(
-                f"Langevin.step_size must be positive and finite, got {self.step_size!r}"
-            )
+            got = repr(self.step_size)
+            raise ValueError(f"Langevin.step_size must be positive and finite, got {got}")
 
 
 _STATIC = {"static": True}

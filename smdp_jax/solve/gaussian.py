@@ -21,6 +21,7 @@ from smdp_jax.solve.linear import (
 )
 from smdp_jax.solve.linearise import Linearised, waves_of
 from smdp_jax.solve.terms import white_noise
+from smdp_jax.values import check_choice
 
 __all__ = ["GaussianStep", "GaussianTransition", "bind", "bound", "check_gaussian"]
 
@@ -57,8 +58,7 @@ class GaussianStep(eqx.Module):
     serves: ClassVar[str] = "drifts and flow maps"
 
     def __check_init__(self) -> None:
-        if self.order not in (1, 2):
-            raise ValueError(f"GaussianStep.order must be 1 or 2, got {self.order!r}")
+        check_choice("GaussianStep.order", self.order, 1, 2)
 
     @property
     def evaluations(self) -> int:

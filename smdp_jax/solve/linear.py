@@ -75,9 +75,8 @@ def rates_at(linear: Any, args: Args, modes: State, t0: Scalar, t1: Scalar) -> S
         if turns and not jnp.issubdtype(mode.dtype, jnp.complexfloating):
             raise ValueError("complex LinearPart.rates must come with a complex transform")
         if rate.shape not in ((), mode.shape):
-            raise ValueError(
-                f"LinearPart.rates must be scalars or of shape {mode.shape}, got {rate.shape}"
-            )
+            want = f"scalars or of shape {mode.shape}"
+            raise ValueError(f"LinearPart.rates must be {want}, got {rate.shape}")
         return rate.astype(mode.dtype if turns else jnp.finfo(mode.dtype).dtype)
 
     return jax.tree.map(like, rates, modes)

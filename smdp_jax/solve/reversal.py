@@ -1,7 +1,5 @@
 """The time reversals of a process, and its probability flow (mathematics only)."""
 
-import math
-import reprlib
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from smdp_jax.sde import SDE, Args, Diffusion, Scalar, ScoreFn, State, map_amplitudes
-from smdp_jax.values import is_number
+from smdp_jax.values import check_within
 
 __all__ = ["check_level", "forward_flow", "probability_flow_sde", "reverse_sde", "scaled_noise"]
 
@@ -122,10 +120,7 @@ def forward_flow(sde: SDE, score: ScoreFn) -> SDE:
 
 def check_level(noise_level: Any) -> float:
     """Check the alpha of a backward process, and return it as a number."""
-    if not is_number(noise_level) or not 0 <= noise_level < math.inf:
-        said = reprlib.repr(noise_level)
-        raise ValueError(f"noise_level must be finite and not negative, got {said}")
-    return float(noise_level)
+    return check_within("[0, inf)", noise_level=noise_level)[0]
 
 
 def scaled_noise(diffusion: Diffusion, level: float, direction: int = 1) -> Diffusion:

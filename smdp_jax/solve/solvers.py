@@ -121,31 +121,23 @@ def check_solver(
     check_is_solver(solver)
     name = type(solver).__name__
     if sde.step is not None and not splits(solver):
-        raise ValueError(
-            f"a flow map is solved by Splitting(), got {name}; give a drift for {name}"
-        )
+        raise ValueError(f"a flow map is solved by Splitting(), got {name}, which takes a drift")
     if sde.step is None and splits(solver):
         raise ValueError("Splitting() solves flow maps, got a drift: see flow_map_of")
     if isinstance(solver, diffrax.HalfSolver) and not adaptive:
         raise ValueError("HalfSolver estimates errors for adaptive steps: see solve_adaptive")
     if isinstance(solver, (diffrax.AbstractFosterLangevinSRK, diffrax.SemiImplicitEuler)):
-        raise ValueError(
-            f"solver must be one of a single drift, got {name}, whose terms are two: use "
-            "Heun(), or ShARK() with noise"
-        )
+        said = f"solver must be one of a single drift, got {name}, whose terms are two"
+        raise ValueError(f"{said}: use Heun(), or ShARK() with noise")
     if isinstance(solver, (diffrax.ItoMilstein, diffrax.StratonovichMilstein)):
-        raise ValueError(
-            f"solver must be one of additive noise, for which {name} is Euler() at the price of a "
-            f"Jacobian, got {name}()"
-        )
+        said = f"solver must be one of additive noise, got {name}()"
+        raise ValueError(f"{said}, which is Euler() there at the price of a Jacobian")
     if sde.deterministic if deterministic is None else deterministic:
         if isinstance(solver, diffrax.AbstractSRK):
             raise ValueError(f"{name} needs noise, got an ODE: use an ODE solver such as Heun()")
     elif not isinstance(solver, _OF_NOISE):
-        raise ValueError(
-            f"solver must be one that converges with noise, got {name}, which is for ODEs: use "
-            "Euler(), Heun() or ShARK()"
-        )
+        said = f"solver must be one that converges with noise, got {name}, which is for ODEs"
+        raise ValueError(f"{said}: use Euler(), Heun() or ShARK()")
 
 
 _OF_NOISE = (

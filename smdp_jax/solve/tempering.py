@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.solve.particles import doubts, log_mean_exp, next_temperature, systematic
+from smdp_jax.values import check_choice, check_positive, check_within
 
 _STAGES = 256
 _STUCK, _MORE = 0.3, 16  # acceptance below which moves go on, and for how many
@@ -53,12 +54,9 @@ class Tempering:
     nodes: int = 3
 
     def __post_init__(self) -> None:
-        if not 0 < self.ess < 1 or self.nodes not in _LOBATTO:
-            raise ValueError(
-                f"Tempering.ess must be in (0, 1) and nodes in {sorted(_LOBATTO)}, got {self}"
-            )
-        if min(self.moves, self.final_moves) < 1:
-            raise ValueError(f"Tempering.moves and final_moves must be at least 1, got {self}")
+        check_within("(0, 1)", owner=self, ess=self.ess)
+        check_choice("Tempering.nodes", self.nodes, *_LOBATTO)
+        check_positive(owner=self, moves=self.moves, final_moves=self.final_moves)
 
 
 # Gauss-Lobatto on [0, 1]: nodes between the ends, and weights (ends first and last).

@@ -1,13 +1,12 @@
 """Time grids: uniform, or dense near the start."""
 
-import math
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from smdp_jax.values import check_number, check_positive, concrete
+from smdp_jax.values import check_positive, check_within, concrete
 
 __all__ = ["between", "even", "linear_grid", "log_grid", "variance_between"]
 
@@ -57,8 +56,7 @@ def log_grid(start: float, end: float, steps: int, *, offset: float = 0.1) -> Fl
         If the grid would be empty or not increasing, or if ``offset`` is not positive.
     """
     _check_grid_request(start, end, steps)
-    if not 0 < check_number("offset", offset) < math.inf:
-        raise ValueError(f"offset must be positive and finite, got {offset}")
+    check_within("(0, inf)", offset=offset)
     fractions = jnp.linspace(0.0, 1.0, steps + 1)
     span = end - start
     ts = start + offset * jnp.expm1(fractions * jnp.log1p(span / offset))
@@ -89,8 +87,5 @@ def even(ts: Any) -> bool:
 
 def _check_grid_request(start: float, end: float, steps: int) -> None:
     check_positive(steps=steps)
-    start, end = check_number("start", start), check_number("end", end)
-    if not -math.inf < start < end < math.inf:
-        raise ValueError(
-            f"a time grid must increase between finite times, got start={start}, end={end}"
-        )
+    check_within("(-inf, inf)", start=start)
+    check_within(f"({start}, inf)", end=end)

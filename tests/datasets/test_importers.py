@@ -278,7 +278,7 @@ def test_several_files(tmp_path, monkeypatch):
         datasets.from_npz("~/*.npz", args="nu", dtype="float32")
     with pytest.raises(FileNotFoundError, match=r"there is no file like .*none"):
         datasets.from_npz("~/none*.npz")
-    with pytest.raises(ValueError, match="at least one file, got none"):
+    with pytest.raises(ValueError, match="at least 1 file, got 0"):
         datasets.from_npz([])
     with pytest.raises(ValueError, match=r"got 'https://host/a.npz': download it first"):
         datasets.from_npz("https://host/a.npz")

@@ -188,13 +188,13 @@ def test_refused(case):
 def test_is_no_score(untyped):
     paths = ring_paths(jax.random.key(1), 20, 5)
     kernel = smdp.estimate_kernel(RING, paths, transform="periodic")
-    with pytest.raises(ValueError, match="needs a score, got a LearnedKernel"):
+    with pytest.raises(ValueError, match=r"needs a score, .* got a LearnedKernel"):
         smdp.probability_flow(RING, kernel, paths.at(0, -1), paths.ts)
 
 
 def test_bad_estimates():
     paths = ring_paths(jax.random.key(1), 20, 5)
-    with pytest.raises(ValueError, match="from at least 8 paths, got 7"):
+    with pytest.raises(ValueError, match="at least 8 paths, got 7"):
         smdp.estimate_kernel(RING, paths[:7])
     with pytest.raises(ValueError, match=r"transform must be 'auto', one of .* got 'wavelets'"):
         smdp.estimate_kernel(RING, paths, transform="wavelets")
