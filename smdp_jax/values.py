@@ -64,17 +64,15 @@ _SAID = {
 
 
 def check_within(interval: str, *, owner: Any = None, **numbers: Any) -> list[Any]:
-    """Check that real numbers lie in an interval, such as "[0, 1)"; None stands for a default."""
+    """Check that real numbers lie in an interval, such as "[0, 1)"."""
     low, high = map(float, interval[1:-1].split(","))
     for name, value in numbers.items():
-        if value is None:
-            continue
         x = check_number(_field(owner, name), value)
         ends = (x == low and interval[0] == "[") or (x == high and interval[-1] == "]")
         if not (low < x < high or ends):
             said = _SAID.get(interval, f"in {interval}")
             raise ValueError(f"{_field(owner, name)} must be {said}, got {value}")
-    return [None if value is None else float(value) for value in numbers.values()]
+    return [float(value) for value in numbers.values()]
 
 
 def check_positive(*, least: int = 1, owner: Any = None, **numbers: Any) -> list[Any]:

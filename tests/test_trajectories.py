@@ -62,7 +62,7 @@ def test_split_loses_no_path_and_keeps_some_on_both_sides(key, share, aside):
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, float("nan")])
 def test_split_refuses_shares_that_are_none(share):
-    with pytest.raises(ValueError, match="share must be between 0 and 1, got"):
+    with pytest.raises(ValueError, match=r"share must be in \(0, 1\), got"):
         mapped().split(share)
     with pytest.raises(ValueError, match="at least 2 paths"):
         mapped()[:1].split(0.5)

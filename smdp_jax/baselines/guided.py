@@ -26,7 +26,7 @@ from smdp_jax.evaluate.ensembles import crps_ensemble
 from smdp_jax.posterior import Posterior, sample_posterior
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.solve.terms import white_noise
-from smdp_jax.values import check_finite, check_key, check_positive
+from smdp_jax.values import check_finite, check_holds, check_key, check_positive
 
 
 @jax.tree_util.register_dataclass
@@ -157,8 +157,7 @@ def search_scale(
     """
     cases = check_samples(truths, "truths")
     check_positive(least=2, num_samples=num_samples)
-    if not len(scales):
-        raise ValueError("scales must hold at least one number, got none")
+    check_holds("scales", len(scales), 1, "number")
     keys = jax.random.split(key, cases)
 
     @jax.jit

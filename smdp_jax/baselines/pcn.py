@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from smdp_jax.baselines.parts import NoiseFree
 from smdp_jax.checks import check_time_grid
 from smdp_jax.sde import SDE, Args, State
-from smdp_jax.values import check_finite, check_key, check_positive
+from smdp_jax.values import check_finite, check_holds, check_key, check_positive
 
 Residuals = Callable[[Any], Any]
 Noise = tuple[Callable[[Any, Any, Any], Any], Callable[[Any, Any, Any], Any]]
@@ -278,8 +278,7 @@ def r_hat(draws: Float[Array, "chains draws entries"]) -> Float[Array, "entries"
     Gelman et al. (2013), "Bayesian Data Analysis", 3rd edition, eq. 11.4.
     """
     chains, count, entries = draws.shape
-    if count < 4:
-        raise ValueError(f"draws must hold at least 4 of each chain, got {count}")
+    check_holds("draws", count, 4, "of each chain")
     half = count // 2
     halves = draws[:, : 2 * half].reshape(2 * chains, half, entries)
     within = jnp.mean(jnp.var(halves, axis=1, ddof=1), axis=0)

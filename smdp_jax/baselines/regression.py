@@ -22,7 +22,7 @@ from smdp_jax.scores.step import LearnedStep, StepScale
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.solve.terms import white_noise
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_finite, check_kind, check_number, check_positive
+from smdp_jax.values import check_finite, check_kind, check_positive, check_within
 
 
 class DropoutResNet(DilatedResNet):
@@ -105,8 +105,7 @@ class Regression(InverseStep):
     training_noise: float = 0.0
 
     def __post_init__(self) -> None:
-        if not check_number("training_noise", self.training_noise) >= 0:
-            raise ValueError(f"training_noise must be at least 0, got {self.training_noise}")
+        check_within("[0, inf]", training_noise=self.training_noise)
 
     def check(self, sde: SDE, data: Trajectories) -> None:
         """Any paths: a step that sees the time takes uneven ones."""

@@ -59,7 +59,8 @@ class Metric:
             said = "Metric must have a target to be judged by, and either a bound or a tolerance"
             got = f"target={self.target!r}, bound={self.bound!r}, tolerance={self.tolerance!r}"
             raise ValueError(f"{said}, got {got}")
-        check_within("[0, inf]", tolerance=self.tolerance)
+        if self.tolerance is not None:
+            check_within("[0, inf]", tolerance=self.tolerance)
 
     @property
     def wanted(self) -> str:

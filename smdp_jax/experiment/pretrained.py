@@ -21,6 +21,7 @@ from smdp_jax.scores.sharing import decoded, encoded
 from smdp_jax.scores.step import carried_by
 from smdp_jax.sde import SDE
 from smdp_jax.solve.linear import LinearPart
+from smdp_jax.values import check_choice
 
 _VERSION = 1
 _PLAIN = (bool, int, float, str, type(None))
@@ -73,8 +74,7 @@ def pretrained(name: str) -> Pretrained:
     folder = files("smdp_jax.experiment").joinpath("weights")
     found = [file.name for file in folder.iterdir()]
     there = sorted(file.removesuffix(".smdp") for file in found if file.endswith(".smdp"))
-    if name not in there:
-        raise ValueError(f"name must be one of {', '.join(there)}, got {name!r}")
+    check_choice("name", name, *there)
     tree: Any = msgpack_restore(folder.joinpath(f"{name}.smdp").read_bytes())
     if tree["version"] != _VERSION:
         raise ValueError(

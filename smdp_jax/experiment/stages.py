@@ -128,10 +128,8 @@ def run_experiment(
         begun = _started_from(initial)
         by_first(lambda: files.open(file, preset, config, shown or file.path.name, begun))
         if not files.config.exists():
-            raise ExperimentError(
-                f"runs_dir must be a folder that all processes see, got {runs_dir}, where process "
-                f"{jax.process_index()} finds nothing of what process 0 has written"
-            )
+            got = f"{runs_dir}, where process {jax.process_index()} finds nothing of process 0's"
+            raise ExperimentError(f"runs_dir must be a folder that all processes see, got {got}")
         say(f"{file.name} ({preset}) in {files.directory}")
         resume = {"checkpoint_seconds": checkpoint_seconds, "progress": progress and is_first()}
         resume |= {} if initial is None else {"initial": initial}

@@ -29,6 +29,7 @@ from smdp_jax.scores.state_noise import StateNoise
 from smdp_jax.scores.tables import KernelTables, with_input_noise
 from smdp_jax.sde import SDE, Scalar, State
 from smdp_jax.trajectories import Trajectories
+from smdp_jax.values import check_within
 
 _FEW_ENTRIES = 16
 _FEW_PATHS = 100
@@ -93,15 +94,11 @@ class BackwardKernel(Objective):
 
     def __post_init__(self) -> None:
         check_windows("BackwardKernel.windows", self.windows)
-        if not self.input_noise >= 0:
-            raise ValueError(
-                f"BackwardKernel.input_noise must be at least 0, got {self.input_noise}"
-            )
-        if not self.directions >= 0:
-            raise ValueError(f"BackwardKernel.directions must be at least 0, got {self.directions}")
+        check_within("[0, inf]", owner=self, input_noise=self.input_noise)
+        check_within("[0, inf]", owner=self, directions=self.directions)
         check_base("BackwardKernel.base", self.base)
-        if self.hold_out is not None and not 0 < self.hold_out < 1:
-            raise ValueError(f"BackwardKernel.hold_out must be in (0, 1), got {self.hold_out}")
+        if self.hold_out is not None:
+            check_within("(0, 1)", owner=self, hold_out=self.hold_out)
 
     def check(self, sde: SDE, data: Trajectories) -> None:
         """Windows are no longer than the paths."""

@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.objectives.step_miss import step_miss
@@ -10,6 +9,7 @@ from smdp_jax.scores.learned import LearnedScore
 from smdp_jax.scores.preconditioner import Preconditioner
 from smdp_jax.sde import SDE, Scalar
 from smdp_jax.trajectories import Trajectories, window
+from smdp_jax.values import check_counts, check_holds
 
 __all__ = ["Kind", "Objective"]
 
@@ -18,27 +18,14 @@ Kind = Literal["score", "correction"]
 
 def check_windows(name: str, windows: Any) -> tuple[int, ...]:
     """Check numbers of steps per window."""
-    given = windows if isinstance(windows, (tuple, list)) else ()
-    if not given or not all(is_count(w) for w in given):
-        raise ValueError(
-            f"{name} must be a tuple of positive numbers of steps, such as (1, 2, 4), got {windows}"
-        )
-    return tuple(map(int, given))
+    return check_counts(**{name: windows})[0]
 
 
 def check_fits(windows: tuple[int, ...], data: Trajectories) -> None:
     """Check that windows are no longer than the paths."""
-    if max(windows) > data.num_times - 1:
-        raise ValueError(
-            f"a window of {max(windows)} steps needs {max(windows) + 1} stored times, got "
-            f"trajectories of {data.num_times}"
-        )
-
-
-def is_count(value: Any) -> bool:
-    """Tell a whole number of at least 1."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return bool(whole and value >= 1)
+    least = max(windows) + 1
+    what = f"stored times, for windows of {max(windows)} steps"
+    check_holds("trajectories", data.num_times, least, what)
 
 
 class Objective:

@@ -40,10 +40,8 @@ class ImplicitScore(Objective):
         """Noise reaches every leaf."""
         for g in noise_table(sde, data.ts, data.at(0, 0)):
             if not g.any():
-                raise ValueError(
-                    "SDE.diffusion must be positive on all leaves, got 0 on one: without noise "
-                    "there is no score"
-                )
+                said = "SDE.diffusion must be positive on all leaves, got 0 on one"
+                raise ValueError(f"{said}: without noise there is no score")
 
     def prepare(self, sde: SDE, data: Trajectories) -> Any:
         """Times and weights, leaves (nodes,)."""

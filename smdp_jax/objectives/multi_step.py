@@ -6,9 +6,7 @@ re-reading the path, and the squared distances to the path, each divided by ``g^
 are averaged (Holzschuh et al. 2023, eqs. 4 and 5).
 """
 
-import math
 from dataclasses import dataclass, field, replace
-from types import NoneType
 from typing import Any, Literal
 
 import diffrax
@@ -17,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.objectives.base import Kind, Objective, check_fits, check_windows, is_count
+from smdp_jax.objectives.base import Kind, Objective, check_fits, check_windows
 from smdp_jax.objectives.step_miss import mean_square, step_miss
 from smdp_jax.scores.learned import StepCorrection
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State, integrated_backward
@@ -25,7 +23,7 @@ from smdp_jax.solve.gaussian import GaussianStep, bound
 from smdp_jax.solve.integrate import advance
 from smdp_jax.solve.reversal import forward_flow, reverse_sde, scaled_noise
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_number
+from smdp_jax.values import check_choice, check_within, is_count
 
 __all__ = ["MultiStep", "OneStep"]
 
@@ -89,20 +87,12 @@ class MultiStep(Objective):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "windows", check_windows("windows", self.windows))
-        if self.learns not in (None, "score", "correction"):
-            raise ValueError(f"learns must be 'score' or 'correction', got {self.learns!r}")
-        if not isinstance(self.rematerialise, (bool, NoneType)):
-            raise ValueError(f"rematerialise must be True or False, got {self.rematerialise!r}")
-        if self.form not in ("backward", "bidirectional", "penalised"):
-            raise ValueError(
-                f"form must be 'backward', 'bidirectional' or 'penalised', got {self.form!r}"
-            )
+        check_choice("learns", self.learns, "score", "correction", None)
+        check_choice("rematerialise", self.rematerialise, True, False, None)
+        check_choice("form", self.form, "backward", "bidirectional", "penalised")
         if isinstance(self.solver, GaussianStep) and self.form != "backward":
             raise ValueError(f"form must be 'backward' with GaussianStep(), got {self.form!r}")
-        if not 0 <= check_number("training_noise", self.training_noise) < math.inf:
-            raise ValueError(
-                f"training_noise must be at least 0 and finite, got {self.training_noise}"
-            )
+        check_within("[0, inf)", training_noise=self.training_noise)
         cut = self.gradient_cut
         if cut is not None and not (
             is_count(cut) and all(s <= cut or s % cut == 0 for s in self.windows)
@@ -117,10 +107,8 @@ class MultiStep(Objective):
     def check(self, sde: SDE, data: Trajectories) -> None:
         """Every window fits into the paths, and what is learned has a use."""
         if self.learns == "correction" and sde.step is None:
-            raise ValueError(
-                "learns='correction' needs a process with a flow map, SDE(step=...); a drift has a "
-                "score: leave learns out"
-            )
+            said = "learns='correction' needs a process with a flow map, SDE(step=...)"
+            raise ValueError(f"{said}, got a drift, which has a score: leave learns out")
         check_fits(self.windows, data)
 
     def kind(self, sde: SDE) -> str:

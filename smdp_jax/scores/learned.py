@@ -202,7 +202,7 @@ def check_is_score(score: ScoreFn, use: str) -> None:
     """Refuse what is learned for one step where the mathematics asks for grad log p itself."""
     if getattr(score, "kind", "score") != "score":
         got = f"{type(score).__name__}, which is right for its own steps of one backward solve"
-        raise ValueError(f"{use} must have a score, a gradient of log p, got a {got}{_LEARN}")
+        raise ValueError(f"{use} must have a score, got a {got}{_LEARN}")
 
 
 def check_evaluates(sde: SDE, score: ScoreFn, ts: Any, x: State, args: Args) -> None:

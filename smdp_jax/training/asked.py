@@ -15,8 +15,8 @@ from smdp_jax.values import (
     check_flags,
     check_key,
     check_kind,
-    check_number,
     check_positive,
+    check_within,
 )
 
 
@@ -54,12 +54,9 @@ def check_fit(asked: Asked) -> tuple[Asked, Callable[[Any], None]]:
     of = lambda *names: {name: getattr(asked, name) for name in names}
     counts, numbers = of("steps", "batch_size", "epoch_steps"), of("ema", "checkpoint_seconds")
     counts = dict(zip(counts, check_positive(**counts), strict=True))
-    numbers = {name: check_number(name, value) for name, value in numbers.items()}
-    ema, seconds = numbers.values()
-    if not 0 <= ema < 1:
-        raise ValueError(f"ema must be in [0, 1), got {ema}")
-    if not seconds >= 0:
-        raise ValueError(f"checkpoint_seconds must be at least 0, got {seconds}")
+    check_within("[0, 1)", ema=asked.ema)
+    check_within("[0, inf]", checkpoint_seconds=asked.checkpoint_seconds)
+    numbers = {name: float(value) for name, value in numbers.items()}
     check_flags(**of("precondition", "progress"))
     if not hasattr(data, "blocks"):
         check_paths(sde, objective, data)

@@ -59,10 +59,8 @@ def identity_of(
 
 def _fingerprint(data: TrajectoryStream) -> str:
     if not data.fingerprint:
-        raise ValueError(
-            "data must have a fingerprint, a str that tells them from others, to be trained on "
-            "with a directory, got blocks without"
-        )
+        want = "a fingerprint, a str that tells them from others, to be trained on with a directory"
+        raise ValueError(f"data must have {want}, got blocks without")
     return data.fingerprint
 
 

@@ -21,7 +21,7 @@ from smdp_jax.training.shares import Shares
 from smdp_jax.training.updates import Fixed, Problem, TrainingState, averages
 from smdp_jax.training.windows import Windows
 from smdp_jax.trajectories import Trajectories, filled
-from smdp_jax.values import check_key, check_number, check_positive
+from smdp_jax.values import check_key, check_positive, check_within
 
 __all__ = ["Training", "on_device", "prepare", "start"]
 
@@ -189,8 +189,7 @@ def prepare(
     (size,) = check_positive(
         batch_size=batch_of(objective, data, model) if batch_size is None else batch_size
     )
-    if not 0 <= check_number("ema", ema) < 1:
-        raise ValueError(f"ema must be in [0, 1), got {ema}")
+    check_within("[0, 1)", ema=ema)
     check_paths(sde, objective, data)
     problem = Problem(sde, model, objective, optax.with_extra_args_support(optimizer), size, ema)
     return start(problem, on_device(filled(data)), key, precondition=precondition, initial=initial)

@@ -346,5 +346,5 @@ def test_training_goes_on_from_given_weights(tmp_path):
 def test_weights_are_asked_for_by_name(tmp_path, capsys):
     words = ["run", str(TINY), "--runs-dir", str(tmp_path), "--from-pretrained"]
     assert main(words) == 1
-    assert f"name must be one of {', '.join(NAMES)}" in capsys.readouterr().err
+    assert f"name must be one of {list(NAMES)}" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())

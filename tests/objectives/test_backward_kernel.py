@@ -244,7 +244,7 @@ def test_given_validation_is_what_the_noise_is_measured_on():
         ({"windows": (0,)}, "BackwardKernel.windows must be"),
         (
             {"base": "both"},
-            r"BackwardKernel.base must be one of \('auto', 'state', 'inverse'\), got 'both'",
+            r"BackwardKernel.base must be one of \['auto', 'state', 'inverse'\], got 'both'",
         ),
         ({"hold_out": 1.0}, r"BackwardKernel.hold_out must be in \(0, 1\), got 1.0"),
     ],
@@ -257,9 +257,9 @@ def test_refused_settings(untyped, options, message):
 def test_refused_data():
     data = paths(jax.random.key(0), 30)
     options = {"steps": 2, "key": jax.random.key(0), "progress": False}
-    with pytest.raises(ValueError, match="a window of 5 steps needs 6 stored times"):
+    with pytest.raises(ValueError, match="at least 6 stored times, for windows of 5"):
         smdp.fit(SDE, smdp.models.MLP((4,)), data, smdp.BackwardKernel(windows=(5,)), **options)
-    with pytest.raises(ValueError, match="from at least 8 paths, got 5"):
+    with pytest.raises(ValueError, match="at least 8 paths, got 5"):
         smdp.fit(SDE, smdp.models.MLP((4,)), data[:6], **options)
 
 

@@ -270,10 +270,10 @@ def test_unitary_transforms_pass():
     [
         (lambda: smdp.LinearPart(np.array([1.0, -2.0])), "decay rates .* got -2"),
         (lambda: smdp.LinearPart(np.nan), "must be finite decay rates"),
-        (lambda: smdp.GaussianStep(3), "order must be 1 or 2, got 3"),
+        (lambda: smdp.GaussianStep(3), r"order must be one of \[1, 2\], got 3"),
         (
             lambda: smdp.GaussianReference(jnp.arange(2.0), jnp.zeros(2), jnp.array([1.0, -1.0])),
-            "variance must be finite and at least 0, got -1",
+            "variance must be finite and not negative, got -1",
         ),
     ],
 )
