@@ -23,7 +23,10 @@ from tests.linear_fit import DATA, HELD_OUT, KEY, SDE, TS, Linear, fit
         ({"epoch_steps": 0}, "epoch_steps must be at least 1, got 0"),
         ({"ema": 1.0}, "ema must be in [0, 1), got 1.0"),
         ({"ema": -0.1}, "ema must be in [0, 1), got -0.1"),
-        ({"objective": smdp.MultiStep((1, 11))}, "a window of 11 steps needs 12 stored times"),
+        (
+            {"objective": smdp.MultiStep((1, 11))},
+            "at least 12 stored times, for windows of 11 steps",
+        ),
         ({"objective": smdp.PathScore()}, "PathScore needs score targets"),
         (
             {"data": smdp.Trajectories(TS, DATA.xs.at[3, 4].set(jnp.nan))},
@@ -57,7 +60,7 @@ from tests.linear_fit import DATA, HELD_OUT, KEY, SDE, TS, Linear, fit
                 "objective": smdp.MultiStep((1, 2)),
                 "validation": smdp.Trajectories(TS[:2], DATA.xs[:, :2]),
             },
-            "a window of 2 steps needs 3 stored times",
+            "at least 3 stored times, for windows of 2 steps",
         ),
     ],
 )
@@ -118,7 +121,7 @@ def test_arguments_of_another_kind(name, value, message):
         ({"ema": "0.9"}, "ema must be a number, got '0.9'"),
         ({"ema": math.nan}, "ema must be in [0, 1), got nan"),
         ({"checkpoint_seconds": math.nan}, "checkpoint_seconds must be at least 0, got nan"),
-        ({"checkpoint_seconds": -1}, "checkpoint_seconds must be at least 0, got -1.0"),
+        ({"checkpoint_seconds": -1}, "checkpoint_seconds must be at least 0, got -1"),
         ({"steps": 2.5}, "steps must be an int of at least 1, got 2.5"),
         ({"batch_size": "8"}, "batch_size must be an int of at least 1, got '8'"),
         ({"precondition": "no"}, "precondition must be True or False, got 'no'"),
