@@ -51,7 +51,10 @@ CORRECTION = smdp.StepCorrection(smdp.models.MLP(), {}, ts=jnp.linspace(0, 1, 5)
             "must be one of the data's ts",
         ),
         (lambda: {"observations": _seen(operator=lambda x: x, value=0.1)}, "shape of value"),
-        (lambda: {"observations": _seen(operator=np.ones((1, 3)), value=[0.1])}, "1 columns"),
+        (
+            lambda: {"observations": _seen(operator=np.ones((1, 3)), value=[0.1])},
+            "column for each",
+        ),
         (lambda: {"observations": _seen(operator=np.ones((2,), bool), value=[0.1])}, "a mask must"),
         (lambda: {"observations": _seen(operator=lambda x: x[0] + 1)}, "operator must be linear"),
         (lambda: {"observations": _seen(operator=np.s_[:, 0])}, "an index into a state of shape"),
@@ -68,7 +71,7 @@ CORRECTION = smdp.StepCorrection(smdp.models.MLP(), {}, ts=jnp.linspace(0, 1, 5)
             lambda: {"observations": [smdp.LinearObservation(1.0, 0, 0.1, None)]},
             "covariance must be an array",
         ),
-        (lambda: {"num_particles": 1}, "at least 2, to know a spread"),
+        (lambda: {"num_particles": 1}, "num_particles must be at least 2, got"),
         (lambda: {"ends": None, "data": DATA}, r"must hold ts\[-1\]=1, got times from 0 to 0.9"),
         (
             lambda: {
@@ -91,10 +94,10 @@ CORRECTION = smdp.StepCorrection(smdp.models.MLP(), {}, ts=jnp.linspace(0, 1, 5)
             "must be a number",
         ),
         (lambda: {"observations": _seen(value=jnp.nan)}, "leave broken sensors out by seen="),
-        (lambda: {"observations": _seen(value=[1, 2], seen=[True])}, "seen must have the shape"),
+        (lambda: {"observations": _seen(value=[1, 2], seen=[True])}, "seen must have shape"),
         (
             lambda: {"observations": [smdp.Observation(1.0, lambda x, args: x)]},
-            "must return one number",
+            "log_likelihood returns must have shape",
         ),
         (
             lambda: {

@@ -21,7 +21,7 @@ from tests.linear_decay import CONTROLLER, LINEAR, RATE, SHORT, linear_score, sa
         ({"noise_level": -1.0}, "noise_level must be finite and not negative, got -1.0"),
         ({"ts": SHORT[::-1]}, "backward solves also take the increasing grid"),
         ({"ts": SHORT[:1]}, "at least 2 times, got (1,)"),
-        ({"args_axes": 1}, "args_axes must be None or 0, got 1"),
+        ({"args_axes": 1}, "args_axes must be one of [None, 0], got 1"),
         (
             {"args_axes": 0, "args": jnp.ones(2), "batch_axes": 1},
             "must share 1 leading axes (batch_axes)",
@@ -37,7 +37,7 @@ from tests.linear_decay import CONTROLLER, LINEAR, RATE, SHORT, linear_score, sa
         ({"score": lambda t, x, args: {"x": x}}, "score"),
         ({"x_end": jnp.array([jnp.nan])}, "x_end must be finite, got x_end[0]=nan"),
         ({"x_end": None}, "x_end must be one state or a batch of them, got None"),
-        ({"x_end": jnp.ones((0, 1)), "batch_axes": 1}, "at least 1 end state, got leading axes (0"),
+        ({"x_end": jnp.ones((0, 1)), "batch_axes": 1}, "at least 1 end state, got 0"),
         ({"batch_axes": -1}, "batch_axes must be at least 0, got -1"),
         ({"save": ()}, "save must be 'last', 'all', or indices of the 9 times"),
         ({"save": (0, 9)}, "between -9 and 8, got (0, 9)"),

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from smdp_jax.sde import State
-from smdp_jax.values import check_finite, check_kind, check_shape, concrete, is_number
+from smdp_jax.values import check_kind, check_shape, concrete, is_number
 
 __all__ = ["LinearObservation", "Observation"]
 
@@ -92,8 +92,10 @@ class LinearObservation:
             raise ValueError(f"{said}: give broken sensors a large covariance there")
         kept = self.kept
         if concrete(value):
-            seen = np.where(kept, np.asarray(value).reshape(-1), 0)
-            check_finite(seen, "LinearObservation.value (seen= leaves out broken sensors): sensor ")
+            flat = np.asarray(value).reshape(-1)
+            if (wrong := np.flatnonzero(~np.isfinite(flat) & kept)).size:
+                got = f"{flat[wrong[0]]} at sensor {wrong[0]}: leave broken sensors out by seen="
+                raise ValueError(f"LinearObservation.value must be finite, got {got}")
         _check_covariance(self.covariance, kept)
 
     @property

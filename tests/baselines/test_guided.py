@@ -95,7 +95,7 @@ def test_scale_is_searched_by_the_score_of_the_starts():
     assert best == 0.7
     assert found[0.7] < 0.9 * found[0.0]
     assert found[1e6] > found[0.0]
-    with pytest.raises(ValueError, match="scales must hold at least one"):
+    with pytest.raises(ValueError, match="scales must hold at least 1"):
         baselines.search_scale(
             diffusion_prior(), SDE, starts, ends, TS, (), num_samples=4, key=jax.random.key(0)
         )

@@ -156,14 +156,17 @@ def test_no_network_can_drive_a_path_away(model):
 
 REFUSED = {
     "other steps": ({"ts": jnp.linspace(0.0, END, 3)}, "has its own steps"),
-    "solver": ({"substeps": 2}, "substeps, corrector and noise_level need a score"),
-    "noise level": ({"noise_level": 0.5}, "noise_level need a score"),
-    "input noise": ({"input_noise": -1.0}, "input_noise must be at least 0 and finite, got -1"),
+    "solver": ({"substeps": 2}, "substeps, corrector or noise_level needs a score"),
+    "noise level": ({"noise_level": 0.5}, "noise_level needs a score"),
+    "input noise": ({"input_noise": -1.0}, "input_noise must be finite and not negative, got -1"),
     "other state": ({"x_end": jnp.zeros(8)}, "x_end must be like the states"),
-    "other noise": ({"sde": smdp.SDE(step=transported, diffusion=0.2)}, "another process"),
+    "other noise": (
+        {"sde": smdp.SDE(step=transported, diffusion=0.2)},
+        "the process that the",
+    ),
     "other physics": (
         {"sde": smdp.SDE(step=lambda t0, t1, x, args: 0.5 * x, diffusion=G)},
-        "its physics differs",
+        "a physics that differs",
     ),
 }
 

@@ -25,7 +25,7 @@ from tests.linear_fit import DATA, HELD_OUT, KEY, SDE, TS, Linear, fit
         ({"ema": -0.1}, "ema must be in [0, 1), got -0.1"),
         (
             {"objective": smdp.MultiStep((1, 11))},
-            "at least 12 stored times, for windows of 11 steps",
+            "at least 12 stored times, for windows",
         ),
         ({"objective": smdp.PathScore()}, "PathScore needs score targets"),
         (
