@@ -54,6 +54,16 @@ def _forget_compiled() -> Iterator[None]:
     jax.clear_caches()
 
 
+@pytest.fixture(scope="module")
+def compiles_quickly(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Compile as the fast suite does: for long tests that compile more than they compute."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    quickly = pytestconfig.getoption("markexpr") != "not slow"  # there XLA_FLAGS do
+    jax.config.update("jax_disable_most_optimizations", quickly)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture
 def x64() -> Iterator[None]:
     """Compute in float64 by default for the length of one test."""

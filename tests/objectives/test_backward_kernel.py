@@ -10,9 +10,11 @@ import pytest
 from flax import linen as nn
 
 import smdp_jax as smdp
-from smdp_jax.scores.leftover import noise_left
+from smdp_jax.scores.leftover import noise_left, trusted
 from smdp_jax.scores.ranks import Ranks, factor_of, ranks_of, warn_of_ranks
 from smdp_jax.scores.verdict import Starts
+
+pytestmark = pytest.mark.usefixtures("compiles_quickly")
 
 G, DT = 0.4, 0.25
 START = np.linspace(-2.5, 2.5, 2001)
@@ -100,15 +102,14 @@ def test_samples_are_those_of_the_posterior(fitted):
 @pytest.mark.slow
 def test_network_is_trusted_as_far_as_unseen_paths_bear_it_out(fitted):
     assert fitted.kernel.trust[0] >= 0.75
-    # One that has learned nothing: 20 paths, and parameters of chance.
-    data, held = paths(jax.random.key(0), 20), paths(jax.random.key(9), 200)
-    options = {"steps": 1, "key": jax.random.key(1), "batch_size": 4, "progress": False}
-    net, objective = smdp.models.MLP((16,), time_features="raw"), smdp.BackwardKernel()
-    kernel = smdp.fit(SDE, net, data, objective, **options).kernel
-    drawn = iter(jax.random.split(jax.random.key(5), 100))
-    chance = jax.tree.map(lambda v: jax.random.normal(next(drawn), v.shape), kernel.variables)
-    blind = dataclasses.replace(kernel, variables=chance, trust=None)
-    assert objective.finish(blind, held, jax.random.key(2)).trust[0] == 0
+    # One that has learned nothing: parameters of chance.
+    random, held = np.random.default_rng(5), paths(jax.random.key(9), 2000)
+    chance = jax.tree.map(
+        lambda v: jnp.asarray(random.normal(size=v.shape), v.dtype), fitted.kernel.variables
+    )
+    blind = dataclasses.replace(fitted.kernel, variables=chance, trust=None, left=None)
+    # Of as many paths as fit set aside, for whom the fixture has compiled it.
+    assert trusted(blind, held, 0.0, jax.random.key(2)).trust[0] == 0
 
 
 @pytest.mark.slow
@@ -220,18 +221,16 @@ def test_windows_noise_and_own_optimiser():
     assert wide.kernel.covariance(0, jnp.zeros(1)) > 1.1 * sharp.kernel.covariance(0, jnp.zeros(1))
 
 
+# Two tests train alike, on 54 paths with 6 unseen ones: what the first compiles, the second takes.
+SHORT_NET = smdp.models.MLP((8,), time_features="raw")
+SHORT = {"key": jax.random.key(1), "epoch_steps": 4, "progress": False}
+
+
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:one backward step misses")  # after eight updates
 def test_given_validation_is_what_the_noise_is_measured_on():
-    data, held = paths(jax.random.key(0), 100), paths(jax.random.key(1), 50)
-    fit = smdp.fit(
-        SDE,
-        smdp.models.for_fields(data),
-        data,
-        steps=4,
-        key=jax.random.key(1),
-        validation=held,
-        progress=False,
-    )
+    data, held = paths(jax.random.key(0), 54), paths(jax.random.key(1), 6)
+    fit = smdp.fit(SDE, SHORT_NET, data, validation=held, steps=8, **SHORT)
     assert np.isfinite(fit.history["validation_loss"]).all()
     assert fit.step_miss.shape == (2,)
 
@@ -267,13 +266,7 @@ def test_refused_data():
 @pytest.mark.filterwarnings("ignore:one backward step misses")  # after eight updates
 def test_goes_on_from_a_checkpoint(tmp_path):
     data = paths(jax.random.key(0), 60)
-    net = smdp.models.MLP((8,), time_features="raw")
-    options = {
-        "key": jax.random.key(1),
-        "epoch_steps": 4,
-        "progress": False,
-        "checkpoint_seconds": 0.0,
-    }
+    net, options = SHORT_NET, SHORT | {"checkpoint_seconds": 0.0}
 
     class Stop(Exception):
         pass

@@ -9,6 +9,8 @@ import pytest
 
 from smdp_jax import physics
 
+pytestmark = pytest.mark.usefixtures("compiles_quickly")
+
 SMALL = physics.Heat(size=4, diffusivity=0.7, noise=0.3, end_time=0.4)
 
 
@@ -198,6 +200,7 @@ def test_posterior_mean_misses_by_the_posterior_variance():
     k_prior, k_noise = jax.random.split(jax.random.key(2))
     fields = heat.prior(k_prior, 300)
 
+    @jax.jit
     @jax.vmap
     def miss(key, x0):
         return heat.posterior_mean(heat.transition(key, 0.0, heat.end_time, x0)) - x0

@@ -10,6 +10,8 @@ import pytest
 
 import smdp_jax as smdp
 
+pytestmark = pytest.mark.usefixtures("compiles_quickly")
+
 N, G, END = 16, 0.3, 0.4
 WAVES = 2 * np.pi * np.fft.rfftfreq(N, 1 / N)
 RATES = -5e-3 * WAVES**2 - 1j * WAVES
