@@ -9,6 +9,8 @@ import pytest
 import smdp_jax as smdp
 from smdp_jax import models
 
+pytestmark = pytest.mark.usefixtures("compiles_quickly")
+
 SHORT = jnp.bfloat16
 SIZE = (8, 4)
 
@@ -32,10 +34,11 @@ def drawn(name):
     """The network in both, with parameters that are not zero, and a state."""
     long, short = (NETWORKS[name](dtype=dtype) for dtype in (None, SHORT))
     x = jax.random.normal(jax.random.key(1), SIZE)
-    variables = short.init(jax.random.key(0), 0.5, x, None)
-    keys = iter(jax.random.split(jax.random.key(2), 100))
-    fill = lambda p: jax.random.normal(next(keys), p.shape) / np.sqrt(max(p.size, 1)).item()
-    return long, short, jax.tree.map(fill, variables), x
+    shapes = [jax.eval_shape(n.init, jax.random.key(0), 0.5, x, None) for n in (long, short)]
+    assert shapes[0] == shapes[1]
+    random = np.random.default_rng(2)
+    fill = lambda p: jnp.float32(random.normal(size=p.shape) / np.sqrt(max(p.size, 1)))
+    return long, short, jax.tree.map(fill, shapes[1]), x
 
 
 @pytest.mark.slow
@@ -43,19 +46,16 @@ def drawn(name):
 def test_agreement_and_dtypes(name):
     """A few roundings of 2^-9 each on the way, in a norm over the field."""
     long, short, variables, x = drawn(name)
-    assert jax.tree.map(jnp.shape, long.init(jax.random.key(0), 0.5, x, None)) == jax.tree.map(
-        jnp.shape, variables
-    )
-    want, got = (jax.jit(n.apply)(variables, 0.5, x, None) for n in (long, short))
+    programs = [jax.jit(n.apply).trace(variables, 0.5, x, None) for n in (long, short)]
+    want, got = (p.lower().compile()(variables, 0.5, x, None) for p in programs)
     assert got.dtype == jnp.float32
     miss = jnp.linalg.norm(got - want) / jnp.linalg.norm(want)
     assert 0 < miss < 0.03
     slope = jax.jit(jax.grad(lambda v: jnp.sum(short.apply(v, 0.5, x, None) ** 2)))(variables)
     dtypes = {leaf.dtype.name for leaf in jax.tree.leaves((variables, slope))}
     assert dtypes == {"float32"}
-    program = str(jax.make_jaxpr(short.apply)(variables, 0.5, x, None))
-    assert "bf16[" in program
-    assert "bf16[" not in str(jax.make_jaxpr(long.apply)(variables, 0.5, x, None))
+    assert "bf16[" in str(programs[1].jaxpr)
+    assert "bf16[" not in str(programs[0].jaxpr)
 
 
 @pytest.mark.slow
