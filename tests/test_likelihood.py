@@ -15,6 +15,8 @@ from benchmarks import linear_gaussian as exact
 from smdp_jax import physics
 from smdp_jax.solve.transitions import transitions_of
 
+pytestmark = pytest.mark.usefixtures("compiles_quickly")
+
 AFFINE = physics.Affine(rate=0.7, noise=0.3)
 HEAT = physics.Heat(size=6, diffusivity=0.8)
 START = 0.02
@@ -33,7 +35,8 @@ def fields():
     """End states of the heat equation."""
     k_prior, k_noise = jax.random.split(jax.random.key(3))
     x0 = HEAT.prior(k_prior, 3)
-    return jax.vmap(HEAT.transition, (0, None, None, 0))(jax.random.split(k_noise, 3), 0.0, 0.2, x0)
+    end = jax.jit(jax.vmap(lambda key, x: HEAT.transition(key, 0.0, 0.2, x)))
+    return end(jax.random.split(k_noise, 3), x0)
 
 
 @pytest.mark.slow
@@ -43,7 +46,7 @@ def test_affine_log_density():
     x = jnp.array([[0.01], [-0.3], [0.9], [1.6]])
     given = (AFFINE.sde(), AFFINE.score, x, ts, affine_prior)
     found = smdp.log_prob(*given, solver=diffrax.Dopri8(), batch_axes=1)
-    want = jax.vmap(lambda x: AFFINE.log_density(3.0, x))(x)
+    want = jax.jit(jax.vmap(lambda x: AFFINE.log_density(3.0, x)))(x)
     np.testing.assert_allclose(found.log_prob, want, rtol=1e-4)
     assert not found.standard_error.any()
     chunked = smdp.log_prob(*given, solver=diffrax.Dopri8(), batch_axes=1, chunk_size=3)
@@ -55,7 +58,7 @@ def test_heat_log_density_exact_and_hutchinson(fields):
     """Exact to 1e-4; the estimate within its own stated error (5 sigma of 3: 1 in 10^6)."""
     ts = smdp.linear_grid(START, 0.2, 12)
     given = (HEAT.continuous_sde(), HEAT.score, fields, ts, heat_prior)
-    want = np.asarray(jax.vmap(HEAT.log_evidence)(fields))
+    want = np.asarray(jax.jit(jax.vmap(HEAT.log_evidence))(fields))
     found = smdp.log_prob(*given, solver=diffrax.Dopri5(), batch_axes=1)
     np.testing.assert_allclose(found.log_prob, want, rtol=1e-4)
     rough = smdp.log_prob(
@@ -278,7 +281,7 @@ def test_gradient_of_the_evidence_with_respect_to_a_parameter(fields):
         return -0.5 * np.sum(modes / total + np.log(2 * np.pi * total))
 
     slope = (closed(1.001) - closed(0.999)) / 0.002
-    assert float(jax.grad(evidence)(jnp.asarray(1.0))) == pytest.approx(slope, rel=0.01)
+    assert float(jax.jit(jax.grad(evidence))(jnp.asarray(1.0))) == pytest.approx(slope, rel=0.01)
 
 
 @pytest.mark.slow
@@ -301,7 +304,7 @@ def test_gradient_of_the_evidence_passes_resampling():
         logs = [-((0.6 - s * shrink) ** 2) / (2 * variance) for s in (1, -1)]
         return np.logaddexp(*logs) - 0.5 * np.log(variance)
 
-    slopes = jax.vmap(jax.grad(evidence), (None, 0))(
+    slopes = jax.jit(jax.vmap(jax.grad(evidence), (None, 0)))(
         jnp.asarray(0.7), jax.random.split(jax.random.key(0), 64)
     )
     want, error = (closed(0.701) - closed(0.699)) / 0.002, float(slopes.std()) / 8
