@@ -11,6 +11,7 @@ import matplotlib as mpl
 import pytest
 
 from smdp_jax import __main__ as command_line
+from smdp_jax import compiled
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -30,12 +31,39 @@ def smaller(page, code):
     return code
 
 
-SIZES = {"gallery": {"4000": "60", "4400": "84", "steps=2000": "steps=4", "100, key": "4, key"}}
+SIZES = {
+    "gallery": {
+        "4000": "60",
+        "4400": "84",
+        "steps=2000": "steps=4",
+        "100, key": "4, key",
+        'samples": 100': 'samples": 4',
+        "unseen, key": "unseen, num_samples=19, key",
+        "0.4, 40)": "0.1, 10)",  # fewer steps, of the same length
+        "0.5, 100)": "0.05, 10)",
+        "10.0, 40)": "2.5, 10)",
+        "1.0, 40)": "0.25, 10)",
+    }
+}
+QUICKLY = ("choosing", "gallery", "jax_cfd", "quickstart")
 WITH_CODE = [pytest.param(page, id=page.stem) for page in PAGES if programs(page)]
 WRITTEN = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 
+@pytest.fixture
+def compiled_quickly(page, monkeypatch):
+    """Pages compile for minutes and compute for seconds; XLA's flags are those of the session."""
+    if page.stem not in QUICKLY:
+        yield
+        return
+    monkeypatch.setattr(compiled, "_PLAIN", compiled._QUICK)
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.filterwarnings("ignore:one backward step misses")  # few updates, on purpose
 @pytest.mark.filterwarnings("ignore:.* paths (were lost|left the range)")
 @pytest.mark.filterwarnings("ignore:fit. posteriors of")
