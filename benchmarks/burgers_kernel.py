@@ -3,8 +3,9 @@ r"""Does a backward kernel return from Burgers' hard case, where shocks have for
 ``configs/burgers.py``, preset ``paper`` (T = 1, amplitude 1, g = 0.05), in 32 backward steps: a
 ``BackwardKernel`` whose inputs get noise of sigma g sqrt(dt) in training, and in sampling as much,
 more or less. As much as in training, and the kernel is that of a process with (1 + sigma^2) times
-the noise; less keeps some of its robustness and is closer to the data, more widens it. Training sees each path and its mirror image, u(x) to -u(-x), which is as likely. From unseen end states:
-the share of paths that reach t = 0 within the range of the data, reconstruction against the noise
+the noise; less keeps some of its robustness and is closer to the data, more widens it. Training
+sees each path and its mirror image, u(x) to -u(-x), which is as likely. From unseen end states: the
+share of paths that reach t = 0 within the range of the data, reconstruction against the noise
 floor, CRPS of the initial modes against that of draws from the prior, and the coverage of central
 intervals, by ranks among the samples (what exact samples reach is in the columns' names).
 
