@@ -262,16 +262,18 @@ def call(i):
 for i in range(5):
     call(i)
 before = resident()
-for i in range(60):
+for i in range(30):
     call(i)
 print(resident() - before)
 """
 
 
 @pytest.mark.slow
-def test_sixty_scores_leave_nothing():
-    environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+def test_thirty_scores_leave_nothing():
+    """Without optimisations, which take time and change nothing that is kept."""
+    quick = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false", "XLA_FLAGS": quick}
     done = subprocess.run(
         [sys.executable, "-c", LEAK], capture_output=True, text=True, check=True, env=environment
     )
-    assert float(done.stdout) < 50  # MiB
+    assert float(done.stdout) < 25  # MiB
