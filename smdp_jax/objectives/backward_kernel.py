@@ -51,7 +51,8 @@ class BackwardKernel(Objective):
     input_noise : float
         Noise added to the later state in training, in units of g sqrt(dt), also in the regression:
         the kernel is then that of a process with more noise, less sharp and more robust against
-        its own errors. Good values: 0 where paths stay on the data, 1.5 to 2 where they do not.
+        its own errors. Good values: 0 where paths stay on the data; where they do not, 1 with
+        ``base="state"`` on a few dozen times, 2 on a hundred and more.
     transform : str or pair of callables
         Where the regression has blocks: "periodic" (Fourier modes), "cosine" (fields between
         walls), "points" (entries of the grid), "joint" (one block of all entries), or a unitary
