@@ -45,7 +45,8 @@ SIZES = {
         "1.0, 40)": "0.25, 10)",
     }
 }
-QUICKLY = ("choosing", "gallery", "jax_cfd", "quickstart")
+QUICKLY = {"calibration", "choosing", "data", "gallery", "jax_cfd", "lost_paths", "plain_numpy"}
+QUICKLY |= {"quickstart", "sensors", "simulator"}  # exponax trains for longer
 WITH_CODE = [pytest.param(page, id=page.stem) for page in PAGES if programs(page)]
 WRITTEN = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
