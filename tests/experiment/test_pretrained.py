@@ -68,7 +68,7 @@ def test_a_run_comes_back(name, tmp_path, monkeypatch):
     np.testing.assert_array_equal(found.ts, TS)
     np.testing.assert_array_equal(found.score(TS[1], x, None), run.learned(TS[1], x, None))
 
-    with pytest.raises(ValueError, match="name must be one of mine, got 'other'"):
+    with pytest.raises(ValueError, match=r"name must be one of \['mine'\], got 'other'"):
         smdp.pretrained("other")
     tree = msgpack_restore((weights / "mine.smdp").read_bytes())
     (weights / "mine.smdp").write_bytes(msgpack_serialize(tree | {"version": 7}))
