@@ -111,7 +111,8 @@ def check_flags(**flags: Any) -> None:
 
 def check_choice(name: str, value: Any, *choices: Any) -> None:
     """Check that a setting is one of a few values."""
-    if not any(isinstance(value, type(choice)) and value == choice for choice in choices):
+    plain = value.item() if isinstance(value, np.generic) else value  # numbers of NumPy are numbers
+    if not any(isinstance(plain, type(choice)) and plain == choice for choice in choices):
         raise ValueError(f"{name} must be one of {list(choices)}, got {reprlib.repr(value)}")
 
 

@@ -78,6 +78,13 @@ def test_windows_and_counts_of_numpy():
     np.testing.assert_array_equal(sample(substeps=np.int64(2)), sample(substeps=2))
 
 
+def test_choices_of_numpy():
+    assert smdp.MultiStep((1,), rematerialise=np.bool_(True)).rematerialise
+    assert smdp.MultiStep((1,), form=np.str_("penalised")).form == "penalised"
+    with pytest.raises(ValueError, match=r"rematerialise must be one of .*, got 1"):
+        smdp.MultiStep((1,), rematerialise=1)
+
+
 @pytest.mark.slow
 def test_leaves_without_entries():
     state = {"x": ENDS, "none": jnp.zeros((3, 0))}
