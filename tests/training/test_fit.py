@@ -322,6 +322,7 @@ def test_equal_trainings_share_their_epochs(monkeypatch):
         return fit(None, optax.adam(rate), sde=sde, data=data, key=jax.random.key(key))
 
     programs._programs.clear()
+    _drawn.programs._values.clear()  # those of other tests may go at any time
     first, drawn = run(), len(_drawn.programs)
     assert len(programs._programs) == 1
     again, other = run(), run(key=2, scale=1.5)
