@@ -1,164 +1,218 @@
-"""Checks of a process and its states at the edge, looked at once, before anything is computed.
+"""Checks at the edge, of one value or one state each, and the sentences of refusals.
 
-What the doormen of the verbs share (``solve.asked``, ``training.asked``). Values that are being
-traced (inside a caller's ``jit`` or ``vmap``) cannot be looked at and pass, and what was found of
-the shapes that a process returns is kept for the next call.
+Each names what was given as its caller knows it, and says what it must be and what it was. Values
+that are being traced (inside a caller's ``jit`` or ``vmap``) cannot be looked at and pass.
 """
 
+import importlib
+import inspect
 import reprlib
-from collections.abc import Callable, Sequence
+import warnings
+from types import ModuleType
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.interpreters import partial_eval
-
-from smdp_jax.compiled import Recent, parts_of, signature_of
-from smdp_jax.sde import SDE, Args, State
-from smdp_jax.values import (
-    check_choice,
-    check_finite,
-    check_floating,
-    check_key,
-    concrete,
-    is_number,
-)
-
-known = Recent(64)
+from jax.core import Tracer
 
 
-def check_time_grid(ts: Any, sde: SDE) -> None:
-    """Check that a time grid is one-dimensional, increasing, and inside the SDE's interval."""
-    if not isinstance(sde, SDE):
-        raise TypeError(f"sde must be an SDE(drift, diffusion=g), got {reprlib.repr(sde)}")
-    if not isinstance(ts, (jax.Array, np.ndarray)):
-        raise ValueError(f"ts must be a one-dimensional array of times, got {reprlib.repr(ts)}")
-    if jnp.ndim(ts) != 1 or jnp.shape(ts)[0] < 2:
-        raise ValueError(f"ts must be one-dimensional with at least 2 times, got {jnp.shape(ts)}")
-    check_floating("ts", ts)
-    if not concrete(ts):
-        return
-    # In the precision that it is solved in: close float64 times may be one float32 time.
-    times = np.asarray(ts, jnp.result_type(ts))
-    wrong = np.flatnonzero(~(np.diff(times) > 0))
-    if wrong.size:
-        i = int(wrong[0])
-        raise ValueError(
-            f"ts must increase{'' if times.dtype == ts.dtype else f' in {times.dtype}'}, got "
-            f"ts[{i}]={times[i]} and ts[{i + 1}]={times[i + 1]}; "
-            "backward solves also take the increasing grid and walk it from its end"
-        )
-    if not np.isfinite(times).all():
-        raise ValueError(f"ts must be finite, got [{times[0]}, {times[-1]}]")
-    first, last = sde.interval
-    if times[0] < first or times[-1] > last:
-        got = f"[{times[0]}, {times[-1]}]"
-        raise ValueError(f"ts must lie inside SDE.interval=[{first}, {last}], got {got}")
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line of the caller's code, however deep in the library the reason was found."""
+    frame, level, caller = inspect.currentframe(), 1, 2
+    while frame is not None:
+        asked_by = frame.f_globals.get("__name__", "").partition(".")[0]
+        # jaxtyping's wrapper of a function of ours is no caller; one of a caller's function is.
+        if asked_by == "smdp_jax" or (asked_by == "jaxtyping" and caller == level):
+            caller = level + 1
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=caller)
 
 
-def time_dtype(ts: Any) -> Any:
-    """Times are solved in their own dtype, but not in half precision, where steps are lost."""
-    dtype = jnp.result_type(ts)
-    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+def concrete(*values: Any) -> bool:
+    """Tell whether all leaves hold numbers that can be looked at."""
+    return not any(isinstance(v, Tracer) for v in jax.tree.leaves(values))
 
 
-def check_process(
-    sde: SDE,
-    ts: Any,
-    x: State,
-    args: Args,
-    *,
-    maps: Sequence[str] = ("drift", "step"),
-    deterministic: bool = False,
-    equal_steps: bool = True,
-) -> None:
-    """Check the noise on ``ts``, and that the physics returns states like ``x``."""
-    if not jax.tree.leaves(x):
-        raise ValueError(f"a state must hold at least one array, got {x!r}")
-    if sde.deterministic and not deterministic:
-        raise ValueError("SDE.diffusion must be positive, got None (a process without noise)")
-    if not sde.deterministic:
-        _check_noise(sde, ts, x)
-    for name in maps:
-        function = getattr(sde, name)
-        if function is None:
+def is_number(value: Any) -> bool:
+    """Tell a real number that can be looked at, also in an array without axes."""
+    kinds = (int, float, np.number, np.ndarray, jax.Array)
+    number = isinstance(value, kinds) and not isinstance(value, (bool, Tracer))
+    return number and np.shape(value) == () and np.isrealobj(value)
+
+
+def is_count(value: Any) -> bool:
+    """Tell a whole number of at least 1."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return whole and bool(value >= 1)
+
+
+def check_number(name: str, value: Any) -> float:
+    """Check that a setting is one real number; infinity is one."""
+    if not is_number(value):
+        raise ValueError(f"{name} must be a number, got {reprlib.repr(value)}")
+    return float(value)
+
+
+_SAID = {
+    "(-inf, inf)": "finite",
+    "(0, inf)": "finite and positive",
+    "[0, inf)": "finite and not negative",
+    "[0, inf]": "at least 0",
+}
+
+
+def check_within(interval: str, *, owner: Any = None, **numbers: Any) -> list[Any]:
+    """Check that real numbers lie in an interval, such as "[0, 1)"."""
+    low, high = map(float, interval[1:-1].split(","))
+    for name, value in numbers.items():
+        x = check_number(_field(owner, name), value)
+        ends = (x == low and interval[0] == "[") or (x == high and interval[-1] == "]")
+        if not (low < x < high or ends):
+            said = _SAID.get(interval, f"in {interval}")
+            raise ValueError(f"{_field(owner, name)} must be {said}, got {value}")
+    return [float(value) for value in numbers.values()]
+
+
+def check_positive(*, least: int = 1, owner: Any = None, **numbers: Any) -> list[Any]:
+    """Check that counts are whole numbers of at least 1; None stands for a default."""
+    for name, value in numbers.items():
+        if value is None:
             continue
-        blind = check_returns(function, f"SDE.{name}", ts, x, args, times=1 + (name != "drift"))
-        if blind and not equal_steps:
-            raise ValueError(
-                f"SDE.{name} must depend on t0 and t1 to be asked for steps of its own choice "
-                "(substeps, or a grid with steps of several lengths), got one that ignores both: "
-                "it walks one fixed time"
-            )
-    if sde.drift is not None:
-        dtypes = sorted({jnp.result_type(leaf) for leaf in jax.tree.leaves(x)}, key=str)
-        if len(dtypes) != 1:
-            raise ValueError(
-                "the state of a drift must have one dtype in all leaves, got "
-                f"{' and '.join(map(str, dtypes))}; a flow map, SDE(step=...), takes any"
-            )
+        said = f"{_field(owner, name)} must be"
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
+            raise ValueError(f"{said} an int of at least {least}, got {reprlib.repr(value)}")
+        if value < least:
+            raise ValueError(f"{said} at least {least}, got {value}")
+    return [None if value is None else int(value) for value in numbers.values()]
 
 
-def _check_noise(sde: SDE, ts: Any, x: State) -> None:
-    """Some leaf must have noise; a leaf has it at all times, or never."""
-    table = noise_table(sde, ts, x)
-    for g in table:
-        with np.errstate(under="ignore"):
-            wrong = np.flatnonzero(~((g > 0) & np.isfinite(g) & (g * g > 0)))
-        if wrong.size and (g != 0).any():
-            t, value = np.asarray(ts)[wrong[0]], g[wrong[0]]
-            large = "finite" if value > 1 else "large enough to square"
-            want = large if value > 0 else "positive"
-            raise ValueError(f"SDE.diffusion must be {want} at t={t:g}, got {value:g}")
-    if table and not any(g.any() for g in table):
-        raise ValueError(
-            f"SDE.diffusion must be positive at t={np.asarray(ts)[0]:g}, got 0; no noise is None"
-        )
+def _field(owner: Any, name: str) -> str:
+    return name if owner is None else f"{type(owner).__name__}.{name}"
 
 
-def noise_table(sde: SDE, ts: Any, x: State) -> list[np.ndarray]:
-    """g of every leaf at all times, as far as it can be looked at."""
-    if not concrete(ts, *(g for g in jax.tree.leaves(sde.diffusion) if not callable(g))):
-        return []
-
-    def table() -> list[np.ndarray]:
-        with jax.ensure_compile_time_eval():
-            leaves = jax.tree.leaves(jax.vmap(lambda t: sde.g(t, x))(jnp.asarray(ts)))
-        return [np.asarray(leaf) for leaf in leaves if concrete(leaf)]
-
-    times = np.asarray(ts)
-    key = ("noise", parts_of(sde), signature_of(x), times.dtype, times.tobytes())
-    return known.get(key, table)
+def check_counts(*, least: int = 1, owner: Any = None, **tuples: Any) -> list[tuple[int, ...]]:
+    """Check tuples of whole numbers of at least 1, none of them empty."""
+    for name, given in tuples.items():
+        known = isinstance(given, (tuple, list)) and given
+        if not known or not all(is_count(value) and value >= least for value in given):
+            said = f"{_field(owner, name)} must be a tuple of ints of at least {least}"
+            raise ValueError(f"{said}, got {reprlib.repr(given)}")
+    return [tuple(map(int, given)) for given in tuples.values()]
 
 
-def check_returns(
-    function: Callable, name: str, ts: Any, x: State, args: Args, *, times: int = 1
-) -> bool:
-    """Check that a function returns states; tell whether it is a step of one fixed length."""
-
-    def look() -> bool:
-        t = jax.ShapeDtypeStruct((), time_dtype(ts))
-        try:
-            traced, result = jax.make_jaxpr(function, return_shape=True)(*(t,) * times, x, args)
-        except Exception as error:
-            if args is None:  # what a function of conditions says then is seldom plain
-                error.add_note(f"{name} was called with args=None: it may need its conditions")
-            raise
-        check_like(x, result, name)
-        if times == 1:
-            return False
-        states = traced.jaxpr.invars[2 : 2 + len(jax.tree.leaves(x))]
-        if all(a is b for a, b in zip(traced.jaxpr.outvars, states, strict=True)):
-            return False  # what rests may rest for any time
-        _, used = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
-        return not any(used[:2])
-
-    key = (name, parts_of(function), jnp.result_type(ts), signature_of((x, args)))
-    return known.get(key, look)
+def check_flags(**flags: Any) -> None:
+    """Check that switches are True or False."""
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name} must be True or False, got {reprlib.repr(value)}")
 
 
-def check_like(x: State, result: Any, name: str) -> None:
+def check_choice(name: str, value: Any, *choices: Any) -> None:
+    """Check that a setting is one of a few values."""
+    plain = value.item() if isinstance(value, np.generic) else value  # numbers of NumPy are numbers
+    if not any(isinstance(plain, type(choice)) and plain == choice for choice in choices):
+        raise ValueError(f"{name} must be one of {list(choices)}, got {reprlib.repr(value)}")
+
+
+def check_shape(name: str, x: Any, shape: tuple[int, ...], hint: str = "") -> None:
+    """Check the shape of an array; ``hint`` says where it comes from, or what to do."""
+    given = getattr(x, "shape", type(x).__name__)
+    if given != shape:
+        raise ValueError(f"{name} must have shape {shape}{hint}, got {given}")
+
+
+def check_floating(name: str, *arrays: Any) -> None:
+    """Check that arrays hold floating point numbers."""
+    for x in arrays:
+        if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+            raise ValueError(f"{name} must be floating point, got {jnp.result_type(x)}")
+
+
+def check_holds(name: str, count: int, least: int, what: str) -> None:
+    """Check that a collection has at least so many draws, paths, points."""
+    if count < least:
+        raise ValueError(f"{name} must hold at least {least} {what}, got {count}")
+
+
+def check_kind(name: str, value: Any, wanted: str, *attributes: str) -> None:
+    """Check that an object has what will be asked of it."""
+    if isinstance(value, type):
+        raise TypeError(f"{name} must be {wanted}, got the class {value.__name__}: call it")
+    if not all(hasattr(value, attribute) for attribute in attributes):
+        raise TypeError(f"{name} must be {wanted}, got {reprlib.repr(value)}")
+
+
+def needed(module: str, what: str, extra: str) -> ModuleType:
+    """Import an optional package, or say who needs it and how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        said = f'{what} {module}, which is not installed: pip install "smdp_jax[{extra}]"'
+        raise ImportError(said) from error
+
+
+def check_key(key: Any) -> None:
+    """Check that a key is one PRNG key, of the new or the old (uint32) style."""
+    want = "key must be one PRNG key, such as jax.random.key(0)"
+    if not isinstance(key, (jax.Array, np.ndarray)):
+        raise ValueError(f"{want}, got {reprlib.repr(key)}")
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed and key.dtype != np.uint32:
+        raise ValueError(f"{want}, got an array of {key.dtype}")
+    if key.ndim != (0 if typed else 1):
+        raise ValueError(f"{want}, got keys of shape {key.shape}: use jax.vmap over them")
+
+
+def check_alike(said: str, want: Any, got: Any) -> None:
+    """Check that two trees have one structure, and the same shapes and dtypes."""
+    try:
+        chex.assert_trees_all_equal_shapes_and_dtypes(want, got)
+    except AssertionError:
+        told = lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}"
+        first, second = (jax.tree.map(told, tree) for tree in (want, got))
+        raise ValueError(f"{said} {first}, got {second}") from None
+
+
+def check_finite(x: Any, owner: str) -> None:
+    """Check that no entry is NaN or infinite."""
+    if where := not_finite(x, owner):
+        raise ValueError(f"{owner} must be finite, got {where}")
+
+
+def not_finite(x: Any, owner: str) -> str | None:
+    """Name the first number of a tree that is NaN or infinite, as far as it can be looked at."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(x):
+        if not isinstance(leaf, (float, np.ndarray, np.generic, jax.Array)) or not concrete(leaf):
+            continue
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            continue
+        # By numpy on the host: there is nothing to compile for every shape.
+        xp: Any = np if _on_host(leaf) else jnp
+        with jax.ensure_compile_time_eval(), np.errstate(over="ignore"):
+            finite = xp.isfinite(xp.asarray(leaf, jnp.result_type(leaf)))
+            if finite.all():
+                continue
+        i = tuple(int(n) for n in np.argwhere(~np.asarray(finite))[0])
+        name = f"{owner}{jax.tree_util.keystr(path)}{list(i) if i else ''}"
+        return f"{name}={np.asarray(leaf)[i]}"
+    return None
+
+
+def finite_rows(x: Any) -> jax.Array:
+    """Which entries of the leading axis are finite in all leaves (n,)."""
+    rows = [jnp.isfinite(leaf).reshape(len(leaf), -1).all(axis=1) for leaf in jax.tree.leaves(x)]
+    return jnp.stack(rows).all(axis=0)
+
+
+def _on_host(leaf: Any) -> bool:
+    return not isinstance(leaf, jax.Array) or (
+        leaf.is_fully_addressable and all(d.platform == "cpu" for d in leaf.devices())
+    )
+
+
+def check_like(x: Any, result: Any, name: str) -> None:
     """Check that a function of the state returned a tree like the state."""
     want, got = jax.tree.structure(x), jax.tree.structure(result)
     if want != got:
@@ -175,21 +229,7 @@ def check_like(x: State, result: Any, name: str) -> None:
             )
 
 
-def check_start(
-    verb: str, sde: SDE, ts: Any, x0: Any, key: Any, args: Args, *, equal_steps: bool
-) -> State:
-    """Check one state to start from, the process there, and a key for its noise."""
-    x0 = as_state(x0, "x0")
-    check_finite(x0, "x0")
-    if key is not None:
-        check_key(key)
-    elif not sde.deterministic:
-        raise ValueError(f"{verb} needs a key for a process with noise, got key=None")
-    check_process(sde, ts, x0, args, deterministic=True, equal_steps=equal_steps)
-    return x0
-
-
-def as_state(x: Any, owner: str) -> State:
+def as_state(x: Any, owner: str) -> Any:
     """Return a state with arrays in the place of numbers."""
     check_no_lists(x, owner)
     for leaf in jax.tree.leaves(x):
@@ -215,7 +255,7 @@ def check_args_axes(args_axes: int | None) -> None:
     check_choice("args_axes", args_axes, None, 0)
 
 
-def check_conditions(args: Args, args_axes: int | None, size: int, owner: str) -> None:
+def check_conditions(args: Any, args_axes: int | None, size: int, owner: str) -> None:
     """Check that conditions mapped over an axis have as many entries as there are samples."""
     check_args_axes(args_axes)
     if args_axes is None:
@@ -226,7 +266,7 @@ def check_conditions(args: Args, args_axes: int | None, size: int, owner: str) -
             raise ValueError(f"{said}, got shape {jnp.shape(leaf)}")
 
 
-def check_samples(x: State, owner: str) -> int:
+def check_samples(x: Any, owner: str) -> int:
     """Check that all leaves hold the same number of samples on their leading axis."""
     leaves = jax.tree.leaves(x)
     shapes = sorted({jnp.shape(leaf) for leaf in leaves})

@@ -11,7 +11,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.checks import check_args_axes, check_process, check_time_grid
+from smdp_jax.checks import (
+    check_args_axes,
+    check_choice,
+    check_finite,
+    check_key,
+    check_kind,
+    check_positive,
+    check_within,
+    concrete,
+)
 from smdp_jax.scores.kernel import LearnedKernel, first_step
 from smdp_jax.scores.learned import check_evaluates, check_is_score
 from smdp_jax.scores.reference import best_kind, reference_of
@@ -22,17 +31,9 @@ from smdp_jax.solve.flow_density import FlowDensity, LogDensity, check_density, 
 from smdp_jax.solve.inverses import walked
 from smdp_jax.solve.particles import doubts, effective_size, log_mean_exp, stated_error
 from smdp_jax.solve.path_weights import PathWeights
+from smdp_jax.solve.process import check_process, check_time_grid
 from smdp_jax.solve.transitions import StepKernel, transitions_of
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import (
-    check_choice,
-    check_finite,
-    check_key,
-    check_kind,
-    check_positive,
-    check_within,
-    concrete,
-)
 
 
 @jax.tree_util.register_dataclass

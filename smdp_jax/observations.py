@@ -14,7 +14,16 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.checks import check_samples
+from smdp_jax.checks import (
+    check_holds,
+    check_key,
+    check_kind,
+    check_positive,
+    check_samples,
+    check_shape,
+    check_within,
+    concrete,
+)
 from smdp_jax.scores.learned import check_evaluates, check_is_score
 from smdp_jax.scores.looks import Looks
 from smdp_jax.scores.reference import reference_of
@@ -28,15 +37,6 @@ from smdp_jax.solve.conditioning import Conditioning
 from smdp_jax.solve.tempering import Tempering
 from smdp_jax.solve.transitions import transitions_of
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import (
-    check_holds,
-    check_key,
-    check_kind,
-    check_positive,
-    check_shape,
-    check_within,
-    concrete,
-)
 
 
 def condition(

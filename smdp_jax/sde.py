@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float, PyTree
 
+from smdp_jax.checks import check_choice, check_shape
 from smdp_jax.compiled import parts_of
-from smdp_jax.values import check_choice, check_shape
 
 if TYPE_CHECKING:  # which knows neither shapes nor trees
     Scalar: TypeAlias = Any

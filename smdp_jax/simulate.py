@@ -8,7 +8,16 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax import checks
+from smdp_jax.checks import (
+    check_conditions,
+    check_finite,
+    check_flags,
+    check_key,
+    check_kind,
+    check_no_lists,
+    check_positive,
+    check_samples,
+)
 from smdp_jax.compiled import compiled
 from smdp_jax.scores.targets import Ramp, ScoreTargetSplitting, least_variance_ramp
 from smdp_jax.sde import SDE, Args, State
@@ -17,10 +26,10 @@ from smdp_jax.solve.chain import ChainSplitting, chain_of
 from smdp_jax.solve.forward import forward_way
 from smdp_jax.solve.integrate import advance
 from smdp_jax.solve.looked import Ends
+from smdp_jax.solve.process import check_process, check_time_grid, noise_table
 from smdp_jax.solve.solvers import check_solver, splits
 from smdp_jax.solve.time_grids import even
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_finite, check_flags, check_key, check_kind, check_positive
 
 _PILOT_PATHS, _FEWEST_PILOT_PATHS = 256, 16
 
@@ -132,23 +141,23 @@ def _check(
 ) -> tuple[State, int, int, int | None]:
     """Check ``simulate``; return the states, their number, substeps and chunk size."""
     (args, args_axes), (solver, substeps, chunk_size, rematerialise) = conditions, how
-    checks.check_time_grid(ts, sde)
-    checks.check_no_lists(x0, "x0")
-    samples = checks.check_samples(x0, "x0")
+    check_time_grid(ts, sde)
+    check_no_lists(x0, "x0")
+    samples = check_samples(x0, "x0")
     substeps, chunk_size = check_positive(substeps=substeps, chunk_size=chunk_size)
     check_flags(rematerialise=rematerialise)
     check_key(key)
-    checks.check_conditions(args, args_axes, samples, "x0")
+    check_conditions(args, args_axes, samples, "x0")
     x, mapped = jax.tree.map(lambda x: x[0], (x0, args if args_axes == 0 else None))
     equal = substeps == 1 and even(ts)
-    checks.check_process(sde, ts, x, mapped if args_axes == 0 else args, equal_steps=equal)
+    check_process(sde, ts, x, mapped if args_axes == 0 else args, equal_steps=equal)
     if score_targets is not False:
         if score_targets is not True:
             check_kind(
                 "score_targets", score_targets, "True or a ramp, such as PowerRamp()", "__call__"
             )
         names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(x)]
-        for name, g in zip(names, checks.noise_table(sde, ts, x), strict=False):
+        for name, g in zip(names, noise_table(sde, ts, x), strict=False):
             if not g.any():
                 raise ValueError(
                     f"SDE.diffusion must be positive on all leaves, got 0 at {name}: score targets "

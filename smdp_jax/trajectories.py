@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from smdp_jax.checks import check_conditions
+from smdp_jax.checks import check_conditions, check_floating, check_holds, check_within, concrete
 from smdp_jax.compiled import once
 from smdp_jax.sde import Args, State
-from smdp_jax.values import check_floating, check_holds, check_within, concrete
 
 
 @jax.tree_util.register_dataclass

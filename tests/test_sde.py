@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import smdp_jax as smdp
-from smdp_jax.checks import check_process, check_time_grid
 from smdp_jax.physics import Affine
+from smdp_jax.solve.process import check_process, check_time_grid
 
 ALPHAS = (0.0, 0.5, 1.0)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import smdp_jax as smdp
-from smdp_jax.values import check_key, check_kind, check_positive
+from smdp_jax.checks import check_key, check_kind, check_positive
 
 KEY = jax.random.key(4)
 TS = jnp.array([0.0, 0.5, 1.0, 2.0])

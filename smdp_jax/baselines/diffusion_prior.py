@@ -10,13 +10,12 @@ import optax
 from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.baselines.parts import at_rest
-from smdp_jax.checks import check_samples
+from smdp_jax.checks import check_key, check_positive, check_samples
 from smdp_jax.objectives import DenoisingScore
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.solve.time_grids import log_grid
 from smdp_jax.training.fit import fit
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_key, check_positive
 
 
 @jax.tree_util.register_dataclass

@@ -21,12 +21,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.baselines.diffusion_prior import DiffusionPrior
 from smdp_jax.baselines.parts import NoiseFree, as_posterior, half_square
-from smdp_jax.checks import check_samples, check_time_grid
+from smdp_jax.checks import check_finite, check_holds, check_key, check_positive, check_samples
 from smdp_jax.evaluate.ensembles import crps_ensemble
 from smdp_jax.posterior import Posterior, sample_posterior
 from smdp_jax.sde import SDE, Args, Scalar, State
+from smdp_jax.solve.process import check_time_grid
 from smdp_jax.solve.terms import white_noise
-from smdp_jax.values import check_finite, check_holds, check_key, check_positive
 
 
 @jax.tree_util.register_dataclass

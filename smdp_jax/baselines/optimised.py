@@ -17,12 +17,12 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.baselines.parts import NoiseFree, as_posterior, by_leaf, half_square
-from smdp_jax.checks import check_samples, check_time_grid
+from smdp_jax.checks import check_finite, check_key, check_positive, check_samples
 from smdp_jax.posterior import Posterior
 from smdp_jax.sde import SDE, Args, State
+from smdp_jax.solve.process import check_time_grid
 from smdp_jax.solve.terms import white_noise
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_finite, check_key, check_positive
 
 
 def end_spread(

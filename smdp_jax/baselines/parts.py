@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from smdp_jax.checks import finite_rows
 from smdp_jax.posterior import Posterior
 from smdp_jax.sde import SDE, Args, State
 from smdp_jax.solve.backward import SolveInfo
 from smdp_jax.solve.integrate import advance
-from smdp_jax.values import finite_rows
 
 
 @partial(

@@ -21,9 +21,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.baselines.parts import NoiseFree
-from smdp_jax.checks import check_time_grid
+from smdp_jax.checks import check_finite, check_holds, check_key, check_positive
 from smdp_jax.sde import SDE, Args, State
-from smdp_jax.values import check_finite, check_holds, check_key, check_positive
+from smdp_jax.solve.process import check_time_grid
 
 Residuals = Callable[[Any], Any]
 Noise = tuple[Callable[[Any, Any, Any], Any], Callable[[Any, Any, Any], Any]]

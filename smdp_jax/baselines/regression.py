@@ -13,16 +13,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.baselines.parts import as_posterior, at_rest
-from smdp_jax.checks import check_time_grid
+from smdp_jax.checks import check_finite, check_kind, check_positive, check_within
 from smdp_jax.models import DilatedResNet
 from smdp_jax.objectives import InverseStep
 from smdp_jax.posterior import Posterior
 from smdp_jax.scores.learned import apply_network
 from smdp_jax.scores.step import LearnedStep, StepScale
 from smdp_jax.sde import SDE, Args, Scalar, State
+from smdp_jax.solve.process import check_time_grid
 from smdp_jax.solve.terms import white_noise
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_finite, check_kind, check_positive, check_within
 
 
 class DropoutResNet(DilatedResNet):

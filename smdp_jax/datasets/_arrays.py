@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smdp_jax.values import needed
+from smdp_jax.checks import needed
 
 _X64 = 'jax.config.update("jax_enable_x64", True)'
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from smdp_jax.checks import check_holds
 from smdp_jax.datasets._arrays import ContentError, installed
 from smdp_jax.files import local_path, read_archive
-from smdp_jax.values import check_holds
 
 # What xarray's decoder of CF conventions acts on, times apart.
 _CF = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned", "dtype")

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any, TypedDict, Unpack
 
+from smdp_jax.checks import check_positive
 from smdp_jax.datasets._files import Arrays, find_files, kind_of, open_arrays
 from smdp_jax.datasets._layouts import find_layout
 from smdp_jax.datasets._paths import Layout, Paths, check_alike, find_parts, joined_times
 from smdp_jax.datasets.reading import Stream
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_positive
 
 _BLOCK = 2**23  # numbers of a block of paths: 32 MiB in single precision
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PRNGKeyArray
 
+from smdp_jax.checks import check_holds, check_positive
 from smdp_jax.datasets._arrays import as_jax_has_it, on_device
 from smdp_jax.datasets._variables import from_arrays
 from smdp_jax.datasets.store import Store
@@ -22,7 +23,6 @@ from smdp_jax.datasets.writing import as_json, check_settings
 from smdp_jax.files import local_path
 from smdp_jax.solve.batches import Split, split_of
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_holds, check_positive
 
 
 def open_trajectories(

@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
+from smdp_jax.checks import check_key, check_positive
 from smdp_jax.datasets.store import Store, create_store
 from smdp_jax.files import agreed, by_first, check_alike, is_first, local_path, wait
 from smdp_jax.solve.batches import dealt_out
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_key, check_positive
 
 
 def write(

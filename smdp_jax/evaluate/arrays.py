@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
-from smdp_jax.values import check_holds, check_shape, concrete
+from smdp_jax.checks import check_holds, check_shape, concrete
 
 AnyArray = jax.Array | np.ndarray
 """A jax or a numpy array."""

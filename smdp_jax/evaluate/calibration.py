@@ -21,6 +21,7 @@ import numpy as np
 from jax.scipy.special import gammaincc
 from jaxtyping import Array, Float, Int, Key, Real
 
+from smdp_jax.checks import check_holds, check_positive, check_within, concrete, finite_rows
 from smdp_jax.evaluate.arrays import (
     AnyArray,
     Draws,
@@ -32,13 +33,6 @@ from smdp_jax.evaluate.arrays import (
     check_same_shape,
 )
 from smdp_jax.scores.verdict import within
-from smdp_jax.values import (
-    check_holds,
-    check_positive,
-    check_within,
-    concrete,
-    finite_rows,
-)
 
 
 def sbc_ranks(

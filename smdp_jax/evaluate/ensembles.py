@@ -14,6 +14,7 @@ import numpy as np
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float, Real
 
+from smdp_jax.checks import check_choice, check_holds, concrete
 from smdp_jax.evaluate.arrays import (
     AnyArray,
     AnyState,
@@ -22,7 +23,6 @@ from smdp_jax.evaluate.arrays import (
     as_ensemble,
     as_float,
 )
-from smdp_jax.values import check_choice, check_holds, concrete
 
 Estimator = Literal["fair", "standard"]
 """How E|X - X'| is estimated: over the pairs of different members, or over all pairs."""

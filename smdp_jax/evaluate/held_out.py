@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from smdp_jax.checks import check_time_grid
+from smdp_jax.checks import check_holds, check_key, check_kind, check_positive
 from smdp_jax.evaluate import calibration_rows as rows
 from smdp_jax.evaluate.arrays import as_levels
 from smdp_jax.evaluate.calibration_record import CalibrationReport
@@ -16,8 +16,8 @@ from smdp_jax.evaluate.calibration_rows import MIN_CASES
 from smdp_jax.evaluate.observables import Observables, default_observables
 from smdp_jax.posterior import Posterior, sample_posterior
 from smdp_jax.sde import SDE, State
+from smdp_jax.solve.process import check_time_grid
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_holds, check_key, check_kind, check_positive
 
 MIN_DRAWS = 9
 """Fewer draws have no 90 % interval narrower than all of them."""

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
+from smdp_jax.checks import check_holds, check_within, concrete
 from smdp_jax.evaluate.arrays import (
     AnyArray,
     Grid,
@@ -26,7 +27,6 @@ from smdp_jax.evaluate.arrays import (
     check_same_shape,
     check_varying,
 )
-from smdp_jax.values import check_holds, check_within, concrete
 
 _SIGMA, _RADIUS = 1.5, 5
 

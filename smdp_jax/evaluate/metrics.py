@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
+from smdp_jax.checks import check_holds, check_shape, check_within, concrete
 from smdp_jax.evaluate.arrays import (
     AnyArray,
     AnyState,
@@ -21,7 +22,6 @@ from smdp_jax.evaluate.arrays import (
     as_pair,
     check_same_shape,
 )
-from smdp_jax.values import check_holds, check_shape, check_within, concrete
 
 
 class HitShares(NamedTuple):

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import bdtr, bdtrc
 
-from smdp_jax.values import check_positive, check_within
+from smdp_jax.checks import check_positive, check_within
 
 
 class RankBand(NamedTuple):

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from smdp_jax.checks import check_choice, check_within
 from smdp_jax.evaluate import _html_parts as parts
 from smdp_jax.evaluate._html_parts import SavesFigure, figure_png
 from smdp_jax.files import write_atomically
-from smdp_jax.values import check_choice, check_within
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from smdp_jax.evaluate.arrays import AnyArray, as_cases, check_varying
-from smdp_jax.evaluate.calibration import sbc_ranks, tarp_ranks, uniformity_test
-from smdp_jax.evaluate.ensembles import crps_ensemble, energy_score, spread_skill
-from smdp_jax.evaluate.observables import Observables, default_observables
-from smdp_jax.evaluate.two_sample import FEWEST, TwoSample, c2st
-from smdp_jax.values import (
+from smdp_jax.checks import (
     check_choice,
     check_holds,
     check_key,
@@ -28,6 +23,11 @@ from smdp_jax.values import (
     check_positive,
     check_shape,
 )
+from smdp_jax.evaluate.arrays import AnyArray, as_cases, check_varying
+from smdp_jax.evaluate.calibration import sbc_ranks, tarp_ranks, uniformity_test
+from smdp_jax.evaluate.ensembles import crps_ensemble, energy_score, spread_skill
+from smdp_jax.evaluate.observables import Observables, default_observables
+from smdp_jax.evaluate.two_sample import FEWEST, TwoSample, c2st
 
 
 def sides(x: Any) -> Mapping[str, Array]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from smdp_jax.checks import check_holds, check_positive, check_within
 from smdp_jax.evaluate.arrays import (
     AnyArray,
     Grid,
@@ -22,7 +23,6 @@ from smdp_jax.evaluate.arrays import (
     check_same_shape,
     check_varying,
 )
-from smdp_jax.values import check_holds, check_positive, check_within
 
 
 def shell_indices(shape: tuple[int, ...]) -> np.ndarray:

@@ -15,13 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Real
 
+from smdp_jax.checks import check_holds, check_positive, check_within, concrete
 from smdp_jax.evaluate.arrays import AnyArray, as_float, check_none_lost, check_same_shape
-from smdp_jax.values import (
-    check_holds,
-    check_positive,
-    check_within,
-    concrete,
-)
 
 FEWEST = 50
 """Draws of each kind below which the null band is as wide as what should be told."""

@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.serialization import msgpack_restore, msgpack_serialize
 
+from smdp_jax.checks import check_choice
 from smdp_jax.experiment.stages import load
 from smdp_jax.files import write_atomically
 from smdp_jax.scores.sharing import decoded, encoded
 from smdp_jax.scores.step import carried_by
 from smdp_jax.sde import SDE
 from smdp_jax.solve.linear import LinearPart
-from smdp_jax.values import check_choice
 
 _VERSION = 1
 _PLAIN = (bool, int, float, str, type(None))

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from smdp_jax.checks import check_counts, check_positive
 from smdp_jax.models.field_network import FieldNetwork, as_channels
 from smdp_jax.models.layers import Conv, check_odd, check_padding, embed, modulate
-from smdp_jax.values import check_counts, check_positive
 
 
 class DilatedResNet(FieldNetwork):

@@ -7,9 +7,9 @@ gets what its mirror image in the encoder put out.
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from smdp_jax.checks import check_positive
 from smdp_jax.models.field_network import FieldNetwork, as_channels
 from smdp_jax.models.layers import Conv, check_padding
-from smdp_jax.values import check_positive
 
 
 class PairBlock(nn.Module):

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from smdp_jax.checks import check_positive
 from smdp_jax.models.field_network import FieldNetwork, as_channels
 from smdp_jax.models.layers import dense, lecun_normal
 from smdp_jax.models.layout import at_least_float32
-from smdp_jax.values import check_positive
 
 
 class SpectralConv(nn.Module):

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from smdp_jax.checks import check_holds
 from smdp_jax.models.dilated_resnet import DilatedResNet
 from smdp_jax.models.layout import Conditions, cell_grid, everything
 from smdp_jax.models.mlp import MLP
 from smdp_jax.trajectories import Trajectories, TrajectoryStream, as_stream, filled, grid_axes
-from smdp_jax.values import check_holds
 
 _FEW_ENTRIES = 16
 _FEW_PATHS = 300

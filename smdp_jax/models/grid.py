@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from smdp_jax.checks import check_counts
 from smdp_jax.models.layout import as_time, working_dtype
 from smdp_jax.sde import State
-from smdp_jax.values import check_counts
 
 
 def _locate(

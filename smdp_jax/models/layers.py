@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from smdp_jax.checks import check_choice, check_positive
 from smdp_jax.models.layout import at_least_float32
-from smdp_jax.values import check_choice, check_positive
 
 
 def lecun_normal(

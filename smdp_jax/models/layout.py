@@ -21,8 +21,8 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
+from smdp_jax.checks import check_holds, check_shape
 from smdp_jax.sde import State
-from smdp_jax.values import check_holds, check_shape
 
 Conditions = Callable[[Any], Any]
 """Picks, from `args`, the pytree of conditions that a network sees."""

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float
 
+from smdp_jax.checks import check_holds, check_shape
 from smdp_jax.models.layers import dense
 from smdp_jax.models.layout import as_time, at_least_float32, working_dtype
 from smdp_jax.models.time_features import TimeFeatures, time_vector
 from smdp_jax.physics.spectral.periodic import modes_shape, multiplicity, squared_wavenumbers
 from smdp_jax.sde import State
 from smdp_jax.solve.linear import times
-from smdp_jax.values import check_holds, check_shape
 
 
 def _to_modes(field: Float[Array, "*grid"]) -> Complex[Array, "*modes"]:

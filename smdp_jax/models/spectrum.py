@@ -15,11 +15,11 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from smdp_jax.checks import check_within
 from smdp_jax.files import digest_of
 from smdp_jax.physics.spectral.gaussian_field import mode_variance
 from smdp_jax.sde import State
 from smdp_jax.solve.time_grids import between, variance_between
-from smdp_jax.values import check_within
 
 
 def _bounded_below(variance: np.ndarray, floor: float) -> np.ndarray:

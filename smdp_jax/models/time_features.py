@@ -13,8 +13,8 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
+from smdp_jax.checks import check_positive, check_within
 from smdp_jax.models.layout import as_time
-from smdp_jax.values import check_positive, check_within
 
 TimeFeatures = str | Callable[[Float[Array, ""]], Float[Array, " n"]]
 """A name ("raw", "log", "log_fourier") or a function from a scalar t to a vector."""

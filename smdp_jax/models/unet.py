@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from smdp_jax.checks import check_counts, check_positive
 from smdp_jax.models.field_network import FieldNetwork
 from smdp_jax.models.layers import Conv, check_odd, check_padding, embed, modulate
-from smdp_jax.values import check_counts, check_positive
 
 
 class ResidualBlock(nn.Module):

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from smdp_jax.checks import check_within
 from smdp_jax.objectives.base import Objective, check_fits, check_windows
 from smdp_jax.objectives.step_miss import mean_square
 from smdp_jax.scores.estimate import kernel_tables
@@ -29,7 +30,6 @@ from smdp_jax.scores.state_noise import StateNoise
 from smdp_jax.scores.tables import KernelTables, with_input_noise
 from smdp_jax.sde import SDE, Scalar, State
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_within
 
 _FEW_ENTRIES = 16
 _FEW_PATHS = 100

@@ -4,12 +4,12 @@ from typing import Any, Literal
 
 from jaxtyping import Array, PRNGKeyArray
 
+from smdp_jax.checks import check_counts, check_holds
 from smdp_jax.objectives.step_miss import step_miss
 from smdp_jax.scores.learned import LearnedScore
 from smdp_jax.scores.preconditioner import Preconditioner
 from smdp_jax.sde import SDE, Scalar
 from smdp_jax.trajectories import Trajectories, window
-from smdp_jax.values import check_counts, check_holds
 
 __all__ = ["Kind", "Objective"]
 

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from smdp_jax.checks import check_alike
 from smdp_jax.objectives.path_score import PathScore
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_alike
 
 __all__ = ["DenoisingScore"]
 

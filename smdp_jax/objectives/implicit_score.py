@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.checks import noise_table
+from smdp_jax.checks import check_positive
 from smdp_jax.objectives.base import Objective
 from smdp_jax.scores.preconditioner import Preconditioner
 from smdp_jax.sde import SDE, Scalar, ScoreFn
+from smdp_jax.solve.process import noise_table
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_positive
 
 __all__ = ["ImplicitScore", "SlicedScore"]
 

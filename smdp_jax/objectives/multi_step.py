@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from smdp_jax.checks import check_choice, check_within, is_count
 from smdp_jax.objectives.base import Kind, Objective, check_fits, check_windows
 from smdp_jax.objectives.step_miss import mean_square, step_miss
 from smdp_jax.scores.learned import StepCorrection
@@ -23,7 +24,6 @@ from smdp_jax.solve.gaussian import GaussianStep, bound
 from smdp_jax.solve.integrate import advance
 from smdp_jax.solve.reversal import forward_flow, reverse_sde, scaled_noise
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_choice, check_within, is_count
 
 __all__ = ["MultiStep", "OneStep"]
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from smdp_jax.checks import warn
 from smdp_jax.compiled import once
 from smdp_jax.scores.preconditioner import Preconditioner
 from smdp_jax.scores.step import LearnedStep
@@ -20,7 +21,6 @@ from smdp_jax.solve.integrate import advance
 from smdp_jax.solve.inverses import walked
 from smdp_jax.solve.reversal import reverse_sde
 from smdp_jax.trajectories import Trajectories, window
-from smdp_jax.values import warn
 
 __all__ = ["gaussian_of", "learned_step_miss", "mean_square", "step_miss", "warn_of_miss"]
 

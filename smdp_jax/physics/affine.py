@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from smdp_jax.checks import check_within
 from smdp_jax.physics.conditions import check_coefficients
 from smdp_jax.physics.exact.law import TwoStarts, decay, noise_variance
 from smdp_jax.physics.spectral.periodic import check_grid
 from smdp_jax.physics.system import SignedSystem
 from smdp_jax.sde import Args, Scalar
-from smdp_jax.values import check_within
 
 ScalarState = Float[ArrayLike, "1"]
 

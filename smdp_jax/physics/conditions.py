@@ -5,8 +5,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from smdp_jax.checks import check_positive, check_shape, check_within, concrete
 from smdp_jax.sde import Args
-from smdp_jax.values import check_positive, check_shape, check_within, concrete
 
 
 def check_coefficients(system: Any, *names: str) -> None:

@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
+from smdp_jax.checks import check_within
 from smdp_jax.physics.conditions import check_even, coefficients
 from smdp_jax.physics.spectral.periodic import check_grid
 from smdp_jax.sde import Args, Drift, Scalar
-from smdp_jax.values import check_within
 
 Field = Float[Array, "size size"]
 Spectrum = Complex[Array, "size half"]

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from smdp_jax.checks import check_positive, check_within, warn
 from smdp_jax.physics.conditions import check_draws
 from smdp_jax.sde import SDE, Args, FlowMap, Scalar, State, negated
 from smdp_jax.solve.integrate import advance
-from smdp_jax.values import check_positive, check_within, warn
 
 
 class System(abc.ABC):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from smdp_jax.checks import check_choice, check_within
 from smdp_jax.physics.conditions import check_coefficients, check_draws, check_even, coefficients
 from smdp_jax.physics.jax_cfd import spectral_navier_stokes
 from smdp_jax.physics.spectral.gaussian_field import draw_fields
@@ -22,7 +23,6 @@ from smdp_jax.physics.spectral.periodic import check_grid, dealiased, squared_wa
 from smdp_jax.physics.spectral.vorticity import stream_function, velocity
 from smdp_jax.physics.system import AdvectingSystem
 from smdp_jax.sde import Args, Scalar
-from smdp_jax.values import check_choice, check_within
 
 Field = Float[Array, "size size"]
 COURANT = 3.0  # (|u| + |v|) k dt; the scheme is stable for advection up to 3.3

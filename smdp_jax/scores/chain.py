@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from smdp_jax.checks import check_within, concrete, warn
 from smdp_jax.scores.kernel import LearnedKernel, first_step
 from smdp_jax.scores.kernel_step import draw
 from smdp_jax.scores.tables import with_input_noise
@@ -16,7 +17,6 @@ from smdp_jax.solve.backward import BackwardSolve, SolveInfo
 from smdp_jax.solve.integrate import Save, Watched, scan_saving
 from smdp_jax.solve.looked import Ends
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_within, concrete, warn
 
 
 class KernelWalk(eqx.Module):

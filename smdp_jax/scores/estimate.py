@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from smdp_jax.checks import check_process
+from smdp_jax.checks import check_holds
 from smdp_jax.scores import blocks
 from smdp_jax.scores.choice import best_base, best_transform
 from smdp_jax.scores.kernel import LearnedKernel
@@ -15,8 +15,8 @@ from smdp_jax.scores.moments import Base, check_base, physics_of, tables_of
 from smdp_jax.scores.seen import SeenRange
 from smdp_jax.scores.tables import KernelTables
 from smdp_jax.sde import SDE
+from smdp_jax.solve.process import check_process
 from smdp_jax.trajectories import Trajectories, grid_axes
-from smdp_jax.values import check_holds
 
 _LEAST_PATHS = 8
 

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from smdp_jax.checks import check_within, concrete
 from smdp_jax.sde import Scalar, State
 from smdp_jax.solve.linear import LinearPart, Transform, check_transform, times
 from smdp_jax.solve.time_grids import between, variance_between
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_within, concrete
 
 __all__ = ["GaussianReference"]
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
+from smdp_jax.checks import check_alike, concrete
 from smdp_jax.scores.blocks import matvec
 from smdp_jax.scores.kernel_step import (
     coloured,
@@ -35,7 +36,6 @@ from smdp_jax.scores.own_steps import check_same_process, first_of, steps_of
 from smdp_jax.scores.regression import solve_lower
 from smdp_jax.scores.tables import KernelTables
 from smdp_jax.sde import SDE, Args, Scalar, State
-from smdp_jax.values import check_alike, concrete
 
 _NEEDS = "needs a score, such as PathScore() learns, got a LearnedKernel"
 

@@ -20,10 +20,10 @@ from flax.errors import (
     ScopeParamShapeError,
 )
 
-from smdp_jax.checks import check_like, check_process, check_time_grid
+from smdp_jax.checks import check_kind, check_like, concrete, warn
 from smdp_jax.scores.own_steps import first_of, steps_of
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
-from smdp_jax.values import check_kind, concrete, warn
+from smdp_jax.solve.process import check_process, check_time_grid
 
 _LEARN = ". PathScore() learns a score for any steps and level"
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from smdp_jax.checks import check_choice
 from smdp_jax.compiled import once
 from smdp_jax.scores.blocks import Transform
 from smdp_jax.scores.conditions import Hats
@@ -16,7 +17,6 @@ from smdp_jax.scores.regression import Regression, regress
 from smdp_jax.scores.tables import KernelTables, base_of, with_input_noise
 from smdp_jax.sde import SDE, Args, FlowMap, Scalar, State
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import check_choice
 
 Base = Literal["auto", "state", "inverse"]
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from smdp_jax.checks import concrete
 from smdp_jax.sde import SDE, Args, State
-from smdp_jax.values import concrete
 
 
 def first_of(own: Any, asked: Any) -> int | None:

@@ -14,13 +14,13 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
+from smdp_jax.checks import warn
 from smdp_jax.compiled import once
 from smdp_jax.scores.chain import drawn_back
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.verdict import LEVELS, Starts, said_of, within
 from smdp_jax.sde import State
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import warn
 
 # Draws of each path, entries in all, paths at least, and by what noise may change each time.
 _DRAWS = 16

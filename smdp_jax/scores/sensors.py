@@ -12,8 +12,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
+from smdp_jax.checks import check_kind, check_shape, concrete, is_number
 from smdp_jax.sde import State
-from smdp_jax.values import check_kind, check_shape, concrete, is_number
 
 __all__ = ["LinearObservation", "Observation"]
 

@@ -27,13 +27,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from smdp_jax.checks import check_number, concrete, is_number
 from smdp_jax.compiled import compiled
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.solve.chain import ChainSplitting, chain_of
 from smdp_jax.solve.integrate import advance
 from smdp_jax.solve.linear import Transform, to_modes, to_state
 from smdp_jax.solve.varying import varying_as
-from smdp_jax.values import check_number, concrete, is_number
 
 __all__ = ["PowerRamp", "Ramp", "SinhRamp", "TableRamp", "Transform", "least_variance_ramp"]
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from smdp_jax import checks
+from smdp_jax.checks import check_kind, check_positive
 from smdp_jax.sde import SDE, Args, State
+from smdp_jax.solve.process import check_start, check_time_grid
 from smdp_jax.solve.solvers import check_solver, default_adaptive_solver
 from smdp_jax.solve.terms import levy_area_of, terms_of
-from smdp_jax.values import check_kind, check_positive
 
 __all__ = ["advance_adaptively", "check_controller", "solve_adaptive"]
 
@@ -64,12 +64,12 @@ def solve_adaptive(
     TypeError
         If solver or controller are none.
     """
-    checks.check_time_grid(ts, sde)
+    check_time_grid(ts, sde)
     if sde.drift is None:
         raise ValueError("solve_adaptive needs a drift, got a flow map")
     (max_steps,) = check_positive(max_steps=max_steps)
     check_controller(controller)
-    x0 = checks.check_start("solve_adaptive", sde, ts, x0, key, args, equal_steps=False)
+    x0 = check_start("solve_adaptive", sde, ts, x0, key, args, equal_steps=False)
     if solver is not None:
         check_solver(sde, solver, adaptive=True)
     return advance_adaptively(

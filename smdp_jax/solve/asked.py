@@ -7,7 +7,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from smdp_jax import checks
+from smdp_jax.checks import (
+    as_state,
+    check_args_axes,
+    check_finite,
+    check_flags,
+    check_holds,
+    check_key,
+    check_kind,
+    check_like,
+    check_positive,
+)
 from smdp_jax.compiled import parts_of, signature_of
 from smdp_jax.sde import Args, State
 from smdp_jax.solve.adaptive import check_controller
@@ -15,17 +25,10 @@ from smdp_jax.solve.backward import BackwardSolve
 from smdp_jax.solve.gaussian import GaussianStep, check_gaussian
 from smdp_jax.solve.integrate import check_save
 from smdp_jax.solve.inverses import walked
+from smdp_jax.solve.process import check_process, check_returns, check_time_grid, known
 from smdp_jax.solve.reversal import check_level
 from smdp_jax.solve.solvers import check_solver
 from smdp_jax.solve.time_grids import even
-from smdp_jax.values import (
-    check_finite,
-    check_flags,
-    check_holds,
-    check_key,
-    check_kind,
-    check_positive,
-)
 
 __all__ = ["Work", "prepared"]
 
@@ -47,7 +50,7 @@ def prepared(
 ) -> tuple[BackwardSolve, Work]:
     """The solve and its work, once what ``sample_posterior`` was asked for is found in order."""
     sde, ts = walked(asked.sde, score), asked.ts
-    checks.check_time_grid(ts, sde)
+    check_time_grid(ts, sde)
     if not hasattr(score, "check_use"):
         check_kind("score", score, "a function score(t, x, args), such as fit.score", "__call__")
     num_samples, substeps, chunk_size = check_positive(
@@ -57,9 +60,9 @@ def prepared(
     if num_samples is None:
         raise ValueError("num_samples must be an int of at least 1, got None")
     check_flags(denoise_last=asked.denoise_last, rematerialise=asked.rematerialise)
-    checks.check_args_axes(given.args_axes)
+    check_args_axes(given.args_axes)
     level = check_level(asked.noise_level)
-    x_end = checks.as_state(given.x_end, "x_end")
+    x_end = as_state(given.x_end, "x_end")
     mapped = args if given.args_axes == 0 else None
     batch, x, own = _parted(asked, score, x_end, args, mapped, batch_axes)
     if hasattr(score, "check_state"):
@@ -68,12 +71,12 @@ def prepared(
         most = f"{_PATHS // math.prod(batch)} for {math.prod(batch)} end states (2^31 paths)"
         raise ValueError(f"num_samples must be at most {most}, got {num_samples}")
     equal = substeps == 1 and even(ts)
-    checks.check_process(sde, ts, x, own, maps=("drift", "inverse"), equal_steps=equal)
+    check_process(sde, ts, x, own, maps=("drift", "inverse"), equal_steps=equal)
     fixed = substeps != 1 or asked.corrector is not None
     if hasattr(score, "check_use"):
         score.check_use(sde, ts, level, whole_steps=not fixed, use=verb)
     else:
-        checks.check_returns(score, "score", ts, x, own)
+        check_returns(score, "score", ts, x, own)
     check_finite(x_end, "x_end")
     if asked.corrector is not None:
         check_kind("corrector", asked.corrector, "Langevin(step_size)", "step_size", "steps")
@@ -132,25 +135,25 @@ def _parted(
 
 def _reads_as_batch(asked: BackwardSolve, score: Any, x: State, args: Args) -> bool:
     """Tell whether process and score take the parts of a state of several axes as states."""
-    leaves, known = jax.tree.leaves(x), getattr(score, "shapes", None)
-    least = 2 if known is None else 1
+    leaves, shapes = jax.tree.leaves(x), getattr(score, "shapes", None)
+    least = 2 if shapes is None else 1
     if len({leaf.shape[:1] for leaf in leaves}) != 1 or min(leaf.ndim for leaf in leaves) < least:
         return False
     part = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), x)
-    if known is not None:
-        return [x.shape for x in jax.tree.leaves(part)] == list(known)
+    if shapes is not None:
+        return [x.shape for x in jax.tree.leaves(part)] == list(shapes)
     sde = asked.sde
 
     def look() -> bool:
         t = jax.ShapeDtypeStruct((), jnp.float32)
         try:
-            checks.check_like(part, jax.eval_shape(score, t, part, args), "score")
+            check_like(part, jax.eval_shape(score, t, part, args), "score")
             physics: Any = sde.drift or sde.inverse
             times = (t,) if sde.drift else (t, t)
-            checks.check_like(part, jax.eval_shape(physics, *times, part, args), "physics")
+            check_like(part, jax.eval_shape(physics, *times, part, args), "physics")
         except Exception:  # whatever they say of another shape, they do not take it
             return False
         return True
 
     key = ("batch", parts_of(sde), parts_of(score), signature_of((score, x, args)))
-    return checks.known.get(key, look)
+    return known.get(key, look)

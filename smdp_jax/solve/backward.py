@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from smdp_jax.checks import check_positive, finite_rows, is_number
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.solve.adaptive import advance_adaptively
 from smdp_jax.solve.gaussian import GaussianStep, bind
@@ -17,7 +18,6 @@ from smdp_jax.solve.integrate import Save, advance, chosen_times
 from smdp_jax.solve.reversal import reverse_sde
 from smdp_jax.solve.solvers import default_adaptive_solver, default_solver, evaluations_per_step
 from smdp_jax.solve.terms import white_noise
-from smdp_jax.values import check_positive, finite_rows, is_number
 
 __all__ = ["BackwardSolve", "Langevin", "SolveInfo"]
 

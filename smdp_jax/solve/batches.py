@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from smdp_jax.values import concrete, warn
+from smdp_jax.checks import concrete, warn
 
 __all__ = ["AXIS", "Split", "dealt_out", "in_chunks", "on_auto_mesh", "split_of"]
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import eval_context
 
-from smdp_jax.checks import known
+from smdp_jax.checks import concrete, warn
 from smdp_jax.sde import FlowMap, integrated_backward, negated
 from smdp_jax.solve.backward import BackwardSolve
 from smdp_jax.solve.gaussian import GaussianStep, bind
@@ -27,8 +27,8 @@ from smdp_jax.solve.linear_fields import LINEAR, drift_of_variances, with_linear
 from smdp_jax.solve.linearise import Curvature, Linearised, mean_field, misfit_of, waves_of
 from smdp_jax.solve.looked import Ends, told
 from smdp_jax.solve.pilot import Pilot
+from smdp_jax.solve.process import known
 from smdp_jax.solve.tried import NotBefore, Trial
-from smdp_jax.values import concrete, warn
 
 __all__ = ["way_back"]
 

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from smdp_jax.checks import check_finite, concrete, warn
 from smdp_jax.solve.particles import Weighted
 from smdp_jax.solve.tempering import Tempering
-from smdp_jax.values import check_finite, concrete, warn
 
 _REMEDIES = (
     "more particles, tempering, a twist learned from data, more steps, or a larger covariance"

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
+from smdp_jax.checks import check_kind, concrete, finite_rows
 from smdp_jax.sde import SDE, Args, ScoreFn, State
 from smdp_jax.solve.integrate import integrate
 from smdp_jax.solve.reversal import probability_flow_sde
-from smdp_jax.values import check_kind, concrete, finite_rows
 
 LogDensity = Callable[[Any, Any], Any]
 """``prior(x, args)`` returns the log density at ``ts[0]`` of one state, in nats."""

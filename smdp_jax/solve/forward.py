@@ -11,13 +11,13 @@ import numpy as np
 from jax.core import eval_context
 from jaxtyping import Array
 
-from smdp_jax.checks import known
+from smdp_jax.checks import concrete
 from smdp_jax.sde import SDE, Args, State
 from smdp_jax.solve.chain import ChainSplitting, chain_of
 from smdp_jax.solve.linearise import Linearised, misfit_of, waves_of
 from smdp_jax.solve.looked import Ends, told
 from smdp_jax.solve.pilot import Pilot, Stepper, pilot_of
-from smdp_jax.values import concrete
+from smdp_jax.solve.process import known
 
 __all__ = ["forward_way"]
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.checks import noise_table
+from smdp_jax.checks import check_choice
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.solve.covariance import Modes, Spread, counts_of
 from smdp_jax.solve.gaussian_solver import GaussianSolver, is_mode
@@ -20,8 +20,8 @@ from smdp_jax.solve.linear import (
     check_transform,
 )
 from smdp_jax.solve.linearise import Linearised, waves_of
+from smdp_jax.solve.process import noise_table
 from smdp_jax.solve.terms import white_noise
-from smdp_jax.values import check_choice
 
 __all__ = ["GaussianStep", "GaussianTransition", "bind", "bound", "check_gaussian"]
 

@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax import checks
+from smdp_jax.checks import check_flags, check_positive
 from smdp_jax.sde import SDE, Args, Scalar, State
+from smdp_jax.solve.process import check_start, check_time_grid, time_dtype
 from smdp_jax.solve.solvers import check_solver, default_solver, with_root_finder
 from smdp_jax.solve.terms import GridNoise, levy_area_of, terms_of
 from smdp_jax.solve.time_grids import even
 from smdp_jax.solve.varying import either, like_results
-from smdp_jax.values import check_flags, check_positive
 
 __all__ = ["Save", "Watched", "advance", "check_save", "chosen_times", "integrate"]
 
@@ -135,11 +135,11 @@ def integrate(
     TypeError
         If the solver is no solver.
     """
-    checks.check_time_grid(ts, sde)
+    check_time_grid(ts, sde)
     (substeps,) = check_positive(substeps=substeps)
     check_flags(denoise_last=denoise_last, rematerialise=rematerialise)
     equal = substeps == 1 and even(ts)
-    x0 = checks.check_start("integrate", sde, ts, x0, key, args, equal_steps=equal)
+    x0 = check_start("integrate", sde, ts, x0, key, args, equal_steps=equal)
     if solver is not None:
         check_solver(sde, solver)
     xs, watched = advance(
@@ -181,7 +181,7 @@ def advance(
     """
     solver = with_root_finder(default_solver(sde) if solver is None else solver, x0)
     # Steps of half precision would be lost in the times that they are added to.
-    ts = ts.astype(checks.time_dtype(ts))
+    ts = ts.astype(time_dtype(ts))
     noise_key = jax.random.key(0) if key is None else key
     levy = levy_area_of(solver)
     steps = (ts.shape[0] - 1) * substeps

@@ -9,7 +9,6 @@ import numpy as np
 from jax.core import eval_context
 from jaxtyping import Array
 
-from smdp_jax.checks import known
 from smdp_jax.compiled import once
 from smdp_jax.sde import SDE, Args, ScoreFn, State
 from smdp_jax.solve.backward import BackwardSolve
@@ -17,6 +16,7 @@ from smdp_jax.solve.gaussian import GaussianStep, bind
 from smdp_jax.solve.gaussian_solver import is_mode
 from smdp_jax.solve.linearise import Linearised, misfit_of, waves_of
 from smdp_jax.solve.looked import Ends, told
+from smdp_jax.solve.process import known
 
 __all__ = ["LINEAR", "drift_of_variances", "with_linear_part"]
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from smdp_jax.checks import concrete, not_finite, warn
 from smdp_jax.sde import Args
 from smdp_jax.solve.backward import SolveInfo
-from smdp_jax.values import concrete, not_finite, warn
 
 __all__ = ["warn_of_lost"]
 

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from smdp_jax.checks import check_within
 from smdp_jax.sde import SDE, Args, Diffusion, Scalar, ScoreFn, State, map_amplitudes
-from smdp_jax.values import check_within
 
 __all__ = ["check_level", "forward_flow", "probability_flow_sde", "reverse_sde", "scaled_noise"]
 

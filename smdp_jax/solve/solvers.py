@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import optimistix as optx
 
+from smdp_jax.checks import check_kind
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.solve.terms import Splitting
-from smdp_jax.values import check_kind
 
 __all__ = [
     "check_is_solver",

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from smdp_jax.checks import check_choice, check_positive, check_within
 from smdp_jax.solve.particles import doubts, log_mean_exp, next_temperature, systematic
-from smdp_jax.values import check_choice, check_positive, check_within
 
 _STAGES = 256
 _STUCK, _MORE = 0.3, 16  # acceptance below which moves go on, and for how many

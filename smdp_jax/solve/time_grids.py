@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from smdp_jax.values import check_positive, check_within, concrete
+from smdp_jax.checks import check_positive, check_within, concrete
 
 __all__ = ["between", "even", "linear_grid", "log_grid", "variance_between"]
 

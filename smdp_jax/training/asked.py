@@ -6,11 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from smdp_jax.checks import check_process, check_time_grid
-from smdp_jax.sde import SDE
-from smdp_jax.training.inverses import with_best_inverse
-from smdp_jax.trajectories import filled, whole_windows
-from smdp_jax.values import (
+from smdp_jax.checks import (
     check_alike,
     check_flags,
     check_key,
@@ -18,6 +14,10 @@ from smdp_jax.values import (
     check_positive,
     check_within,
 )
+from smdp_jax.sde import SDE
+from smdp_jax.solve.process import check_process, check_time_grid
+from smdp_jax.training.inverses import with_best_inverse
+from smdp_jax.trajectories import filled, whole_windows
 
 
 class Asked(NamedTuple):

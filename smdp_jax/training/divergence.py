@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from smdp_jax.checks import finite_rows
 from smdp_jax.sde import SDE
 from smdp_jax.training.updates import Fixed, Problem, TrainingState
 from smdp_jax.training.windows import Windows
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import finite_rows
 
 __all__ = ["TrainingDiverged", "reason_of"]
 

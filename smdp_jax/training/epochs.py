@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
+from smdp_jax.checks import warn
 from smdp_jax.files import agreed
 from smdp_jax.objectives import Objective
 from smdp_jax.solve.batches import on_auto_mesh
@@ -22,7 +23,6 @@ from smdp_jax.training.programs import Epochs
 from smdp_jax.training.updates import Fixed, Problem, TrainingState
 from smdp_jax.training.windows import Windows
 from smdp_jax.trajectories import Trajectories, TrajectoryStream, filled
-from smdp_jax.values import warn
 
 __all__ = ["Blocks", "Callback", "run_epochs"]
 

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from smdp_jax.checks import warn
 from smdp_jax.sde import SDE, integrated_backward, negated
 from smdp_jax.solve.inverses import growth_of_inverse, miss_of_inverse
 from smdp_jax.trajectories import Trajectories
-from smdp_jax.values import warn
 
 __all__ = ["with_best_inverse"]
 

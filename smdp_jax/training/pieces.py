@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.checks import check_like
+from smdp_jax.checks import check_key, check_like, check_positive, check_within
 from smdp_jax.compiled import once
 from smdp_jax.objectives import Objective
 from smdp_jax.scores.learned import apply_network, readable_errors
@@ -21,7 +21,6 @@ from smdp_jax.training.shares import Shares
 from smdp_jax.training.updates import Fixed, Problem, TrainingState, averages
 from smdp_jax.training.windows import Windows
 from smdp_jax.trajectories import Trajectories, filled
-from smdp_jax.values import check_key, check_positive, check_within
 
 __all__ = ["Training", "on_device", "prepare", "start"]
 

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from smdp_jax.checks import check_holds, check_shape
 from smdp_jax.evaluate.arrays import AnyArray
-from smdp_jax.values import check_holds, check_shape
 
 INK = "#1b1f24"
 """Text, axes, and whatever is exact or true."""

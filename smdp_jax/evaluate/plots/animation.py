@@ -13,10 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from smdp_jax.checks import check_choice, check_holds, check_shape
 from smdp_jax.evaluate.plots import _style as style
 from smdp_jax.evaluate.plots._style import ArrayND
 from smdp_jax.evaluate.plots.pairs import samples_of
-from smdp_jax.values import check_choice, check_holds, check_shape
 
 
 def field_animation(

@@ -7,11 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from smdp_jax.checks import check_holds, check_within
 from smdp_jax.evaluate.calibration import expected_coverage
 from smdp_jax.evaluate.plots import _style as style
 from smdp_jax.evaluate.plots._style import ArrayND
 from smdp_jax.evaluate.rank_bands import rank_band
-from smdp_jax.values import check_holds, check_within
 
 
 @style.styled

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from smdp_jax.checks import check_holds, check_positive, check_shape
 from smdp_jax.evaluate.plots import _style as style
 from smdp_jax.evaluate.plots._style import ArrayND
-from smdp_jax.values import check_holds, check_positive, check_shape
 
 
 def _image(axes: Axes, field: np.ndarray, title: str, **scale: Any) -> AxesImage:

@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from smdp_jax.checks import check_holds
 from smdp_jax.evaluate.arrays import by_name
 from smdp_jax.evaluate.plots import _style as style
-from smdp_jax.values import check_holds
 
 _SHARES = (0.5, 0.9)
 

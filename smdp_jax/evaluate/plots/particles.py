@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from smdp_jax.checks import check_kind, check_positive
 from smdp_jax.evaluate.plots import _style as style
 from smdp_jax.evaluate.plots._style import ArrayND
-from smdp_jax.values import check_kind, check_positive
 
 
 @style.styled

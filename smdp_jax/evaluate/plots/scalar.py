@@ -8,9 +8,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from smdp_jax.checks import check_holds, check_positive
 from smdp_jax.evaluate.plots import _style as style
 from smdp_jax.evaluate.plots._style import ArrayND
-from smdp_jax.values import check_holds, check_positive
 
 
 def _mass_outline(density: np.ndarray) -> np.ndarray:

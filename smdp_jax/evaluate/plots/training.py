@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from smdp_jax.checks import check_holds
 from smdp_jax.evaluate.plots import _style as style
 from smdp_jax.evaluate.plots._style import ArrayND
-from smdp_jax.values import check_holds
 
 
 def _smoothed(values: np.ndarray, width: int) -> np.ndarray:

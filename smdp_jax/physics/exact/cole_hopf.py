@@ -14,9 +14,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from smdp_jax.checks import check_positive, check_within
 from smdp_jax.physics.spectral.periodic import angular_wavenumbers, refine
 from smdp_jax.sde import Scalar
-from smdp_jax.values import check_positive, check_within
 
 
 def cole_hopf(

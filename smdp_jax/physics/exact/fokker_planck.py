@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from smdp_jax.checks import check_positive, check_within
 from smdp_jax.physics.exact.transition import Transition
 from smdp_jax.sde import SDE
 from smdp_jax.solve.integrate import advance
-from smdp_jax.values import check_positive, check_within
 
 GAMMA = 2 - math.sqrt(2)  # the TR-BDF2 stage at which both stages have the same matrix
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, PRNGKeyArray
 
+from smdp_jax.checks import check_positive, check_shape, check_within
 from smdp_jax.physics.conditions import check_coefficients, check_draws
 from smdp_jax.physics.smoke.grid import Field, Mask
 from smdp_jax.physics.smoke.obstacles import (
@@ -25,7 +26,6 @@ from smdp_jax.physics.smoke.obstacles import (
     random_obstacles,
 )
 from smdp_jax.sde import Args
-from smdp_jax.values import check_positive, check_shape, check_within
 
 _INFLOW_CENTRE, _INFLOW_RADIUS = (0.5, 0.1), 0.05  # as shares of the side
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from smdp_jax.checks import check_floating, warn
 from smdp_jax.physics.conditions import check_coefficients, check_draws
 from smdp_jax.physics.smoke.advection import advect_marker, advect_velocity, fill_solid
 from smdp_jax.physics.smoke.geometry import ClosedBox
@@ -25,7 +26,6 @@ from smdp_jax.physics.smoke.grid import (
 )
 from smdp_jax.physics.system import AdvectingSystem, CourantWarning
 from smdp_jax.sde import SDE, Args, FlowMap, Scalar, integrated_backward
-from smdp_jax.values import check_floating, warn
 
 State = Mapping[str, Any]
 

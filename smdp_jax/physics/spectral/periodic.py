@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from smdp_jax.values import check_floating, check_shape
+from smdp_jax.checks import check_floating, check_shape
 
 
 def _wavenumbers(shape: tuple[int, ...], *, full: bool = False) -> Sequence[np.ndarray]:
