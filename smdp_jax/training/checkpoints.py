@@ -39,16 +39,13 @@ def _locked(folder: Path) -> int:
     try:
         return lock(folder)
     except BlockingIOError:
-        raise ValueError(
-            f"another process trains in {folder}: wait for it, or use another directory"
-        ) from None
+        said = f"another process trains in {folder}: wait for it, or use another directory"
+        raise ValueError(said) from None
 
 
 def _change(name: str, before: Any, now: Any) -> str:
     digests = [re.fullmatch(r"(computes )?[0-9a-f]{16,}", str(v)) for v in (before, now)]
-    if all(digests):
-        return f"{name} is another one"
-    return f"{name} was {before!r}, now {now!r}"
+    return f"{name} is another one" if all(digests) else f"{name} was {before!r}, now {now!r}"
 
 
 class RunDirectory:
@@ -75,21 +72,20 @@ class RunDirectory:
     def _check_identity(self, identity: dict[str, Any]) -> None:
         file = self.path / "training.json"
         identity = json.loads(json.dumps(identity))
-        if file.exists():
-            try:
-                found = dict(json.loads(file.read_text(encoding="utf-8")))
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{file} is damaged ({error}); remove {self.path}") from error
-            names = [*identity, *sorted(found.keys() - identity.keys())]
-            other = [n for n in names if found.get(n) != identity.get(n)]
-            if other:
-                changes = (_change(n, found.get(n), identity.get(n)) for n in other)
-                raise ValueError(
-                    f"{self.path} holds another training run: {', '.join(changes)}; use another "
-                    "directory or remove this one"
-                )
-        elif self._writes:
-            write_atomically(file, json.dumps(identity, indent=2))
+        if not file.exists():
+            if self._writes:
+                write_atomically(file, json.dumps(identity, indent=2))
+            return
+        try:
+            found = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{file} is damaged ({error}); remove {self.path}") from error
+        names = [*identity, *sorted(found.keys() - identity.keys())]
+        pairs = {n: (found.get(n), identity.get(n)) for n in names}
+        changes = ", ".join(_change(n, *pair) for n, pair in pairs.items() if pair[0] != pair[1])
+        if changes:
+            said = f"{self.path} holds another training run: {changes}"
+            raise ValueError(f"{said}; use another directory or remove this one")
 
     @property
     def metrics_file(self) -> Path:
@@ -134,25 +130,21 @@ class RunDirectory:
                 self._manager.delete(bad)
             return step, state
         if failures:
-            raise ValueError(
-                f"no checkpoint in {self.path / 'checkpoints'} can be read "
-                f"({'; '.join(failures)}); remove the folder to train from the start"
-            )
+            said = f"no checkpoint in {self.path / 'checkpoints'} can be read"
+            why = "; ".join(failures)
+            raise ValueError(f"{said} ({why}); remove the folder to train from the start")
         return None
 
     def read_metrics(self, until: int) -> list[dict[str, Any]]:
         """Read the metrics up to a step, and drop the later or damaged lines from disk."""
         records: list[dict[str, Any]] = []
         if self.metrics_file.exists():
-            for line in self.metrics_file.read_text("utf-8", errors="replace").splitlines():
-                try:
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                for line in self.metrics_file.read_text("utf-8", errors="replace").splitlines():
                     record = json.loads(line)
-                    later = record["step"] > until
-                except (ValueError, TypeError, KeyError):
-                    break
-                if later:
-                    break
-                records.append(record)
+                    if record["step"] > until:
+                        break
+                    records.append(record)
         if self._writes:
             write_atomically(self.metrics_file, "".join(json.dumps(r) + "\n" for r in records))
         return records

@@ -12,12 +12,20 @@ from smdp_jax.objectives import BackwardKernel, Objective
 from smdp_jax.trajectories import Trajectories
 
 
-def objective_of() -> Objective:
-    """A backward kernel: stable on simulators that nobody tuned to."""
-    return BackwardKernel()
+def or_defaults(
+    objective: Any, optimizer: Any, batch_size: Any, data: Any, model: Any, steps: Any
+) -> tuple[Objective, optax.GradientTransformation, int]:
+    """Objective, optimiser and batch size, where they are None those that suit most problems.
+
+    A backward kernel is stable on simulators that nobody tuned to.
+    """
+    objective = BackwardKernel() if objective is None else objective
+    optimizer = _optimizer(objective, steps) if optimizer is None else optimizer
+    size = _batch(objective, data, model) if batch_size is None else batch_size
+    return objective, optimizer, size
 
 
-def optimizer_of(objective: Any, steps: Any) -> optax.GradientTransformation:
+def _optimizer(objective: Any, steps: Any) -> optax.GradientTransformation:
     """Muon for kernels; else Adam, with bounded gradients, on one flat array for fewer operations.
 
     Muon (Jordan 2024) brings the remainder of a kernel as far as Adam does in four times as many
@@ -44,7 +52,7 @@ def _matrices(params: Any) -> Any:
     return jax.tree.map(axes, params)
 
 
-def batch_of(objective: Any, data: Any, model: Any) -> int:
+def _batch(objective: Any, data: Any, model: Any) -> int:
     """Windows per update: fewer of them where each holds many entries, and each costs more."""
     if not (isinstance(objective, BackwardKernel) and isinstance(data, Trajectories)):
         return 256
@@ -60,6 +68,5 @@ def in_dtype(model: Any, dtype: Any) -> Any:
     for name in names:
         if name != "parent" and isinstance(inner := getattr(model, name), nn.Module):
             return model.clone(**{name: in_dtype(inner, dtype)})
-    raise TypeError(
-        f"dtype must be given for a network on fields, such as UNet(), got {type(model).__name__}"
-    )
+    got = type(model).__name__
+    raise TypeError(f"dtype must be given for a network on fields, such as UNet(), got {got}")

@@ -47,10 +47,8 @@ class Blocks:
             self.check(block)
             yield filled(jax.tree.map(jnp.asarray, block))
             number += 1
-        raise ValueError(
-            f"data.blocks(key, first) must go on without end, got a stream of {number} blocks: "
-            "start again after the last, as datasets.open_stream does"
-        )
+        said = f"data.blocks(key, first) must go on without end, got a stream of {number} blocks"
+        raise ValueError(f"{said}: start again after the last, as datasets.open_stream does")
 
 
 def run_epochs(
@@ -65,7 +63,8 @@ def run_epochs(
 ) -> tuple[TrainingState, list[dict[str, Any]]]:
     """Update until all updates are done, from where a directory's checkpoint left off."""
     done, state, records = (0, state, []) if store is None else _restored(store, state)
-    coming = _laid_out(problem, source, blocks.after(_epochs_in(problem.objective, asked, done)))
+    epochs_done = sum(stop <= done for *_, stop in _epochs(problem.objective, asked, 0))
+    coming = _laid_out(problem, source, blocks.after(epochs_done))
     epochs, saved_at, enough = Epochs(problem), time.monotonic(), False
     with tqdm(total=asked.steps, initial=done, disable=not asked.progress, unit="update") as bar:
         try:
@@ -112,10 +111,8 @@ def _restored(
     records = store.read_metrics(done)
     noted = records[-1]["step"] if records else 0
     if noted < done:
-        warn(
-            f"{store.metrics_file} ends at update {noted} of the {done} that were done: the "
-            "history between is lost",
-        )
+        said = f"{store.metrics_file} ends at update {noted} of the {done} that were done"
+        warn(f"{said}: the history between is lost")
     return done, state, records
 
 
@@ -150,27 +147,22 @@ def _epochs(objective: Objective, asked: Asked, done: int) -> Iterator[tuple[int
                 yield size, max(start, done), stop
 
 
-def _epochs_in(objective: Objective, asked: Asked, done: int) -> int:
-    """Number of whole epochs in the first updates."""
-    return sum(stop <= done for _, _, stop in _epochs(objective, asked, 0))
-
-
 def _message(reason: str, done: int, size: int, store: RunDirectory | None) -> str:
-    kept = ""
-    if store is not None and store.last is not None:
-        kept = (
-            f"; the state of update {store.last} is kept in {store.path}, but this call would "
-            "diverge again, and with another optimiser or simulator it is another run: give that "
-            "one another directory"
-        )
-    return f"training diverged in update {done + 1} (window {size}): {reason}{kept}"
+    said = f"training diverged in update {done + 1} (window {size}): {reason}"
+    if store is None or store.last is None:
+        return said
+    return (
+        f"{said}; the state of update {store.last} is kept in {store.path}, but this call would "
+        "diverge again, and with another optimiser or simulator it is another run: give that one "
+        "another directory"
+    )
 
 
 def _warn_of_validation(records: list[dict[str, Any]]) -> None:
-    values = [(r["step"], r["validation_loss"]) for r in records]
-    lost = [step for step, value in values if value is not None and not np.isfinite(value)]
+    lost = [r["step"] for r in records if not np.isfinite(r["validation_loss"] or 0)]
     if lost:
-        warn(
-            f"the validation loss is not finite after {len(lost)} of {len(values)} epochs, first "
-            f"after update {lost[0]}: one step back from held-out paths leaves the finite numbers",
+        said = (
+            f"not finite after {len(lost)} of {len(records)} epochs, first after {lost[0]} updates"
         )
+        why = "one step back from held-out paths leaves the finite numbers"
+        warn(f"the validation loss is {said}: {why}")

@@ -22,7 +22,7 @@ from smdp_jax.sde import SDE
 from smdp_jax.solve.batches import Split, on_auto_mesh, say_filled_up, split_of
 from smdp_jax.training.asked import Asked, check_fit
 from smdp_jax.training.checkpoints import RunDirectory
-from smdp_jax.training.defaults import batch_of, in_dtype, objective_of, optimizer_of
+from smdp_jax.training.defaults import in_dtype, or_defaults
 from smdp_jax.training.divergence import TrainingDiverged
 from smdp_jax.training.epochs import Blocks, Callback, run_epochs
 from smdp_jax.training.finish import finished
@@ -189,30 +189,12 @@ def fit(
     """
     split = split_of(mesh, getattr(data, "xs", None))
     data, validation, initial, key = on_auto_mesh((as_stream(data), validation, initial, key))
-    objective = objective_of() if objective is None else objective
-    optimizer = optimizer_of(objective, steps) if optimizer is None else optimizer
-    batch_size = batch_of(objective, data, model) if batch_size is None else batch_size
+    how = (objective, optimizer, batch_size)
+    objective, optimizer, batch_size = or_defaults(*how, data, model, steps)
     model = model if dtype is None else in_dtype(model, dtype)
-    asked, check_block = check_fit(
-        Asked(
-            sde,
-            model,
-            data,
-            objective,
-            optimizer,
-            key,
-            validation,
-            initial,
-            callback,
-            steps,
-            batch_size,
-            epoch_steps,
-            ema,
-            checkpoint_seconds,
-            precondition,
-            progress,
-        )
-    )
+    terms = (sde, model, data, objective, optimizer, key, validation, initial, callback)
+    numbers = (steps, batch_size, epoch_steps, ema, checkpoint_seconds, precondition, progress)
+    asked, check_block = check_fit(Asked(*terms, *numbers))
     say_filled_up("windows: a batch of", asked.batch_size, split)
     return _trained(asked, check_block, split, directory)
 

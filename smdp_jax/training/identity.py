@@ -103,24 +103,15 @@ class _Echo:
 
 
 def _loss(problem: Problem, fixed: Fixed, data: Trajectories, constants: Any) -> str:
-    def drift(t: Any, x: Any, args: Any) -> Any:
-        return x
-
-    def step(t0: Any, t1: Any, x: Any, args: Any) -> Any:
-        return x
-
+    drift, step = (lambda t, x, args: x), (lambda t0, t1, x, args: x)
     sde, objective = problem.sde, problem.objective
     maps = {"drift": drift} if sde.drift is not None else {"step": step, "inverse": step}
     plain = replace(sde, **maps, diffusion=jax.tree.map(lambda _: 1.0, data.at(0, 0)))
 
     def losses(data: Trajectories, fixed: Fixed, constants: Any, key: Any) -> list[Any]:
         learned = objective.learned(plain, _Echo(), fixed.variables, fixed.scales, fixed.ts)
-        return [
-            objective.loss(
-                learned, plain, objective.cut(data, jnp.array(0), jnp.array(0), n), constants, key
-            )
-            for n in objective.windows
-        ]
+        pieces = (objective.cut(data, jnp.array(0), jnp.array(0), n) for n in objective.windows)
+        return [objective.loss(learned, plain, piece, constants, key) for piece in pieces]
 
     return computes(losses, data, fixed, constants, jax.random.key(0))
 

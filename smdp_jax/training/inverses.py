@@ -42,20 +42,15 @@ def with_best_inverse(sde: SDE, data: Trajectories) -> SDE:
     seen = _seen(instead, data)
     if unnamed and seen.miss < 0.5 * own.miss and seen.growth <= max(own.growth, _GROWTH):
         if seen.miss > _MISS:
-            _warn("smdp.integrated_backward(step), the best way back of the step,", seen, _NEITHER)
+            best = "smdp.integrated_backward(step), the best way back of the step,"
+            warn(f"fit: {best} {seen}; {_NEITHER}")
         return instead
-    remedy = f"smdp.{other.__name__}(step) {seen}: " + (
-        "give it as SDE(..., inverse=...)" if seen.miss < 0.5 * own.miss else _NEITHER
-    )
-    _warn("SDE.inverse of the step", own, remedy)
+    remedy = "give it as SDE(..., inverse=...)" if seen.miss < 0.5 * own.miss else _NEITHER
+    warn(f"fit: SDE.inverse of the step {own}; smdp.{other.__name__}(step) {seen}: {remedy}")
     return sde
 
 
 _NEITHER = "give another inverse, shorter steps, or learn a score by PathScore(), which needs none"
-
-
-def _warn(what: str, seen: _Seen, remedy: str) -> None:
-    warn(f"fit: {what} {seen}; {remedy}")
 
 
 def _seen(sde: SDE, data: Trajectories) -> _Seen:

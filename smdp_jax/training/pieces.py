@@ -16,10 +16,9 @@ from smdp_jax.scores.learned import apply_network, readable_errors
 from smdp_jax.sde import SDE
 from smdp_jax.solve.batches import Split
 from smdp_jax.training.asked import check_kinds, check_paths
-from smdp_jax.training.defaults import batch_of, objective_of, optimizer_of
+from smdp_jax.training.defaults import or_defaults
 from smdp_jax.training.shares import Shares
 from smdp_jax.training.updates import Fixed, Problem, TrainingState, averages
-from smdp_jax.training.windows import Windows
 from smdp_jax.trajectories import Trajectories, filled
 
 __all__ = ["Training", "on_device", "prepare", "start"]
@@ -70,10 +69,8 @@ class Training:
         tuple (scalar, pytree)
             Loss and gradient.
         """
-        loss_of = self.problem.loss_of(
-            self.fixed, self._source(data, key), number, self._steps(window)
-        )
-        return jax.value_and_grad(loss_of)(params)
+        source, steps = self._cut(data, key, window)
+        return jax.value_and_grad(self.problem.loss_of(self.fixed, source, number, steps))(params)
 
     def update(
         self,
@@ -101,9 +98,7 @@ class Training:
         tuple (TrainingState, scalar)
             The new state, and the loss before it.
         """
-        return self.problem.one_update(
-            state, self.fixed, self._source(data, key), self._steps(window)
-        )
+        return self.problem.one_update(state, self.fixed, *self._cut(data, key, window))
 
     def learned(
         self,
@@ -141,11 +136,10 @@ class Training:
             term = self.problem.objective.finish(term, on_device(held_out), key)
         return term
 
-    def _source(self, data: Trajectories, key: PRNGKeyArray) -> Windows:
-        return self.problem.windows(data, self.constants, key)
-
-    def _steps(self, window: int | None) -> int:
-        return self.problem.objective.windows[0] if window is None else window
+    def _cut(self, data: Trajectories, key: PRNGKeyArray, window: int | None) -> Any:
+        """Where batches are cut from, and the steps of their windows."""
+        steps = self.problem.objective.windows[0] if window is None else window
+        return self.problem.windows(data, self.constants, key), steps
 
 
 def prepare(
@@ -181,16 +175,16 @@ def prepare(
     ValueError, TypeError
         As ``fit``.
     """
-    objective = objective_of() if objective is None else objective
-    optimizer = optimizer_of(objective, None) if optimizer is None else optimizer
-    check_kinds(model, data, objective, optimizer, None, initial)
+    how = (objective, optimizer, batch_size)
+    objective, optimizer, batch_size = or_defaults(*how, data, model, None)
+    given = {"model": model, "data": data, "objective": objective, "optimizer": optimizer}
+    check_kinds(**given, initial=initial)
     check_key(key)
-    (size,) = check_positive(
-        batch_size=batch_of(objective, data, model) if batch_size is None else batch_size
-    )
+    (size,) = check_positive(batch_size=batch_size)
     check_within("[0, 1)", ema=ema)
     check_paths(sde, objective, data)
-    problem = Problem(sde, model, objective, optax.with_extra_args_support(optimizer), size, ema)
+    optimizer = optax.with_extra_args_support(optimizer)
+    problem = Problem(sde, model, objective, optimizer, size, ema)
     return start(problem, on_device(filled(data)), key, precondition=precondition, initial=initial)
 
 
@@ -229,19 +223,13 @@ def _first(
 
 
 def _check_parameters(given: Any, own: Any) -> None:
-    found, want = (
-        {
-            jax.tree_util.keystr(p): x.shape
-            for p, x in jax.tree.leaves_with_path(v.get("params", {}))
-        }
-        for v in (given, own)
-    )
-    other = [name for name in {**want, **found} if found.get(name) != want.get(name)]
-    if other:
-        raise ValueError(
-            f"initial must have the parameters of the model, got {found.get(other[0])} where "
-            f"{want.get(other[0])} is wanted for {other[0]}: build the network that was trained"
-        )
+    shapes = lambda v: {jax.tree_util.keystr(p): x.shape for p, x in jax.tree.leaves_with_path(v)}
+    found, want = shapes(given.get("params", {})), shapes(own.get("params", {}))
+    for name in {**want, **found}:
+        if found.get(name) != want.get(name):
+            said = f"initial must have the parameters of the model, got {found.get(name)} where"
+            remedy = "build the network that was trained"
+            raise ValueError(f"{said} {want.get(name)} is wanted for {name}: {remedy}")
 
 
 @once

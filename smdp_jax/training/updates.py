@@ -223,25 +223,16 @@ class Problem:
         ema = state.ema + jnp.asarray(1 - decay, now.dtype) * (now - state.ema)
         return TrainingState(params, ema, opt_state, state.step + 1), loss
 
-    def epoch(
-        self,
-        state: TrainingState,
-        fixed: Fixed,
-        source: Windows,
-        held_out: Windows | None,
-        stop: Array,
-        steps: int,
-    ) -> tuple[TrainingState, Array, Array | None, Array]:
+    def epoch(self, *inputs: Any, steps: int) -> tuple[TrainingState, Array, Array | None, Array]:
         """Update until ``stop``, or until one leaves the finite numbers, which the last tells.
 
         Of a split all devices do the same, each with the gradient of its part of the batch.
         """
+        one = partial(self._epoch, steps=steps)
         if self.split is None:
-            return self._epoch(state, fixed, source, held_out, stop, steps)
-        whole = PartitionSpec()
-        specs = (whole, whole, specs_of(source, self.split), specs_of(held_out, self.split), whole)
-        call = self.split.map(partial(self._epoch, steps=steps), specs, whole)
-        return call(state, fixed, source, held_out, stop)
+            return one(*inputs)
+        whole, spread = PartitionSpec(), [specs_of(source, self.split) for source in inputs[2:4]]
+        return self.split.map(one, (whole, whole, *spread, whole), whole)(*inputs)
 
     def _epoch(
         self,
