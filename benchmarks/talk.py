@@ -52,7 +52,7 @@ def rows_of(pictures: list[Image.Image]) -> list[list[Image.Image]]:
 
 def montage(run: Path) -> Image.Image:
     """All that a run has to show, and how many of its targets are met."""
-    metrics = read_metrics(RunFiles(run)).metrics
+    metrics = read_metrics(RunFiles(run))[0]
     files = sorted((run / "figures").glob("*.png"), key=lambda file: file.stem == "calibration")
     chosen = [Image.open(f).convert("RGB") for f in files if f.stem not in _LEFT_OUT]
     rows = rows_of(chosen)

@@ -42,6 +42,7 @@ from smdp_jax.experiment.processes import LOST, join, only_process_in, supervise
 from smdp_jax.experiment.report import check_matplotlib
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+_PROG = "python -m smdp_jax"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given[0] == "run":
             _run(given[1:])
         else:
-            prog = f"python -m smdp_jax {given[0]}"
-            tyro.cli(COMMANDS[given[0]], args=given[1:], prog=prog)
+            tyro.cli(COMMANDS[given[0]], args=given[1:], prog=f"{_PROG} {given[0]}")
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: list[str]) -> None:
     if not given or given[0].startswith("-"):
-        usage = "usage: python -m smdp_jax run CONFIG.py [--preset NAME] [--FIELD VALUE ...]"
+        usage = f"usage: {_PROG} run CONFIG.py [--preset NAME] [--FIELD VALUE ...]"
         if given and given[0] in ("-h", "--help"):
             _out(f"{usage}\nrun CONFIG.py --help lists every field of the config.\n")
             return
@@ -132,10 +132,7 @@ def _run_options(file: ConfigFile, given: list[str]) -> Any:
     listed = [(name, *rest) for name, rest in fields.items()]
     own = Annotated[type(config), tyro.conf.arg(name="")]
     listed.append(("config", own, dataclasses.field(default=config)))
-    options, prog = (
-        dataclasses.make_dataclass("Options", listed),
-        f"python -m smdp_jax run {file.path}",
-    )
+    options, prog = dataclasses.make_dataclass("Options", listed), f"{_PROG} run {file.path}"
     return tyro.cli(options, args=given, prog=prog, description=f"{file.summary}.")
 
 

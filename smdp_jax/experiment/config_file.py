@@ -8,13 +8,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from smdp_jax.experiment.definition import Experiment
 from smdp_jax.experiment.fields import ExperimentError, check_fields
 from smdp_jax.files import write_atomically
 
-PLAIN_NAME = re.compile(r"\w[\w.-]*")
-"""What a file or a folder of a run may be called."""
+
+def _is_plain(name: Any) -> bool:
+    """Tell what a file or a folder of a run may be called."""
+    return isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name) is not None
+
+
+def check_plain_name(said: str, name: Any) -> None:
+    """Check what files are named after."""
+    if not _is_plain(name):
+        raise ExperimentError(f"{said} letters, digits, '_', '-' and '.', as files, got {name!r}")
 
 
 @dataclass(frozen=True)
@@ -64,29 +73,22 @@ def load_config_file(path: Path) -> ConfigFile:
         If there is no such file, or if it defines no presets.
     """
     if not path.is_file():
-        found = [str(other) for other in configs_in(path.parent)] if path.parent.is_dir() else []
-        hint = f"; there are {', '.join(found)}" if found else ""
-        raise ExperimentError(f"config file {path} does not exist{hint}")
+        there = ", ".join(map(str, configs_in(path.parent))) if path.parent.is_dir() else ""
+        raise ExperimentError(f"config file {path} does not exist; there are {there or 'none'}")
     module = _import(path)
     presets = getattr(module, "PRESETS", None)
-    mapping = presets if isinstance(presets, dict) else {}
-    if not mapping or not all(isinstance(preset, Experiment) for preset in mapping.values()):
-        raise ExperimentError(
-            f"{path} must define PRESETS, a dict of names and instances of its Config(Experiment), "
-            f"such as PRESETS = {{'small': Config()}}; got {presets!r}"
-        )
-    for name, preset in mapping.items():
-        if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
-            raise ExperimentError(
-                f"{path}: names of presets must be letters, digits, '_', '-' and '.', as folders "
-                f"are named after them, got {name!r}"
-            )
+    found = presets if isinstance(presets, dict) else {}
+    if not found or not all(isinstance(preset, Experiment) for preset in found.values()):
+        want = "PRESETS, names and instances of its Config(Experiment), as {'small': Config()}"
+        raise ExperimentError(f"{path} must define {want}, got {presets!r}")
+    for name, preset in found.items():
+        check_plain_name(f"{path}: names of presets must be", name)
         try:
             check_fields(preset)
         except ExperimentError as error:
             raise ExperimentError(f"{path}, preset {name!r}: {error}") from None
     lines = (module.__doc__ or "").strip().splitlines() or [""]
-    return ConfigFile(path, mapping, lines[0].rstrip("."), "\n".join(lines[1:]).strip())
+    return ConfigFile(path, found, lines[0].rstrip("."), "\n".join(lines[1:]).strip())
 
 
 def configs_in(folder: Path) -> list[Path]:
@@ -127,9 +129,8 @@ def _import(path: Path) -> ModuleType:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         line = f", line {lines[-1]}" if lines else ""
-        raise ExperimentError(
-            f"{path}{line} cannot be loaded: {type(error).__name__}: {error}"
-        ) from error
+        what = f"{type(error).__name__}: {error}"
+        raise ExperimentError(f"{path}{line} cannot be loaded: {what}") from error
     return module
 
 
@@ -149,17 +150,17 @@ from smdp_jax.experiment import Experiment, Positive
 class Config(Experiment):
     """{title}."""
 
-    noise: Positive = {noise}
+    noise: Positive = 0.5
     """Noise amplitude g, in state / sqrt(time)."""
 
-    def drift(self, t, x, args):  # dx/dt of one state, {shape}: put your simulator here
-{drift}
+    def drift(self, t, x, args):  # dx/dt of one state, shape {axes}: put your simulator here
+        {drift}
 
     def sde(self):
         return smdp.SDE(self.drift, diffusion=self.noise)
 
     def prior(self, key, number):  # states at the start, as you know them before you look
-        return jax.random.normal(key, (number, {axes}))
+        return jax.random.normal(key, (number, {sizes}))
 
     def model(self, data):
         return smdp.models.for_fields(data)
@@ -194,17 +195,15 @@ def write_config(path: Path, field: Sequence[int] = (), *, periodic: bool = Fals
     ExperimentError
         If the file exists, or cannot be called so, or for a grid that is none.
     """
-    if path.suffix != ".py" or not PLAIN_NAME.fullmatch(path.stem):
+    if path.suffix != ".py" or not _is_plain(path.stem):
         raise ExperimentError(f"path must be a file NAME.py, got {path}")
     if path.exists():
         raise ExperimentError(f"path must be a new file, got {path}, which exists")
     if not path.parent.is_dir():
         raise ExperimentError(f"path must lie in a folder that exists, got {path}")
     if len(field) > _MOST_AXES or any(points < _FEWEST_POINTS for points in field):
-        raise ExperimentError(
-            f"field must be 1 to {_MOST_AXES} numbers of points, each at least {_FEWEST_POINTS}, "
-            f"got {' '.join(map(str, field))}"
-        )
+        want = f"1 to {_MOST_AXES} numbers of points, each at least {_FEWEST_POINTS}"
+        raise ExperimentError(f"field must be {want}, got {' '.join(map(str, field))}")
     if periodic and not field:
         raise ExperimentError("periodic needs a field, such as --field 64, got a scalar")
     write_atomically(path, _text(path.stem, tuple(field), periodic).encode())
@@ -217,12 +216,9 @@ def _text(name: str, field: tuple[int, ...], periodic: bool) -> str:
     return _TEMPLATE.format(
         title=f"{name[0].upper()}{name[1:]}".replace("_", " "),
         imports="import jax.numpy as jnp\n" if field else "",
-        noise=0.5,
-        shape=f"shape ({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})",
-        drift=_diffusion(len(field), "wrap" if periodic else "edge")
-        if field
-        else "        return -x",
-        axes=", ".join(map(str, axes)),
+        axes=axes,
+        drift=_diffusion(len(field), "wrap" if periodic else "edge") if field else "return -x",
+        sizes=", ".join(map(str, axes)),
         settings="trajectories=1000, batch_size=32" if field else "",
     )
 
@@ -231,12 +227,9 @@ def _diffusion(axes: int, mode: str) -> str:
     """Return the lines of a diffusion, in units of the grid's spacing."""
     lines = []
     for axis in range(axes):
-        sides = ["(1, 1)" if axis == other else "(0, 0)" for other in range(axes)]
-        pad = f"({', '.join(sides)})" if axes > 1 else "1"
-        lines.append(
-            f'        d{axis} = jnp.diff(jnp.pad(x, {pad}, mode="{mode}"), n=2, axis={axis})'
-        )
+        pad = [(1, 1) if axis == other else (0, 0) for other in range(axes)]
+        padded = f'jnp.pad(x, {tuple(pad) if axes > 1 else 1}, mode="{mode}")'
+        lines.append(f"d{axis} = jnp.diff({padded}, n=2, axis={axis})")
     total = " + ".join(f"d{axis}" for axis in range(axes))
-    return "\n".join(
-        [*lines, f"        return 3.0 * ({total})" if axes > 1 else f"        return 3.0 * {total}"]
-    )
+    lines.append(f"return 3.0 * ({total})" if axes > 1 else f"return 3.0 * {total}")
+    return "\n        ".join(lines)

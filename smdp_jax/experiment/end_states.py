@@ -46,8 +46,13 @@ def sample_end_states(
         raise ExperimentError(f"{output} exists; remove it or choose another --output")
     if not output.parent.is_dir():
         raise ExperimentError(f"folder {output.parent} of --output does not exist")
-    arrays = _read(end_states)
-    data = run.data
+    if not end_states.exists():
+        raise ExperimentError(f"{end_states} does not exist")
+    try:
+        arrays, data = read_archive(end_states), run.data
+    except (ValueError, OSError) as error:
+        said = f"{end_states} is no .npz file, or a damaged one"
+        raise ExperimentError(f"{said} ({error})") from error
     x_end = _take(arrays, end_states, "x_end", data.at(0, -1), None)
     number = jax.tree.leaves(x_end)[0].shape[0]
     if data.args_axes is None:
@@ -60,15 +65,6 @@ def sample_end_states(
     told = {name: getattr(past.info, name) for name in ("finite", "max_score", "evaluations")}
     write_arrays(output, {"x_end": x_end, "samples": past.samples, **told})
     return past
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return read_archive(path)
-    except FileNotFoundError as error:
-        raise ExperimentError(f"{path} does not exist") from error
-    except (ValueError, OSError) as error:
-        raise ExperimentError(f"{path} is no .npz file, or a damaged one ({error})") from error
 
 
 def _take(
@@ -84,10 +80,8 @@ def _take(
         array = arrays[key]
         number = array.shape[0] if number is None and array.ndim else number
         if array.shape != (number, *jnp.shape(one)) or not number:
-            raise ExperimentError(
-                f"{key} in {path} must have shape (n, *{jnp.shape(one)}), the same n for all "
-                f"arrays and at least 1; got {array.shape}"
-            )
+            want = f"shape (n, *{jnp.shape(one)}), the same n for all arrays and at least 1"
+            raise ExperimentError(f"{key} in {path} must have {want}; got {array.shape}")
         if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
             raise ExperimentError(f"{key} in {path} must hold finite real numbers")
         return jnp.asarray(array, jnp.result_type(one))

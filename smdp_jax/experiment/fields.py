@@ -52,10 +52,9 @@ def as_json(config: Any) -> dict[str, Any]:
 
 def from_json(kind: type[Any], fields: Mapping[str, Any]) -> Any:
     """Rebuild a configuration, and check what it holds."""
-    known = {f.name for f in dataclasses.fields(kind)}
-    if known != set(fields):
-        differing = ", ".join(sorted(known ^ set(fields)))
-        raise ExperimentError(f"the configuration has other fields than its class: {differing}")
+    if other := {f.name for f in dataclasses.fields(kind)} ^ set(fields):
+        said = "the configuration has other fields than its class"
+        raise ExperimentError(f"{said}: {', '.join(sorted(other))}")
 
     def frozen(value: Any) -> Any:
         return tuple(frozen(v) for v in value) if isinstance(value, list) else value
@@ -79,15 +78,12 @@ def check_types(config: Any) -> None:
     try:
         plain, bounded = get_type_hints(kind), get_type_hints(kind, include_extras=True)
     except (NameError, TypeError, AttributeError, SyntaxError) as error:
-        raise ExperimentError(
-            f"the annotations of {kind.__name__} must be names that its file knows, got: {error}"
-        ) from None
+        said = f"the annotations of {kind.__name__} must be names that its file knows"
+        raise ExperimentError(f"{said}, got: {error}") from None
     for field in dataclasses.fields(config):
         value, hint = getattr(config, field.name), plain[field.name]
-        if not _fits(value, hint):
-            shown = getattr(hint, "__name__", hint) if get_args(hint) == () else hint
-            raise ExperimentError(f"{field.name} must be {shown}, got {value!r}")
-        said = _beyond(value, bounded[field.name])
+        shown = getattr(hint, "__name__", hint) if get_args(hint) == () else hint
+        said = _beyond(value, bounded[field.name]) if _fits(value, hint) else shown
         if said:
             raise ExperimentError(f"{field.name} must be {said}, got {value!r}")
 

@@ -25,6 +25,7 @@ LOST = (
     "another process has ended, or cannot be reached (what it says tells why); start all of them "
     "again by the same command, which goes on from the last checkpoint"
 )
+_BY_HAND = "--coordinator HOST:PORT --processes N --process I"
 SILENCE = 30
 """Seconds without a sign of life after which a process counts as lost."""
 _PARENT = "SMDP_SUPERVISOR"
@@ -67,19 +68,15 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
     missing = [name for name, value in given.items() if value is None]
     if 0 < len(missing) < 3:
-        raise ExperimentError(
-            "--coordinator HOST:PORT, --processes N and --process I must be given together, got no "
-            f"{' and no '.join(missing)}"
-        )
+        got = " and no ".join(missing)
+        raise ExperimentError(f"{_BY_HAND} must be given together, got no {got}")
     try:
         jax.distributed.initialize(
             coordinator, processes, process, heartbeat_timeout_seconds=SILENCE
         )
     except (ValueError, TypeError, IndexError) as error:
-        raise ExperimentError(
-            "--distributed must be started by srun or mpirun, on a TPU pod, or with --coordinator "
-            f"HOST:PORT --processes N --process I, got none that fits ({error})"
-        ) from error
+        want = f"must be started by srun or mpirun, on a TPU pod, or with {_BY_HAND}"
+        raise ExperimentError(f"--distributed {want}, got none that fits ({error})") from error
 
 
 def all_devices() -> Mesh | None:
@@ -106,10 +103,8 @@ def only_process_in(directory: Path) -> Iterator[None]:
     try:
         held = lock(directory)
     except BlockingIOError as error:
-        raise ExperimentError(
-            f"another process works in {directory} ({error}): wait until it has ended, or choose "
-            "another --runs-dir"
-        ) from None
+        said = f"another process works in {directory} ({error}): wait until it has ended"
+        raise ExperimentError(f"{said}, or choose another --runs-dir") from None
     try:
         yield
     finally:

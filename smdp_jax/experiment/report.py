@@ -5,7 +5,6 @@ import importlib.util
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +12,28 @@ from smdp_jax import evaluate
 from smdp_jax.evaluate import Metric, ReportFigure, Section, write_report
 from smdp_jax.evaluate._html_parts import figure_png
 from smdp_jax.experiment.calibrated import figures_of, lost_of
-from smdp_jax.experiment.config_file import PLAIN_NAME
+from smdp_jax.experiment.config_file import check_plain_name
 from smdp_jax.experiment.definition import Experiment
 from smdp_jax.experiment.fields import ExperimentError, as_json, check_returned
 from smdp_jax.experiment.run import Run
 from smdp_jax.experiment.run_contents import REMEDIES
 from smdp_jax.experiment.run_directory import RunFiles
 from smdp_jax.experiment.slices import slice_of_stage
-from smdp_jax.experiment.storage import read_json, write_json
+from smdp_jax.experiment.storage import check_intact, read_json, write_json
 from smdp_jax.files import digest_of, write_atomically
 
 
-@dataclass(frozen=True)
-class MetricsFile:
-    """Content of ``metrics.json``."""
-
-    metrics: list[Metric]
-    record: dict[str, Any]
-
-
-def read_metrics(files: RunFiles) -> MetricsFile:
-    """Read ``metrics.json``."""
+def read_metrics(files: RunFiles) -> tuple[list[Metric], dict[str, Any]]:
+    """Read ``metrics.json``: its rows, and all that it holds."""
     remedy = REMEDIES["metrics.json"]
     record = read_json(files.metrics, remedy)
     try:
-        if record.pop("digest", None) != digest_of(record):
-            raise ExperimentError(
-                f"{files.metrics} must be as it was written, and has changed since; {remedy}"
-            )
+        check_intact(files.metrics, record.pop("digest", None), record, remedy)
         rows = record["metrics"].items()
         metrics = [Metric(name, **(row | _value(row))) for name, row in rows]
     except (AttributeError, KeyError, TypeError) as error:
         raise ExperimentError(f"{files.metrics} is damaged ({error!r}); {remedy}") from error
-    return MetricsFile(metrics, record)
+    return metrics, record
 
 
 def rows_of(metrics: Sequence[Any]) -> dict[str, Any]:
@@ -87,12 +75,10 @@ def build_report(files: RunFiles, run: Run, arrays: dict[str, Any]) -> Path:
         If matplotlib is not installed, or if a file is damaged.
     """
     check_matplotlib()
-    content = read_metrics(files)
-    if content.record["origin"]["code"].get("samples") != digest_of(arrays):
-        raise ExperimentError(
-            f"{files.metrics} must belong to {files.samples.name}, got that of other samples; run "
-            "the experiment again"
-        )
+    metrics, record = read_metrics(files)
+    if record["origin"]["code"].get("samples") != digest_of(arrays):
+        said = f"{files.metrics} must belong to {files.samples.name}, got that of other samples"
+        raise ExperimentError(f"{said}; run the experiment again")
     file, _ = files.load_config()
     results = _figures(run, arrays)
     training = _training_figures(run)
@@ -103,7 +89,6 @@ def build_report(files: RunFiles, run: Run, arrays: dict[str, Any]) -> Path:
     def shown(items: dict[str, ReportFigure]) -> list[ReportFigure]:
         return [ReportFigure(pngs[name], item.caption, item.alt) for name, item in items.items()]
 
-    record = content.record
     seconds = [Metric(stage, taken, unit="s") for stage, taken in record["seconds"].items()]
     resumed = "training was stopped and resumed; its seconds are those of the last part"
     note = resumed if record["training_resumed"] else "with compilation"
@@ -122,7 +107,7 @@ def build_report(files: RunFiles, run: Run, arrays: dict[str, Any]) -> Path:
         f"{config['experiment']} ({config['preset']}): {file.summary}",
         sections,
         summary=file.text,
-        metrics=content.metrics,
+        metrics=metrics,
         config=config["config"],
         environment=record["environment"],
         command=command_of(files),
@@ -151,11 +136,7 @@ def _figures(run: Run, arrays: dict[str, Any]) -> dict[str, ReportFigure]:
     figures = run.config.figures(run, arrays)
     check_returned("figures", figures, Mapping, "a dict of ReportFigure")
     for name, figure in figures.items():
-        if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
-            raise ExperimentError(
-                "Config.figures must name figures by letters, digits, '_', '-' and '.', as files "
-                f"are, got {name!r}"
-            )
+        check_plain_name("Config.figures must name figures by", name)
         check_returned("figures", figure, ReportFigure, f"a ReportFigure as {name!r}")
     return figures_of(arrays) | dict(figures)
 
@@ -180,9 +161,8 @@ def command_of(files: RunFiles) -> str:
 def check_matplotlib() -> None:
     """Check that figures can be drawn."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ExperimentError(
-            'figures need matplotlib, which is not installed: pip install "smdp_jax[plots]"'
-        )
+        said = "figures need matplotlib, which is not installed"
+        raise ExperimentError(f'{said}: pip install "smdp_jax[plots]"')
 
 
 def _png(item: ReportFigure) -> bytes:

@@ -1,6 +1,5 @@
 """The files of a run: which one holds what, written whole and read or refused."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,13 @@ import numpy as np
 from smdp_jax.experiment.fields import ExperimentError
 from smdp_jax.experiment.run import Dataset
 from smdp_jax.experiment.slices import Slice
-from smdp_jax.experiment.storage import read_arrays, read_json, read_part, write_arrays
-from smdp_jax.files import digest_of
+from smdp_jax.experiment.storage import (
+    check_intact,
+    read_arrays,
+    read_json,
+    read_part,
+    write_arrays,
+)
 from smdp_jax.scores.sharing import decoded, encoded
 from smdp_jax.training.fit import Fit
 from smdp_jax.trajectories import Trajectories
@@ -71,26 +75,22 @@ class RunContents:
     def origin(self, file: Path) -> Slice:
         """Read what a result was made from: settings, and digests of code and input."""
         remedy = REMEDIES.get(file.name, "remove it")
-        if file.suffix == ".npz":
-            record = read_part(file, "origin", remedy)
-        else:
-            record = read_json(file, remedy)
-            record = record.get("origin") if isinstance(record, dict) else None
-        record = record or {}
         try:
+            if file.suffix == ".npz":
+                record = read_part(file, "origin", remedy)
+            else:
+                record = read_json(file, remedy)["origin"]
             return Slice(record["settings"], record["code"])
         except (TypeError, KeyError):
-            raise ExperimentError(
-                f"{file} must say what it was made from, as this version of smdp_jax writes it; "
-                f"{remedy}"
-            ) from None
+            said = f"{file} must say what it was made from, as this version of smdp_jax writes it"
+            raise ExperimentError(f"{said}; {remedy}") from None
 
     def write_data(self, dataset: Dataset, **facts: Any) -> None:
         """Write the data; the facts are seconds, origin and the like."""
         validation = dataset.validation
         tree = {
-            "train": _fields(dataset.train),
-            "validation": None if validation is None else _fields(validation),
+            "train": vars(dataset.train),
+            "validation": None if validation is None else vars(validation),
             "truth": dict(dataset.truth),
             **facts,
         }
@@ -118,9 +118,8 @@ class RunContents:
         tree = read_arrays(self.fit, REMEDIES["fit.npz"])
         written = tree.pop("learned", None)
         if written is None:
-            raise ExperimentError(
-                f"{self.fit} was written by another smdp_jax; {REMEDIES['fit.npz']}"
-            )
+            remedy = REMEDIES["fit.npz"]
+            raise ExperimentError(f"{self.fit} was written by another smdp_jax; {remedy}")
         learned = decoded(written, model)
         return Fit(learned, tree.pop("history"), tree.pop("step_miss")), tree
 
@@ -128,16 +127,10 @@ class RunContents:
         """Read what was computed with the learned term, and how many seconds it took."""
         remedy = REMEDIES["samples.npz"]
         tree = read_arrays(self.samples, remedy)
-        if not isinstance(tree, dict) or tree.get("digest") != digest_of(tree.get("arrays")):
-            raise ExperimentError(
-                f"{self.samples} must be as it was written, and has changed since; {remedy}"
-            )
+        found = tree if isinstance(tree, dict) else {}
+        check_intact(self.samples, found.get("digest"), found.get("arrays"), remedy)
         return tree["arrays"], tree["seconds"]
 
     def read_warnings(self) -> list[str]:
         """Read what was warned of while samples were computed; none of another smdp_jax."""
         return list(read_arrays(self.samples, REMEDIES["samples.npz"]).get("warnings", ()))
-
-
-def _fields(record: Any) -> dict[str, Any]:
-    return {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}

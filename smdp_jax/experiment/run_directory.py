@@ -55,8 +55,8 @@ class RunFiles(RunContents):
             If data or training of another configuration lie here; nothing is changed then.
         """
         source = file.source
-        self._check_origin("simulate", self.data, source, config)
-        self._check_origin("train", self.fit, source, config, begun)
+        self._check_origin(self.data, slice_of_stage(source, config, "simulate"))
+        self._check_origin(self.fit, slice_of_stage(source, config, "train", **begun or {}))
         # Training that has not ended is recognised by ``smdp_jax.fit``, from what it computes.
         if self.training.exists() and not (self.fit.exists() or self.has_checkpoints):
             shutil.rmtree(self.training)
@@ -73,24 +73,11 @@ class RunFiles(RunContents):
         if not self.config.exists() or self.config.read_bytes() != text.encode():
             write_atomically(self.config, text)
 
-    def _check_origin(
-        self,
-        stage: str,
-        file: Path,
-        source: str,
-        config: Experiment,
-        inputs: Mapping[str, str] | None = None,
-    ) -> None:
-        if not file.exists():
-            return
-        now = slice_of_stage(source, config, stage)
-        now = Slice(now.settings, {**now.code, **(inputs or {})})
-        changes = self.origin(file).changes(now)
-        if changes:
-            raise ExperimentError(
-                f"{self.directory} holds a run of another configuration: {'; '.join(changes)}; "
-                "choose another --runs-dir, or remove that directory to run anew"
-            )
+    def _check_origin(self, file: Path, now: Slice) -> None:
+        if file.exists() and (changes := self.origin(file).changes(now)):
+            said = f"{self.directory} holds a run of another configuration: {'; '.join(changes)}"
+            remedy = "choose another --runs-dir, or remove that directory to run anew"
+            raise ExperimentError(f"{said}; {remedy}")
 
     def read_config(self) -> dict[str, Any]:
         """Read ``config.json``.
@@ -110,9 +97,8 @@ class RunFiles(RunContents):
         record = read_json(self.config, "run the experiment again: its stages are kept")
         missing = {"experiment", "preset", "precision", "config"} - set(record)
         if missing:
-            raise ExperimentError(
-                f"{self.config} is no configuration of a run: it lacks {', '.join(sorted(missing))}"
-            )
+            lacks = ", ".join(sorted(missing))
+            raise ExperimentError(f"{self.config} is no configuration of a run: it lacks {lacks}")
         return record
 
     def check_precision(self) -> None:
@@ -124,10 +110,9 @@ class RunFiles(RunContents):
             If the run is in double precision, and double precision is off.
         """
         if self.read_config()["precision"] == "float64" and jnp.result_type(float) != "float64":
-            raise ExperimentError(
-                f"{self.directory} holds a run in double precision, which would be lost here: set "
-                "JAX_ENABLE_X64=1, or call jax.config.update('jax_enable_x64', True)"
-            )
+            said = f"{self.directory} holds a run in double precision, which would be lost here"
+            how = "set JAX_ENABLE_X64=1, or call jax.config.update('jax_enable_x64', True)"
+            raise ExperimentError(f"{said}: {how}")
 
     def load_config(self) -> tuple[ConfigFile, Experiment]:
         """Load the copy of the config file and the resolved configuration.

@@ -54,17 +54,10 @@ METHODS = {
 """What the stages of a run call, and those that made the paths before them."""
 
 
-def slice_of_stage(source: str, config: Experiment, stage: str) -> Slice:
-    """Find what a stage depends on, precision included."""
-    found = slice_of(source, config, METHODS[stage])
-    precision = {"precision": str(jnp.result_type(float))}
-    return Slice({**found.settings, **precision}, found.code)
-
-
-def slice_of(source: str, config: Experiment, stages: Iterable[str]) -> Slice:
-    """Find what methods of a configuration depend on, in the source of its file."""
+def slice_of_stage(source: str, config: Experiment, stage: str, **inputs: str) -> Slice:
+    """Find what a stage depends on, in the source of its file; digests of its input are code."""
     found = _Names(ast.parse(source), type(config))
-    pending, seen = [*(f".{stage}" for stage in stages), ".seed", *found.always], set[str]()
+    pending, seen = [*(f".{name}" for name in METHODS[stage]), ".seed", *found.always], set[str]()
     while pending:
         name = pending.pop()
         if name not in seen:
@@ -75,9 +68,10 @@ def slice_of(source: str, config: Experiment, stages: Iterable[str]) -> Slice:
     if _ALL in seen:
         seen |= found.own.keys() - {"PRESETS"} | {f".{name}" for name in settings}
     used = {name: value for name, value in settings.items() if f".{name}" in seen}
+    used["precision"] = str(jnp.result_type(float))
     # The default of a field is no code: its value is a setting.
     pieces = (seen & found.own.keys()) - {f".{name}" for name in settings}
-    return Slice(used, {name: _digest(found.own[name]) for name in sorted(pieces)})
+    return Slice(used, {name: _digest(found.own[name]) for name in sorted(pieces)} | inputs)
 
 
 _ALL = "*"

@@ -25,7 +25,7 @@ from jaxtyping import PRNGKeyArray
 
 from smdp_jax.evaluate import describe_environment
 from smdp_jax.experiment.calibrated import metrics_of
-from smdp_jax.experiment.config_file import PLAIN_NAME, ConfigFile
+from smdp_jax.experiment.config_file import ConfigFile, check_plain_name
 from smdp_jax.experiment.definition import Experiment
 from smdp_jax.experiment.fields import ExperimentError, as_json, check_fields, check_returned
 from smdp_jax.experiment.processes import all_devices, check_same_run, only_process_in
@@ -137,23 +137,18 @@ def run_experiment(
     return files.directory
 
 
-def _check(config: Experiment, preset: str, checkpoint_seconds: float) -> None:
+def _check(config: Experiment, preset: str, seconds: float) -> None:
     """Check all that can be known before anything is computed or written."""
-    if not PLAIN_NAME.fullmatch(preset):
-        raise ExperimentError(f"preset must be a plain name, got {preset!r}")
-    if not 0 <= checkpoint_seconds < math.inf:
-        raise ExperimentError(
-            f"checkpoint_seconds must be at least 0 and finite, got {checkpoint_seconds}"
-        )
+    check_plain_name("preset must be a plain name of", preset)
+    if not 0 <= seconds < math.inf:
+        raise ExperimentError(f"checkpoint_seconds must be at least 0 and finite, got {seconds}")
     check_fields(config)
     config.check()
     check_returned("sde", config.sde(), SDE, "an SDE")
-    parameters = inspect.signature(config.fit).parameters.values()
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        raise ExperimentError(
-            "Config.fit must take **resume, and hand it on to smdp_jax.fit: it says where "
-            f"checkpoints are kept, got fit{inspect.signature(config.fit)}"
-        )
+    takes = inspect.signature(config.fit)
+    if not any(p.kind is p.VAR_KEYWORD for p in takes.parameters.values()):
+        want = "take **resume, which says where checkpoints are kept, and hand it to smdp_jax.fit"
+        raise ExperimentError(f"Config.fit must {want}, got fit{takes}")
 
 
 @dataclass(frozen=True)
@@ -180,9 +175,8 @@ class _Stages:
         wait()
 
     def origin(self, stage: str, **inputs: str) -> Slice:
-        """What a stage is made from now: settings, code, and digests of its input."""
-        found = slice_of_stage(self.source, self.config, stage)
-        return Slice(found.settings, {**found.code, **inputs})
+        """What a stage is made from now."""
+        return slice_of_stage(self.source, self.config, stage, **inputs)
 
     def simulate(self, key: PRNGKeyArray) -> tuple[Dataset, float]:
         files = self.files
@@ -220,9 +214,8 @@ class _Stages:
                 fit = config.fit(dataset, key, directory=files.training, **resume)
             check_returned("fit", fit, Fit, "a Fit")
             if fit.learned.model != model:
-                raise ExperimentError(
-                    "Config.fit must train Config.model(dataset.train), so that a run can be loaded"
-                )
+                want = "Config.model(dataset.train), so that a run can be loaded"
+                raise ExperimentError(f"Config.fit must train {want}")
             if not files.has_checkpoints:
                 said.append(
                     "training kept no checkpoints, so that it can't go on where it is stopped: "
@@ -280,9 +273,9 @@ class _Stages:
                 "origin": origin.as_json(),
             }
             write_json(files.metrics, record | {"digest": digest_of(record)})
-        content = read_metrics(files)
-        self.warn(content.record.get("warnings_of_samples", ()))
-        for metric in content.metrics:
+        written, record = read_metrics(files)
+        self.warn(record.get("warnings_of_samples", ()))
+        for metric in written:
             value = f"{_shown(metric.value)} {metric.unit}".rstrip()
             target = f"  (target {metric.wanted})" if metric.wanted else ""
             self.say(f"          {metric.name}: {value}{target}")
@@ -311,8 +304,8 @@ def _started_from(initial: Any) -> dict[str, str]:
 def _trained(files: RunFiles, config: Experiment, dataset: Dataset) -> tuple[Run, dict[str, Any]]:
     fit, facts = files.read_fit(config.model(dataset.train))
     learned: Any = fit.learned
-    run = Run(config, config.sde(), dataset, learned, fit.history, fit.step_miss, files.directory)
-    return run, facts
+    what = (config, config.sde(), dataset, learned, fit.history, fit.step_miss, files.directory)
+    return Run(*what), facts
 
 
 @contextlib.contextmanager

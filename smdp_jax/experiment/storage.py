@@ -4,7 +4,9 @@ Every leaf is an array of its own, named after its place in the tree (``train/xs
 program reads it; one more entry, ``structure``, holds the tree and all that is not an array.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from smdp_jax.experiment.fields import ExperimentError
-from smdp_jax.files import open_atomically, read_archive, unpack, write_atomically
+from smdp_jax.files import digest_of, open_atomically, read_archive, unpack, write_atomically
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic)
-_DAMAGES = (ValueError, KeyError, AttributeError, TypeError, OSError)
-"""What reading a damaged archive, or one of somebody else, raises."""
+
+
+@contextlib.contextmanager
+def _readable(path: Path, remedy: str) -> Iterator[None]:
+    """Say in a sentence what reading a damaged file, or one of somebody else, raises."""
+    try:
+        yield
+    except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
+        raise ExperimentError(f"{path} is truncated or damaged ({error}); {remedy}") from error
+
+
+def check_intact(path: Path, digest: Any, content: Any, remedy: str) -> None:
+    """Refuse what somebody has edited."""
+    if digest != digest_of(content):
+        raise ExperimentError(f"{path} must be as it was written, and has changed since; {remedy}")
 
 
 def write_arrays(path: Path, tree: Any) -> None:
@@ -56,21 +71,17 @@ def read_arrays(path: Path, remedy: str) -> Any:
     ExperimentError
         If the file is truncated, damaged, or not one of ours.
     """
-    try:
+    with _readable(path, remedy):
         arrays = read_archive(path)
         return unpack(json.loads(str(arrays.pop("structure"))), arrays)
-    except _DAMAGES as error:
-        raise ExperimentError(f"{path} is truncated or damaged ({error}); {remedy}") from error
 
 
 def read_part(path: Path, name: str, remedy: str) -> Any:
     """Read one entry of a tree that is a dict, and no other array of the file."""
-    try:
+    with _readable(path, remedy):
         of_it = read_archive(path, lambda n: n == "structure" or n.split("/")[0] == name)
         structure = json.loads(str(of_it["structure"]))["dict"]
         return unpack(structure[name], of_it) if name in structure else None
-    except _DAMAGES as error:
-        raise ExperimentError(f"{path} is truncated or damaged ({error}); {remedy}") from error
 
 
 def json_text(value: Any) -> str:
@@ -85,10 +96,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path, remedy: str) -> Any:
     """Read JSON."""
-    try:
+    with _readable(path, remedy):
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ExperimentError(f"{path} is truncated or damaged ({error}); {remedy}") from error
 
 
 def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
@@ -104,14 +113,11 @@ def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
     if value is None or type(value) in (bool, int, float, str):
         return {"value": value}
     if type(value) is dict and all(isinstance(key, str) for key in value):
-        inner = {
-            key: _pack(v, f"{name}/{key}" if name else key, arrays) for key, v in value.items()
-        }
+        inner = {k: _pack(v, f"{name}/{k}" if name else k, arrays) for k, v in value.items()}
         return {"dict": inner}
     if type(value) in (list, tuple):
         inner = [_pack(v, f"{name}/{i}" if name else str(i), arrays) for i, v in enumerate(value)]
         return {type(value).__name__: inner}
-    raise ExperimentError(
-        f"{name or 'the tree'} is a {type(value).__name__}; files of a run hold dicts with string "
-        "keys, lists and tuples of arrays, numbers, strings and None"
-    )
+    want = "dicts with string keys, lists and tuples of arrays, numbers, strings and None"
+    got = f"{name or 'the tree'} is a {type(value).__name__}"
+    raise ExperimentError(f"{got}; files of a run hold {want}")

@@ -161,8 +161,6 @@ def _message(reason: str, done: int, size: int, store: RunDirectory | None) -> s
 def _warn_of_validation(records: list[dict[str, Any]]) -> None:
     lost = [r["step"] for r in records if not np.isfinite(r["validation_loss"] or 0)]
     if lost:
-        said = (
-            f"not finite after {len(lost)} of {len(records)} epochs, first after {lost[0]} updates"
-        )
+        many = f"{len(lost)} of {len(records)} epochs, first after update {lost[0]}"
         why = "one step back from held-out paths leaves the finite numbers"
-        warn(f"the validation loss is {said}: {why}")
+        warn(f"the validation loss is not finite after {many}: {why}")
