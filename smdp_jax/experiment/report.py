@@ -19,7 +19,7 @@ from smdp_jax.experiment.run import Run
 from smdp_jax.experiment.run_contents import REMEDIES
 from smdp_jax.experiment.run_directory import RunFiles
 from smdp_jax.experiment.slices import slice_of_stage
-from smdp_jax.experiment.storage import check_intact, read_json, write_json
+from smdp_jax.experiment.storage import check_kept, read_json, write_json
 from smdp_jax.files import digest_of, write_atomically
 
 
@@ -28,7 +28,7 @@ def read_metrics(files: RunFiles) -> tuple[list[Metric], dict[str, Any]]:
     remedy = REMEDIES["metrics.json"]
     record = read_json(files.metrics, remedy)
     try:
-        check_intact(files.metrics, record.pop("digest", None), record, remedy)
+        check_kept(files.metrics, record.pop("digest", None), record, remedy)
         rows = record["metrics"].items()
         metrics = [Metric(name, **(row | _value(row))) for name, row in rows]
     except (AttributeError, KeyError, TypeError) as error:

@@ -11,13 +11,7 @@ import numpy as np
 from smdp_jax.experiment.fields import ExperimentError
 from smdp_jax.experiment.run import Dataset
 from smdp_jax.experiment.slices import Slice
-from smdp_jax.experiment.storage import (
-    check_intact,
-    read_arrays,
-    read_json,
-    read_part,
-    write_arrays,
-)
+from smdp_jax.experiment.storage import check_kept, read_arrays, read_json, read_part, write_arrays
 from smdp_jax.scores.sharing import decoded, encoded
 from smdp_jax.training.fit import Fit
 from smdp_jax.trajectories import Trajectories
@@ -128,7 +122,7 @@ class RunContents:
         remedy = REMEDIES["samples.npz"]
         tree = read_arrays(self.samples, remedy)
         found = tree if isinstance(tree, dict) else {}
-        check_intact(self.samples, found.get("digest"), found.get("arrays"), remedy)
+        check_kept(self.samples, found.get("digest"), found.get("arrays"), remedy)
         return tree["arrays"], tree["seconds"]
 
     def read_warnings(self) -> list[str]:

@@ -29,7 +29,7 @@ def _readable(path: Path, remedy: str) -> Iterator[None]:
         raise ExperimentError(f"{path} is truncated or damaged ({error}); {remedy}") from error
 
 
-def check_intact(path: Path, digest: Any, content: Any, remedy: str) -> None:
+def check_kept(path: Path, digest: Any, content: Any, remedy: str) -> None:
     """Refuse what somebody has edited."""
     if digest != digest_of(content):
         raise ExperimentError(f"{path} must be as it was written, and has changed since; {remedy}")
