@@ -40,10 +40,8 @@ def save_figures(
 
     Parameters
     ----------
-    directory, figures : path, mapping of str to figure
-        Directory of the run, and figures by name; a name becomes a file name.
-    dpi : int
-        Dots per inch, positive.
+    directory, figures, dpi : path, mapping of str to figure, int
+        Directory of the run; figures by name, which becomes a file name; dots per inch, positive.
 
     Returns
     -------
@@ -57,9 +55,8 @@ def save_figures(
     """
     for name in figures:
         if not name or name.startswith(".") or "/" in name or "\\" in name:
-            raise ValueError(
-                f'a figure name must be a plain file name such as "score", got {name!r}'
-            )
+            said = 'a figure name must be a plain file name such as "score"'
+            raise ValueError(f"{said}, got {name!r}")
     folder = Path(directory) / "figures"
     return {
         name: write_atomically(folder / f"{name}.png", figure_png(figure, dpi=dpi))
@@ -81,9 +78,7 @@ def number(value: Any) -> str:
         return str(value)
     if hasattr(value, "item") and getattr(value, "size", 1) == 1:
         value = value.item()
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def paragraphs(content: str, kind: str = "") -> str:
@@ -100,12 +95,10 @@ def status(line: str, good: bool) -> str:
     return f'<p class="status {kind}" role="status">{mark} {text(line)}</p>'
 
 
+_MARK = '<span class="mark {0}" title="{1}" aria-label="{1}">{2}</span> '
 _MARKS = {
-    True: ('<span class="mark good" title="met" aria-label="met">✓</span> ', ""),
-    False: (
-        '<span class="mark bad" title="missed" aria-label="missed">✗</span> ',
-        ' class="missed"',
-    ),
+    True: (_MARK.format("good", "met", "✓"), ""),
+    False: (_MARK.format("bad", "missed", "✗"), ' class="missed"'),
     None: ("", ""),
 }
 
@@ -153,33 +146,26 @@ def contents(titles: Sequence[str]) -> str:
     """Links to the sections, where there are enough to get lost in."""
     if len(titles) < 3:
         return ""
-    links = "".join(
-        f'<li><a href="#s{index}">{text(title)}</a></li>' for index, title in enumerate(titles)
-    )
-    return f'<nav aria-label="Sections"><ul>{links}</ul></nav>'
+    links = [f'<li><a href="#s{i}">{text(title)}</a></li>' for i, title in enumerate(titles)]
+    return f'<nav aria-label="Sections"><ul>{"".join(links)}</ul></nav>'
 
 
 def flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
     """Nested mappings and dataclasses as (dotted name, value) rows."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping) and value:
-        rows = []
-        for key, inner in value.items():
-            rows += flatten(inner, f"{prefix}.{key}" if prefix else str(key))
-        return rows
-    return [(prefix, str(value))]
+    if not isinstance(value, Mapping) or not value:
+        return [(prefix, str(value))]
+    inner = [(f"{prefix}.{key}" if prefix else str(key), v) for key, v in value.items()]
+    return [row for name, v in inner for row in flatten(v, name)]
 
 
 def folded_table(title: str, values: Mapping[str, Any] | None) -> str:
     """A table of names and values that opens on a click."""
     if not values:
         return ""
-    rows = "".join(
-        f'<tr><th scope="row"><code>{text(name)}</code></th>'
-        f"<td><code>{text(value)}</code></td></tr>"
-        for name, value in flatten(values)
-    )
+    row = '<tr><th scope="row"><code>{}</code></th><td><code>{}</code></td></tr>'
+    rows = "".join(row.format(text(name), text(value)) for name, value in flatten(values))
     return (
         f'<details><summary>{text(title)}</summary><div class="wide">'
         f'<table class="pairs"><tbody>{rows}</tbody></table></div></details>'

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
-from smdp_jax.checks import check_holds, check_shape, concrete
+from smdp_jax.checks import check_holds, check_shape, check_within, concrete
 
 AnyArray = jax.Array | np.ndarray
 """A jax or a numpy array."""
@@ -56,6 +56,14 @@ def check_none_lost(**arrays: Any) -> None:
             raise ValueError(f"{said}: leave lost paths out, and say how many there were")
 
 
+def check_entries(interval: str, **arrays: Any) -> None:
+    """Check that all entries of named arrays lie in an interval, if they can be looked at."""
+    for name, array in arrays.items():
+        values = np.asarray(array).ravel() if concrete(array) else np.zeros(0)
+        for end in (values.min(), values.max()) if values.size else ():  # NaN if there is one
+            check_within(interval, **{name: end})
+
+
 def check_varying(**arrays: Any) -> None:
     """Check that named arrays are finite and not constant, if they can be looked at."""
     check_none_lost(**arrays)
@@ -90,11 +98,7 @@ def as_pair(estimate: Any, truth: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def as_cases(truths: Any, samples: Any) -> tuple[jax.Array, jax.Array]:
-    """Truths (cases, *state) and samples (cases, draws, *state) as finite floats.
-
-    A draw that is lost can be ranked nowhere: NaN compares false and would count as above the
-    truth, in every case. So the cases are named that have one.
-    """
+    """Truths (cases, *state) and samples (cases, draws, *state) as finite floats."""
     _check_draws(samples, truths, 1)
     truths, samples = as_float("truths", truths), as_float("samples", samples)
     _check_finite_cases("truths", truths, 1)
@@ -103,16 +107,15 @@ def as_cases(truths: Any, samples: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def _check_finite_cases(name: str, values: jax.Array, axes: int) -> None:
-    """Refuse lost entries, and say which cases have them."""
+    """Refuse lost draws, which have no rank (NaN counts as above all), and say in which cases."""
     if not concrete(values) or np.isfinite(np.asarray(values)).all():
         return
     lost = np.any(~np.isfinite(values).reshape(*values.shape[:axes], -1), axis=-1)
-    cases = np.flatnonzero(np.any(lost.reshape(len(lost), -1), axis=-1))
+    cases = np.flatnonzero(lost.reshape(len(lost), -1).any(axis=-1))
     shown = ", ".join(map(str, cases[:8])) + (", ..." if cases.size > 8 else "")
     raise ValueError(
-        f"{name} must be finite, got {int(lost.sum())} lost of {lost.size} in {cases.size} of "
-        f"{len(lost)} cases ({shown}); a rank among draws that are left is one of another "
-        "posterior: mend the sampler, or leave these cases out and say so"
+        f"{name} must be finite, got {lost.sum()} lost of {lost.size} in {cases.size} of "
+        f"{len(lost)} cases ({shown}): mend the sampler, or leave these cases out and say so"
     )
 
 
@@ -121,6 +124,5 @@ def as_levels(levels: Any) -> jax.Array:
     levels = as_float("levels", jnp.asarray(levels))
     if levels.ndim != 1 or levels.size == 0:
         raise ValueError(f"levels must have shape (levels,), got {levels.shape}")
-    if concrete(levels) and not np.all((np.asarray(levels) >= 0) & (np.asarray(levels) <= 1)):
-        raise ValueError(f"levels must lie in [0, 1], got {np.asarray(levels)}")
+    check_entries("[0, 1]", levels=levels)
     return levels

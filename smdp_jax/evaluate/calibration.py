@@ -9,8 +9,8 @@ order, is uniform on 0 ... L. Two orders are offered:
 
 and four readings of the ranks: a chi-squared test, a band for their cumulative shares, coverage of
 central intervals, and the expected coverage curve. A rank that is uniform does not prove the
-posterior right: the prior itself passes. A lost (NaN) draw has no rank: it is refused, and under
-``jit`` the rank of its case is -1, which every reading turns into NaN.
+posterior right: the prior itself passes. Under ``jit`` a case with a lost (NaN) draw has the rank
+-1, which every reading turns into NaN.
 """
 
 from typing import Any, NamedTuple
@@ -192,17 +192,11 @@ def _as_ranks(ranks: Any, num_draws: int) -> Array:
         raise ValueError(f"ranks must be whole numbers, got {jnp.result_type(ranks)}")
     check_positive(num_draws=num_draws)
     check_holds("ranks", ranks.shape[0] if ranks.ndim else 0, 1, "case")
-    if concrete(ranks):
-        wrong = np.asarray(ranks)[~_in_range(np.asarray(ranks), num_draws)]
-        if wrong.size:
-            lost = ": a case with a lost draw" if wrong[0] == -1 else ""
-            raise ValueError(f"ranks must be in [0, num_draws={num_draws}], got {wrong[0]}{lost}")
+    seen = np.asarray(ranks if concrete(ranks) else 0)
+    if (wrong := seen[~_in_range(seen, num_draws)]).size:
+        lost = ": a case with a lost draw" if wrong[0] == -1 else ""
+        raise ValueError(f"ranks must be in [0, num_draws={num_draws}], got {wrong[0]}{lost}")
     return jnp.asarray(ranks)
-
-
-def _uniform_positions(ranks: AnyArray, num_draws: int) -> Float[Array, "cases *entries"]:
-    """Ranks as centres of L + 1 equal cells of (0, 1)."""
-    return (jnp.asarray(ranks).astype(jnp.result_type(float)) + 0.5) / (num_draws + 1)
 
 
 def expected_coverage(
@@ -229,7 +223,8 @@ def expected_coverage(
         sqrt(level (1 - level) / cases) if calibrated.
     """
     ranks, levels = _as_ranks(ranks, num_draws), as_levels(levels)
-    positions = _uniform_positions(ranks, num_draws)
+    # Centres of L + 1 equal cells of (0, 1).
+    positions = (ranks.astype(jnp.result_type(float)) + 0.5) / (num_draws + 1)
     shares = jnp.mean(positions[None, :] <= levels[:, None], axis=1, dtype=levels.dtype)
     return jnp.where(jnp.all(_in_range(ranks, num_draws)), shares, jnp.nan)
 
@@ -250,10 +245,8 @@ def marginal_coverage(
     ----------
     truths, samples
         As for `sbc_ranks`.
-    levels : array
-        Nominal probabilities in [0, 1], shape (levels,).
-    key : key or None
-        Breaks ties at random, as in `sbc_ranks`.
+    levels, key : array, key or None
+        Nominal probabilities in [0, 1], shape (levels,); breaks ties, as in `sbc_ranks`.
 
     Returns
     -------

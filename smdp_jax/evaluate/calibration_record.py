@@ -98,10 +98,8 @@ class CalibrationReport:
         An exact sampler misses one of them in about 3 % of all reports: 1 % for SBC (over all
         observables), 1 % for TARP, and 3 standard errors for each of the others.
         """
-        note = (
-            f"{self._lost[0]} of {self._lost[1]} not finite; all else is of {self.cases_used} of "
-            f"{self.cases} cases, {self.draws_used} draws each"
-        )
+        left = f"{self.cases_used} of {self.cases} cases, {self.draws_used} draws each"
+        note = f"{self._lost[0]} of {self._lost[1]} not finite; all else is of {left}"
         rows = [Metric("lost paths", self.lost, 0.0, note=note, bound="at most")]
         for level, nominal, share, error in zip(
             self.levels, self.nominal, self.coverage, self.coverage_error, strict=True
@@ -120,9 +118,8 @@ class CalibrationReport:
             note = f"{found.value:.4g} of {found.reference:.4g}"
             rows.append(_at_most_one(f"CRPS / prior's {leaf}", found, note))
         for leaf, found in self.reconstruction.items():
-            note = "both simulated without noise"
-            if not math.isfinite(found.ratio):
-                note = "ran off: give the forward solver, simulator=dict(solver=, substeps=)"
+            ran_off = "ran off: give the forward solver, simulator=dict(solver=, substeps=)"
+            note = "both simulated without noise" if math.isfinite(found.ratio) else ran_off
             rows.append(_at_most_one(f"reconstruction / noise floor {leaf}", found, note))
         return rows
 
@@ -160,12 +157,7 @@ class CalibrationReport:
         Returns
         -------
         Figure
-            Two panels; needs matplotlib.
-
-        Raises
-        ------
-        ValueError
-            If no case is left to draw.
+            Of `plots.calibration_panel`; needs matplotlib, and a case that is left to draw.
         """
         from smdp_jax.evaluate import plots  # matplotlib is optional
 

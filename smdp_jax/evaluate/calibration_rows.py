@@ -48,8 +48,7 @@ def coverage(truths: State, samples: State, levels: Array, key: Any) -> dict[str
     by_case = np.sum(weighted, axis=0)
     least = np.sqrt(nominal * (1 - nominal) / (len(by_case) * sum(entries)))
     error = np.maximum(by_case.std(axis=0) / math.sqrt(len(by_case)), least)
-    found = {"nominal": nominal, "coverage": by_case.mean(axis=0)}
-    return found | {"coverage_error": error}
+    return {"nominal": nominal, "coverage": by_case.mean(axis=0), "coverage_error": error}
 
 
 _sbc_ranks, _tarp_ranks = jax.jit(sbc_ranks), jax.jit(tarp_ranks)
@@ -123,10 +122,7 @@ def crps(truths: State, used: np.ndarray, samples: State) -> dict[str, Ratio]:
 
 @jax.jit
 def _crps_by_case(truths: Array, used: Array, samples: Array) -> tuple[Array, Array]:
-    """Means over entries (cases used,) of a posterior's score, and of the other truths' as draws.
-
-    E|X - x_i| is a mean over the others, and E|X - X'| the mean of that over i.
-    """
+    """Means over entries (cases used,) of a posterior's score, and of other truths' as draws."""
     if samples.shape[1] == 0:
         nothing = jnp.full(used.shape, jnp.nan)
         return nothing, nothing
@@ -145,8 +141,8 @@ def reconstruction(
         return {name: Ratio(*(math.nan,) * 3) for name in by_name(truths)}
     some = jax.tree.map(lambda x: x[:, :RECONSTRUCTED], samples)
     starts = jax.tree.map(lambda t, s: jnp.concatenate([t[:, None], s], axis=1), truths, some)
-    misses = by_name(_misses(sde, ts, (starts, ends, mapped), shared, options, chunk))
-    misses = {name: np.asarray(miss, float) for name, miss in misses.items()}
+    found = _misses(sde, ts, (starts, ends, mapped), shared, options, chunk)
+    misses = by_name(jax.tree.map(lambda miss: np.asarray(miss, float), found))
     return {name: _ratio(miss[:, 1:].mean(axis=1), miss[:, 0]) for name, miss in misses.items()}
 
 

@@ -10,11 +10,10 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float, Real
 
-from smdp_jax.checks import check_choice, check_holds, concrete
+from smdp_jax.checks import check_choice, check_holds
 from smdp_jax.evaluate.arrays import (
     AnyArray,
     AnyState,
@@ -22,6 +21,7 @@ from smdp_jax.evaluate.arrays import (
     as_cases,
     as_ensemble,
     as_float,
+    check_entries,
 )
 
 Estimator = Literal["fair", "standard"]
@@ -100,10 +100,8 @@ def crps_gaussian(mean: AnyState, std: AnyState, truth: AnyState) -> Float[Array
         If a standard deviation is not positive (seen outside jit only; under jit the result is
         nan there).
     """
-    mean, truth = as_float("mean", mean), as_float("truth", truth)
-    std = as_float("std", std)
-    if concrete(std) and not (np.asarray(std) > 0).all():
-        raise ValueError(f"std must be positive, got {np.asarray(std).min()}")
+    mean, truth, std = as_float("mean", mean), as_float("truth", truth), as_float("std", std)
+    check_entries("(0, inf]", std=std)
     std = jnp.where(std > 0, std, jnp.nan)
     z = (truth - mean) / std
     return std * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - jnp.pi**-0.5)
@@ -133,11 +131,6 @@ def energy_score(
     -------
     Float[Array, ""]
         In units of the state; smaller is better.
-
-    Raises
-    ------
-    ValueError
-        As for `crps_ensemble`.
     """
     samples, truth = as_ensemble(samples, truth)
     members = samples.shape[0]
@@ -152,11 +145,10 @@ class SpreadSkill(NamedTuple):
 
     Parameters
     ----------
-    spread, skill : array
+    spread, skill, ratio : array
         Root of the mean ensemble variance (unbiased), and root mean squared error of the ensemble
-        mean, in units of the state.
-    ratio : array
-        spread / skill, corrected for the number of members: 1 if calibrated, below if too sure.
+        mean, in units of the state; spread / skill, corrected for the number of members: 1 if
+        calibrated, below if too sure.
     """
 
     spread: Float[Array, ""]
@@ -179,7 +171,7 @@ def spread_skill(truths: Truths, samples: Real[AnyArray, "_cases _members *_stat
     Returns
     -------
     SpreadSkill
-        ``spread``, ``skill`` and their corrected ``ratio``.
+        Three numbers.
 
     Raises
     ------
@@ -188,8 +180,7 @@ def spread_skill(truths: Truths, samples: Real[AnyArray, "_cases _members *_stat
         not finite (which cases).
     """
     truths, samples = as_cases(truths, samples)
-    members = samples.shape[1]
-    check_holds("samples", members, 2, "members for a spread")
+    check_holds("samples", members := samples.shape[1], 2, "members for a spread")
     spread = jnp.sqrt(jnp.mean(jnp.var(samples, axis=1, ddof=1)))
     skill = jnp.sqrt(jnp.mean(jnp.square(jnp.mean(samples, axis=1) - truths)))
     return SpreadSkill(spread, skill, (1 + 1 / members) ** 0.5 * spread / skill)

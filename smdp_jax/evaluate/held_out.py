@@ -55,9 +55,7 @@ def calibration_report(
     levels : sequence of float
         Credibility levels of the coverage rows.
     observables : callable
-        Maps one state to a mapping of names to numbers, which SBC ranks; by default
-        `evaluate.default_observables`: entries of small states; modes, a patch mean, maximum and
-        mean square of fields.
+        Maps one state to a mapping of names to numbers, which SBC ranks.
     simulator : mapping, optional
         ``solver`` and ``substeps`` of the simulation forward, without noise; by default
         ``diffrax.Tsit5()`` for drifts, one step per interval of ``test_paths.ts``.
@@ -83,11 +81,9 @@ def calibration_report(
 
     Raises
     ------
-    ValueError
-        For fewer than 20 paths or 9 draws, starts that all agree, options that the report decides
-        itself, draws of another shape, and whatever `sample_posterior` refuses.
-    TypeError
-        If ``test_paths`` are no Trajectories.
+    ValueError, TypeError
+        For starts that all agree, options that the report decides itself, draws of another shape,
+        paths that are no Trajectories, and whatever `sample_posterior` refuses.
     """
     nominal = as_levels(np.asarray(levels, np.float32))
     (draws,) = check_positive(num_samples=num_samples)
@@ -104,11 +100,8 @@ def calibration_report(
     finite = _finite(samples, drawn.info)
     used, order = _kept(finite)
     chosen = jax.tree.map(lambda x: jnp.asarray(x)[used[:, None], order], samples)
-    truths_used = jax.tree.map(lambda x: jnp.asarray(x)[used], truths)
-    ends_used = jax.tree.map(lambda x: jnp.asarray(x)[used], ends)
-    mapped = test_paths.args_axes == 0
-    args = jax.tree.map(lambda a: jnp.asarray(a)[used], test_paths.args) if mapped else None
-    cases_used, forward = (truths_used, chosen, ends_used, args), dict(simulator or {})
+    own = test_paths.args if test_paths.args_axes == 0 else None
+    left, left_ends, args = jax.tree.map(lambda x: jnp.asarray(x)[used], (truths, ends, own))
     chunk = sampling.get("chunk_size")
     return CalibrationReport(
         cases=cases,
@@ -117,11 +110,16 @@ def calibration_report(
         cases_used=len(used),
         draws_used=order.shape[1],
         levels=np.asarray(nominal),
-        **rows.coverage(truths_used, chosen, nominal, keys[3]),
-        **rows.ranked(observables, truths_used, chosen, keys[1], keys[2]),
+        **rows.coverage(left, chosen, nominal, keys[3]),
+        **rows.ranked(observables, left, chosen, keys[1], keys[2]),
         crps=rows.crps(truths, used, chosen),
         reconstruction=rows.reconstruction(
-            sde, test_paths.ts, cases_used, test_paths.args, forward, chunk
+            sde,
+            test_paths.ts,
+            (left, chosen, left_ends, args),
+            test_paths.args,
+            dict(simulator or {}),
+            chunk,
         ),
     )
 
@@ -133,9 +131,8 @@ def _check(
     check_time_grid(paths.ts, sde)
     paths.check()
     check_key(key)
-    if decided := {"args", "args_axes", "batch_axes", "save"} & set(sampling):
-        said = f"sampling must leave {sorted(decided)} to the report"
-        raise ValueError(f"{said}, which takes them from test_paths, got them as well")
+    if decided := sorted({"args", "args_axes", "batch_axes", "save"} & set(sampling)):
+        raise ValueError(f"sampling must leave {decided} to the report, got them from the caller")
     held_out = "held-out paths, to tell a right posterior from a wrong one"
     check_holds("test_paths", paths.num_samples, MIN_CASES, held_out)
     if drawn is None:
@@ -148,8 +145,8 @@ def _check_drawn(samples: Any, truths: State) -> None:
     draws = next((x.shape[1] for x in jax.tree.leaves(samples) if jnp.ndim(x) > 1), 0)
     want = jax.tree.map(lambda x: (*x.shape[:1], draws, *x.shape[1:]), truths)
     if got != want:
-        said = f"drawn.samples must have an axis of draws after the first of {shapes}"
-        raise ValueError(f"{said}, got {got}")
+        said = f"an axis of draws after the first of {shapes}"
+        raise ValueError(f"drawn.samples must have {said}, got {got}")
     check_holds("drawn", draws, MIN_DRAWS, "draws per case")
 
 

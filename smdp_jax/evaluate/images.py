@@ -23,6 +23,7 @@ from smdp_jax.evaluate.arrays import (
     AnyArray,
     Grid,
     as_float,
+    check_entries,
     check_none_lost,
     check_same_shape,
     check_varying,
@@ -41,10 +42,8 @@ def ssim(
 
     Parameters
     ----------
-    x : array
-        Field (*grid), at least 11 points along each axis.
-    y : array
-        The true field, same shape and units.
+    x, y : array
+        Fields (*grid) of the same units, at least 11 points along each axis; ``y`` is the true one.
     data_range : float, optional
         Largest less smallest value that a field can have, in its units, > 0; by default what ``y``
         spans.
@@ -57,8 +56,8 @@ def ssim(
     Raises
     ------
     ValueError
-        If the shapes differ, an axis is shorter than 11, or ``data_range`` is not positive; outside
-        jit also if a field is not finite, or ``y`` is constant and no range is given.
+        If shapes or range do not fit; outside jit also if a field is not finite, or ``y`` is
+        constant and no range is given.
     """
     check_same_shape(y=y, x=x)
     check_holds("each axis of x", min(x.shape, default=0), 2 * _RADIUS + 1, "points")
@@ -85,8 +84,8 @@ def _smooth(field: Array) -> Array:
     """Means under the Gaussian window, where it lies inside."""
     taps = np.exp(-(np.arange(-_RADIUS, _RADIUS + 1) ** 2) / (2 * _SIGMA**2))
     window = jnp.asarray(taps / taps.sum(), field.dtype)
+    along = lambda row: jnp.convolve(row, window, mode="valid")
     for axis in range(field.ndim):
-        along = lambda row: jnp.convolve(row, window, mode="valid")
         field = jnp.apply_along_axis(along, axis, field)
     return field
 
@@ -124,12 +123,9 @@ def lpips_weights(path: str | Path) -> dict[str, Array]:
     ValueError
         If arrays are missing.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no LPIPS weights at {path}: save the state dicts of torchvision's AlexNet and of "
-            "lpips.LPIPS(net='alex') together with numpy.savez; without them LPIPS is not measured"
-        )
+    if not Path(path).is_file():
+        said = f"no LPIPS weights at {path}: lpips_weights says which to save by numpy.savez"
+        raise FileNotFoundError(f"{said}; without them LPIPS is not measured")
     names = [f"{layer}.{part}" for layer, *_ in _LAYERS for part in ("weight", "bias")]
     names += [f"lin{i}.model.1.weight" for i in range(len(_LAYERS))]
     with np.load(path) as stored:
@@ -160,14 +156,11 @@ def lpips(
     Raises
     ------
     ValueError
-        If the shapes differ or are smaller than 32 pixels; outside jit also if a value is not
-        finite or beyond [-1, 1].
+        If the shapes do not fit; outside jit also if a value is not finite or beyond [-1, 1].
     """
     check_same_shape(y=y, x=x)
     check_holds("each side of x", min(x.shape[:2]), 32, "pixels")
-    for name, picture in (("x", x), ("y", y)):
-        if concrete(picture) and not (np.abs(np.asarray(picture)) <= 1).all():
-            raise ValueError(f"{name} must be finite and lie in [-1, 1]: scale its colours")
+    check_entries("[-1, 1]", x=x, y=y)
     pair = jnp.stack([as_float("x", x), as_float("y", y)]).astype(jnp.float32)
     shift, scale = (jnp.asarray(v).reshape(1, 1, 1, 3) for v in (_SHIFT, _SCALE))
     h = jnp.moveaxis((pair - shift) / scale, -1, 1)

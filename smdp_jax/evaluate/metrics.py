@@ -20,6 +20,7 @@ from smdp_jax.evaluate.arrays import (
     Number,
     as_float,
     as_pair,
+    check_entries,
     check_same_shape,
 )
 
@@ -30,7 +31,7 @@ class HitShares(NamedTuple):
     Parameters
     ----------
     plus, minus : array
-        Share with |x0 - 1| < tolerance, and with |x0 + 1| < tolerance, in [0, 1].
+        Of |x0 - 1| < tolerance, and of |x0 + 1| < tolerance, in [0, 1].
     """
 
     plus: Number
@@ -46,18 +47,14 @@ def hit_shares(x0: Real[AnyArray, "*_paths"], tolerance: float = 0.1) -> HitShar
         End points of backward paths at t = 0, any shape (all entries are paths), in units of the
         state.
     tolerance : float
-        A path hits +-1 if it ends strictly closer than this, in units of the state; in (0, 1].
+        A path hits +-1 if it ends strictly closer than this, in units of the state; in (0, 1], as
+        beyond 1 a path could hit both.
 
     Returns
     -------
     HitShares
-        ``plus`` and ``minus``; what is missing to 1 ended elsewhere. A path that is not finite
-        hits nothing, so that a diverging sampler cannot look good.
-
-    Raises
-    ------
-    ValueError
-        If the tolerance is outside (0, 1] (beyond 1 a path could hit both), or there is no path.
+        What is missing to 1 ended elsewhere. A path that is not finite hits nothing, so that a
+        diverging sampler cannot look good.
     """
     check_within("(0, 1]", tolerance=tolerance)
     x0 = as_float("x0", x0)
@@ -121,23 +118,17 @@ def weighted_score_error(
         finite, or the reference is 0 wherever there is weight (under jit the result is nan).
     """
     check_same_shape(reference_score=reference_score, score=score)
-    score = as_float("score", score)
-    reference_score = as_float("reference_score", reference_score)
+    score, reference_score = as_float("score", score), as_float("reference_score", reference_score)
     check_holds("score", score.ndim, 1, "axis, (points, *state)")
     if weights is None:
         return relative_error(score, reference_score)
     check_shape("weights", weights, score.shape[:1], ", one per point")
     weights = as_float("weights", weights)
-    seen = np.asarray(weights) if concrete(weights) else np.zeros(1)
-    if not (np.isfinite(seen) & (seen >= 0)).all():
-        got = f"{seen.min()} to {seen.max()}"
-        raise ValueError(f"weights must be finite and not negative, got {got}")
+    check_entries("[0, inf)", weights=weights)
     root = jnp.sqrt(weights).reshape(-1, *(1,) * (score.ndim - 1))
     # A grid reaches where the density is 0 and the reference overflows: such points do not count.
-    counted = root != 0
-    return relative_error(
-        jnp.where(counted, root * score, 0), jnp.where(counted, root * reference_score, 0)
-    )
+    pair = (jnp.where(root != 0, root * s, 0) for s in (score, reference_score))
+    return relative_error(*pair)
 
 
 def mse(estimate: AnyState, truth: AnyState) -> Number:
@@ -179,11 +170,6 @@ def reconstruction_mse(simulated_end: AnyState, true_end: AnyState) -> Number:
     -------
     Float[Array, ""]
         In units of the state squared.
-
-    Raises
-    ------
-    ValueError
-        As for `mse`.
     """
     check_same_shape(true_end=true_end, simulated_end=simulated_end)
     return mse(simulated_end, true_end)
@@ -204,11 +190,6 @@ def ensemble_mse(
     float
         In squared units; infinite if an entry is not finite, so that a simulation that blew up is
         infinitely far from the truth.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit, or there is nothing to average.
     """
     found, true = np.asarray(estimates, np.float64), np.asarray(truth, np.float64)
     check_holds("estimates", found.size, 1, "number")
@@ -223,18 +204,13 @@ def rmse(estimate: AnyState, truth: AnyState) -> Number:
 
     Parameters
     ----------
-    estimate, truth : array
-        Of one shape and unit.
+    estimate, truth
+        As for `mse`.
 
     Returns
     -------
     Float[Array, ""]
         In units of the state.
-
-    Raises
-    ------
-    ValueError
-        As for `mse`.
     """
     return jnp.sqrt(mse(estimate, truth))
 
@@ -244,8 +220,8 @@ def relative_error(estimate: AnyState, truth: AnyState) -> Number:
 
     Parameters
     ----------
-    estimate, truth : array
-        Of one shape and unit.
+    estimate, truth
+        As for `mse`.
 
     Returns
     -------
@@ -276,10 +252,8 @@ def reached_times(
 
     Parameters
     ----------
-    ts : array (times,)
-        Increasing times.
-    paths : array (..., times, points)
-        States of paths that started at ``ts[-1]``, ordered like ``ts``.
+    ts, paths : array (times,), array (..., times, points)
+        Increasing times, and states of paths that started at ``ts[-1]``, ordered like ``ts``.
     limits : array (times,)
         Largest absolute entry at each time that still counts as within the range of the data, in
         units of the state.
@@ -289,22 +263,13 @@ def reached_times(
     array (...)
         ``ts[0]`` for a path that stays within all along; ``ts[-1]`` for one that was outside (or
         not finite) one step after its start.
-
-    Raises
-    ------
-    ValueError
-        If the times of the arguments differ in number.
     """
-    ts, paths, limits = (
-        as_float(name, x) for name, x in (("ts", ts), ("paths", paths), ("limits", limits))
-    )
+    ts, paths, limits = as_float("ts", ts), as_float("paths", paths), as_float("limits", limits)
     check_same_shape(ts=ts, limits=limits)
     want = (*paths.shape[:-2], *ts.shape)
     check_shape("paths without points", paths[..., 0], want, ", one entry per time of ts")
-    # NaN compares false: outside.
     limits = limits.reshape((1,) * (paths.ndim - 2) + limits.shape)
-    inside = jnp.max(jnp.abs(paths), axis=-1) <= limits
-    outside = ~inside[..., :-1]
+    outside = ~(jnp.max(jnp.abs(paths), axis=-1) <= limits)[..., :-1]  # as NaN is
     indices = jnp.arange(ts.shape[0] - 1)
     last = jnp.max(jnp.where(outside, indices.reshape((1,) * (outside.ndim - 1) + (-1,)), -1), -1)
     return ts[last + 1]

@@ -14,10 +14,9 @@ class RankBand(NamedTuple):
 
     Parameters
     ----------
-    expected : array
-        P(rank <= r), r = 0 ... L - 1, if ranks are uniform.
-    low, high : array
-        The band: the shares of all r lie within it, ends included, with the chosen probability.
+    expected, low, high : array
+        P(rank <= r), r = 0 ... L - 1, if ranks are uniform; the band, in which the shares of all r
+        lie, ends included, with the chosen probability.
     """
 
     expected: Float[np.ndarray, " ranks"]
@@ -34,27 +33,20 @@ def rank_band(num_cases: int, num_draws: int, *, level: float = 0.95) -> RankBan
 
     Parameters
     ----------
-    num_cases, num_draws : int
-        Cases, and posterior draws per case, L.
-    level : float
-        Probability that uniform ranks stay inside, in (0, 1).
+    num_cases, num_draws, level : int, int, float
+        Cases; posterior draws per case, L; probability that uniform ranks stay inside, in (0, 1).
 
     Returns
     -------
     RankBand
         Shares in [0, 1], each of shape (num_draws,).
-
-    Raises
-    ------
-    ValueError
-        If a number is not positive, or ``level`` not in (0, 1).
     """
     check_positive(num_cases=num_cases, num_draws=num_draws)
     check_within("(0, 1)", level=level)
     expected = np.arange(1, num_draws + 1) / (num_draws + 1)
     counts, share = np.arange(num_cases + 1), expected[:, None]
-    below = bdtr(counts, num_cases, share)
-    tails = np.minimum(below, bdtrc(counts - 1, num_cases, share))
+    below, above = bdtr(counts, num_cases, share), bdtrc(counts - 1, num_cases, share)
+    tails = np.minimum(below, above)
     cells = np.full(num_draws + 1, 1 / (num_draws + 1))
     counts = np.random.default_rng(0).multinomial(num_cases, cells, size=4000)
     counts = counts.cumsum(axis=1)[:, :-1]

@@ -24,19 +24,14 @@ class Metric:
     ----------
     name : str
         What is measured, as the reader should see it.
-    value : object
-        The figure: a number, a scalar array, or text such as "0.97 ± 0.01".
-    target : object
-        What it should be (exact value, floor, or published figure), or None.
-    unit : str
-        Unit of both, empty if dimensionless.
-    note : str
-        Where the target comes from, or how to read the figure.
-    bound : str, optional
-        Which side of the target the value should be on: "at least" or "at most". None: the target
-        is what an exact or ideal result would have.
-    tolerance : float, optional
-        The value should be within this of the target. Instead of ``bound``.
+    value, target : object
+        The figure: a number, a scalar array, or text such as "0.97 ± 0.01"; what it should be
+        (exact value, floor, or published figure), or None.
+    unit, note : str
+        Unit of both, empty if dimensionless; where the target is from, or how to read the figure.
+    bound, tolerance : str, float, optional
+        Which side of the target the value should be on, "at least" or "at most", or how near to it.
+        Neither: the target is what an exact or ideal result would have.
 
     Raises
     ------
@@ -57,8 +52,7 @@ class Metric:
         judged = self.bound is not None, self.tolerance is not None
         if all(judged) or (any(judged) and self.target is None):
             said = "Metric must have a target to be judged by, and either a bound or a tolerance"
-            got = f"target={self.target!r}, bound={self.bound!r}, tolerance={self.tolerance!r}"
-            raise ValueError(f"{said}, got {got}")
+            raise ValueError(f"{said}, got {self}")
         if self.tolerance is not None:
             check_within("[0, inf]", tolerance=self.tolerance)
 
@@ -130,11 +124,9 @@ class ReportFigure:
 
     Parameters
     ----------
-    figure : figure or bytes
-        A matplotlib figure, or a finished PNG.
-    caption, alt : str
-        What one sees and what it should look like, and a description for those who cannot see it
-        (the caption if empty).
+    figure, caption, alt : figure or bytes, str, str
+        A matplotlib figure, or a finished PNG; what one sees and what it should look like; a
+        description for those who cannot see it (the caption if empty).
     """
 
     figure: SavesFigure | bytes
@@ -148,10 +140,9 @@ class Section:
 
     Parameters
     ----------
-    title, text : str
-        Heading, and plain text, in which an empty line starts a new paragraph.
-    metrics, figures : sequence of Metric, sequence of ReportFigure
-        Rows of a table, and figures with captions.
+    title, text, metrics, figures
+        Heading; plain text, in which an empty line starts a new paragraph; rows of a table; figures
+        with captions.
     """
 
     title: str
@@ -175,16 +166,15 @@ def _status(metrics: Sequence[Metric], lost_paths: tuple[int, int] | None) -> st
 
 
 def _section(index: int, section: Section) -> str:
-    return "\n".join(
-        (
-            f'<section id="s{index}">',
-            f"<h2>{parts.text(section.title)}</h2>",
-            parts.paragraphs(section.text),
-            parts.metrics_table(section.metrics),
-            *(_figure(figure) for figure in section.figures),
-            "</section>",
-        )
-    )
+    body = [
+        f'<section id="s{index}">',
+        f"<h2>{parts.text(section.title)}</h2>",
+        parts.paragraphs(section.text),
+        parts.metrics_table(section.metrics),
+        *(_figure(figure) for figure in section.figures),
+        "</section>",
+    ]
+    return "\n".join(body)
 
 
 def write_report(
@@ -207,15 +197,12 @@ def write_report(
         File to write, for example ``run / "report.html"``; name of the experiment.
     sections : sequence of Section
         What is shown, in order.
-    summary : str
-        One to three sentences under the title: what was done and what came out.
-    metrics : sequence of Metric
-        The key figures, shown first, each beside its target where it has one.
-    config, environment : mapping or None
-        The resolved configuration (nested mappings and dataclasses become dotted names), and for
-        example `describe_environment()`.
-    command : str
-        The shell command that makes this report again.
+    summary, metrics : str, sequence of Metric
+        One to three sentences under the title, what was done and what came out; the key figures,
+        shown first, each beside its target where it has one.
+    config, environment, command : mapping or None, mapping or None, str
+        The resolved configuration (nested mappings and dataclasses become dotted names); for
+        example `describe_environment()`; the shell command that makes this report again.
     lost_paths : (int, int) or None
         Backward paths that did not stay finite, and how many there were, for the status line. It
         opens the page: targets met of those that have a bound, rows that miss theirs, lost paths.

@@ -47,10 +47,10 @@ class SamplerScore(NamedTuple):
     ----------
     crps, energy : float
         Fair scores, over those of the reference's draws: 1 is the best there is.
-    spread_skill, sbc_p : float
-        1 if calibrated, below if too sure; smallest p-value over observables, times their number.
-    tarp_p : float
-        Of the joint law of all observables.
+    spread_skill : float
+        1 if calibrated, below if too sure.
+    sbc_p, tarp_p : float
+        Smallest p-value over observables, times their number; that of their joint law.
     told : TwoSample
         Classifier between samples and reference, given the end states.
     """
@@ -87,11 +87,9 @@ def write_tasks(
 
     Raises
     ------
-    FileExistsError
-        If the folder exists.
-    ValueError
-        If arrays are missing, are not finite or all equal, do not belong together, or are of fewer
-        cases than a score needs; or there are no such looks.
+    FileExistsError, ValueError
+        If the folder exists; if arrays are missing, are not finite or all equal, do not belong
+        together, or are of fewer cases than a score needs; or there are no such looks.
     """
     import zarr
 
@@ -119,8 +117,7 @@ def _check_task(name: str, arrays: Mapping[str, Any], look: str) -> None:
     check_choice(f"looks of {name}", look, *LOOKS)
     truths, ends, reference = (arrays[key] for key in _ARRAYS)
     as_cases(truths, reference)
-    if len(ends) != len(truths):
-        raise ValueError(f"ends of {name} must hold {len(truths)} cases, got {len(ends)}")
+    check_shape(f"ends of {name}", ends, (len(truths), *ends.shape[1:]), ", one for each truth")
     check_holds(f"task {name}", len(truths), FEWEST, "cases, to tell samplers apart")
     check_holds(f"reference of {name}", reference.shape[1], 2, "draws per case")
     check_varying(truths=truths, ends=ends)
@@ -137,12 +134,7 @@ def read_task(path: str | Path, task: str) -> dict[str, np.ndarray]:
     Returns
     -------
     dict of str to array
-        ``truths``, ``ends``, ``reference``.
-
-    Raises
-    ------
-    ValueError
-        If there is no such task, or an array has changed.
+        ``truths``, ``ends``, ``reference``; an array that has changed is refused (ValueError).
     """
     return _read(path, task)[0]
 
@@ -194,10 +186,8 @@ def score_sampler(
 
     Raises
     ------
-    ValueError
-        If the samples do not fit the task, some are lost (which cases), or are too few.
-    TypeError
-        If the sampler returns no array.
+    ValueError, TypeError
+        If samples do not fit the task or are lost (which cases); if they are no array.
     """
     check_key(key)
     check_positive(least=9, num_samples=num_samples)
@@ -230,15 +220,9 @@ def judge(
 
     (crps, best_crps), (energy, best_energy) = mean_of(crps_ensemble), mean_of(energy_score)
     seen = jax.vmap(observables)
-    true, drawn, exact, end = (
-        jnp.stack(list(tree.values()), axis=-1)
-        for tree in (
-            seen(truths),
-            jax.vmap(seen)(samples),
-            seen(reference[:, 0]),
-            jax.vmap(default_observables)(ends),
-        )
-    )
+    found = [seen(truths), jax.vmap(seen)(samples), seen(reference[:, 0])]
+    found.append(jax.vmap(default_observables)(ends))
+    true, drawn, exact, end = (jnp.stack(list(tree.values()), axis=-1) for tree in found)
     sizes = np.abs(np.asarray(true)).max(axis=0)
     varying = np.ptp(np.asarray(true), axis=0) > 1e-6 * sizes
     if not varying.any():
@@ -247,11 +231,8 @@ def judge(
     count = samples.shape[1]
     sbc = uniformity_test(sbc_ranks(true, drawn, key=k_sbc), count).p_value
     tarp = uniformity_test(tarp_ranks(true, drawn, key=k_tarp), count).p_value
-    told = c2st(
-        jnp.concatenate([drawn[:, 0], end], axis=1),
-        jnp.concatenate([exact, end], axis=1),
-        key=k_told,
-    )
+    pair = (jnp.concatenate([starts, end], axis=1) for starts in (drawn[:, 0], exact))
+    told = c2st(*pair, key=k_told)
     ratio, least = float(spread_skill(truths, samples).ratio), float(sbc.min()) * sbc.size
     proper = crps / best_crps, energy / best_energy
     return SamplerScore(*proper, ratio, min(1.0, least), float(tarp), told)

@@ -117,10 +117,9 @@ def spectral_error(x: Grid, y: Grid, kmax: int = 10) -> Number:
 
     Parameters
     ----------
-    x, y : array
-        Two fields on the same periodic grid, shape (*grid), in the same units.
-    kmax : int
-        Last shell that counts, at least 1.
+    x, y, kmax : array, array, int
+        Two fields on the same periodic grid, shape (*grid), in the same units; last shell that
+        counts, at least 1.
 
     Returns
     -------

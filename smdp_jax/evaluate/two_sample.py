@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Key, Real
 
 from smdp_jax.checks import check_holds, check_positive, check_within, concrete
@@ -31,10 +30,9 @@ class TwoSample(NamedTuple):
     ----------
     accuracy : array
         Share of held-out draws that are told right: 0.5 if nothing tells them apart, 1 if all does.
-    null_low, null_high : array
-        Band that holds the accuracy with the chosen probability where the two laws are one.
-    p_value : array
-        Chance of an accuracy at least as large there.
+    null_low, null_high, p_value : array
+        Band that holds the accuracy with the chosen probability where the two laws are one; chance
+        of one at least as large there.
     """
 
     accuracy: Float[Array, ""]
@@ -63,35 +61,31 @@ def c2st(
         Draws of the sampler, and as many exact ones: (draws, *state), at least 50, independent.
     key, folds
         Chooses folds and permutations; parts, each told by a classifier trained on the others.
-    permutations : int
-        Random labellings for the null band; p-values are multiples of 1 / (permutations + 1).
-    level : float
-        Probability of the band, in (0, 1).
+    permutations, level : int, float
+        Random labellings for the null band, at least 19, of which p-values are multiples of
+        1 / (permutations + 1); probability of the band, in (0, 1).
 
     Returns
     -------
     TwoSample
-        ``accuracy``, its null band and ``p_value``.
+        Accuracy, its null band and p-value.
+
+    Raises
+    ------
+    ValueError
+        If draws are too few, lost, of two shapes, or all the same, or a setting is out of range.
     """
-    _check(samples, reference, folds, permutations, level)
-    both = jnp.concatenate([as_float("samples", samples), as_float("reference", reference)])
-    both = both.reshape(both.shape[0], -1)
-    return _test(both, key, folds, permutations, level)
-
-
-def _check(
-    samples: AnyArray, reference: AnyArray, folds: int, permutations: int, level: float
-) -> None:
     check_holds("samples", samples.shape[0] if samples.ndim else 0, FEWEST, "draws")
     check_same_shape(samples=samples, reference=reference)  # so that chance is 1/2
     check_positive(least=2, folds=folds)
     check_positive(least=19, permutations=permutations)
     check_within("(0, 1)", level=level)
     check_none_lost(samples=samples, reference=reference)
-    if concrete(samples, reference):
-        rows = np.concatenate([np.asarray(v).reshape(len(v), -1) for v in (samples, reference)])
-        if (rows == rows[:1]).all():
-            raise ValueError("samples and reference must vary, got one state in all draws")
+    both = jnp.concatenate([as_float("samples", samples), as_float("reference", reference)])
+    both = both.reshape(both.shape[0], -1)
+    if concrete(both) and (both == both[:1]).all():
+        raise ValueError("samples and reference must vary, got one state in all draws")
+    return _test(both, key, folds, permutations, level)
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))

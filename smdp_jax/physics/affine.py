@@ -10,16 +10,14 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from smdp_jax.checks import check_within
 from smdp_jax.physics.conditions import check_coefficients
-from smdp_jax.physics.exact.law import TwoStarts, decay, noise_variance
+from smdp_jax.physics.exact.law import ScalarState, TwoStarts, decay, noise_variance
 from smdp_jax.physics.spectral.periodic import check_grid
 from smdp_jax.physics.system import SignedSystem
 from smdp_jax.sde import Args, Scalar
-
-ScalarState = Float[ArrayLike, "1"]
 
 
 @dataclass(frozen=True)
@@ -40,10 +38,9 @@ class Affine(TwoStarts, SignedSystem):
 
     Parameters
     ----------
-    rate : float
-        lambda >= 0, in 1 / time. 0 is Brownian motion.
-    noise : float
-        g > 0, in units of state per square root of time.
+    rate, noise : float
+        lambda >= 0, in 1 / time, 0 for Brownian motion; g > 0, in units of state per square root of
+        time.
 
     References
     ----------
@@ -69,10 +66,8 @@ class Affine(TwoStarts, SignedSystem):
 
         Parameters
         ----------
-        t : scalar
-            Time, t >= 0.
-        x0 : array, shape (1,)
-            State at time 0.
+        t, x0 : scalar, array, shape (1,)
+            Time, t >= 0, and state at time 0.
 
         Returns
         -------
@@ -136,10 +131,8 @@ class Affine(TwoStarts, SignedSystem):
 
         Returns
         -------
-        weights : array, shape (2,)
-            Posterior probabilities of the starts +1 and -1.
-        means : array, shape (2,)
-            m_k, one per start.
+        weights, means : array, shape (2,)
+            Posterior probabilities of the starts +1 and -1; m_k, one per start.
         variance : scalar
             v, the same for both.
         """
@@ -178,6 +171,5 @@ class Affine(TwoStarts, SignedSystem):
         check_grid(x, (1,), "Affine")
         x = jnp.asarray(x)[0]
         t = jnp.asarray(t, x.dtype)
-        variance = self.transition_variance(t)
-        spread = variance > 0
+        spread = (variance := self.transition_variance(t)) > 0
         return x, decay(float(self.rate), t), jnp.where(spread, variance, 1), spread

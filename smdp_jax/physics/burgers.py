@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.physics.conditions import check_coefficients, check_draws, check_even, coefficients
+from smdp_jax.checks import check_positive
+from smdp_jax.physics.conditions import check_coefficients, check_even, coefficients
 from smdp_jax.physics.spectral.exponential import etdrk4, phi_functions
 from smdp_jax.physics.spectral.periodic import angular_wavenumbers, check_grid, dealiased, waves
 from smdp_jax.physics.system import AdvectingSystem, DriftSystem
@@ -36,18 +37,15 @@ class Burgers(AdvectingSystem, DriftSystem):
 
     Parameters
     ----------
-    size : int
-        Points, even.
-    viscosity : float
-        nu > 0, in length^2 / time. A shock of jump J is well resolved by ``size >= J / nu``.
-    noise : float
-        g > 0 per grid point, in units of u per square root of time.
-    end_time : float
-        T > 0, when the end state is observed.
-    amplitude : float
-        Root mean square of the initial velocity, in length / time; > 0.
-    modes : int
-        Wavenumbers 1 ... modes make up the initial velocity; below size / 2.
+    size, viscosity : int, float
+        Points, even; nu > 0, in length^2 / time. A shock of jump J is well resolved by
+        ``size >= J / nu``.
+    noise, end_time : float
+        g > 0 per grid point, in units of u per square root of time; T > 0, when the end state is
+        observed.
+    amplitude, modes : float, int
+        Root mean square of the initial velocity, in length / time, > 0; it is made up of the
+        wavenumbers 1 ... modes, below size / 2.
     inner_steps : int
         Fourth-order exponential steps per call of ``step``.
 
@@ -97,7 +95,7 @@ class Burgers(AdvectingSystem, DriftSystem):
         ``sum_k a_k cos(2 pi k x) + b_k sin(2 pi k x)`` over k = 1 ... modes, all coefficients
         independent and normal with variance ``amplitude^2 / modes``.
         """
-        check_draws(n, "initial velocities")
+        check_positive(n=n)
         spread = self.amplitude / math.sqrt(self.modes)
         coefficients = spread * jax.random.normal(key, (n, 2 * self.modes))
         basis = jnp.asarray(waves(self.size, self.modes), coefficients.dtype)
@@ -133,8 +131,8 @@ class Burgers(AdvectingSystem, DriftSystem):
             ``kappa = 4 pi^2 nu k^2``, in 1 / time. For score targets about 4 / time more suits the
             shearing of the low modes.
         """
-        viscosity = coefficients(args, "Burgers", viscosity=self.viscosity)["viscosity"]
-        viscosity = jnp.asarray(viscosity, float)
+        given = coefficients(args, "Burgers", viscosity=self.viscosity)
+        viscosity = jnp.asarray(given["viscosity"], float)
         (k,) = angular_wavenumbers((self.size,))
         return viscosity * jnp.asarray(k**2, viscosity.dtype)
 
@@ -147,10 +145,8 @@ class Burgers(AdvectingSystem, DriftSystem):
 
         Parameters
         ----------
-        dt : scalar
-            Length of the simulator's steps, in time.
-        args : dict, optional
-            ``{"viscosity": nu}``.
+        dt, args
+            Length of the simulator's steps, in time; ``{"viscosity": nu}`` or None.
 
         Returns
         -------
@@ -184,10 +180,8 @@ class Burgers(AdvectingSystem, DriftSystem):
 
         Parameters
         ----------
-        x : array, shape (size,)
-            Velocity field.
-        args : dict, optional
-            ``{"viscosity": nu}``.
+        x, args
+            Velocity field (size,); ``{"viscosity": nu}`` or None.
 
         Returns
         -------
@@ -200,8 +194,7 @@ class Burgers(AdvectingSystem, DriftSystem):
 
     def stable_step(self, x: Float[Array, "*batch size"]) -> Float[Array, ""]:
         """Longest stable inner step: ``2.8 / (2 pi k max |u|)``, k the last advected mode."""
-        fastest = 2 * math.pi * ((self.size - 1) // 3) * jnp.max(jnp.abs(x))
-        return COURANT / fastest
+        return COURANT / (2 * math.pi * ((self.size - 1) // 3) * jnp.max(jnp.abs(x)))
 
     def _advection(self, dtype: Any) -> Callable[[Array], Array]:
         """Return ``v -> -(u^2 / 2)_x`` in Fourier space, dealiased."""

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.physics.conditions import check_coefficients, check_draws, check_even
+from smdp_jax.checks import check_positive
+from smdp_jax.physics.conditions import check_coefficients, check_even
 from smdp_jax.physics.exact.gaussian_modes import GaussianModes
 from smdp_jax.physics.exact.law import decay
 from smdp_jax.physics.spectral.gaussian_field import draw_fields, filter_modes, power_law
@@ -37,12 +38,10 @@ class Heat(GaussianModes, StepSystem, DriftSystem):
 
     Parameters
     ----------
-    size : int
-        Points per side, even, at least 4.
+    size, end_time : int, float
+        Points per side, even, at least 4; T > 0, when the end state is observed.
     diffusivity, noise : float
         alpha > 0, in length^2 / time; g > 0 per grid point, in units of u per square root of time.
-    end_time : float
-        T > 0, when the end state is observed.
 
     References
     ----------
@@ -77,14 +76,8 @@ class Heat(GaussianModes, StepSystem, DriftSystem):
 
         Parameters
         ----------
-        key : PRNG key
-            Consumed.
-        t0, t1 : scalar
-            Times, ``t1 >= t0``.
-        x : array, shape (size, size)
-            Field at ``t0``.
-        args : Any
-            Ignored.
+        key, t0, t1, x, args
+            Consumed; times, ``t1 >= t0``; field (size, size) at ``t0``; ignored.
 
         Returns
         -------
@@ -98,7 +91,7 @@ class Heat(GaussianModes, StepSystem, DriftSystem):
 
     def prior(self, key: PRNGKeyArray, n: int) -> Float[Array, "n size size"]:
         """Draw Gaussian fields: zero mean, unit variance per point, spectrum ``|k|^-4``."""
-        check_draws(n, "initial fields")
+        check_positive(n=n)
         return draw_fields(key, n, self.prior_variance())
 
     def decay_rates(self) -> Float[Array, "size size"]:

@@ -13,7 +13,7 @@ import contextlib
 import functools
 import importlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from smdp_jax.checks import check_within
-from smdp_jax.physics.conditions import check_even, coefficients
-from smdp_jax.physics.spectral.periodic import check_grid
+from smdp_jax.physics.conditions import check_even, check_fields, coefficients
 from smdp_jax.sde import Args, Drift, Scalar
 
 Field = Float[Array, "size size"]
@@ -38,9 +37,8 @@ def library(name: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ImportError(
-            f"jax_cfd.{name} cannot be had ({error}); this adapter is written for jax-cfd 0.2.1"
-        ) from error
+        said = f"jax_cfd.{name} cannot be had ({error})"
+        raise ImportError(f"{said}; this adapter is written for jax-cfd 0.2.1") from error
 
 
 @contextlib.contextmanager
@@ -81,10 +79,9 @@ def spectral_navier_stokes(
     source: Spectrum,
     kept: Float[Array, "size half"],
 ) -> Spectrum:
-    """Advance two-dimensional Navier-Stokes, ``w_t + u . grad w = nu Laplace w - mu w + F``.
+    """Advance ``w_t + u . grad w = nu Laplace w - mu w + F``, two-dimensional Navier-Stokes.
 
-    ``NavierStokes2D`` in ``crank_nicolson_rk4``: Crank-Nicolson for the linear terms (second
-    order), a fourth-order low-storage Runge-Kutta scheme for the others.
+    Crank-Nicolson for the linear terms, fourth-order low-storage Runge-Kutta for the others.
     """
     with lenient():
         equation = library("spectral.equations.NavierStokes2D")(
@@ -114,7 +111,7 @@ def projected(u: Field, v: Field) -> tuple[Field, Field]:
 
 def canary() -> dict[str, str]:
     """Try every call of jax-cfd that the adapter makes."""
-    square = jnp.ones((4, 4))
+    square, modes = jnp.ones((4, 4)), jnp.fft.rfft2(jnp.ones((4, 4)))
     flow = lambda: library("spectral.equations.NavierStokes2D")(0.1, _torus(4, 2), smooth=None)
     trials: dict[str, Callable[[Any], Any]] = {
         "base.grids.Grid": lambda f: f((4, 4), domain=((0.0, 1.0),) * 2),
@@ -124,10 +121,8 @@ def canary() -> dict[str, str]:
         "base.diffusion.diffuse": lambda f: f(face_velocity(square, square)[0], 0.1),
         "base.pressure.solve_fast_diag": lambda f: f(face_velocity(square, square)),
         "base.pressure.projection": lambda f: f(face_velocity(square, square)),
-        "spectral.equations.NavierStokes2D": lambda f: flow().explicit_terms(jnp.fft.rfft2(square)),
-        "spectral.time_stepping.crank_nicolson_rk4": lambda f: f(flow(), 0.1)(
-            jnp.fft.rfft2(square)
-        ),
+        "spectral.equations.NavierStokes2D": lambda f: flow().explicit_terms(modes),
+        "spectral.time_stepping.crank_nicolson_rk4": lambda f: f(flow(), 0.1)(modes),
     }
     broken = {}
     for name, trial in trials.items():
@@ -163,13 +158,12 @@ def finite_volume_drift(
     Parameters
     ----------
     size : int
-        Cells per side, even.
+        Cells per side, even, at least 4.
     viscosity, drag : float
         nu >= 0, in length^2 / time; mu >= 0, in 1 / time.
-    forcing : float
-        A of Kolmogorov's forcing, in length / time^2.
-    wavenumber : int
-        Its k, periods per side; from 1 to below size / 2, if there is a forcing.
+    forcing, wavenumber : float, int
+        A of Kolmogorov's forcing, in length / time^2; its k, periods per side, from 1 to below
+        size / 2.
 
     Returns
     -------
@@ -177,12 +171,6 @@ def finite_volume_drift(
         ``drift(t, x, args)`` of ``x = {"u": (size, size), "v": (size, size)}``: velocity along x
         on the right faces, at (i + 1, j + 1/2) / size, and along y on the upper faces, at
         (i + 1/2, j + 1) / size, in length / time. ``args = {"viscosity": nu}`` replaces nu.
-
-    Raises
-    ------
-    ValueError
-        If ``size`` is odd or below 4, or another number is out of range; the drift raises it for a
-        state of another grid.
 
     References
     ----------
@@ -196,7 +184,7 @@ def finite_volume_drift(
     push = forcing * np.sin(2 * math.pi * wavenumber * (np.arange(size) + 0.5) / size)
 
     def drift(t: Scalar, x: Faces, args: Args = None) -> Faces:
-        _check_faces(x, size)
+        check_fields("finite_volume_drift", x, dict.fromkeys("uv", (size, size)))
         nu = coefficients(args, "finite_volume_drift", viscosity=viscosity)["viscosity"]
         with lenient():
             faces = face_velocity(x["u"], x["v"])
@@ -227,14 +215,6 @@ def finite_volume_projection(x: Faces) -> Faces:
     """
     size = jax.tree.leaves(x)[0].shape[0]
     check_even("size", size)
-    _check_faces(x, size)
+    check_fields("finite_volume_projection", x, dict.fromkeys("uv", (size, size)))
     u, v = projected(x["u"], x["v"])
     return {"u": u, "v": v}
-
-
-def _check_faces(x: Faces, size: int) -> None:
-    if not isinstance(x, Mapping) or set(x) != {"u", "v"}:
-        given = sorted(x) if isinstance(x, Mapping) else type(x).__name__
-        raise ValueError(f'the state must be a dict {{"u": ..., "v": ...}}, got {given}')
-    for name in ("u", "v"):
-        check_grid(x[name], (size, size), f'finite_volume_drift, x["{name}"],')

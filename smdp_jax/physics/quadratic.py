@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from smdp_jax.physics.affine import Affine
 from smdp_jax.physics.conditions import check_coefficients
 from smdp_jax.physics.exact.fokker_planck import transition_density
-from smdp_jax.physics.exact.law import TwoStarts
+from smdp_jax.physics.exact.law import ScalarState, TwoStarts
 from smdp_jax.physics.exact.transition import Transition
 from smdp_jax.physics.spectral.periodic import check_grid
 from smdp_jax.physics.system import SignedSystem
@@ -46,7 +46,7 @@ class Quadratic(SignedSystem):
     def __post_init__(self) -> None:
         check_coefficients(self, "rate", "noise")
 
-    def drift(self, t: Scalar, x: Float[ArrayLike, "1"], args: Args = None) -> Float[Array, "1"]:
+    def drift(self, t: Scalar, x: ScalarState, args: Args = None) -> Float[Array, "1"]:
         """Velocity ``-lambda sign(x) x^2``; ``t`` and ``args`` are ignored."""
         check_grid(x, (1,), "Quadratic")
         x = jnp.asarray(x)
@@ -69,17 +69,17 @@ class Reference(TwoStarts):
 
     plus: Transition
 
-    def log_density(self, t: Scalar, x: Float[ArrayLike, "1"]) -> Float[Array, ""]:
+    def log_density(self, t: Scalar, x: ScalarState) -> Float[Array, ""]:
         """Log density of x_t at ``x``, in nats."""
         return jnp.logaddexp(*self._branches(t, x)) - math.log(2)
 
-    def score(self, t: Scalar, x: Float[ArrayLike, "1"], args: Args = None) -> Float[Array, "1"]:
+    def score(self, t: Scalar, x: ScalarState, args: Args = None) -> Float[Array, "1"]:
         """Gradient of the log density at ``x``; 0 at t = 0."""
         x = jnp.asarray(x)
         share = self.posterior_plus(t, x)
         return share * self.plus.score(t, x) - (1 - share) * self.plus.score(t, -x)
 
-    def posterior_plus(self, t: Scalar, x: Float[ArrayLike, "1"]) -> Float[Array, ""]:
+    def posterior_plus(self, t: Scalar, x: ScalarState) -> Float[Array, ""]:
         """Probability that the path through ``x`` at ``t`` started at +1."""
         plus, minus = self._branches(t, x)
         both = jnp.isinf(plus) & jnp.isinf(minus)  # only at t = 0
@@ -87,9 +87,7 @@ class Reference(TwoStarts):
         at_start = (1 + jnp.sign(jnp.asarray(x)[0])) / 2
         return jnp.where(both, at_start, jax.nn.sigmoid(odds))
 
-    def _branches(
-        self, t: Scalar, x: Float[ArrayLike, "1"]
-    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def _branches(self, t: Scalar, x: ScalarState) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Log density at ``x`` given the start +1, and given the start -1."""
         x = jnp.asarray(x)
         return self.plus.log_density(t, x), self.plus.log_density(t, -x)
@@ -111,10 +109,8 @@ def reference(
     ----------
     problem : Quadratic or Affine
         A scalar process with an odd drift, started at +1 or -1 with probability 1/2 each.
-    end_time : float
-        Last time, t <= end_time.
-    cells, steps : int
-        Resolution; errors fall with the square of each. See ``transition_density``.
+    end_time, cells, steps : float, int, int
+        Last time; resolution, as for ``transition_density``.
 
     Returns
     -------

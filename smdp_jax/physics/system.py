@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.checks import check_positive, check_within, warn
-from smdp_jax.physics.conditions import check_draws
 from smdp_jax.sde import SDE, Args, FlowMap, Scalar, State, negated
 from smdp_jax.solve.integrate import advance
 
@@ -60,7 +59,7 @@ def balanced_signs(key: PRNGKeyArray, n: int) -> Float[Array, "n 1"]:
     array, shape (n, 1)
         States, unit 1.
     """
-    check_draws(n, "starting points")
+    check_positive(n=n)
     k_odd, k_order = jax.random.split(key)
     half = jnp.ones((n // 2,))
     odd = jnp.where(jax.random.bernoulli(k_odd, shape=(n % 2,)), jnp.ones(()), -jnp.ones(()))
@@ -92,9 +91,9 @@ class CourantWarning(UserWarning):
 
 
 class AdvectingSystem(StepSystem):
-    """A system whose explicit inner steps must not outrun what flows."""
+    """A system whose explicit inner steps, one or as many as chosen, must not outrun what flows."""
 
-    inner_steps: int
+    inner_steps: int = 1
 
     @abc.abstractmethod
     def stable_step(self, x: Any) -> Float[Array, ""]:
@@ -105,22 +104,14 @@ class AdvectingSystem(StepSystem):
 
         Looks at values, so not under ``jit``; ``x`` may have leading axes.
         """
-        step, inner, stable = abs(float(dt)), self.inner_steps, self._stable(x)
-        if step > inner * stable:
-            warn(
-                f"{type(self).__name__}: a step of {step:.3g} in {inner} inner steps breaks the "
-                f"CFL condition; steps of at most {inner * stable:.3g} would do, or "
-                f"inner_steps={math.ceil(step / stable)}",
-                CourantWarning,
-            )
-
-    def _stable(self, x: Any) -> float:
-        """``stable_step`` as a number; states that no step is stable for are refused."""
-        stable = float(self.stable_step(x))
+        name, step, stable = type(self).__name__, abs(float(dt)), float(self.stable_step(x))
         if not stable > 0:
-            name = type(self).__name__
             raise ValueError(f"the states of {name} must be finite, got NaN or infinity")
-        return stable
+        if not step <= (longest := self.inner_steps * stable):
+            said = f"{name}: a step of {step:.3g} breaks the CFL condition; at most {longest:.3g}"
+            finer = "inner_steps" in vars(self) and math.isfinite(step)
+            more = f", or inner_steps={math.ceil(step / stable)}" if finer else ""
+            warn(f"{said} would do{more}", CourantWarning)
 
 
 def spin_up(step: FlowMap, xs: State, *, time: float | int, calls: int, args: Args = None) -> State:
@@ -130,22 +121,15 @@ def spin_up(step: FlowMap, xs: State, *, time: float | int, calls: int, args: Ar
     ----------
     step : callable
         ``step(t0, t1, x, args)`` of one state; an autonomous flow.
-    xs : pytree
-        States, leaves (samples, *state).
+    xs, args : pytree
+        States, leaves (samples, *state); conditions, the same for all samples.
     time, calls
-        How long, in the system's units; equal steps to do it in, at least 1.
-    args : pytree
-        Conditions, the same for all samples.
+        How long, in the system's units, >= 0; equal steps to do it in, at least 1.
 
     Returns
     -------
     pytree
         Like ``xs``.
-
-    Raises
-    ------
-    ValueError
-        If ``time`` is negative or not finite, or ``calls`` below 1.
     """
     check_within("[0, inf)", time=time)
     check_positive(calls=calls)

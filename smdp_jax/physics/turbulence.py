@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.checks import check_choice, check_within
-from smdp_jax.physics.conditions import check_coefficients, check_draws, check_even, coefficients
+from smdp_jax.checks import check_choice, check_positive, check_within
+from smdp_jax.physics.conditions import check_coefficients, check_even, coefficients
 from smdp_jax.physics.jax_cfd import spectral_navier_stokes
 from smdp_jax.physics.spectral.gaussian_field import draw_fields
 from smdp_jax.physics.spectral.periodic import check_grid, dealiased, squared_wavenumbers
@@ -47,20 +47,16 @@ class Turbulence(AdvectingSystem):
     ----------
     size : int
         Points per side, even, at least 4.
-    viscosity : float
-        nu > 0, in length^2 / time; the side of the torus is the unit of length.
-    drag : float
-        mu >= 0, in 1 / time.
+    viscosity, drag : float
+        nu > 0, in length^2 / time; mu >= 0, in 1 / time; the side is the unit of length.
     forcing : {"none", "diagonal", "kolmogorov"}
         Kind of forcing.
-    forcing_amplitude : float
-        A, in 1 / time^2 ("diagonal") or length / time^2 ("kolmogorov").
-    forcing_wavenumber : int
-        k, periods per side; from 1 to below size / 2, if there is a forcing.
-    noise : float
-        g > 0 per grid point, in units of vorticity per square root of time.
-    end_time : float
-        T > 0, when the end state is observed.
+    forcing_amplitude, forcing_wavenumber : float, int
+        A, in 1 / time^2 ("diagonal") or length / time^2 ("kolmogorov"); k, periods per side, from 1
+        to below size / 2, if there is a forcing.
+    noise, end_time : float
+        g > 0 per grid point, in units of vorticity per square root of time; T > 0, when the end
+        state is observed.
     inner_steps : int
         Time steps per call of ``step``; ``check_step`` says whether they are enough.
 
@@ -160,7 +156,7 @@ class Turbulence(AdvectingSystem):
 
     def prior(self, key: PRNGKeyArray, n: int) -> Float[Array, "n size size"]:
         """Draw vorticities, in 1 / time, from ``N(0, 7^(3/2) (-Laplace + 49)^(-5/2))``."""
-        check_draws(n, "initial vorticities")
+        check_positive(n=n)
         return draw_fields(key, n, self.prior_variance())
 
     def prior_variance(self) -> Float[Array, "size size"]:

@@ -245,10 +245,10 @@ def test_ranks_and_levels_out_of_range_are_refused() -> None:
             evaluate.uniformity_test(ranks, 10)
         with pytest.raises(ValueError, match=rf"got {bad}"):
             evaluate.expected_coverage(ranks, 10, LEVELS)
-    with pytest.raises(ValueError, match=r"levels must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"levels must be in \[0, 1\]"):
         evaluate.expected_coverage(good, 10, jnp.array([0.5, 50.0]))
     truths, samples = simulated_pairs(0)
-    with pytest.raises(ValueError, match=r"levels must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"levels must be in \[0, 1\]"):
         evaluate.marginal_coverage(truths, samples, jnp.array([-0.1]))
     with pytest.raises(ValueError, match="at least 50 cases, so that each of 10 bins expects 5"):
         evaluate.uniformity_test(np.arange(40) % 10, 9, bins=10)

@@ -86,7 +86,7 @@ def test_what_does_not_fit_is_refused(store, tmp_path):
     [
         (lambda t: {name: x[:30] for name, x in t.items()}, "at least 50 cases, .* got 30"),
         (lambda t: t | {"reference": t["reference"][:, :1]}, "2 draws per case, got 1"),
-        (lambda t: t | {"ends": t["ends"][:-3]}, "ends of gauss must hold 400 cases, got 397"),
+        (lambda t: t | {"ends": t["ends"][:-3]}, r"ends of gauss must have .* got \(397, 2\)"),
         (lambda t: t | {"ends": 0 * t["ends"]}, "ends must vary, got 0 everywhere"),
         (lambda t: t | {"ends": t["ends"] / 0}, "ends must be finite, got 800 lost"),
     ],

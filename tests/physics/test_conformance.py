@@ -13,7 +13,7 @@ import pytest
 
 import smdp_jax as smdp
 from smdp_jax import physics
-from smdp_jax.physics.conditions import check_draws
+from smdp_jax.checks import check_positive
 from tests.lowering import PLATFORMS, lowered, rounding_products
 from tests.trees import assert_close, assert_like, distance, every_leaf, flat
 
@@ -51,7 +51,7 @@ class FiniteVolumes:
         return smdp.SDE(drift, diffusion={"u": 0.05, "v": 0.1})
 
     def prior(self, key: Any, n: int) -> Any:
-        check_draws(n, "initial velocities")
+        check_positive(n=n)
         u, v = jax.random.normal(key, (2, n, self.size, self.size))
         return jax.vmap(physics.finite_volume_projection)({"u": u, "v": v})
 

@@ -119,9 +119,7 @@ def label(name: str, unit: str) -> str:
 
 def per_unit(unit: str) -> str:
     """Unit of a density or a score of something measured in ``unit``."""
-    if not unit:
-        return ""
-    return f"1/{unit}" if unit.isalnum() else f"1/({unit})"
+    return unit and (f"1/{unit}" if unit.isalnum() else f"1/({unit})")
 
 
 def series(index: int) -> dict[str, Any]:
@@ -164,8 +162,19 @@ def note(axes: Axes, text: str, x: Any, height: float, above: int, **options: An
 
 def colour_bar(figure: Figure, image: Any, axes: Any, name: str, **options: Any) -> None:
     """A bar without a frame."""
-    bar = figure.colorbar(image, ax=axes, label=name, **options)
-    bar.outline.set_visible(False)
+    figure.colorbar(image, ax=axes, label=name, **options).outline.set_visible(False)
+
+
+def guide(axes: Axes, height: float | int, name: str | None = None) -> None:
+    """A dotted line at what is exact."""
+    axes.axhline(height, color=EXACT, linewidth=1, linestyle=":", label=name)
+
+
+def coverage_axes(axes: Axes) -> None:
+    """A square for shares over credibility levels, with the diagonal of what is calibrated."""
+    axes.plot([0, 1], [0, 1], color=EXACT, linewidth=1, linestyle=":", label="calibrated")
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="credibility level")
+    axes.grid(True)
 
 
 def legend(axes: Axes, loc: Any = "best") -> None:
@@ -179,10 +188,8 @@ def legend_below(figure: Figure, axes: Axes, columns: int = 4) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if not handles:
         return
-    made = figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(columns, len(handles))
-    )
-    for handle in made.legend_handles:
+    look = {"loc": "outside lower center", "ncols": min(columns, len(handles))}
+    for handle in figure.legend(handles, labels, **look).legend_handles:
         if isinstance(handle, Line2D | LineCollection):
             handle.set_alpha(1.0)
 
@@ -205,7 +212,7 @@ def array(
     value = np.asarray(value, dtype=np.float64)
     allowed = (ndim,) if isinstance(ndim, int) else tuple(ndim)
     if value.ndim not in allowed:
-        wanted = " or ".join(str(number) for number in allowed)
+        wanted = " or ".join(map(str, allowed))
         raise ValueError(f"{name} must have {wanted} axes, got shape {value.shape}")
     check_holds(name, value.size, 1, "number")
     if shape:
@@ -218,7 +225,6 @@ def robust_limit(*arrays: np.ndarray, percent: float) -> float:
     """Largest modulus of a symmetric colour scale that a few extreme values do not set."""
     values = np.abs(np.concatenate([np.ravel(values) for values in arrays]))
     values = values[np.isfinite(values)]
-    limit = float(np.percentile(values, percent)) if values.size else 0.0
-    if limit == 0 and values.size:
-        limit = float(values.max())
-    return limit if limit > 0 else 1.0
+    if not values.size:
+        return 1.0
+    return float(np.percentile(values, percent)) or float(values.max()) or 1.0

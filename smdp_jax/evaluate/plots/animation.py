@@ -39,14 +39,12 @@ def field_animation(
         Time of each frame, in the order of showing: decreasing for a path back in time.
     fields : mapping of str to array
         Fields by title, shape (times, rows, columns), or (rows, columns) for one that stays.
-    solid : array, optional
-        Shape (rows, columns), true inside obstacles, whose outlines are drawn.
-    signed : bool
-        True: white is zero. False: the fields are positive.
-    max_frames : int
-        At most this many of the times are shown, equally spaced, the last one always.
-    frame_seconds : float
-        How long each is shown; the last one ten times as long.
+    solid, signed : array, optional, bool
+        Shape (rows, columns), true inside obstacles, whose outlines are drawn; whether white is
+        zero, or the fields are positive.
+    max_frames, frame_seconds : int, float
+        At most this many of the times are shown, equally spaced, the last one always; how long
+        each is shown, the last one ten times as long.
     time_unit, dpi
         Unit of the times, empty if dimensionless, and dots per inch.
     format : "PNG", "GIF" or "MP4"
@@ -61,8 +59,6 @@ def field_animation(
     ------
     ImportError
         For an MP4, if ffmpeg is not installed.
-    ValueError
-        If shapes do not belong together, or for another format.
     """
     times = style.array("times", np.asarray(times), 1)
     shown = _as_frames(times, fields)
@@ -112,14 +108,11 @@ def posterior_animation(
     paths : Posterior or array
         Of ``sample_posterior(save="all")``: shape (paths, times, points), drawn as lines over the
         truth, or (paths, times, rows, columns), three of them beside it.
-    truth : array (times, *grid)
-        The path that was simulated; its last state is what was observed.
-    points : array (points,), optional
-        Positions of a field on an interval; default their number.
-    max_paths : int
-        At most this many lines.
-    signed : bool
-        Of fields on two axes: white is zero.
+    truth, points : array (times, *grid), array (points,), optional
+        The path that was simulated, whose last state is what was observed; positions of a field on
+        an interval, default their number.
+    max_paths, signed : int, bool
+        At most this many lines; of fields on two axes: white is zero.
     field_unit, time_unit : str
         Units; empty if dimensionless.
     **film
@@ -195,9 +188,9 @@ def _film(
         return _mp4(ffmpeg, pictures, frame_seconds)
     milliseconds = round(1000 * frame_seconds)
     waits = [milliseconds] * (len(pictures) - 1) + [10 * milliseconds]
-    first, *others = pictures
+    how = {"save_all": True, "append_images": pictures[1:], "duration": waits, "loop": 0}
     buffer = io.BytesIO()
-    first.save(buffer, format, save_all=True, append_images=others, duration=waits, loop=0)
+    pictures[0].save(buffer, format, **how)
     return buffer.getvalue()
 
 
@@ -208,10 +201,8 @@ def _encoder() -> str:
     except ImportError as error:
         if found := shutil.which("ffmpeg"):
             return found
-        raise ImportError(
-            "MP4 needs ffmpeg, which is not installed: "
-            'pip install "smdp_jax[video]", or take format="GIF"'
-        ) from error
+        remedy = 'pip install "smdp_jax[video]", or take format="GIF"'
+        raise ImportError(f"MP4 needs ffmpeg, which is not installed: {remedy}") from error
     return get_ffmpeg_exe()
 
 

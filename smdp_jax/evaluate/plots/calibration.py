@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from smdp_jax.checks import check_holds, check_within
+from smdp_jax.evaluate.arrays import check_entries
 from smdp_jax.evaluate.calibration import expected_coverage
 from smdp_jax.evaluate.plots import _style as style
 from smdp_jax.evaluate.plots._style import ArrayND
@@ -32,11 +33,6 @@ def coverage_curve(
     -------
     Figure
         One square panel.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not belong together, or there is nothing to draw.
     """
     levels = style.array("levels", levels, 1)
     check_holds("coverage", len(coverage), 1, "array")
@@ -44,13 +40,11 @@ def coverage_curve(
     axes = figure.subplots()
     if num_cases is not None:
         style.share_band(axes, levels, levels, num_cases, f"95 % band, {num_cases:,} cases")
-    axes.plot([0, 1], [0, 1], color=style.EXACT, linewidth=1, linestyle=":", label="calibrated")
+    style.coverage_axes(axes)
     for index, (name, given) in enumerate(coverage.items()):
         values = style.array(name, given, 1, levels.shape)
         axes.plot(levels, values, label=name, **style.series(index))
-    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    axes.set(xlabel="credibility level", ylabel="share of cases covered")
-    axes.grid(True)
+    axes.set_ylabel("share of cases covered")
     style.legend(axes, loc="upper left")
     return figure
 
@@ -71,16 +65,10 @@ def rank_histogram(ranks: ArrayND, num_draws: int, *, bins: int | None = None) -
     Figure
         One panel; the band holds 99 % of the counts of each bin if ranks are uniform and
         independent.
-
-    Raises
-    ------
-    ValueError
-        If there is no rank, one is out of range, or ``bins`` is.
     """
     values = np.ravel(np.asarray(ranks))
     check_holds("ranks", values.size, 1, "rank")
-    check_within(f"[0, {num_draws}]", ranks=values.min())
-    check_within(f"[0, {num_draws}]", ranks=values.max())
+    check_entries(f"[0, {num_draws}]", ranks=values)
     bins = min(num_draws + 1, 20) if bins is None else bins
     check_within(f"[1, {num_draws + 1}]", bins=bins)
     edges = np.ceil(np.arange(bins + 1) * (num_draws + 1) / bins)
@@ -95,10 +83,10 @@ def rank_histogram(ranks: ArrayND, num_draws: int, *, bins: int | None = None) -
     axes.stairs(1 + half, places, baseline=np.maximum(1 - half, 0), **pale)
     dark = {"color": style.LEARNED, "linewidth": 1.6, "label": "ranks"}
     axes.stairs(counts / (values.size * share), places, baseline=None, **dark)
-    axes.axhline(1, color=style.EXACT, linewidth=1, linestyle=":")
+    style.guide(axes, 1)
     axes.set(xlim=(0, 1), xlabel="rank of the truth / number of draws")
+    axes.set(ylabel="frequency relative to uniform")
     axes.set_ylim(bottom=0)
-    axes.set_ylabel("frequency relative to uniform")
     axes.set_title(f"{values.size:,} ranks among {num_draws:,} draws")
     style.legend_below(figure, axes)
     return figure
@@ -126,24 +114,20 @@ def calibration_panel(report: Any) -> Figure:
     ValueError
         If no case is left to draw.
     """
-    cases, draws = report.cases_used, report.draws_used
-    if cases == 0:
+    if report.cases_used == 0:
         raise ValueError(f"report must have a case to draw, got {report.lost:.0%} of paths lost")
     figure = style.new_figure(8.2, 3.9)
     left, right = figure.subplots(1, 2)
     fine = np.linspace(0, 1, 101, dtype=np.float32)
-    style.share_band(left, fine, fine, cases)
-    left.plot([0, 1], [0, 1], color=style.EXACT, linewidth=1, linestyle=":", label="calibrated")
-    tarp = expected_coverage(report.tarp_ranks, draws, fine)
+    style.share_band(left, fine, fine, report.cases_used)
+    style.coverage_axes(left)
+    tarp = expected_coverage(report.tarp_ranks, report.draws_used, fine)
     left.plot(fine, np.asarray(tarp), color=style.INK, linestyle=style.DASHES[1], label="TARP")
     look = {"fmt": "o", "markersize": 5, "color": style.LEARNED, "label": "central intervals"}
     left.errorbar(report.levels, report.coverage, yerr=3 * report.coverage_error, **look)
-    left.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    left.set(xlabel="credibility level", ylabel="share of truths covered")
+    left.set_ylabel("share of truths covered")
     style.legend(left, "upper left")
     _cumulative(right, report)
-    for axes in (left, right):
-        axes.grid(True)
     style.legend_below(figure, right, columns=3)
     return figure
 
@@ -161,5 +145,6 @@ def _cumulative(axes: Axes, report: Any) -> None:
         color = style.INK if name == "TARP" else style.SERIES[cycle]
         look = {"color": color, "linestyle": style.DASHES[1 if name == "TARP" else round_ % 6]}
         axes.plot(band.expected, shares - band.expected, linewidth=1.2, label=name, **look)
-    axes.axhline(0, color=style.EXACT, linewidth=1, linestyle=":")
+    style.guide(axes, 0)
     axes.set(xlim=(0, 1), xlabel="rank / draws", ylabel="share of ranks below, less uniform")
+    axes.grid(True)

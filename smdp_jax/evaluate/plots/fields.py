@@ -37,8 +37,6 @@ def field_panel(
 ) -> Figure:
     """Truth, observation, posterior samples; below their mean and spread beside the exact ones.
 
-    All fields share one colour scale and all spreads another.
-
     Parameters
     ----------
     truth, end_state : array
@@ -54,24 +52,20 @@ def field_panel(
     Returns
     -------
     Figure
-        Two rows of images.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not belong together or ``max_samples`` is not positive.
+        Two rows of images. All fields share one colour scale and all spreads another.
     """
     check_positive(max_samples=max_samples)
     truth = style.array("truth", truth, 2)
     samples = style.array("samples", samples, 3, (None, *truth.shape))[:max_samples]
     top = [(truth, "True initial state"), (np.asarray(end_state), "Observed end state")]
     top += [(sample, f"Sample {index + 1}") for index, sample in enumerate(samples)]
-    means = [(np.asarray(mean), "Mean of samples")]
-    spreads = [(np.asarray(std), "Std of samples")]
-    if exact_mean is not None:
-        means.append((np.asarray(exact_mean), "Exact mean"))
-    if exact_std is not None:
-        spreads.append((np.asarray(exact_std), "Exact std"))
+    means, spreads = (
+        [(np.asarray(values), title) for values, title in pairs if values is not None]
+        for pairs in (
+            ((mean, "Mean of samples"), (exact_mean, "Exact mean")),
+            ((std, "Std of samples"), (exact_std, "Exact std")),
+        )
+    )
     for values, title in (*top, *means, *spreads):
         check_shape(title.lower(), values, truth.shape)
     means.append((np.asarray(mean) - truth, "Mean − true"))
@@ -100,22 +94,11 @@ def _two_rows(
         _image(axes, *item, **signed)
     for axes, item in zip(panels[1][-len(spreads) :], spreads, strict=True):
         images.append(_image(axes, *item, **positive))
-    for row, image, name in ((0, images[0], "field"), (1, images[-1], "std")):
-        extend = "max" if row else "both"
+    bars = (panels[0], images[0], "field", "both"), (panels[1], images[-1], "std", "max")
+    for row, image, name, extend in bars:
         look = {"aspect": 18, "pad": 0.015, "extend": extend}
-        style.colour_bar(figure, image, panels[row], style.label(name, unit), **look)
+        style.colour_bar(figure, image, row, style.label(name, unit), **look)
     return figure
-
-
-def _draw_spectrum(
-    axes: Axes, ks: np.ndarray, values: np.ndarray, color: str, dash: Any, name: str
-) -> None:
-    """One spectrum, or the median and the 90 % band of many."""
-    middle = values
-    if values.ndim == 2:
-        low, middle, high = np.percentile(values, [5, 50, 95], axis=0)
-        axes.fill_between(ks, low, high, color=color, alpha=0.15, linewidth=0)
-    axes.plot(ks, middle, color=color, linestyle=dash, label=name)
 
 
 @style.styled
@@ -132,13 +115,10 @@ def power_spectra(
     Parameters
     ----------
     wavenumbers : array
-        Shells, shape (shells,), in periods per box; shell 0 has no place on the axis and is left
-        out.
-    spectra : mapping of str to array
+        Shells, shape (shells,), in periods per box; shell 0 has no place on the axis.
+    spectra, truth : mapping of str to array, str
         Power by name, shape (shells,), or (samples, shells): then the median and the band that
-        holds 90 % of the samples.
-    truth : str
-        Name of the spectrum that is drawn as the exact one.
+        holds 90 % of the samples; name of the one that is drawn as the exact one.
     kmax, power_unit
         Last shell that a spectral error counts, to be marked; unit of the power, empty if
         dimensionless.
@@ -147,16 +127,11 @@ def power_spectra(
     -------
     Figure
         One panel.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not belong together, or there is nothing to draw.
     """
     ks = style.array("wavenumbers", wavenumbers, 1)
     check_holds("spectra", len(spectra), 1, "spectrum")
-    check_holds("ks", int(np.sum(ks > 0)), 1, "positive wavenumber")
     shown = ks > 0
+    check_holds("wavenumbers", int(shown.sum()), 1, "positive one")
     figure = style.new_figure(5.6, 3.8)
     axes = figure.subplots()
     others = [name for name in spectra if name != truth]
@@ -166,7 +141,11 @@ def power_spectra(
         cycle = others.index(name) % len(style.SERIES) if name in others else 0
         color = style.SERIES[cycle] if name in others else style.EXACT
         dash = style.DASHES[(cycle + 1) % len(style.DASHES)] if name in others else "-"
-        _draw_spectrum(axes, ks[shown], values[..., shown], color, dash, name)
+        middle = values = values[..., shown]
+        if values.ndim == 2:
+            low, middle, high = np.percentile(values, [5, 50, 95], axis=0)
+            axes.fill_between(ks[shown], low, high, color=color, alpha=0.15, linewidth=0)
+        axes.plot(ks[shown], middle, color=color, linestyle=dash, label=name)
     if kmax is not None:
         axes.axvline(kmax, color=style.SOFT, linewidth=0.9, linestyle=":")
         style.note(axes, f"k = {kmax}", kmax, 0.0, 4)

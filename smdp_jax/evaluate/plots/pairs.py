@@ -32,10 +32,9 @@ def histograms(
         Draws; leaves (draws, *state).
     truth, prior : pytree, optional
         The state they should hold, unbatched; draws from the prior, leaves (draws, *state).
-    entries : sequence of int, optional
-        Which entries, in the order of the leaves; default all of up to 6, else 6 equally spaced.
-    bins : int, optional
-        Number of bins over the range of what is drawn; default 8 to 40, by the number of draws.
+    entries, bins : sequence of int, int, optional
+        Which entries, in the order of the leaves, default all of up to 6, else 6 equally spaced;
+        bins over the range of what is drawn, default 8 to 40, by the number of draws.
 
     Returns
     -------
@@ -84,11 +83,8 @@ def pair_plot(
     ----------
     samples, truth
         As for `histograms`; the truth is a cross.
-    entries : sequence of int, optional
-        Which entries, in the order of the leaves; default all of up to 4, else 4 equally spaced.
-    bins : int, optional
-        Number of bins of the marginals; pairs have as many along each axis. Default 8 to 40, by the
-        number of draws.
+    entries, bins
+        As for `histograms`, but for up to 4 entries; pairs have as many bins along each axis.
 
     Returns
     -------
@@ -199,10 +195,7 @@ def samples_of(given: Any) -> Any:
 
 
 def columns(given: Any, axes: int, entries: Sequence[int] | None, most: int) -> dict[str, Any]:
-    """Entries by name, each with ``axes`` leading axes: ``x[3]``, ``marker``, ``velocity[0, 2]``.
-
-    Without a choice, those of a state that has no more than ``most``, else equally spaced ones.
-    """
+    """Chosen entries (default: ``most`` of them) by name, such as ``x[3]``, with leading axes."""
     found: dict[str, np.ndarray] = {}
     for place, leaf in by_name(samples_of(given)).items():
         name = place or "x"
@@ -215,13 +208,12 @@ def columns(given: Any, axes: int, entries: Sequence[int] | None, most: int) -> 
             found[told] = values[(..., *index)]
     if not found or next(iter(found.values())).size == 0:
         raise ValueError(f"samples must hold at least one draw of one entry, got {given}")
-    names = list(found)
-    count = len(names)
+    count = len(found)
     some = range(count) if count <= most else np.linspace(0, count - 1, most).astype(int).tolist()
     chosen = list(some if entries is None else entries)
-    wrong = [i for i in chosen if not 0 <= i < count]
-    if wrong or not chosen:
+    if not chosen or not all(0 <= i < count for i in chosen):
         raise ValueError(f"entries must be indices below {count}, got {chosen}")
+    names = list(found)
     return {names[i]: found[names[i]] for i in chosen}
 
 
@@ -230,7 +222,6 @@ def like(given: Any, names: Sequence[str], what: str) -> dict[str, float]:
     if given is None:
         return {}
     one = columns(given, 0, None, 1 << 30)
-    missing = [name for name in names if name not in one]
-    if missing:
+    if missing := [name for name in names if name not in one]:
         raise ValueError(f"{what} must be one state like the samples', got none of {missing}")
     return {name: float(one[name]) for name in names}

@@ -32,27 +32,20 @@ def particles(
 
     Parameters
     ----------
-    ts, ess : array
-        Times and effective sizes there, shape (times,).
-    resampled : array
-        Whether particles were resampled on the way to each time but the last, shape (times - 1,).
+    ts, ess, resampled : array
+        Times and effective sizes there, shape (times,); whether particles were resampled on the way
+        to each time but the last, shape (times - 1,).
     temperatures, acceptance, step_sizes : array
         Of the tempered end state, shape (stages,); NaN where no stage was needed.
-    num_particles, log_evidence, log_evidence_error
-        Particles; log density of what was seen and its standard error, in nats (None: not shown).
-    time_unit : str
-        Unit of the times; empty if dimensionless.
+    num_particles, log_evidence, log_evidence_error, time_unit
+        Particles; log density of what was seen and its standard error, in nats (None: not shown);
+        unit of the times, empty if dimensionless.
 
     Returns
     -------
     Figure
         Left: share of the particles that count, over time; right: acceptance and step sizes over
         the temperature of the end state.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not belong together, or ``num_particles`` is not positive.
     """
     check_positive(num_particles=num_particles)
     ts = style.array("ts", ts, 1)
@@ -91,12 +84,7 @@ def evidence_panel(past: Any, *, time_unit: str = "") -> Figure:
     Returns
     -------
     Figure
-        As of `particles`.
-
-    Raises
-    ------
-    TypeError
-        If it is another posterior, which has no evidence.
+        As of `particles`; another posterior, which has no evidence, is refused with a TypeError.
     """
     check_kind("past", past, "what condition returns", "log_evidence", "info")
     names = ("ts", "ess", "resampled", "temperatures", "acceptance", "step_sizes")

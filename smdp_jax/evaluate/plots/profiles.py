@@ -25,16 +25,12 @@ def profiles(
 
     Parameters
     ----------
-    points : array (points,)
-        Positions.
-    truth, end_state : array (points,)
-        True initial state and observed end state, in units of the field.
+    points, truth, end_state : array (points,)
+        Positions; true initial state and observed end state, in units of the field.
     samples, sample_ends : array (samples, points)
         Posterior samples of the initial state, and where the noise-free simulator takes them.
-    flow : array (points,), optional
-        Initial state that the probability flow leads to.
-    field_unit : str
-        Unit of the field; empty if dimensionless.
+    flow, field_unit : array (points,), optional, str
+        Initial state that the probability flow leads to; unit of the field, empty if dimensionless.
 
     Returns
     -------

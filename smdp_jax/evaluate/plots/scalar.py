@@ -25,8 +25,7 @@ def _mass_outline(density: np.ndarray) -> np.ndarray:
 def _heat_map(
     axes: Axes, ts: np.ndarray, xs: np.ndarray, values: np.ndarray, held: np.ndarray, top: float
 ) -> ScalarMappable:
-    """Signed values over (t, x), pale where not held; returns the colours for a bar."""
-    # Pale where there is next to no density: nothing was learned there, and nothing is asked.
+    """Signed values over (t, x), pale where no data tell them; returns the colours for a bar."""
     scale: dict[str, Any] = {"cmap": style.DIVERGING, "vmin": -top, "vmax": top}
     scale["alpha"] = np.where(held, 1.0, 0.3).T
     mesh = axes.pcolormesh(ts, xs, values.T, rasterized=True, **scale)
@@ -53,11 +52,10 @@ def score_field(
     ----------
     ts, xs : array
         Times (times,) and equally spaced states (points,), both increasing.
-    learned, exact : array
-        Scores, shape (times, points), in 1 / units of the state.
-    density : array or None
-        p_t on the same grid, of any normalisation per time: the region that holds 99 % of it is
-        outlined; outside, where no data tell the score, colours are pale.
+    learned, exact, density : array
+        Scores, shape (times, points), in 1 / units of the state; p_t there, of any normalisation
+        per time: the region that holds 99 % of it is outlined, and colours are pale outside, where
+        no data tell the score.
     time_unit, state_unit : str
         Units for the axes; empty if dimensionless.
 
@@ -94,14 +92,11 @@ def score_field(
     return figure
 
 
-def _lines(
-    axes: Axes, ts: np.ndarray, paths: np.ndarray, color: str, name: str, width: float
-) -> None:
+def _lines(axes: Axes, ts: np.ndarray, paths: np.ndarray, **look: Any) -> None:
     """Many thin paths as one artist, more transparent the more there are."""
     segments = np.stack([np.broadcast_to(ts, paths.shape), paths], axis=-1)
     alpha = float(np.clip(20 / len(paths), 0.15, 0.9))
-    lines = LineCollection(list(segments), colors=color, linewidths=width, alpha=alpha, label=name)
-    axes.add_collection(lines)
+    axes.add_collection(LineCollection(list(segments), alpha=alpha, **look))
     axes.autoscale_view()
 
 
@@ -126,20 +121,13 @@ def trajectories(
         Simulated paths, those of the reverse-time SDE, and those of the probability-flow ODE
         (optional, drawn over the others): shape (paths, times), in the order of ``ts`` and units
         of the state.
-    max_paths : int
-        At most this many of each are drawn, the first ones.
-    time_unit, state_unit : str
-        Units for the axes; empty if dimensionless.
+    max_paths, time_unit, state_unit
+        At most this many of each are drawn, the first ones; units, empty if dimensionless.
 
     Returns
     -------
     Figure
         Two panels.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not belong together or ``max_paths`` is not positive.
     """
     check_positive(max_paths=max_paths)
     ts = style.array("ts", ts, 1)
@@ -150,10 +138,11 @@ def trajectories(
     }
     figure = style.new_figure(8.6, 3.4)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    _lines(panels[0], ts, paths["forward"], style.SOFT, "simulated", 0.8)
-    _lines(panels[1], ts, paths["backward"], style.LEARNED, "reverse-time SDE", 0.8)
+    thin, wide = {"linewidths": 0.8}, {"linewidths": 1.3, "label": "probability-flow ODE"}
+    _lines(panels[0], ts, paths["forward"], colors=style.SOFT, label="simulated", **thin)
+    _lines(panels[1], ts, paths["backward"], colors=style.LEARNED, label="reverse-time SDE", **thin)
     if flow is not None:
-        _lines(panels[1], ts, paths["flow"][:12], style.FLOW, "probability-flow ODE", 1.3)
+        _lines(panels[1], ts, paths["flow"][:12], colors=style.FLOW, **wide)
     panels[0].set_title("Simulated forward")
     panels[1].set_title("Sampled backward")
     panels[0].set_ylabel(style.label("state $x$", state_unit))
@@ -185,11 +174,6 @@ def posterior_histogram(
     -------
     Figure
         One panel.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not belong together, or no sample is finite.
     """
     grid = style.array("grid", grid, 1)
     exact = style.array("exact_density", exact_density, 1, grid.shape)
@@ -230,11 +214,9 @@ def posterior_probability(
         Observed end states, shape (points,), in units of the state.
     learned_probability, exact_probability : array
         Share of posterior samples at +1, and the same in closed form, shape (points,).
-    num_samples : int or None
-        Samples behind each share; draws the band in which 95 % of the shares would lie if the
-        exact curve held.
-    state_unit : str
-        Unit for the axis; empty if dimensionless.
+    num_samples, state_unit : int or None, str
+        Samples behind each share, for the band in which 95 % of the shares would lie if the exact
+        curve held; unit for the axis, empty if dimensionless.
 
     Returns
     -------

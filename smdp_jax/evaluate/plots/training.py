@@ -81,10 +81,9 @@ def training_curve(
         "step" of each record (default 1, 2, ...); "validation_loss" with its "validation_step"
         (default: those of the records), where NaN stands for not measured; "window", the length S
         at each record, NaN for none.
-    log_steps : bool
-        Whether the step axis is logarithmic too.
-    target : float or None
-        Loss at the optimum, drawn as a line; 1 for losses divided by g^2 dt.
+    log_steps, target : bool, float or None
+        Whether the step axis is logarithmic too; loss at the optimum, drawn as a line: 1 for losses
+        divided by g^2 dt.
 
     Returns
     -------
@@ -104,7 +103,7 @@ def training_curve(
     axes = figure.subplots()
     finite = _draw_losses(axes, history, loss, steps)
     if target is not None:
-        axes.axhline(target, color=style.EXACT, linewidth=1, linestyle=":", label="optimum")
+        style.guide(axes, target, "optimum")
     if finite.size and finite.min() > 0:
         style.log_y(axes, finite)
     if log_steps:
@@ -136,11 +135,6 @@ def step_miss(ts: ArrayND, miss: ArrayND | Mapping[str, ArrayND], *, time_unit: 
     -------
     Figure
         One panel with a line at 1.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not belong together, or there is nothing to draw.
     """
     ts = style.array("ts", ts, 1)
     series = miss if isinstance(miss, Mapping) else {"": miss}
@@ -150,7 +144,7 @@ def step_miss(ts: ArrayND, miss: ArrayND | Mapping[str, ArrayND], *, time_unit: 
     for index, (name, given) in enumerate(series.items()):
         values = style.array(name or "miss", given, 1, ts.shape)
         axes.plot(ts, values, label=name, **style.series(index))
-    axes.axhline(1, color=style.EXACT, linewidth=1, linestyle=":", label="optimum")
+    style.guide(axes, 1, "optimum")
     drawn = np.concatenate([np.ravel(line.get_ydata()) for line in axes.get_lines()])
     style.log_y(axes, drawn[np.isfinite(drawn) & (drawn > 0)])
     axes.set(xlabel=style.label("time $t$", time_unit), ylabel="squared miss / noise variance")

@@ -11,10 +11,9 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from smdp_jax.checks import check_positive, check_within
+from smdp_jax.checks import check_positive, check_within, concrete
 from smdp_jax.physics.spectral.periodic import angular_wavenumbers, refine
 from smdp_jax.sde import Scalar
 
@@ -40,10 +39,9 @@ def cole_hopf(
         trigonometric polynomial through it is the initial velocity.
     t, viscosity
         Time > 0; nu > 0, in length^2 / time.
-    points : int
-        Quadrature points per period, a multiple of ``size``.
-    reach : int
-        Periods on either side over which is summed.
+    points, reach : int
+        Quadrature points per period, a multiple of ``size``; periods on either side that are summed
+        over.
 
     Returns
     -------
@@ -64,7 +62,12 @@ def cole_hopf(
     size = x0.shape[0]
     if points % size:
         raise ValueError(f"points must be a multiple of the size {size} of x0, got {points}")
-    _check_time(x0, t, viscosity, points, reach)
+    if concrete(x0, t):
+        (time,) = check_within("(0, inf)", t=t)
+        width = math.sqrt(2 * viscosity * time)
+        check_positive(least=math.ceil(2 / width), points=points)
+        most = float(np.max(np.abs(x0))) * time + 8 * width
+        check_positive(least=math.ceil(most), reach=reach)
     velocity = refine(x0, points)
     (k,) = angular_wavenumbers((points,))
     spectrum = jnp.fft.rfft(velocity)
@@ -83,13 +86,3 @@ def cole_hopf(
         return jnp.sum(jax.nn.softmax(-action / (2 * viscosity)) * velocity[source])
 
     return jax.lax.map(at, jnp.arange(0, points, points // size))
-
-
-def _check_time(x0: Array, t: Scalar, viscosity: float, points: int, reach: int) -> None:
-    if isinstance(t, Tracer) or isinstance(x0, Tracer):
-        return
-    speed = float(np.max(np.abs(x0)))
-    (time,) = check_within("(0, inf)", t=t)
-    width = math.sqrt(2 * viscosity * time)
-    check_positive(least=math.ceil(2 / width), points=points)
-    check_positive(least=math.ceil(speed * time + 8 * width), reach=reach)

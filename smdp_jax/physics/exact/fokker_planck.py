@@ -49,23 +49,19 @@ def transition_density(
 
     Parameters
     ----------
-    sde : SDE
-        A scalar process: states of shape (1,), a continuous drift, noise g(t) > 0.
-    start : float
-        Starting point, in units of state.
+    sde, start : SDE, float
+        A scalar process: states of shape (1,), a continuous drift, noise g(t) > 0; its starting
+        point, in units of state.
     end_time, start_time : float
         Last and first time of the table; until the first the density is taken to be Gaussian, so it
         must be short against the time in which the drift changes.
-    cells, steps : int
-        Finite volumes over ``-width <= z <= width``, and time steps, uniform in log t; errors fall
-        with the square of each.
-    stride : int
-        Every ``stride``-th step is kept in the table.
-    width : float
-        Half width of the domain, in standard deviations of the frame. Where the density is below
-        1e-30 of its peak, or outside, a Gaussian tail takes over; see ``Transition``.
-    frame_scale : float
-        Width of the frame relative to the Gaussian closure. The solution must not depend on it.
+    cells, steps, stride : int
+        Finite volumes over ``-width <= z <= width``, and time steps, uniform in log t, of which
+        every ``stride``-th is kept in the table; errors fall with the square of each.
+    width, frame_scale : float
+        Half width of the domain, in standard deviations of the frame: where the density is below
+        1e-30 of its peak, or outside, a Gaussian tail takes over, see ``Transition``; width of the
+        frame relative to the Gaussian closure, on which the solution must not depend.
 
     Returns
     -------

@@ -26,10 +26,9 @@ class LinearRates(NamedTuple):
 
     Parameters
     ----------
-    physics : array, shape (size, size)
-        -kappa, in 1 / time: the forward drift is ``physics * x_k``.
-    score : array, shape (size, size)
-        -1 / C(t), in 1 / variance: the score is ``score * x_k``.
+    physics, score : array, shape (size, size)
+        -kappa, in 1 / time: the forward drift is ``physics * x_k``; -1 / C(t), in 1 / variance: the
+        score is ``score * x_k``.
     backward : array, shape (size, size)
         ``kappa - (1 + alpha^2) / 2 g^2 / C(t)``, in 1 / time: the reversed process with noise
         level alpha is ``dx_k = backward x_k dtau + alpha g dW``.

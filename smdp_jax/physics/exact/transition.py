@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, Float, Int
 
-from smdp_jax.physics.exact.law import ScalarLaw
+from smdp_jax.physics.exact.law import ScalarLaw, ScalarState
 from smdp_jax.sde import Args, Scalar
 
 
@@ -28,16 +28,12 @@ class Transition(ScalarLaw):
 
     Parameters
     ----------
-    start : scalar
-        Starting point, in units of state.
-    ts : array, shape (times,)
-        Table times, uniform in log t.
+    start, ts : scalar, array, shape (times,)
+        Starting point, in units of state; table times, uniform in log t.
     means, stds, mean_slopes, std_slopes : arrays, shape (times,)
         Frame m(t), s(t), in units of state; their derivatives by log t.
-    zs : array, shape (cells,)
-        Places in the frame, uniform.
-    tilts : array, shape (times, cells)
-        h, in nats.
+    zs, tilts : array, shape (cells,), array, shape (times, cells)
+        Places in the frame, uniform; h, in nats.
     """
 
     start: Float[Array, ""]
@@ -49,13 +45,13 @@ class Transition(ScalarLaw):
     zs: Float[Array, " cells"]
     tilts: Float[Array, "times cells"]
 
-    def log_density(self, t: Scalar, x: Float[ArrayLike, "1"]) -> Float[Array, ""]:
+    def log_density(self, t: Scalar, x: ScalarState) -> Float[Array, ""]:
         """Log density of x_t at ``x``, in nats."""
         x = jnp.asarray(x)[0]
         atom = jnp.where(x == self.start.astype(x.dtype), jnp.inf, -jnp.inf)
         return jnp.where(jnp.asarray(t) > 0, self._log_density(t, x), atom)
 
-    def score(self, t: Scalar, x: Float[ArrayLike, "1"], args: Args = None) -> Float[Array, "1"]:
+    def score(self, t: Scalar, x: ScalarState, args: Args = None) -> Float[Array, "1"]:
         """Gradient of the log density at ``x``; 0 at t = 0."""
         gradient = jax.grad(self._log_density, argnums=1)(t, jnp.asarray(x)[0])
         return jnp.where(jnp.asarray(t) > 0, gradient, 0)[None]
@@ -108,15 +104,9 @@ def _lagrange(place: Float[Array, ""], size: int) -> tuple[Int[Array, "4"], Floa
     """Return the four table entries around a fractional index and their cubic weights."""
     first = jnp.clip(jnp.floor(place).astype(int) - 1, 0, size - 4)
     u = place - first.astype(place.dtype)
-    weights = jnp.stack(
-        [
-            -(u - 1) * (u - 2) * (u - 3) / 6,
-            u * (u - 2) * (u - 3) / 2,
-            -u * (u - 1) * (u - 3) / 2,
-            u * (u - 1) * (u - 2) / 6,
-        ]
-    )
-    return first + jnp.arange(4), weights
+    outer = -(u - 1) * (u - 2) * (u - 3) / 6, u * (u - 1) * (u - 2) / 6
+    inner = u * (u - 2) * (u - 3) / 2, -u * (u - 1) * (u - 3) / 2
+    return first + jnp.arange(4), jnp.stack([outer[0], *inner, outer[1]])
 
 
 def _hermite(

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, PRNGKeyArray
 
 from smdp_jax.checks import check_positive, check_shape, check_within
-from smdp_jax.physics.conditions import check_coefficients, check_draws
+from smdp_jax.physics.conditions import check_coefficients
 from smdp_jax.physics.smoke.grid import Field, Mask
 from smdp_jax.physics.smoke.obstacles import (
     box_mask,
@@ -85,12 +85,7 @@ class ClosedBox:
         Returns
         -------
         bool array, shape (size, size)
-            True in cells whose centre it covers.
-
-        Raises
-        ------
-        ValueError
-            If it covers no cell: outside, empty, or thinner than a cell.
+            True in cells whose centre it covers, at least one, or it is refused (ValueError).
         """
         mask = box_mask(self.size, self._shares(lower), self._shares(upper))
         return self._not_empty(mask, f"the obstacle from {_text(lower)} to {_text(upper)}")
@@ -106,12 +101,7 @@ class ClosedBox:
         Returns
         -------
         bool array, shape (size, size)
-            True in cells whose centre it covers.
-
-        Raises
-        ------
-        ValueError
-            If the radius is not positive, or it covers no cell: outside, or smaller than a cell.
+            True in cells whose centre it covers, at least one, or it is refused (ValueError).
         """
         check_within("(0, inf)", **{"the radius of a disc": radius})
         mask = disc_mask(self.size, self._shares(centre), radius / self.length)
@@ -146,7 +136,7 @@ class ClosedBox:
             ``{"obstacles": masks}``, shape (n, size, size): ``args`` of ``simulate`` with
             ``args_axes=0``.
         """
-        check_draws(n, "geometries")
+        check_positive(n=n)
         return {"obstacles": jax.vmap(self.random_obstacles)(jax.random.split(key, n))}
 
     def fill_enclosed(self, mask: Mask) -> Mask:
@@ -178,18 +168,16 @@ class ClosedBox:
             If the mask has another shape, covers part of the inflow, or encloses fluid cells.
         """
         solid = np.asarray(self.solid({"obstacles": mask}))
-        covered = int(np.sum(solid & (np.asarray(self.inflow()) > 0)))
-        if covered:
-            x, y = (share * self.length for share in _INFLOW_CENTRE)
-            inflow = f"a disc of radius {_INFLOW_RADIUS * self.length:g} at ({x:g}, {y:g})"
+        if covered := int(np.sum(solid & (np.asarray(self.inflow()) > 0))):
+            centre = _text([share * self.length for share in _INFLOW_CENTRE])
+            inflow = f"a disc of radius {_INFLOW_RADIUS * self.length:g} at {centre}"
             said = f"the obstacles must leave the inflow free, {inflow}"
             raise ValueError(f"{said}, got {covered} of its cells covered")
         enclosed = np.argwhere(np.asarray(self.fill_enclosed(jnp.asarray(solid))) & ~solid)
         if len(enclosed):
-            x, y = (enclosed[0] + 0.5) * self.spacing
-            got = f"{len(enclosed)} fluid cells, one of them at ({x:g}, {y:g})"
-            said = "the obstacles must cut nothing off from the inflow"
-            raise ValueError(f"{said}, got {got}: make these solid by fill_enclosed(mask)")
+            at = _text((enclosed[0] + 0.5) * self.spacing)
+            got = f"{len(enclosed)} fluid cells, one of them at {at}: use fill_enclosed(mask)"
+            raise ValueError(f"the obstacles must cut nothing off from the inflow, got {got}")
 
     def solid(self, args: Args = None) -> Mask:
         """Read the obstacles from the conditions.
@@ -223,9 +211,8 @@ class ClosedBox:
 
     def _not_empty(self, mask: Mask, what: str) -> Mask:
         if not bool(jnp.any(mask)):
-            box = f"the box [0, {self.length:g}] x [0, {self.length:g}]"
-            said = f"{what} must cover a cell of {box} (cells of side {self.spacing:g})"
-            raise ValueError(f"{said}, got none: it is outside, or too thin")
+            box = f"the box of side {self.length:g} in cells of {self.spacing:g}"
+            raise ValueError(f"{what} must cover a cell of {box}, got none: outside, or too thin")
         return mask
 
 

@@ -89,12 +89,8 @@ def project(velocity: Velocity, faces: Faces, spacing: Scalar = 1.0) -> Velocity
 
     Parameters
     ----------
-    velocity : tuple of two arrays, shape (size, size)
-        On faces, in length / time.
-    faces : tuple of two bool arrays, shape (size, size)
-        Open faces.
-    spacing : scalar
-        Side of a cell.
+    velocity, faces, spacing : tuples of two arrays, shape (size, size), scalar
+        On faces, in length / time; which faces are open (bool); side of a cell.
 
     Returns
     -------
@@ -112,9 +108,8 @@ def project(velocity: Velocity, faces: Faces, spacing: Scalar = 1.0) -> Velocity
     # system with itself as the matrix: that gives JAX its derivatives, forward and reverse. One
     # array, because JAX fails where only one of several has a derivative.
     stacked = jnp.stack(velocity)
-    vx, vy = jax.lax.custom_linear_solve(
-        functools.partial(solve, None), stacked, solve, symmetric=True
-    )
+    itself = functools.partial(solve, None)
+    vx, vy = jax.lax.custom_linear_solve(itself, stacked, solve, symmetric=True)
     return vx, vy
 
 

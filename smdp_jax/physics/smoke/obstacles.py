@@ -43,10 +43,9 @@ def random_obstacles(key: PRNGKeyArray, size: int, start: Point) -> Mask:
 
     Parameters
     ----------
-    key, size
-        Consumed; cells per side.
-    start : array, shape (2,)
-        A point (x, y) that is never covered and below y = 0.2: the inflow, as shares of the side.
+    key, size, start
+        Consumed; cells per side; a point (x, y), shape (2,), that is never covered and below
+        y = 0.2: the inflow, as shares of the side.
 
     Returns
     -------
@@ -67,9 +66,7 @@ def random_obstacles(key: PRNGKeyArray, size: int, start: Point) -> Mask:
 
 
 def _random_point(key: PRNGKeyArray) -> Point:
-    return jax.random.uniform(
-        key, (2,), minval=jnp.array([0.01, 0.5]), maxval=jnp.array([1.0, 1.0])
-    )
+    return jax.random.uniform(key, (2,), minval=jnp.array([0.01, 0.5]), maxval=jnp.ones(2))
 
 
 def _random_box(key: PRNGKeyArray, size: int) -> Mask:
@@ -80,10 +77,8 @@ def _random_box(key: PRNGKeyArray, size: int) -> Mask:
     along_x = jnp.stack([length, thickness])
     extents = jnp.stack([along_x, along_x[::-1], -along_x, -along_x[::-1]])
     other = corner + extents[jax.random.randint(k_orientation, (), 0, 4)]
-    lowest = jnp.array([0.0, 0.2])
-    return box_mask(
-        size, jnp.maximum(jnp.minimum(corner, other), lowest), jnp.maximum(corner, other)
-    )
+    lower = jnp.maximum(jnp.minimum(corner, other), jnp.array([0.0, 0.2]))
+    return box_mask(size, lower, jnp.maximum(corner, other))
 
 
 def _random_disc(key: PRNGKeyArray, size: int) -> Mask:
@@ -97,10 +92,8 @@ def fill_enclosed(solid: Mask, start: Point) -> Mask:
 
     Parameters
     ----------
-    solid : bool array, shape (size, size)
-        Cells covered by obstacles.
-    start : array, shape (2,)
-        The point (x, y), as shares of the side, in a fluid cell.
+    solid, start : bool array, shape (size, size), array, shape (2,)
+        Cells covered by obstacles; the point (x, y), as shares of the side, in a fluid cell.
 
     Returns
     -------
@@ -118,7 +111,5 @@ def fill_enclosed(solid: Mask, start: Point) -> Mask:
         along_y = padded[1:-1, 2:] | padded[1:-1, :-2]
         return (reached | along_x | along_y) & ~solid, reached
 
-    reached, _ = jax.lax.while_loop(
-        lambda carry: jnp.any(carry[0] != carry[1]), grow, (seed, jnp.zeros_like(seed))
-    )
-    return ~reached
+    growing = lambda carry: jnp.any(carry[0] != carry[1])
+    return ~jax.lax.while_loop(growing, grow, (seed, jnp.zeros_like(seed)))[0]

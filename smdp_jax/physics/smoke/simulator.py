@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.checks import check_floating, warn
-from smdp_jax.physics.conditions import check_coefficients, check_draws
+from smdp_jax.checks import check_positive
+from smdp_jax.physics.conditions import check_coefficients, check_fields
 from smdp_jax.physics.smoke.advection import advect_marker, advect_velocity, fill_solid
 from smdp_jax.physics.smoke.geometry import ClosedBox
 from smdp_jax.physics.smoke.grid import (
@@ -24,7 +24,7 @@ from smdp_jax.physics.smoke.grid import (
     project,
     to_inner,
 )
-from smdp_jax.physics.system import AdvectingSystem, CourantWarning
+from smdp_jax.physics.system import AdvectingSystem
 from smdp_jax.sde import SDE, Args, FlowMap, Scalar, integrated_backward
 
 State = Mapping[str, Any]
@@ -92,10 +92,9 @@ class Smoke(ClosedBox, AdvectingSystem):
 
     def sde(self, inverse: FlowMap | None = None) -> SDE:
         """Return the process as a flow map, walked back by the same step with negative time."""
-        diffusion = dict.fromkeys(self._shapes(), self.noise)
-        return SDE(
-            step=self.step, diffusion=diffusion, inverse=inverse or integrated_backward(self.step)
-        )
+        noise = dict.fromkeys(self._shapes(), self.noise)
+        inverse = inverse or integrated_backward(self.step)
+        return SDE(step=self.step, diffusion=noise, inverse=inverse)
 
     def step(self, t0: Scalar, t1: Scalar, x: State, args: Args = None) -> dict[str, Array]:
         """Advance the smoke in one step; ``args`` may hold ``obstacles``, a mask of solid cells.
@@ -107,13 +106,11 @@ class Smoke(ClosedBox, AdvectingSystem):
         dtype, solid = marker.dtype, self.solid(args)
         t0, t1 = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
         elapsed = (t1 - t0) / self.time_unit
-        emitted = (jnp.minimum(t1, self.inflow_end) - jnp.minimum(t0, self.inflow_end)) / (
-            self.time_unit
-        )
+        emitting = jnp.minimum(t1, self.inflow_end) - jnp.minimum(t0, self.inflow_end)
         courant = elapsed / self.spacing
         velocity = closed_to(velocity, faces)
         marker = advect_marker(fill_solid(marker, solid), velocity, courant)
-        marker = jnp.where(solid, 0, marker + emitted * self.inflow(dtype))
+        marker = jnp.where(solid, 0, marker + emitting / self.time_unit * self.inflow(dtype))
         vx, vy = advect_velocity(velocity, courant)
         marker_at_y = (marker + jnp.pad(marker[:, :-1], ((0, 0), (1, 0)))) / 2
         vy = vy + elapsed * self.buoyancy * marker_at_y
@@ -121,8 +118,7 @@ class Smoke(ClosedBox, AdvectingSystem):
 
     def prior(self, key: PRNGKeyArray, n: int) -> dict[str, Array]:
         """Return states at rest and without smoke: all randomness is in obstacles and noise."""
-        check_draws(n, "initial states")
-        del key
+        check_positive(n=n)
         return {name: jnp.zeros((n, *shape)) for name, shape in self._shapes().items()}
 
     def project(self, x: State, args: Args = None) -> dict[str, Array]:
@@ -186,27 +182,13 @@ class Smoke(ClosedBox, AdvectingSystem):
         fastest = jnp.maximum(jnp.max(jnp.abs(x["velocity_x"])), jnp.max(jnp.abs(x["velocity_y"])))
         return _MOST_CELLS * self.spacing * self.time_unit / fastest
 
-    def check_step(self, dt: float | int, x: State) -> None:
-        """Warn if a step is too long; looks at values, so not under ``jit``."""
-        stable = self._stable(x)
-        if not abs(dt) <= stable:
-            warn(
-                f"Smoke: a step of {abs(dt):.3g} breaks the CFL condition: it carries the fastest "
-                f"smoke over {abs(dt) / stable * _MOST_CELLS:.3g} cells, more than "
-                f"{_MOST_CELLS}; a step of at most {stable:.3g} would do",
-                CourantWarning,
-            )
-
     def _shapes(self) -> dict[str, tuple[int, int]]:
         n = self.size
         return {"marker": (n, n), "velocity_x": (n - 1, n), "velocity_y": (n, n - 1)}
 
     def _read(self, x: State, args: Args) -> tuple[Velocity, Faces, Field]:
         """Return velocity on lower faces, open faces and marker."""
-        shapes = jax.tree.map(jnp.shape, dict(x)) if isinstance(x, Mapping) else type(x).__name__
-        if shapes != self._shapes():
-            raise ValueError(f"the state of Smoke must have shapes {self._shapes()}, got {shapes}")
-        check_floating("the state of Smoke", *x.values())
+        check_fields("Smoke", x, self._shapes())
         velocity = from_inner(x["velocity_x"], x["velocity_y"])
         return velocity, open_faces(self.solid(args)), jnp.asarray(x["marker"])
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from smdp_jax.checks import check_floating, check_shape
+from smdp_jax.physics.conditions import check_even
 
 
 def _wavenumbers(shape: tuple[int, ...], *, full: bool = False) -> Sequence[np.ndarray]:
@@ -59,23 +60,16 @@ def coarsen(x: Float[Array, "*_fine"], size: int) -> Float[Array, "*_coarse"]:
 
     Parameters
     ----------
-    x : array
-        One field, the same number of points along every axis.
-    size : int
-        Points per side of the coarse grid, even, at most those of ``x``.
+    x, size : array, int
+        One field, the same number of points along every axis; points per side of the coarse grid,
+        even, from 2 to those of ``x``.
 
     Returns
     -------
     array
         ``size`` points per side, in units of the field; without the coarse grid's Nyquist modes.
-
-    Raises
-    ------
-    ValueError
-        If ``size`` is odd, below 2, or larger than that of ``x``.
     """
-    if not 2 <= size <= x.shape[0] or size % 2:
-        raise ValueError(f"size must be even and from 2 to {x.shape[0]}, got {size}")
+    check_even("size", size, 2, x.shape[0])
     return _resample(x, size)
 
 
@@ -91,14 +85,8 @@ def refine(x: Float[Array, "*_coarse"], size: int) -> Float[Array, "*_fine"]:
     -------
     array
         ``size`` points per side, in units of the field; without the Nyquist modes of ``x``.
-
-    Raises
-    ------
-    ValueError
-        If ``size`` is odd or smaller than that of ``x``.
     """
-    if size < x.shape[0] or size % 2:
-        raise ValueError(f"size must be even and at least {x.shape[0]}, got {size}")
+    check_even("size", size, x.shape[0])
     return _resample(x, size)
 
 

@@ -17,15 +17,13 @@ Field = Float[Array, "size size"]
 
 def stream_function(w: Field) -> Field:
     """Solve ``-Laplace psi = w``."""
-    _, _, square = _wavenumbers(w)
-    inverse = np.divide(1, square, out=np.zeros_like(square), where=square > 0)
-    return _multiplied(w, inverse)
+    return _multiplied(w, _inverse(_wavenumbers(w)[2]))
 
 
 def velocity(w: Field) -> tuple[Field, Field]:
     """Velocity of zero mean that has this vorticity and no divergence."""
     kx, ky, square = _wavenumbers(w)
-    inverse = np.divide(1, square, out=np.zeros_like(square), where=square > 0)
+    inverse = _inverse(square)
     return _multiplied(w, 1j * ky * inverse), _multiplied(w, -1j * kx * inverse)
 
 
@@ -41,13 +39,16 @@ def enstrophy(w: Field) -> Float[Array, ""]:
 
 def palinstrophy(w: Field) -> Float[Array, ""]:
     """Palinstrophy ``P = <|grad w|^2> / 2``; viscosity takes ``2 nu P`` of enstrophy per time."""
-    _, _, square = _wavenumbers(w)
-    return jnp.mean(w * _multiplied(w, square)) / 2
+    return jnp.mean(w * _multiplied(w, _wavenumbers(w)[2])) / 2
 
 
 def _wavenumbers(w: Field) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     kx, ky = angular_wavenumbers(w.shape)
     return kx, ky, kx**2 + ky**2
+
+
+def _inverse(square: np.ndarray) -> np.ndarray:
+    return np.divide(1, square, out=np.zeros_like(square), where=square > 0)
 
 
 def _multiplied(w: Field, multipliers: np.ndarray) -> Field:
