@@ -38,10 +38,11 @@ class Heat(GaussianModes, StepSystem, DriftSystem):
 
     Parameters
     ----------
-    size, end_time : int, float
-        Points per side, even, at least 4; T > 0, when the end state is observed.
-    diffusivity, noise : float
-        alpha > 0, in length^2 / time; g > 0 per grid point, in units of u per square root of time.
+    size, diffusivity : int, float
+        Points per side, even, at least 4; alpha > 0, in length^2 / time.
+    noise, end_time : float
+        g > 0 per grid point, in units of u per square root of time; T > 0, when the end state is
+        observed.
 
     References
     ----------

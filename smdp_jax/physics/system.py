@@ -121,10 +121,11 @@ def spin_up(step: FlowMap, xs: State, *, time: float | int, calls: int, args: Ar
     ----------
     step : callable
         ``step(t0, t1, x, args)`` of one state; an autonomous flow.
-    xs, args : pytree
-        States, leaves (samples, *state); conditions, the same for all samples.
-    time, calls
-        How long, in the system's units, >= 0; equal steps to do it in, at least 1.
+    xs : pytree
+        States, leaves (samples, *state).
+    time, calls, args
+        How long, in the system's units, >= 0; equal steps to do it in, at least 1; conditions, the
+        same for all samples.
 
     Returns
     -------
