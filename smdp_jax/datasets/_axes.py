@@ -63,28 +63,25 @@ def find_axes(variable: Variable, times: Variable | None, count: int, dims: Any)
         if set(names) & (SAMPLE | _SPACE):
             raise ContentError(f"{variable} must have an axis of times, got {names}{_NAME_THEM}")
         return _by_order(variable, count)
-    if variable.shape[time] != count:
-        got = f"shape {variable.shape} of {names}"
-        raise ContentError(f"{variable} must have {count} times along {names[time]!r}, got {got}")
-    others = [name for i, name in enumerate(names) if i != time]
-    sample = _only(
-        variable, ["" if i == time else n for i, n in enumerate(names)], "sample", SAMPLE
-    )
+    if (size := variable.shape[time]) != count:
+        raise ContentError(f"{variable} must have {count} times along {names[time]!r}, got {size}")
+    others = ["" if i == time else name for i, name in enumerate(names)]
+    sample = _only(variable, others, "sample", SAMPLE)
     if sample is None and time == 1:
         sample = 0
-    elif sample is None and not {name.lower() for name in others} <= _SPACE:
-        said = f"{variable} must name its axis of samples, such as 'sample'"
-        raise ContentError(f"{said}, got {names}{_NAME_THEM}")
+    elif sample is None and not {name.lower() for name in others} <= {"", *_SPACE}:
+        raise ContentError(f"{variable} must name its axis of samples, got {names}{_NAME_THEM}")
     return Axes(sample, time)
 
 
 def _by_order(variable: Variable, count: int) -> Axes:
     shape = variable.shape
-    if len(shape) < 2 or shape[1] != count:
-        first = len(shape) > 0 and shape[0] == count
-        hint = "; its first axis has that length: put one of samples before it" if first else ""
-        said = f"{variable} must be (samples, times, *state) with {count} times"
-        raise ContentError(f"{said}, got shape {shape}{hint}")
+    if shape[1:2] != (count,):
+        hint = "; its first axis has that length: put one of samples before it"
+        got = f"shape {shape}{hint if shape[:1] == (count,) else ''}"
+        raise ContentError(
+            f"{variable} must be (samples, times, *state) with {count} times, got {got}"
+        )
     return Axes(0, 1)
 
 
@@ -92,9 +89,7 @@ def sample_axis(variable: Variable) -> int | None:
     """Place of the samples' axis of conditions by name, if it has one."""
     if variable.attrs.get("sample_varying", False):
         return 0
-    if variable.dims is None:
-        return None
-    return _only(variable, variable.dims, "sample", SAMPLE)
+    return _only(variable, variable.dims or (), "sample", SAMPLE)
 
 
 def _only(variable: Variable, names: Sequence[str], role: str, known: set[str]) -> int | None:

@@ -62,11 +62,9 @@ class Variable:
             return decoded
         if missing and decoded.dtype.kind == "f":
             return np.where(marked, decoded.dtype.type(np.nan), decoded)
-        raise ContentError(
-            f"{self} must have no missing values, got {int(marked.sum())} of {marked.size} that "
-            "are its fill value or outside its valid range: leave those paths out, or pass "
-            "mask=True for states that were not seen at all times"
-        )
+        said = f"{self} must have no missing values, got {int(marked.sum())} of {marked.size}"
+        how = "leave those paths out, or pass mask=True for states that were not seen at all times"
+        raise ContentError(f"{said} that are its fill value or outside its valid range: {how}")
 
 
 def _decoded(name: str, array: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:

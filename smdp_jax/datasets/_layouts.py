@@ -30,11 +30,9 @@ def find_layout(arrays: Arrays, given: Mapping[str, Any]) -> Layout:
         if found is not None:
             return _with_conditions(found, named)
     shapes = {name: variable.shape for name, variable in list(arrays.items())[:20]}
-    raise ContentError(
-        f"the arrays must be in a layout that is known (PDEBench, The Well, named axes with time "
-        f"and sample, or 'ts' and 'xs'), got {shapes}: name them with ts= (or give the times "
-        "themselves) and xs="
-    )
+    known = "PDEBench, The Well, named axes with time and sample, or 'ts' and 'xs'"
+    how = "name them with ts= (or give the times themselves) and xs="
+    raise ContentError(f"arrays must be in a layout that is known ({known}), got {shapes}: {how}")
 
 
 def _with_conditions(layout: Layout, named: Mapping[str, Any]) -> Layout:
@@ -58,10 +56,8 @@ def _pdebench(arrays: Arrays, ts: Any) -> Layout | None:
         return None
     count = arrays["t-coordinate"].shape[0]
     xs = {n: n for n, v in arrays.items() if len(v.shape) > 2 and v.shape[1] in (count, count - 1)}
-    if not xs:
-        return None
     states = "tensor" if list(xs) == ["tensor"] else xs
-    return Layout("t-coordinate", states, one_more=True)
+    return Layout("t-coordinate", states, one_more=True) if xs else None
 
 
 def _pdebench_seeds(arrays: Arrays, ts: Any) -> Layout | None:
@@ -89,8 +85,7 @@ def _named_axes(arrays: Arrays, ts: Any) -> Layout | None:
     if len(times) > 1:
         raise ContentError(f"there must be one array of times, got {times}: name it with ts=")
     sampled = {n: v.dims for n, v in arrays.items() if SAMPLE & {d.lower() for d in v.dims or ()}}
-    own = [n for n, dims in sampled.items() if n not in with_time and dims != (n,)]
-    args = {name: name for name in own}
+    args = {n: n for n, dims in sampled.items() if n not in with_time and dims != (n,)}
     xs = states[0] if len(states) == 1 else {name: name for name in states}
     return Layout(times[0] if times else ts, xs, args or None, 0 if args else None, repeat=True)
 

@@ -62,6 +62,11 @@ class Part:
     units: tuple[str, ...]
     kept: np.ndarray | None = None  # which of the file's first times ours are, if not all
 
+    @property
+    def stored(self) -> int:
+        """How many of the file's times are read."""
+        return len(self.times if self.kept is None else self.kept)
+
     def load(self, index: Sequence[int], dtype: Any, common: np.ndarray) -> Trajectories:
         """Read some paths, at the times that all have in common."""
         with open_arrays(self.path, self.kind) as arrays:
@@ -89,13 +94,11 @@ class Part:
 
     def _at(self, variable: Variable, axes: Axes, runs: list[slice], common: Any) -> np.ndarray:
         """States of some paths at common times, NaN where this file has none."""
-        count = len(self.times) if self.kept is None else len(self.kept)
-        missing = bool(self.layout.mask)
         whole: Any = None
         done = 0
         places = np.abs(common[:, None] - self.times).argmin(axis=0)
         for run in runs:  # straight to its place: blocks are what memory is for
-            read = axes.read(variable, run, count, missing=missing)
+            read = axes.read(variable, run, self.stored, missing=bool(self.layout.mask))
             read = read if self.kept is None else read[:, self.kept]
             if len(runs) == 1 and len(self.times) == len(common):
                 return read
@@ -115,12 +118,11 @@ class Part:
             gaps = [jnp.isnan(x).reshape(*x.shape[:2], -1).any(axis=2) for x in states]
             return ~jnp.any(jnp.stack(gaps), axis=0)
         variable = _find(arrays, self.group + self.layout.mask, self.path)
-        count = len(self.times) if self.kept is None else len(self.kept)
-        axes = find_axes(variable, None, count, None)
+        axes = find_axes(variable, None, self.stored, None)
         seen = self._at(variable, axes, runs, common)
         if seen.ndim != 2:
-            got = f"{variable} of shape {variable.shape}"
-            raise ContentError(f"mask must be (samples, times), got {got}")
+            shape = variable.shape
+            raise ContentError(f"mask must be (samples, times), got {variable} of shape {shape}")
         return jnp.asarray(np.nan_to_num(seen) != 0)
 
     def _conditions(
@@ -130,14 +132,14 @@ class Part:
         axis = sample_axis(variable)
         if self.layout.args_axes is None:
             if axis is not None:
-                said = f"{variable} has an axis of samples, {variable.dims}"
-                raise ContentError(f"{said}: pass args_axes=0")
+                dims = variable.dims
+                raise ContentError(f"{variable} has an axis of samples, {dims}: pass args_axes=0")
             return on_device(variable.read(), dtype, variable)
         if self.layout.repeat and axis is None:
             value = variable.read()
             return on_device(np.broadcast_to(value, (count, *value.shape)), dtype, variable)
         axis = axis or 0
-        if len(variable.shape) == 0 or variable.shape[axis] != self.count:
+        if variable.shape[axis : axis + 1] != (self.count,):
             said = f"args_axes=0: {variable} must have {self.count} entries like the states"
             raise ContentError(f"{said}, got shape {variable.shape}")
         before = (slice(None),) * axis
@@ -205,9 +207,7 @@ def _as_times(times: np.ndarray, what: str) -> np.ndarray:
 
 
 def _check_increasing(times: np.ndarray, what: str) -> None:
-    wrong = np.flatnonzero(~(np.diff(times) > 0))
-    if wrong.size:
-        i = int(wrong[0])
+    for i in np.flatnonzero(~(np.diff(times) > 0)):
         got = f"{times[i]} and then {times[i + 1]} at index {i + 1}"
         raise ContentError(f"{what} must increase, got {got}: sort them, and the states alike")
 

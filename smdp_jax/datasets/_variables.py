@@ -71,8 +71,8 @@ def name_axes(
         named[name] = leading[name] + axes
         for axis, length in zip(named[name], array.shape, strict=True):
             if lengths.setdefault(axis, length) != length:
-                said = f"dims: axis {axis!r} has length {lengths[axis]}"
-                raise ValueError(f"{said} and, in {name!r}, {length}")
+                said = f"axis {axis!r} has length {lengths[axis]} and, in {name!r}, {length}"
+                raise ValueError(f"dims: {said}")
     return named
 
 

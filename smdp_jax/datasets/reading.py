@@ -238,21 +238,18 @@ def _open(path: str | Path, config: Any) -> Store:
 def _written(store: Store, partial: bool) -> list[int]:
     written = store.written()
     if len(written) < store.chunks and not (partial and written):
-        raise ValueError(
-            f"{store.path} has {len(written)} of {store.chunks} chunks: write it again with the "
-            "same arguments, which goes on from there, or take what there is with partial=True"
-        )
+        said = f"{store.path} has {len(written)} of {store.chunks} chunks: write it again with the"
+        how = "same arguments, which goes on from there, or take what there is with partial=True"
+        raise ValueError(f"{said} {how}")
     return written
 
 
 def _split_of(mesh: Mesh | None, chunks: int, said: str) -> Split | None:
     split = None if mesh is None else split_of(mesh)
     if split is not None and chunks % split.count:
-        raise ValueError(
-            f"chunks must be a multiple of the mesh's {split.count} devices, each of which holds "
-            f"whole ones, but {said} {chunks}: read it without mesh=, or over fewer devices, or "
-            "write it in other chunks"
-        )
+        want = f"a multiple of the mesh's {split.count} devices, each of which holds whole ones"
+        how = "read it without mesh=, or over fewer devices, or write it in other chunks"
+        raise ValueError(f"chunks must be {want}, but {said} {chunks}: {how}")
     return split
 
 

@@ -75,9 +75,6 @@ def create_store(
     os.replace(partial, path)
 
 
-_REMEDY = "use another path, or remove this one"
-
-
 @dataclass(frozen=True)
 class Store:
     """An open dataset."""
@@ -102,8 +99,8 @@ class Store:
             what = f"{type(error).__name__}: {error}"
             raise ValueError(f"{said} ({what}); use from_zarr for arrays of your own") from error
         if layout["version"] != _VERSION:
-            said = f"{path} has layout {layout['version']}"
-            raise ValueError(f"{said}, this version of smdp_jax reads {_VERSION}")
+            got = layout["version"]
+            raise ValueError(f"{path} has layout {got}, this version of smdp_jax reads {_VERSION}")
         return cls(path, group, layout, config)
 
     @property
@@ -130,7 +127,7 @@ class Store:
     def write(self, index: int, chunk: Trajectories) -> None:
         """Write one chunk; it counts only once all of it is on disk."""
         structure, arrays = to_arrays(chunk)
-        stacked = _stacked(self.layout["structure"])
+        stacked = self.stacked
         if structure != self.layout["structure"]:
             raise ValueError(f"chunk {index} has another tree than {self.path}")
         for name in stacked:
@@ -140,13 +137,18 @@ class Store:
                 raise ValueError(f"{has}, {self.path} has {want.chunks} and {want.dtype}")
         shared = {name: array for name, array in arrays.items() if name not in stacked}
         if _checksum(shared) != self.layout["shared"]:
-            has = f"chunk {index} has other times, or other conditions that all samples share"
-            raise ValueError(f"{has}, than {self.path}")
+            has = "other times, or other conditions that all samples share"
+            raise ValueError(f"chunk {index} has {has}, than {self.path}")
         own = {name: arrays[name] for name in stacked}
         count = self.layout["samples_per_chunk"]
         for name, array in own.items():
             self.group[name][index * count : (index + 1) * count] = array
         self.group[CHECKSUM][index] = _checksum(own)
+
+    def another(self, said: str) -> ValueError:
+        """What is raised where other data are asked for than lie here."""
+        remedy = "use another path, or remove this one"
+        return ValueError(f"{self.path} is another dataset: {said}; {remedy}")
 
     def check_same(
         self,
@@ -159,15 +161,14 @@ class Store:
         structure, arrays = to_arrays(chunk)
         there = self.read(index) | self.shared()
         if structure != self.layout["structure"] or _checksum(arrays) != _checksum(there):
-            said = f"{self.path} is another dataset: chunk {index} of generate was"
+            was = f"chunk {index} of generate was {_difference(there, arrays)}"
             why = "another generate, or another version of JAX or another device"
-            raise ValueError(f"{said} {_difference(there, arrays)} ({why}); {_REMEDY}")
+            raise self.another(f"{was} ({why})")
         for name, axes in name_axes(structure, arrays, dims).items():
             found = self.group[name]
             was = (found.metadata.dimension_names, found.attrs["units"])
             if (now := (tuple(axes), _unit(name, units))) != was:
-                said = f"{self.path} is another dataset: axes and unit of {name!r} were {was}"
-                raise ValueError(f"{said}, now {now}; {_REMEDY}")
+                raise self.another(f"axes and unit of {name!r} were {was}, now {now}")
 
     def read(self, index: int) -> dict[str, np.ndarray]:
         """Read one chunk."""
@@ -175,7 +176,7 @@ class Store:
         part = slice(index * count, (index + 1) * count)
         remedy = "write it again with the same arguments, which computes this chunk anew"
         try:
-            arrays = {name: self.group[name][part] for name in _stacked(self.layout["structure"])}
+            arrays = {name: self.group[name][part] for name in self.stacked}
         except Exception as error:  # codecs raise many kinds for damaged files
             said = f"chunk {index} of {self.path} cannot be read"
             raise ValueError(f"{said} ({type(error).__name__}: {error}); {remedy}") from error

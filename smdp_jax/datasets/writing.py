@@ -144,8 +144,7 @@ def check_settings(store: Store, settings: Mapping[str, Any]) -> None:
         wanted |= {n: None for n in found if n.startswith("config.") and n not in wanted}
     for name, value in wanted.items():
         if found.get(name) != value:
-            said = f"{store.path} is another dataset: {name} was {found.get(name)!r}"
-            raise ValueError(f"{said}, now {value!r}; use another path, or remove this one")
+            raise store.another(f"{name} was {found.get(name)!r}, now {value!r}")
 
 
 def _is_whole(store: Store, index: int) -> bool:
