@@ -6,6 +6,7 @@ that are being traced (inside a caller's ``jit`` or ``vmap``) cannot be looked a
 
 import importlib
 import inspect
+import math
 import reprlib
 import warnings
 from types import ModuleType
@@ -42,16 +43,21 @@ def is_number(value: Any) -> bool:
     return number and np.shape(value) == () and np.isrealobj(value)
 
 
-def is_count(value: Any) -> bool:
+def is_count(value: Any, least: Any = 1) -> bool:
     """Tell a whole number of at least 1."""
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return whole and bool(value >= 1)
+    return whole and bool(value >= least)
+
+
+def check_that(holds: Any, said: str, *got: Any) -> None:
+    """Refuse what does not hold, in a sentence ``NAME must be ..., got ...``."""
+    if not holds:
+        raise ValueError(", got ".join([said, *map(reprlib.repr, got)]))
 
 
 def check_number(name: str, value: Any) -> float:
     """Check that a setting is one real number; infinity is one."""
-    if not is_number(value):
-        raise ValueError(f"{name} must be a number, got {reprlib.repr(value)}")
+    check_that(is_number(value), f"{name} must be a number", value)
     return float(value)
 
 
@@ -69,22 +75,18 @@ def check_within(interval: str, *, owner: Any = None, **numbers: Any) -> list[An
     for name, value in numbers.items():
         x = check_number(_field(owner, name), value)
         ends = (x == low and interval[0] == "[") or (x == high and interval[-1] == "]")
-        if not (low < x < high or ends):
-            said = _SAID.get(interval, f"in {interval}")
-            raise ValueError(f"{_field(owner, name)} must be {said}, got {value}")
+        said = _SAID.get(interval, f"in {interval}")
+        check_that(low < x < high or ends, f"{_field(owner, name)} must be {said}, got {value}")
     return [float(value) for value in numbers.values()]
 
 
 def check_positive(*, least: int = 1, owner: Any = None, **numbers: Any) -> list[Any]:
     """Check that counts are whole numbers of at least 1; None stands for a default."""
     for name, value in numbers.items():
-        if value is None:
-            continue
-        said = f"{_field(owner, name)} must be"
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
-            raise ValueError(f"{said} an int of at least {least}, got {reprlib.repr(value)}")
-        if value < least:
-            raise ValueError(f"{said} at least {least}, got {value}")
+        if value is not None:
+            said = f"{_field(owner, name)} must be"
+            check_that(is_count(value, -math.inf), f"{said} an int of at least {least}", value)
+            check_that(value >= least, f"{said} at least {least}, got {value}")
     return [None if value is None else int(value) for value in numbers.values()]
 
 
@@ -95,45 +97,41 @@ def _field(owner: Any, name: str) -> str:
 def check_counts(*, least: int = 1, owner: Any = None, **tuples: Any) -> list[tuple[int, ...]]:
     """Check tuples of whole numbers of at least 1, none of them empty."""
     for name, given in tuples.items():
-        known = isinstance(given, (tuple, list)) and given
-        if not known or not all(is_count(value) and value >= least for value in given):
-            said = f"{_field(owner, name)} must be a tuple of ints of at least {least}"
-            raise ValueError(f"{said}, got {reprlib.repr(given)}")
+        several = isinstance(given, (tuple, list)) and given
+        counts = several and all(is_count(value, least) for value in given)
+        said = f"{_field(owner, name)} must be a tuple of ints of at least {least}"
+        check_that(counts, said, given)
     return [tuple(map(int, given)) for given in tuples.values()]
 
 
 def check_flags(**flags: Any) -> None:
     """Check that switches are True or False."""
     for name, value in flags.items():
-        if not isinstance(value, (bool, np.bool_)):
-            raise ValueError(f"{name} must be True or False, got {reprlib.repr(value)}")
+        check_that(isinstance(value, (bool, np.bool_)), f"{name} must be True or False", value)
 
 
 def check_choice(name: str, value: Any, *choices: Any) -> None:
     """Check that a setting is one of a few values."""
     plain = value.item() if isinstance(value, np.generic) else value  # numbers of NumPy are numbers
-    if not any(isinstance(plain, type(choice)) and plain == choice for choice in choices):
-        raise ValueError(f"{name} must be one of {list(choices)}, got {reprlib.repr(value)}")
+    known = any(isinstance(plain, type(choice)) and plain == choice for choice in choices)
+    check_that(known, f"{name} must be one of {list(choices)}", value)
 
 
 def check_shape(name: str, x: Any, shape: tuple[int, ...], hint: str = "") -> None:
     """Check the shape of an array; ``hint`` says where it comes from, or what to do."""
     given = getattr(x, "shape", type(x).__name__)
-    if given != shape:
-        raise ValueError(f"{name} must have shape {shape}{hint}, got {given}")
+    check_that(given == shape, f"{name} must have shape {shape}{hint}, got {given}")
 
 
 def check_floating(name: str, *arrays: Any) -> None:
     """Check that arrays hold floating point numbers."""
-    for x in arrays:
-        if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
-            raise ValueError(f"{name} must be floating point, got {jnp.result_type(x)}")
+    for kind in map(jnp.result_type, arrays):
+        check_that(jnp.issubdtype(kind, jnp.floating), f"{name} must be floating point, got {kind}")
 
 
 def check_holds(name: str, count: int, least: int, what: str) -> None:
     """Check that a collection has at least so many draws, paths, points."""
-    if count < least:
-        raise ValueError(f"{name} must hold at least {least} {what}, got {count}")
+    check_that(count >= least, f"{name} must hold at least {least} {what}, got {count}")
 
 
 def check_kind(name: str, value: Any, wanted: str, *attributes: str) -> None:
@@ -156,13 +154,11 @@ def needed(module: str, what: str, extra: str) -> ModuleType:
 def check_key(key: Any) -> None:
     """Check that a key is one PRNG key, of the new or the old (uint32) style."""
     want = "key must be one PRNG key, such as jax.random.key(0)"
-    if not isinstance(key, (jax.Array, np.ndarray)):
-        raise ValueError(f"{want}, got {reprlib.repr(key)}")
+    check_that(isinstance(key, (jax.Array, np.ndarray)), want, key)
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if not typed and key.dtype != np.uint32:
-        raise ValueError(f"{want}, got an array of {key.dtype}")
-    if key.ndim != (0 if typed else 1):
-        raise ValueError(f"{want}, got keys of shape {key.shape}: use jax.vmap over them")
+    check_that(typed or key.dtype == np.uint32, f"{want}, got an array of {key.dtype}")
+    alone = key.ndim == (0 if typed else 1)
+    check_that(alone, f"{want}, got keys of shape {key.shape}: use jax.vmap over them")
 
 
 def check_alike(said: str, want: Any, got: Any) -> None:
@@ -177,8 +173,8 @@ def check_alike(said: str, want: Any, got: Any) -> None:
 
 def check_finite(x: Any, owner: str) -> None:
     """Check that no entry is NaN or infinite."""
-    if where := not_finite(x, owner):
-        raise ValueError(f"{owner} must be finite, got {where}")
+    where = not_finite(x, owner)
+    check_that(where is None, f"{owner} must be finite, got {where}")
 
 
 def not_finite(x: Any, owner: str) -> str | None:
@@ -214,19 +210,7 @@ def _on_host(leaf: Any) -> bool:
 
 def check_like(x: Any, result: Any, name: str) -> None:
     """Check that a function of the state returned a tree like the state."""
-    want, got = jax.tree.structure(x), jax.tree.structure(result)
-    if want != got:
-        raise ValueError(f"{name} must return the state's tree {want}, got {got}")
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(x), jax.tree.leaves(result), strict=True
-    ):
-        expected = (jnp.shape(a), jnp.result_type(a))
-        if expected != (b.shape, b.dtype):
-            where = jax.tree_util.keystr(path)
-            raise ValueError(
-                f"{name} must return shape {expected[0]} and dtype {expected[1]}"
-                f"{f' at {where}' if where else ''}, got {b.shape} and {b.dtype}"
-            )
+    check_alike(f"{name} must return a state like", x, result)
 
 
 def as_state(x: Any, owner: str) -> Any:
@@ -234,48 +218,35 @@ def as_state(x: Any, owner: str) -> Any:
     check_no_lists(x, owner)
     for leaf in jax.tree.leaves(x):
         number = is_number(leaf) or isinstance(leaf, (jax.Array, np.ndarray))
-        if not number or not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            got = jnp.result_type(leaf) if number else reprlib.repr(leaf)
-            raise ValueError(f"{owner} must be floating point, got {got}")
-    if not jax.tree.leaves(x):
-        raise ValueError(f"{owner} must be one state or a batch of them, got {x}")
+        check_that(number, f"{owner} must be floating point", leaf)
+        check_floating(owner, leaf)
+    check_that(jax.tree.leaves(x), f"{owner} must be one state or a batch of them", x)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), x)
 
 
 def check_no_lists(x: Any, owner: str) -> None:
     """Refuse numbers in a list, which would be a tree of as many leaves."""
-    if isinstance(x, list) and not all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(x)):
-        raise ValueError(
-            f"{owner} must be an array or a tree of arrays, got the list {reprlib.repr(x)}"
-        )
-
-
-def check_args_axes(args_axes: int | None) -> None:
-    """Check that conditions are shared or mapped over the leading axis."""
-    check_choice("args_axes", args_axes, None, 0)
+    arrays = all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(x))
+    said = f"{owner} must be an array or a tree of arrays, got the list {reprlib.repr(x)}"
+    check_that(arrays or not isinstance(x, list), said)
 
 
 def check_conditions(args: Any, args_axes: int | None, size: int, owner: str) -> None:
     """Check that conditions mapped over an axis have as many entries as there are samples."""
-    check_args_axes(args_axes)
-    if args_axes is None:
-        return
-    for leaf in jax.tree.leaves(args):
-        if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != size:
-            said = f"args mapped over axis 0 must have {size} entries like {owner}"
-            raise ValueError(f"{said}, got shape {jnp.shape(leaf)}")
+    check_choice("args_axes", args_axes, None, 0)
+    said = f"args mapped over axis 0 must have {size} entries like {owner}, got shape"
+    for shape in map(jnp.shape, [] if args_axes is None else jax.tree.leaves(args)):
+        check_that(shape[:1] == (size,), f"{said} {shape}")
 
 
 def check_samples(x: Any, owner: str) -> int:
     """Check that all leaves hold the same number of samples on their leading axis."""
     leaves = jax.tree.leaves(x)
     shapes = sorted({jnp.shape(leaf) for leaf in leaves})
-    sizes = sorted({shape[0] if shape else 0 for shape in shapes})
-    if len(sizes) != 1 or sizes[0] == 0:
-        raise ValueError(
-            f"{owner} must be arrays with one leading axis of samples, at least 1 and the same in "
-            f"all leaves, got {f'shapes {shapes}' if leaves else reprlib.repr(x)}"
-        )
+    sizes = {shape[0] if shape else 0 for shape in shapes}
+    said = f"{owner} must be arrays with one leading axis of samples, at least 1, the same in all"
+    got = f"shapes {shapes}" if leaves else reprlib.repr(x)
+    check_that(len(sizes) == 1 and sizes != {0}, f"{said}, got {got}")
     check_floating(owner, *leaves)
     check_finite(x, owner)
-    return sizes[0]
+    return sizes.pop()

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.checks import (
-    check_args_axes,
     check_choice,
     check_finite,
     check_key,
     check_kind,
     check_positive,
+    check_that,
     check_within,
     concrete,
 )
@@ -27,13 +27,15 @@ from smdp_jax.scores.reference import best_kind, reference_of
 from smdp_jax.scores.twist import time_index
 from smdp_jax.sde import SDE, Args, ScoreFn, State
 from smdp_jax.solve.certificate import Certificate
-from smdp_jax.solve.flow_density import FlowDensity, LogDensity, check_density, check_prior
+from smdp_jax.solve.flow_density import FlowDensity, LogDensity, check_density
 from smdp_jax.solve.inverses import walked
 from smdp_jax.solve.particles import doubts, effective_size, log_mean_exp, stated_error
 from smdp_jax.solve.path_weights import PathWeights
 from smdp_jax.solve.process import check_process, check_time_grid
 from smdp_jax.solve.transitions import StepKernel, transitions_of
 from smdp_jax.trajectories import Trajectories
+
+_PRIOR = "a function prior(x, args), the log density at ts[0]"
 
 
 @jax.tree_util.register_dataclass
@@ -129,13 +131,18 @@ def log_prob(
         probes=probes, substeps=substeps, chunk_size=chunk_size
     )
     first, own = jax.tree.map(lambda x: x[0], flat)
-    check_args_axes(args_axes)
+    check_choice("args_axes", args_axes, None, 0)
     check_is_score(score, "log_prob")
     check_evaluates(sde, score, ts, first, own if args_axes == 0 else args)
-    check_prior(prior)
+    check_kind("prior", prior, _PRIOR, "__call__")
     check_finite(x, "x")
-    estimated = _check_trace(trace, probes, key, sde)
-    flow = FlowDensity(sde, ts, prior, solver, substeps, probes if estimated else None, chunk_size)
+    check_choice("trace", trace, "exact", "hutchinson")
+    exact = trace == "exact"
+    if not exact:
+        check_that(sde.drift, "trace must be 'exact' for a flow map, got 'hutchinson'")
+        check_positive(least=2, probes=probes)  # to know their error
+        check_key(key)
+    flow = FlowDensity(sde, ts, prior, solver, substeps, None if exact else probes, chunk_size)
     found = _log_prob(flow, score, flat, key, args, args_axes, chunk_size)
     check_density(found.log_prob, found.starts)
     return jax.tree.map(lambda x: x.reshape(shape + x.shape[1:]), found)
@@ -167,23 +174,11 @@ def _flatten(x: State, mapped: Args, batch_axes: int) -> tuple[tuple, tuple[int,
     trees = jax.tree.map(jnp.asarray, (x, mapped))
     shapes = {leaf.shape[:batch_axes] for leaf in jax.tree.leaves(trees)}
     shape = next(iter(shapes), ())
-    if len(shapes) != 1 or len(shape) != batch_axes or 0 in shape:
-        said = f"x, and args mapped over states, must share {batch_axes} leading axes"
-        raise ValueError(f"{said} (batch_axes), got {shapes or x}")
+    said = f"x, and args mapped over states, must share {batch_axes} leading axes (batch_axes)"
+    check_that(len(shapes) == 1 and len(shape) == batch_axes and 0 not in shape, said, shapes or x)
     return jax.tree.map(
         lambda leaf: leaf.reshape(math.prod(shape), *leaf.shape[batch_axes:]), trees
     ), shape
-
-
-def _check_trace(trace: str, probes: int, key: Any, sde: SDE) -> bool:
-    check_choice("trace", trace, "exact", "hutchinson")
-    if trace == "exact":
-        return False
-    if sde.drift is None:
-        raise ValueError("trace must be 'exact' for a flow map, got 'hutchinson'")
-    check_positive(least=2, probes=probes)  # to know their error
-    check_key(key)
-    return True
 
 
 def certify(
@@ -250,31 +245,26 @@ def certify(
     num_paths, chunk_size = check_positive(num_paths=num_paths, chunk_size=chunk_size)
     x_end = jax.tree.map(jnp.asarray, x_end)
     sde = walked(sde, score)
-    offset = _check_sampler(sde, score, ts, x_end, args)
-    check_prior(prior)
-    check_finite(x_end, "x_end")
-    check_key(key)
-    check_within("(0, 1]", threshold=threshold)
-    steps = transitions_of(solver, sde, score, ts, x_end, args)
-    paths = PathWeights(ts, steps, prior, chunk_size, offset)
-    guide = _reference(reference, ts)
-    found = _certify(paths, score, x_end, key, args, num_paths, guide, threshold)
-    if concrete(found):
-        check_density(found.log_weights, found.samples)
-    return found
-
-
-def _check_sampler(sde: SDE, score: Any, ts: Any, x_end: State, args: Args) -> int:
-    """Check a learned term and its steps; the step of a kernel's grid where ``ts`` begins."""
-    if isinstance(score, LearnedKernel):
+    kernel = isinstance(score, LearnedKernel)
+    if kernel:
         check_time_grid(ts, sde)
         check_process(sde, ts, x_end, args, maps=("drift",))
         score.check_state(x_end)
     else:
         check_evaluates(sde, score, ts, x_end, args)
-    if hasattr(score, "check_use"):
-        score.check_use(sde, ts, 1.0, whole_steps=True, use="certify")
-    return first_step(score.ts, ts) if isinstance(score, LearnedKernel) else 0
+    if check_use := getattr(score, "check_use", None):
+        check_use(sde, ts, 1.0, whole_steps=True, use="certify")
+    check_kind("prior", prior, _PRIOR, "__call__")
+    check_finite(x_end, "x_end")
+    check_key(key)
+    check_within("(0, 1]", threshold=threshold)
+    steps = transitions_of(solver, sde, score, ts, x_end, args)
+    paths = PathWeights(ts, steps, prior, chunk_size, first_step(score.ts, ts) if kernel else 0)
+    guide = _reference(reference, ts)
+    found = _certify(paths, score, x_end, key, args, num_paths, guide, threshold)
+    if concrete(found):
+        check_density(found.log_weights, found.samples)
+    return found
 
 
 @eqx.filter_jit

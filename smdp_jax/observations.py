@@ -4,13 +4,11 @@ Particles, not approximations: the answer is exact for the score and the steps i
 the number of particles, and comes with the evidence of what was seen.
 """
 
-import reprlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -21,6 +19,7 @@ from smdp_jax.checks import (
     check_positive,
     check_samples,
     check_shape,
+    check_that,
     check_within,
     concrete,
 )
@@ -122,10 +121,15 @@ def condition(
     """
     num_particles, chunk_size = check_positive(num_particles=num_particles, chunk_size=chunk_size)
     check_is_score(score, "condition")
-    _check_settings(num_particles, key, twist, tempering, threshold)
-    if not concrete(ts, data, ends):
-        said = "ts, data and ends must be known before tracing, got a traced array"
-        raise ValueError(f"{said}: close over them; trace key, values, covariances and args")
+    check_key(key)
+    check_positive(least=2, num_particles=num_particles)  # to know a spread
+    if tempering is not None:
+        check_kind("tempering", tempering, "a Tempering(...)", "moves", "final_moves")
+    known = twist is None or twist == "learn" or isinstance(twist, LinearTwist)
+    check_that(known, "twist must be a LinearTwist, 'learn' or None", twist)
+    check_within("(0, 1]", threshold=threshold)
+    said = "ts, data and ends must be known before tracing (which key, values, covariances and args"
+    check_that(concrete(ts, data, ends), f"{said} need not), got a traced array: close over them")
     split = _split(mesh, num_particles)
     with jax.ensure_compile_time_eval():  # known, also where values are traced
         draws = _ends(data, ends, ts)
@@ -160,27 +164,13 @@ def condition(
     return found if split is None else split.returned(found)
 
 
-def _check_settings(
-    num_particles: Any, key: Any, twist: Any, tempering: Any, threshold: float
-) -> None:
-    check_key(key)
-    check_positive(least=2, num_particles=num_particles)  # to know a spread
-    if tempering is not None:
-        check_kind("tempering", tempering, "a Tempering(...)", "moves", "final_moves")
-    if twist is not None and not isinstance(twist, LinearTwist) and twist != "learn":
-        raise ValueError(f"twist must be a LinearTwist, 'learn' or None, got {twist!r}")
-    check_within("(0, 1]", threshold=threshold)
-
-
 def _split(mesh: Mesh | None, num_particles: Any) -> Split | None:
     split = split_of(mesh)
-    if split is None or num_particles is None or not num_particles % split.count:
+    if split is None or not num_particles % split.count:
         return split
-    if split.gathered:
-        return None
-    raise ValueError(
-        f"num_particles must be a multiple of the mesh's {split.count} devices, got {num_particles}"
-    )
+    said = f"num_particles must be a multiple of the mesh's {split.count} devices"
+    check_that(split.gathered, said, num_particles)
+    return None
 
 
 def _ends(data: Trajectories | None, ends: State | None, ts: Any) -> State:
@@ -189,22 +179,15 @@ def _ends(data: Trajectories | None, ends: State | None, ts: Any) -> State:
             raise ValueError("condition must have data=Trajectories or ends=draws, got neither")
         check_kind("data", data, "Trajectories(ts, xs)", "ts", "xs")
         data.check()
-        if not np.isclose(data.ts, float(ts[-1]), rtol=0, atol=1e-4 * np.diff(data.ts).min()).any():
-            raise ValueError(
-                f"data must hold ts[-1]={float(ts[-1]):g}, got times from {float(data.ts[0]):g} to "
-                f"{float(data.ts[-1]):g}: store it, or give draws of the end state, ends="
-            )
-        index = time_index(data.ts, float(ts[-1]), "the data's ts")
+        index = time_index(data.ts, float(ts[-1]), "the data's ts (or give ends=draws)", "ts[-1]")
         ends = jax.tree.map(lambda x: x[:, index], data.xs)
-    number = check_samples(ends, "ends")
-    check_holds("ends", number, 2, "draws")
+    check_holds("ends", check_samples(ends, "ends"), 2, "draws")
     return jax.tree.map(jnp.asarray, ends)
 
 
 def _check_observations(observations: Any, ts: Any, like: State, args: Args) -> list[int]:
-    if not isinstance(observations, Sequence) or not observations:
-        got = reprlib.repr(observations)
-        raise ValueError(f"observations must be a list of at least one, got {got}")
+    some = isinstance(observations, Sequence) and observations
+    check_that(some, "observations must be a list of at least one", observations)
     for o in observations:
         if isinstance(o, Observation):
             found = jax.eval_shape(o.log_likelihood, like, args)

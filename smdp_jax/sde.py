@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import ArrayLike, Float, PyTree
 
-from smdp_jax.checks import check_choice, check_shape
+from smdp_jax.checks import check_alike, check_choice, check_shape, check_that, is_number
 from smdp_jax.compiled import parts_of
 
 if TYPE_CHECKING:  # which knows neither shapes nor trees
@@ -95,18 +94,18 @@ class SDE:
     linear: Any = None
 
     def __post_init__(self) -> None:
-        if (self.drift is None) == (self.step is None):
-            given = "both" if self.drift is not None else "neither"
-            raise ValueError(f"SDE takes either drift or step, got {given}")
-        if self.inverse is not None and self.step is None:
-            raise ValueError("SDE.inverse belongs to a flow map: give step as well, got drift")
+        given = "neither" if self.drift is None else "both"
+        one = (self.drift is None) != (self.step is None)
+        check_that(one, f"SDE takes either drift or step, got {given}")
+        flows = self.inverse is None or self.step is not None
+        check_that(flows, "SDE.inverse belongs to a flow map: give step as well, got drift")
         for name in ("drift", "step", "inverse"):
             function = getattr(self, name)
             if function is not None and not callable(function):
                 raise TypeError(f"SDE.{name} must be a function, got {reprlib.repr(function)}")
         ends = self.interval if isinstance(self.interval, (tuple, list)) else ()
-        if len(ends) != 2 or not ends[0] < ends[1]:
-            raise ValueError(f"SDE.interval must be (first, last), increasing, got {self.interval}")
+        increasing = len(ends) == 2 and ends[0] < ends[1]
+        check_that(increasing, "SDE.interval must be (first, last), increasing", self.interval)
         check_choice("SDE.noise_at", self.noise_at, "start", "end")
         if self.step is not None and self.inverse is None:
             object.__setattr__(self, "inverse", negated(self.step))
@@ -160,8 +159,7 @@ class SDE:
         if jax.tree.structure(self.diffusion, is_leaf=callable) == jax.tree.structure(0.0):
             amplitudes = jax.tree.map(lambda _: amplitudes, x)
         elif jax.tree.structure(amplitudes) != jax.tree.structure(x):
-            want, got = jax.tree.structure(x), jax.tree.structure(amplitudes)
-            raise ValueError(f"SDE.diffusion must match the state's tree {want}, got {got}")
+            check_alike("SDE.diffusion must match the state's tree", x, amplitudes)
 
         def as_scalar(g: Any, leaf: Any) -> jax.Array:
             check_shape("SDE.diffusion", jnp.asarray(g), (), ", one scalar per leaf")
@@ -196,18 +194,14 @@ def map_amplitudes(function: Callable[[Any], Any], diffusion: Diffusion) -> Any:
 def _check_amplitudes(diffusion: Diffusion) -> None:
     # Functions, and arrays on a device or in a trace, are looked at where the times are known.
     values = jax.tree.leaves(diffusion, is_leaf=callable)
-    unseen = [callable(value) or isinstance(value, jax.Array) for value in values]
-    for value, hidden in zip(values, unseen, strict=True):
-        number = isinstance(value, (int, float, np.ndarray, np.number)) and np.shape(value) == ()
-        if not (hidden or (number and np.isreal(value) and 0 <= float(value) < math.inf)):
-            raise ValueError(
-                "SDE.diffusion must be positive and finite: a number, a function g(t), or a tree "
-                f"of these like the state, got {value!r}"
-            )
-    if values and not any(unseen) and all(value == 0 for value in values):
-        raise ValueError(
-            f"SDE.diffusion must be positive, got {diffusion!r}: a process without noise has None"
-        )
+    seen = [value for value in values if not (callable(value) or isinstance(value, jax.Array))]
+    said = "a number, a function g(t), or a tree of these like the state"
+    for value in seen:
+        good = is_number(value) and 0 <= float(value) < math.inf
+        check_that(good, f"SDE.diffusion must be positive and finite: {said}", value)
+    noisy = not values or len(seen) < len(values) or any(seen)
+    said = f"SDE.diffusion must be positive, got {diffusion!r}: a process without noise has None"
+    check_that(noisy, said)
 
 
 def negated(step: FlowMap) -> FlowMap:

@@ -72,7 +72,10 @@ CORRECTION = smdp.StepCorrection(smdp.models.MLP(), {}, ts=jnp.linspace(0, 1, 5)
             "covariance must be an array",
         ),
         (lambda: {"num_particles": 1}, "num_particles must be at least 2, got"),
-        (lambda: {"ends": None, "data": DATA}, r"must hold ts\[-1\]=1, got times from 0 to 0.9"),
+        (
+            lambda: {"ends": None, "data": DATA},
+            r"ts\[-1\] must be one of .*give ends=.*, got 1: the grid goes from 0 to 0.9",
+        ),
         (
             lambda: {
                 "observations": _seen(value=[0, 0], covariance=np.array([[1.0, 0.2], [0, 1]]))

@@ -79,7 +79,7 @@ def test_inverse_that_returns_another_state():
     sde = smdp.SDE(
         step=lambda t0, t1, x, args: x, inverse=lambda t1, t0, x, args: x[None], diffusion=0.5
     )
-    message = "SDE.inverse must return shape (1,) and dtype float32, got (1, 1) and float32"
+    message = "SDE.inverse must return a state like float32[1], got float32[1, 1]"
     with pytest.raises(ValueError, match=re.escape(message)):
         sample(jnp.ones(1), SHORT, sde=sde, score=linear_score, args=RATE)
 

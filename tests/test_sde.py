@@ -253,18 +253,21 @@ TS = jnp.array([0.1, 0.2, 0.3, 0.4])
             smdp.SDE(lambda t, x, args: x, diffusion=None),
             "SDE.diffusion must be positive, got None (a process without noise)",
         ),
-        (smdp.SDE(lambda t, x, args: {"x": x}, diffusion=1.0), "SDE.drift must return the state's"),
+        (
+            smdp.SDE(lambda t, x, args: {"x": x}, diffusion=1.0),
+            "SDE.drift must return a state like float32[1], got {'x': 'float32[1]'}",
+        ),
         (
             smdp.SDE(lambda t, x, args: x[0], diffusion=1.0),
-            "SDE.drift must return shape (1,) and dtype float32, got () and float32",
+            "SDE.drift must return a state like float32[1], got float32[]",
         ),
         (
             smdp.SDE(lambda t, x, args: x.astype(jnp.float16), diffusion=1.0),
-            "SDE.drift must return shape (1,) and dtype float32, got (1,) and float16",
+            "SDE.drift must return a state like float32[1], got float16[1]",
         ),
         (
             smdp.SDE(step=lambda t0, t1, x, args: x[None], diffusion=1.0),
-            "SDE.step must return shape (1,) and dtype float32, got (1, 1) and float32",
+            "SDE.step must return a state like float32[1], got float32[1, 1]",
         ),
     ],
 )
@@ -299,7 +302,7 @@ def test_inverse_is_checked_where_it_is_used():
         diffusion=1.0,
     )
     check_process(sde, TS, SCALAR, None)
-    message = "SDE.inverse must return shape (1,) and dtype float32, got (1,) and float16"
+    message = "SDE.inverse must return a state like float32[1], got float16[1]"
     with pytest.raises(ValueError, match=re.escape(message)):
         check_process(sde, TS, SCALAR, None, maps=("inverse",))
 

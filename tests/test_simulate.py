@@ -227,11 +227,14 @@ def test_leaves_that_disagree_on_the_number_of_samples():
 @pytest.mark.parametrize(
     ("drift", "message"),
     [
-        (lambda t, x, args: {"x": x}, "SDE.drift must return the state's tree"),
-        (lambda t, x, args: x[None], "SDE.drift must return shape () and dtype float32, got (1,)"),
+        (lambda t, x, args: {"x": x}, "SDE.drift must return a state like float32[], got {'x'"),
+        (
+            lambda t, x, args: x[None],
+            "SDE.drift must return a state like float32[], got float32[1]",
+        ),
         (
             lambda t, x, args: x.astype(jnp.bfloat16),
-            "SDE.drift must return shape () and dtype float32, got () and bfloat16",
+            "SDE.drift must return a state like float32[], got bfloat16[]",
         ),
     ],
 )

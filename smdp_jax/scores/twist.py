@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from smdp_jax.checks import check_choice, check_that
 from smdp_jax.scores.reference import best_kind, flat_of, modes_of, rows_of
 from smdp_jax.scores.sensors import LinearObservation
 from smdp_jax.solve.time_grids import between
@@ -81,17 +82,14 @@ class LinearTwist:
         times = [time_index(data.ts, o.time, "the data's ts") for o in sensors]
         entries = ravel_pytree(like)[0]
         number = sum(map(len, rows))
-        size = data.num_times * number * (entries.size + number)
-        if size > _LARGEST:
-            raise ValueError(
-                f"LinearTwist must fit into memory, got {data.num_times} times x {number} sensors "
-                f"x {entries.size} entries: fewer stored times, or twist=None"
-            )
+        sizes = f"{data.num_times} times x {number} sensors x {entries.size} entries"
+        fits = data.num_times * number * (entries.size + number) <= _LARGEST
+        said = f"LinearTwist must fit into memory, got {sizes}: fewer stored times, or twist=None"
+        check_that(fits, said)
         if kind is None:
             ends = jax.tree.map(lambda x: x[:, -1], data.xs)
             kind = "modes" if best_kind(ends) == "modes" else "dense"
-        if kind not in ("modes", "dense"):
-            raise ValueError(f"kind must be 'modes' or 'dense', got {kind!r}")
+        check_choice("kind", kind, "modes", "dense")
         regress = _by_modes if kind == "modes" else _by_components
         xs = jax.tree.map(np.asarray, data.xs)
         at = lambda i: flat_of(jax.tree.map(lambda x: x[:, i], xs))
@@ -121,18 +119,15 @@ class LinearTwist:
         )
 
 
-def time_index(ts: Any, time: float, where: str) -> int:
+def time_index(ts: Any, time: float, where: str, name: str = "an observation's time") -> int:
     """Index of a time in a grid; refuses what lies between or outside."""
     grid = np.asarray(ts, np.float64)
     nearest = int(np.abs(grid - time).argmin())
-    if not np.isfinite(time) or abs(grid[nearest] - time) > 1e-4 * np.diff(grid).min():
-        inside = grid[0] <= time <= grid[-1]
-        hint = (
-            f"the nearest is {grid[nearest]:g}; add the time to the grid"
-            if inside
-            else f"the grid goes from {grid[0]:g} to {grid[-1]:g}"
-        )
-        raise ValueError(f"an observation's time must be one of {where}, got {time:g}: {hint}")
+    hint = f"the grid goes from {grid[0]:g} to {grid[-1]:g}"
+    if grid[0] <= time <= grid[-1]:
+        hint = f"the nearest is {grid[nearest]:g}; add the time to the grid"
+    near = abs(grid[nearest] - time) <= 1e-4 * np.diff(grid).min()
+    check_that(near, f"{name} must be one of {where}, got {time:g}: {hint}")
     return nearest
 
 

@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from smdp_jax.checks import check_kind, check_positive
+from smdp_jax.checks import check_kind, check_positive, check_that
 from smdp_jax.sde import SDE, Args, State
 from smdp_jax.solve.process import check_start, check_time_grid
 from smdp_jax.solve.solvers import check_solver, default_adaptive_solver
 from smdp_jax.solve.terms import levy_area_of, terms_of
 
-__all__ = ["advance_adaptively", "check_controller", "solve_adaptive"]
+__all__ = ["CONTROLLER", "advance_adaptively", "solve_adaptive"]
+
+CONTROLLER = "a diffrax step size controller"
 
 
 def solve_adaptive(
@@ -59,28 +61,21 @@ def solve_adaptive(
     Raises
     ------
     ValueError
-        For a grid, process, state, key, solver or number that does not fit (see the message): a
-        flow map, or noise without a key.
+        For a grid, process, state, key, solver or number that does not fit: a flow map, or noise
+        without a key.
     TypeError
         If solver or controller are none.
     """
     check_time_grid(ts, sde)
-    if sde.drift is None:
-        raise ValueError("solve_adaptive needs a drift, got a flow map")
+    check_that(sde.drift, "solve_adaptive needs a drift, got a flow map")
     (max_steps,) = check_positive(max_steps=max_steps)
-    check_controller(controller)
+    check_kind("controller", controller, CONTROLLER, "adapt_step_size")
     x0 = check_start("solve_adaptive", sde, ts, x0, key, args, equal_steps=False)
     if solver is not None:
         check_solver(sde, solver, adaptive=True)
     return advance_adaptively(
         sde, x0, jnp.asarray(ts), controller, key, args, solver, max_steps=max_steps
     )
-
-
-def check_controller(controller: Any) -> None:
-    """Refuse what chooses no step sizes."""
-    wanted = "a diffrax step size controller"
-    check_kind("controller", controller, wanted, "adapt_step_size")
 
 
 def advance_adaptively(

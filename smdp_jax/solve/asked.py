@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from smdp_jax.checks import (
     as_state,
-    check_args_axes,
+    check_choice,
     check_finite,
     check_flags,
     check_holds,
@@ -17,16 +17,17 @@ from smdp_jax.checks import (
     check_kind,
     check_like,
     check_positive,
+    check_that,
+    check_within,
 )
 from smdp_jax.compiled import parts_of, signature_of
 from smdp_jax.sde import Args, State
-from smdp_jax.solve.adaptive import check_controller
+from smdp_jax.solve.adaptive import CONTROLLER
 from smdp_jax.solve.backward import BackwardSolve
 from smdp_jax.solve.gaussian import GaussianStep, check_gaussian
 from smdp_jax.solve.integrate import check_save
 from smdp_jax.solve.inverses import walked
 from smdp_jax.solve.process import check_process, check_returns, check_time_grid, known
-from smdp_jax.solve.reversal import check_level
 from smdp_jax.solve.solvers import check_solver
 from smdp_jax.solve.time_grids import even
 
@@ -57,19 +58,18 @@ def prepared(
         num_samples=given.num_samples, substeps=asked.substeps, chunk_size=given.chunk_size
     )
     check_key(key)
-    if num_samples is None:
-        raise ValueError("num_samples must be an int of at least 1, got None")
+    check_that(num_samples, "num_samples must be an int of at least 1", num_samples)
     check_flags(denoise_last=asked.denoise_last, rematerialise=asked.rematerialise)
-    check_args_axes(given.args_axes)
-    level = check_level(asked.noise_level)
+    check_choice("args_axes", given.args_axes, None, 0)
+    (level,) = check_within("[0, inf)", noise_level=asked.noise_level)
     x_end = as_state(given.x_end, "x_end")
     mapped = args if given.args_axes == 0 else None
     batch, x, own = _parted(asked, score, x_end, args, mapped, batch_axes)
     if hasattr(score, "check_state"):
         score.check_state(x)
-    if math.prod(batch) * num_samples > _PATHS:
-        most = f"{_PATHS // math.prod(batch)} for {math.prod(batch)} end states (2^31 paths)"
-        raise ValueError(f"num_samples must be at most {most}, got {num_samples}")
+    ends = math.prod(batch)
+    said = f"num_samples must be at most {_PATHS // ends} for {ends} end states (2^31 paths)"
+    check_that(ends * num_samples <= _PATHS, said, num_samples)
     equal = substeps == 1 and even(ts)
     check_process(sde, ts, x, own, maps=("drift", "inverse"), equal_steps=equal)
     fixed = substeps != 1 or asked.corrector is not None
@@ -80,16 +80,17 @@ def prepared(
     check_finite(x_end, "x_end")
     if asked.corrector is not None:
         check_kind("corrector", asked.corrector, "Langevin(step_size)", "step_size", "steps")
-    if asked.controller is not None:
-        _check_adaptive(asked, fixed or asked.denoise_last)
+    adaptive = asked.controller is not None
+    if adaptive:
+        check_kind("controller", asked.controller, CONTROLLER, "adapt_step_size")
+        check_that(asked.sde.drift, "controller needs a drift, got a flow map")
+        fixed = fixed or asked.denoise_last or isinstance(asked.solver, GaussianStep)
+        said = "corrector, denoise_last, substeps and GaussianStep need fixed steps"
+        check_that(not fixed, f"{said}, got a controller")
     if asked.solver is not None:
-        adaptive = asked.controller is not None
         check_solver(sde, asked.solver, deterministic=level == 0, adaptive=adaptive)
     if isinstance(asked.solver, GaussianStep):
-        if asked.controller is not None:
-            raise ValueError("GaussianStep must have fixed steps, got a controller")
         check_gaussian(asked.solver, sde, score, jnp.asarray(ts), x, own)
-    save = check_save(asked.save, len(ts))
     solve = replace(
         asked,
         sde=sde,
@@ -97,18 +98,10 @@ def prepared(
         substeps=substeps,
         noise_level=level,
         denoise_last=bool(asked.denoise_last),
-        save=save,
+        save=check_save(asked.save, len(ts)),
         rematerialise=bool(asked.rematerialise),
     )
     return solve, Work(x_end, given.args_axes, batch, num_samples, chunk_size)
-
-
-def _check_adaptive(asked: BackwardSolve, fixed: Any) -> None:
-    check_controller(asked.controller)
-    if asked.sde.drift is None:
-        raise ValueError("controller needs a drift, got a flow map")
-    if fixed:
-        raise ValueError("corrector, denoise_last and substeps need fixed steps, got a controller")
 
 
 def _parted(
@@ -118,18 +111,15 @@ def _parted(
     (axes,) = check_positive(least=0, batch_axes=batch_axes)
     shapes = {jnp.shape(leaf)[: axes or 0] for leaf in jax.tree.leaves((x_end, mapped))}
     batch = next(iter(shapes), ())
-    if len(shapes) != 1 or len(batch) != (axes or 0):
-        said = "x_end, and args mapped over end states, must share"
-        raise ValueError(f"{said} {axes} leading axes (batch_axes), got {shapes}")
+    said = f"x_end, and args mapped over end states, must share {axes} leading axes (batch_axes)"
+    check_that(len(shapes) == 1 and len(batch) == (axes or 0), said, shapes)
     check_holds("x_end", math.prod(batch), 1, "end state")
     x, own = jax.tree.map(lambda x: jnp.asarray(x)[(0,) * len(batch)], (x_end, mapped))
     own = args if mapped is None else own
-    if axes is None and _reads_as_batch(asked, score, x_end, own):
-        shape = jnp.shape(jax.tree.leaves(x_end)[0])
-        raise ValueError(
-            f"batch_axes must be given where x_end may be read in two ways, got shape {shape}: one "
-            f"state (batch_axes=0), or {shape[0]} of shape {shape[1:]} (batch_axes=1)"
-        )
+    given = axes is not None or not _reads_as_batch(asked, score, x_end, own)
+    shape = jnp.shape(jax.tree.leaves(x_end)[0])
+    said = f"batch_axes must be given: x_end of shape {shape} may be one state (0) or several (1)"
+    check_that(given, said, axes)
     return batch, x, own
 
 

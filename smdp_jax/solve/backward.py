@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.checks import check_positive, finite_rows, is_number
+from smdp_jax.checks import check_positive, check_that, finite_rows, is_number
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.solve.adaptive import advance_adaptively
 from smdp_jax.solve.gaussian import GaussianStep, bind
@@ -82,10 +82,9 @@ class Langevin:
     def __post_init__(self) -> None:
         (steps,) = check_positive(steps=self.steps)
         object.__setattr__(self, "steps", steps)
-        number = is_number(self.step_size)
-        if not (0 < self.step_size < math.inf if number else hasattr(self.step_size, "dtype")):
-            got = repr(self.step_size)
-            raise ValueError(f"Langevin.step_size must be positive and finite, got {got}")
+        size = self.step_size
+        good = 0 < size < math.inf if is_number(size) else hasattr(size, "dtype")
+        check_that(good, "Langevin.step_size must be positive and finite", size)
 
 
 _STATIC = {"static": True}

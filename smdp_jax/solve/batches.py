@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from smdp_jax.checks import concrete, warn
+from smdp_jax.checks import check_that, concrete, warn
 
 __all__ = ["AXIS", "Split", "dealt_out", "in_chunks", "on_auto_mesh", "split_of"]
 
@@ -168,16 +168,11 @@ def split_of(mesh: Any, tree: Any = None) -> Split | None:
         if everywhere is None or not concrete(tree, jnp.zeros(())):
             return None
         return Split(everywhere, AXIS, gathered=True)
+    such = f"such as jax.make_mesh((8,), ('{AXIS}',))"
     if not isinstance(mesh, Mesh):
-        raise TypeError(
-            f"mesh must be a jax.sharding.Mesh, such as jax.make_mesh((8,), ('{AXIS}',)), got "
-            f"{type(mesh).__name__}"
-        )
-    if AXIS not in mesh.axis_names:
-        raise ValueError(
-            f"mesh must have an axis named '{AXIS}', over which paths are split, got "
-            f"{mesh.axis_names}: jax.make_mesh((8,), ('{AXIS}',))"
-        )
+        raise TypeError(f"mesh must be a jax.sharding.Mesh, {such}, got {type(mesh).__name__}")
+    said = f"mesh must have an axis '{AXIS}' to split paths over, {such}, got {mesh.axis_names}"
+    check_that(AXIS in mesh.axis_names, said)
     return Split(mesh, AXIS)
 
 
@@ -227,11 +222,8 @@ def filled_up(tree: Any, count: int, split: Split) -> Any:
 def say_filled_up(what: str, count: int, split: Split | None) -> None:
     """Warn where parts of a split are not equal: some work is done for nothing."""
     if split is not None and not split.gathered and count % split.count:
-        each = -(-count // split.count)
-        warn(
-            f"{what} {count} do not divide over {split.count} devices: each solves {each}, "
-            f"{each * split.count - count} of them for nothing, and the result is not split",
-        )
+        said = f"{what} {count} do not divide over {split.count} devices: some are solved for"
+        warn(f"{said} nothing ({-count % split.count}), and the result is not split")
 
 
 def on_auto_mesh(tree: Any) -> Any:

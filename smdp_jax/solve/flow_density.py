@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from smdp_jax.checks import check_kind, concrete, finite_rows
+from smdp_jax.checks import check_that, concrete, finite_rows
 from smdp_jax.sde import SDE, Args, ScoreFn, State
 from smdp_jax.solve.integrate import integrate
 from smdp_jax.solve.reversal import probability_flow_sde
@@ -98,21 +98,13 @@ class FlowDensity(eqx.Module):
         return start, logs.sum()[None]
 
 
-def check_prior(prior: LogDensity) -> None:
-    """Refuse what is no function."""
-    check_kind("prior", prior, "a function prior(x, args), the log density at ts[0]", "__call__")
-
-
 def check_density(values: Any, starts: State) -> None:
     """Refuse a prior that gives no density where the paths start."""
     if not concrete(values, starts):
         return
-    arrived = finite_rows(starts)
-    bad = arrived & (jnp.isnan(values) | jnp.isposinf(values))
-    if bad.any() or (arrived.any() and jnp.isneginf(values[arrived]).all()):
-        wrong = values[bad][0] if bad.any() else -jnp.inf
-        raise ValueError(
-            f"prior must be a log density at ts[0], got {wrong} at a state that the solve reached: "
-            "point masses and fields without power in some mode have no density; start ts later, "
-            "where the noise has given them one"
-        )
+    arrived = values[finite_rows(starts)]
+    bad = arrived[jnp.isnan(arrived) | jnp.isposinf(arrived)]
+    good = not bad.size and (not arrived.size or not jnp.isneginf(arrived).all())
+    said = f"prior must be a log density at ts[0], got {bad[0] if bad.size else -jnp.inf}"
+    remedy = "(point masses have none): start ts later, where noise has given them one"
+    check_that(good, f"{said} at states that were reached {remedy}")

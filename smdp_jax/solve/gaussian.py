@@ -10,15 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.checks import check_choice
+from smdp_jax.checks import check_choice, check_that
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.solve.covariance import Modes, Spread, counts_of
 from smdp_jax.solve.gaussian_solver import GaussianSolver, is_mode
-from smdp_jax.solve.linear import (
-    LinearPart,
-    Transform,
-    check_transform,
-)
+from smdp_jax.solve.linear import LinearPart, Transform, check_transform
 from smdp_jax.solve.linearise import Linearised, waves_of
 from smdp_jax.solve.process import noise_table
 from smdp_jax.solve.terms import white_noise
@@ -105,11 +101,8 @@ def bind(
     """Solver of the reversed process for states like x, its score not asked at ``first``."""
     linear = step.linear if step.linear is not None else sde.linear
     reference = step.reference if step.reference is not None else _reference_of(score)
-    if reference is None:
-        raise ValueError(
-            "GaussianStep must know a Gaussian near p_t, got a score that brings none: give "
-            "reference=GaussianReference.of(paths), or a Spectrum of the paths"
-        )
+    said = "GaussianStep must know a Gaussian near p_t, got a score that brings none: give"
+    check_that(reference is not None, f"{said} reference=GaussianReference.of(paths)")
     if linear is None:
         linear = LinearPart(0.0, _transform_of(reference, x))
     return GaussianSolver(sde, score, linear, reference, step.order, noise_level, first)
@@ -125,9 +118,8 @@ def check_gaussian(
 ) -> None:
     """Refuse what can't be stepped: no reference, a transform or variances that do not fit."""
     solver = bind(step, sde, score, x)
-    for g in noise_table(sde, ts, x):
-        if not g.all():
-            raise ValueError("GaussianStep must have noise on every leaf, got SDE.diffusion of 0")
+    noisy = all(g.all() for g in noise_table(sde, ts, x))
+    check_that(noisy, "GaussianStep must have noise on every leaf, got SDE.diffusion of 0")
     check_transform(solver.linear.transform, x)
     solver.check_reference(ts, x)
     jax.eval_shape(lambda t0, t1: solver.coefficients(t0, t1, x, args), ts[0], ts[1])

@@ -28,9 +28,9 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array
 
+from smdp_jax.checks import check_that, concrete
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.solve.linear import LinearPart, phi_functions, rates_at, times, to_modes, to_state
 from smdp_jax.solve.linearise import Curvature, Linearised
@@ -115,30 +115,22 @@ class GaussianSolver(Splitting):
         def pair(w: Any, m: Any, c: Any) -> tuple[Array, Array]:
             real = jnp.finfo(w.dtype).dtype
             m, c = jnp.asarray(m), jnp.asarray(c)
-            for value in (m, c):
-                if value.shape not in ((), w.shape):
-                    raise ValueError(
-                        f"the reference of GaussianStep must be of shape {w.shape} like the modes "
-                        f"of the transform, or scalars, got {value.shape}"
-                    )
+            said = f"the reference of GaussianStep must be scalars or like the modes, {w.shape}"
+            for shape in (m.shape, c.shape):
+                check_that(shape in ((), w.shape), said, shape)
             return m.astype(w.dtype if jnp.iscomplexobj(m) else real), c.astype(real)
 
         return jax.tree.map(pair, modes, spread(mean, modes), spread(variance, modes))
 
     def check_reference(self, ts: Array, x: State) -> None:
         """Look at the reference's variances at the times of a grid."""
-        known = not any(isinstance(v, Tracer) for v in jax.tree.leaves((ts, self.reference)))
-        if isinstance(self.reference, Curvature) or not known:
+        if isinstance(self.reference, Curvature) or not concrete(ts, self.reference):
             return
         pairs = jax.vmap(lambda t: self.moments(t, x))(jnp.asarray(ts))
+        said = "variances of the reference of GaussianStep must be at least 0, got"
         for _, variance in jax.tree.leaves(pairs, is_leaf=lambda p: isinstance(p, tuple)):
-            if isinstance(variance, Tracer):
-                continue
-            worst = float(jnp.min(variance))
-            if not worst >= 0:
-                raise ValueError(
-                    f"variances of the reference of GaussianStep must be at least 0, got {worst:g}"
-                )
+            worst = jnp.min(variance)
+            check_that(not concrete(worst) or worst >= 0, f"{said} {worst}")
 
     def coefficients(self, t0: Scalar, t1: Scalar, x: State, args: Args) -> State:
         """Coefficients of the step from t1 back to t0, a ``_Mode`` per leaf."""

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.checks import check_flags, check_positive
+from smdp_jax.checks import check_flags, check_positive, check_that
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.solve.process import check_start, check_time_grid, time_dtype
 from smdp_jax.solve.solvers import check_solver, default_solver, with_root_finder
@@ -220,14 +220,12 @@ def check_save(save: Any, times: int) -> Any:
         return save
     indices: Any = save
     try:
-        chosen = tuple(operator.index(i) for i in indices)
+        chosen = tuple(map(operator.index, indices))
     except TypeError:
         chosen = ()
-    if not chosen or min(chosen) < -times or max(chosen) >= times:
-        raise ValueError(
-            f"save must be 'last', 'all', or indices of the {times} times between {-times} and "
-            f"{times - 1}, got {save!r}"
-        )
+    said = f"save must be 'last', 'all', or indices of the {times} times between {-times} and"
+    within = chosen and -times <= min(chosen) and max(chosen) < times
+    check_that(within, f"{said} {times - 1}", save)
     return chosen
 
 

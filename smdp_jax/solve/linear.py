@@ -1,7 +1,6 @@
 r"""The linear part of a process, diagonal in a transform: ``F dx/dt = -rates F x + ...``."""
 
 import math
-import reprlib
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +8,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array
 
+from smdp_jax.checks import check_that, concrete
 from smdp_jax.sde import Args, Scalar, State
 from smdp_jax.solve.terms import white_noise
 
@@ -72,11 +71,10 @@ def rates_at(linear: Any, args: Args, modes: State, t0: Scalar, t1: Scalar) -> S
     def like(rate: Any, mode: Any) -> Array:
         rate = jnp.asarray(rate)
         turns = jnp.iscomplexobj(rate)
-        if turns and not jnp.issubdtype(mode.dtype, jnp.complexfloating):
-            raise ValueError("complex LinearPart.rates must come with a complex transform")
-        if rate.shape not in ((), mode.shape):
-            want = f"scalars or of shape {mode.shape}"
-            raise ValueError(f"LinearPart.rates must be {want}, got {rate.shape}")
+        complexes = not turns or jnp.issubdtype(mode.dtype, jnp.complexfloating)
+        check_that(complexes, "complex LinearPart.rates must come with a complex transform")
+        said = f"LinearPart.rates must be scalars or of shape {mode.shape}"
+        check_that(rate.shape in ((), mode.shape), said, rate.shape)
         return rate.astype(mode.dtype if turns else jnp.finfo(mode.dtype).dtype)
 
     return jax.tree.map(like, rates, modes)
@@ -93,16 +91,12 @@ def to_state(transform: Transform | None, modes: State) -> State:
 
 
 def _check_rates(rates: Any) -> None:
-    for leaf in jax.tree.leaves(rates):
-        if isinstance(leaf, Tracer):
-            continue
+    for leaf in filter(concrete, jax.tree.leaves(rates)):
         values: Any = np.asarray(leaf)
         worst = values.real.min() if values.size else 0.0
-        if not np.isfinite(values).all() or worst < 0:
-            raise ValueError(
-                "LinearPart.rates must be finite decay rates with real parts of at least 0 "
-                f"(dx/dt = -rates x), got {worst:g}: what grows belongs to the rest of the drift"
-            )
+        said = f"LinearPart.rates must be finite with real parts of at least 0, got {worst}"
+        decays = np.isfinite(values).all() and worst >= 0
+        check_that(decays, f"{said}: what grows belongs to the rest of the drift")
 
 
 def multiplicity(transform: Transform | None, x: State) -> State:
@@ -136,13 +130,13 @@ def check_transform(transform: Transform | None, x: State) -> None:
     """Try a transform on one random state: backward undoes forward, and lengths are kept."""
     if transform is None:
         return
-    want = "transform must be unitary (such as rfft and irfft with norm='ortho')"
+    want = "transform must be unitary (such as rfft and irfft with norm='ortho'), got"
     with jax.ensure_compile_time_eval():
         keys = jax.random.split(jax.random.key(0), 3)
         x, y = (white_noise(k, x) for k in keys[:2])
         modes = transform[0](x)
-        if jax.tree.structure(modes) != jax.tree.structure(x):
-            raise ValueError(f"transform must keep the state's tree, got {reprlib.repr(modes)}")
+        kept = jax.tree.structure(modes) == jax.tree.structure(x)
+        check_that(kept, "transform must keep the state's tree", modes)
         share = jax.tree.map(
             lambda w: jax.random.uniform(keys[2], w.shape, jnp.finfo(w.dtype).dtype), modes
         )
@@ -156,22 +150,22 @@ def check_transform(transform: Transform | None, x: State) -> None:
 
         size, tolerance = dot(x, x), 1e-3
         back = jax.tree.map(jnp.subtract, transform[1](modes), x)
-        if not dot(back, back) <= tolerance**2 * size:
-            raise ValueError(f"{want}, got a backward that does not undo forward")
-        if not abs(dot(filtered(x), y) - dot(x, filtered(y))) <= tolerance * size:
-            raise ValueError(f"{want}, got modes that are not orthogonal")
+        undone = dot(back, back) <= tolerance**2 * size
+        check_that(undone, f"{want} a backward that does not undo forward")
+        orthogonal = abs(dot(filtered(x), y) - dot(x, filtered(y))) <= tolerance * size
+        check_that(orthogonal, f"{want} modes that are not orthogonal")
         counts = np.concatenate([np.ravel(m) for m in jax.tree.leaves(multiplicity(transform, x))])
     near = np.minimum(abs(counts - 1), abs(counts - 2)).max()
     entries = sum(v.size for v in jax.tree.leaves(x))
-    if not (near <= 0.05 and abs(counts.sum() - entries) <= tolerance * entries):
-        ratio = entries / counts.sum()
-        raise ValueError(f"{want}, got one that multiplies squared lengths by {ratio:.3g}")
+    good = near <= 0.05 and abs(counts.sum() - entries) <= tolerance * entries
+    ratio = entries / counts.sum()
+    check_that(good, f"{want} one that multiplies squared lengths by {ratio:.3g}")
 
 
 def times(factor: Array, modes: Array) -> Array:
     """Multiply; a real factor by parts, since strict promotion refuses real times complex."""
-    if jnp.iscomplexobj(factor) and not jnp.iscomplexobj(modes):
-        raise ValueError("a complex factor must come with complex modes")
+    real = not jnp.iscomplexobj(factor) or jnp.iscomplexobj(modes)
+    check_that(real, "a complex factor must come with complex modes")
     if jnp.iscomplexobj(modes) and not jnp.iscomplexobj(factor):
         return jax.lax.complex(factor * modes.real, factor * modes.imag)
     return factor * modes

@@ -15,27 +15,23 @@ _STRAYS = 0.05
 
 def warn_of_lost(info: SolveInfo, args: Args, ts: Any, grows: bool) -> None:
     """Warn the caller of a verb of how many paths, from what time on, and what would do."""
-    lost_at, left_at = (
-        np.asarray(v)[np.asarray(v) > -np.inf]
-        if v is not None and concrete(v) and v.is_fully_addressable
-        else np.zeros(0)
-        for v in (info.lost_at, info.left_range_at)
-    )
-    count = np.size(info.finite)
+    lost_at, left_at = map(_known, (info.lost_at, info.left_range_at))
+    count, at = np.size(info.finite), lost_at if lost_at.size else left_at
     if lost_at.size:
-        why = _reason(args, ts, lost_at, left_at, grows)
-        warn(
-            f"{lost_at.size} of {count} paths were lost: not finite from t={lost_at.max():g} on "
-            f"the way back (half of them at t={np.median(lost_at):g}). info.finite tells which; "
-            f"{why}",
-        )
+        said, which = "were lost: not finite", "info.finite"
     elif left_at.size > _STRAYS * count:
-        warn(
-            f"{left_at.size} of {count} paths left the range of the training paths, from "
-            f"t={left_at.max():g} on the way back (half of them by t={np.median(left_at):g}): "
-            "what was learned extrapolates there. info.left_range_at tells which; "
-            f"{_reason(args, ts, left_at, left_at, grows)}",
-        )
+        said, which = "left the range of the training paths,", "info.left_range_at"
+    else:
+        return
+    why = f"{which} tells which; {_reason(args, ts, at, left_at, grows)}"
+    when = f"from t={at.max():g} on the way back (half of them by t={np.median(at):g})"
+    warn(f"{at.size} of {count} paths {said} {when}. {why}")
+
+
+def _known(times: Any) -> np.ndarray:
+    """Those that are times, as far as they can be looked at."""
+    seen = times is not None and concrete(times) and times.is_fully_addressable
+    return np.asarray(times)[np.asarray(times) > -np.inf] if seen else np.zeros(0)
 
 
 def _reason(args: Args, ts: Any, at: np.ndarray, left_at: np.ndarray, grows: bool) -> str:

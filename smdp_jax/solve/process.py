@@ -13,7 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import partial_eval
 
-from smdp_jax.checks import as_state, check_finite, check_floating, check_key, check_like, concrete
+from smdp_jax.checks import (
+    as_state,
+    check_finite,
+    check_floating,
+    check_key,
+    check_like,
+    check_that,
+    concrete,
+)
 from smdp_jax.compiled import Recent, parts_of, signature_of
 from smdp_jax.sde import SDE, Args, State
 
@@ -24,29 +32,24 @@ def check_time_grid(ts: Any, sde: SDE) -> None:
     """Check that a time grid is one-dimensional, increasing, and inside the SDE's interval."""
     if not isinstance(sde, SDE):
         raise TypeError(f"sde must be an SDE(drift, diffusion=g), got {reprlib.repr(sde)}")
-    if not isinstance(ts, (jax.Array, np.ndarray)):
-        raise ValueError(f"ts must be a one-dimensional array of times, got {reprlib.repr(ts)}")
-    if jnp.ndim(ts) != 1 or jnp.shape(ts)[0] < 2:
-        raise ValueError(f"ts must be one-dimensional with at least 2 times, got {jnp.shape(ts)}")
+    array = isinstance(ts, (jax.Array, np.ndarray))
+    check_that(array, "ts must be a one-dimensional array of times", ts)
+    grid = ts.ndim == 1 and len(ts) > 1
+    check_that(grid, f"ts must be one-dimensional with at least 2 times, got {ts.shape}")
     check_floating("ts", ts)
     if not concrete(ts):
         return
     # In the precision that it is solved in: close float64 times may be one float32 time.
     times = np.asarray(ts, jnp.result_type(ts))
-    wrong = np.flatnonzero(~(np.diff(times) > 0))
-    if wrong.size:
-        i = int(wrong[0])
-        raise ValueError(
-            f"ts must increase{'' if times.dtype == ts.dtype else f' in {times.dtype}'}, got "
-            f"ts[{i}]={times[i]} and ts[{i + 1}]={times[i + 1]}; "
-            "backward solves also take the increasing grid and walk it from its end"
-        )
-    if not np.isfinite(times).all():
-        raise ValueError(f"ts must be finite, got [{times[0]}, {times[-1]}]")
-    first, last = sde.interval
-    if times[0] < first or times[-1] > last:
-        got = f"[{times[0]}, {times[-1]}]"
-        raise ValueError(f"ts must lie inside SDE.interval=[{first}, {last}], got {got}")
+    i = int(np.argmin(np.diff(times) > 0))
+    kind = "" if times.dtype == ts.dtype else f" in {times.dtype}"
+    said = f"ts must increase{kind}, got ts[{i}]={times[i]} and ts[{i + 1}]={times[i + 1]}"
+    remedy = "; backward solves also take the increasing grid and walk it from its end"
+    check_that(times[i] < times[i + 1], said + remedy)
+    (first, last), got = sde.interval, f"[{times[0]}, {times[-1]}]"
+    check_that(np.isfinite(times).all(), f"ts must be finite, got {got}")
+    inside = first <= times[0] and times[-1] <= last
+    check_that(inside, f"ts must lie inside SDE.interval=[{first}, {last}], got {got}")
 
 
 def time_dtype(ts: Any) -> Any:
@@ -66,10 +69,9 @@ def check_process(
     equal_steps: bool = True,
 ) -> None:
     """Check the noise on ``ts``, and that the physics returns states like ``x``."""
-    if not jax.tree.leaves(x):
-        raise ValueError(f"a state must hold at least one array, got {x!r}")
-    if sde.deterministic and not deterministic:
-        raise ValueError("SDE.diffusion must be positive, got None (a process without noise)")
+    check_that(jax.tree.leaves(x), "a state must hold at least one array", x)
+    said = "SDE.diffusion must be positive, got None (a process without noise)"
+    check_that(deterministic or not sde.deterministic, said)
     if not sde.deterministic:
         _check_noise(sde, ts, x)
     for name in maps:
@@ -77,19 +79,12 @@ def check_process(
         if function is None:
             continue
         blind = check_returns(function, f"SDE.{name}", ts, x, args, times=1 + (name != "drift"))
-        if blind and not equal_steps:
-            raise ValueError(
-                f"SDE.{name} must depend on t0 and t1 to be asked for steps of its own choice "
-                "(substeps, or a grid with steps of several lengths), got one that ignores both: "
-                "it walks one fixed time"
-            )
-    if sde.drift is not None:
-        dtypes = sorted({jnp.result_type(leaf) for leaf in jax.tree.leaves(x)}, key=str)
-        if len(dtypes) != 1:
-            raise ValueError(
-                "the state of a drift must have one dtype in all leaves, got "
-                f"{' and '.join(map(str, dtypes))}; a flow map, SDE(step=...), takes any"
-            )
+        said = f"SDE.{name} must depend on t0 and t1 to be asked for steps of several lengths"
+        check_that(equal_steps or not blind, f"{said} (or substeps), got one of a fixed time")
+    dtypes = " and ".join(sorted({str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(x)}))
+    said = f"the state of a drift must have one dtype in all leaves, got {dtypes}"
+    one = sde.drift is None or " and " not in dtypes
+    check_that(one, f"{said}; a flow map, SDE(step=...), takes any")
 
 
 def _check_noise(sde: SDE, ts: Any, x: State) -> None:
@@ -97,16 +92,13 @@ def _check_noise(sde: SDE, ts: Any, x: State) -> None:
     table = noise_table(sde, ts, x)
     for g in table:
         with np.errstate(under="ignore"):
-            wrong = np.flatnonzero(~((g > 0) & np.isfinite(g) & (g * g > 0)))
-        if wrong.size and (g != 0).any():
-            t, value = np.asarray(ts)[wrong[0]], g[wrong[0]]
-            large = "finite" if value > 1 else "large enough to square"
-            want = large if value > 0 else "positive"
-            raise ValueError(f"SDE.diffusion must be {want} at t={t:g}, got {value:g}")
-    if table and not any(g.any() for g in table):
-        raise ValueError(
-            f"SDE.diffusion must be positive at t={np.asarray(ts)[0]:g}, got 0; no noise is None"
-        )
+            good = (g > 0) & np.isfinite(g) & (g * g > 0)
+        t, value = (float(np.asarray(v)[np.argmin(good)]) for v in (ts, g))
+        large = "finite" if value > 1 else "large enough to square"
+        said = f"SDE.diffusion must be {large if value > 0 else 'positive'}"
+        check_that(good.all() or not g.any(), f"{said} at t={t:g}, got {value:g}")
+    some = not table or any(g.any() for g in table)
+    check_that(some, "SDE.diffusion must be positive, got 0 at all times; no noise is None")
 
 
 def noise_table(sde: SDE, ts: Any, x: State) -> list[np.ndarray]:
@@ -156,9 +148,9 @@ def check_start(
     """Check one state to start from, the process there, and a key for its noise."""
     x0 = as_state(x0, "x0")
     check_finite(x0, "x0")
+    keyed = key is not None or sde.deterministic
+    check_that(keyed, f"{verb} needs a key for a process with noise, got key=None")
     if key is not None:
         check_key(key)
-    elif not sde.deterministic:
-        raise ValueError(f"{verb} needs a key for a process with noise, got key=None")
     check_process(sde, ts, x0, args, deterministic=True, equal_steps=equal_steps)
     return x0

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from smdp_jax.checks import check_within
+from smdp_jax.checks import check_that, check_within
 from smdp_jax.sde import SDE, Args, Diffusion, Scalar, ScoreFn, State, map_amplitudes
 
-__all__ = ["check_level", "forward_flow", "probability_flow_sde", "reverse_sde", "scaled_noise"]
+__all__ = ["forward_flow", "probability_flow_sde", "reverse_sde", "scaled_noise"]
 
 
 def reverse_sde(sde: SDE, score: ScoreFn, *, noise_level: float = 1.0) -> SDE:
@@ -43,9 +43,9 @@ def reverse_sde(sde: SDE, score: ScoreFn, *, noise_level: float = 1.0) -> SDE:
     ValueError
         If ``noise_level`` is negative or not finite, or if ``sde`` has no noise to reverse.
     """
-    level = check_level(noise_level)
-    if sde.deterministic:
-        raise ValueError("reverse_sde needs a process with noise, got SDE.diffusion=None")
+    (level,) = check_within("[0, inf)", noise_level=noise_level)
+    noisy = not sde.deterministic
+    check_that(noisy, "reverse_sde needs a process with noise, got SDE.diffusion=None")
     weight = (1 + level**2) / 2
     reversed_diffusion = scaled_noise(sde.diffusion, level, -1)
     interval = (-sde.interval[1], -sde.interval[0])
@@ -116,11 +116,6 @@ def forward_flow(sde: SDE, score: ScoreFn) -> SDE:
         return jax.tree.map(lambda y, s: y - jnp.asarray(t1 - t0, s.dtype) * s, y, s)
 
     return SDE(step=step, diffusion=None)
-
-
-def check_level(noise_level: Any) -> float:
-    """Check the alpha of a backward process, and return it as a number."""
-    return check_within("[0, inf)", noise_level=noise_level)[0]
 
 
 def scaled_noise(diffusion: Diffusion, level: float, direction: int = 1) -> Diffusion:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optimistix as optx
 
-from smdp_jax.checks import check_kind
+from smdp_jax.checks import check_kind, check_that
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.solve.terms import Splitting
 
@@ -119,27 +119,26 @@ def check_solver(
     if getattr(solver, "serves", None):  # drifts and flow maps alike
         return
     check_is_solver(solver)
-    name = type(solver).__name__
-    if sde.step is not None and not splits(solver):
-        raise ValueError(f"a flow map is solved by Splitting(), got {name}, which takes a drift")
-    if sde.step is None and splits(solver):
-        raise ValueError("Splitting() solves flow maps, got a drift: see flow_map_of")
-    if isinstance(solver, diffrax.HalfSolver) and not adaptive:
-        raise ValueError("HalfSolver estimates errors for adaptive steps: see solve_adaptive")
-    if isinstance(solver, (diffrax.AbstractFosterLangevinSRK, diffrax.SemiImplicitEuler)):
-        said = f"solver must be one of a single drift, got {name}, whose terms are two"
-        raise ValueError(f"{said}: use Heun(), or ShARK() with noise")
-    if isinstance(solver, (diffrax.ItoMilstein, diffrax.StratonovichMilstein)):
-        said = f"solver must be one of additive noise, got {name}()"
-        raise ValueError(f"{said}, which is Euler() there at the price of a Jacobian")
+    name, of_flows = type(solver).__name__, splits(solver)
+    said = f"a flow map is solved by Splitting(), got {name}, which takes a drift"
+    check_that(of_flows or sde.step is None, said)
+    said = "Splitting() solves flow maps, got a drift: see flow_map_of"
+    check_that(not of_flows or sde.step is not None, said)
+    fixed = not isinstance(solver, diffrax.HalfSolver)
+    check_that(adaptive or fixed, "HalfSolver estimates errors for adaptive steps: solve_adaptive")
+    said = f"solver must be one of a single drift (Heun(), ShARK() with noise), got {name}"
+    check_that(not isinstance(solver, _OF_TWO_DRIFTS), said)
+    said = f"solver must be one of additive noise, got {name}(): Euler() is the same, and cheaper"
+    check_that(not isinstance(solver, (diffrax.ItoMilstein, diffrax.StratonovichMilstein)), said)
     if sde.deterministic if deterministic is None else deterministic:
-        if isinstance(solver, diffrax.AbstractSRK):
-            raise ValueError(f"{name} needs noise, got an ODE: use an ODE solver such as Heun()")
-    elif not isinstance(solver, _OF_NOISE):
-        said = f"solver must be one that converges with noise, got {name}, which is for ODEs"
-        raise ValueError(f"{said}: use Euler(), Heun() or ShARK()")
+        said = f"{name} needs noise, got an ODE: use an ODE solver such as Heun()"
+        check_that(not isinstance(solver, diffrax.AbstractSRK), said)
+    else:
+        said = f"solver must converge with noise, as Euler(), Heun() or ShARK() do, got {name}"
+        check_that(isinstance(solver, _OF_NOISE), said)
 
 
+_OF_TWO_DRIFTS = (diffrax.AbstractFosterLangevinSRK, diffrax.SemiImplicitEuler)
 _OF_NOISE = (
     diffrax.AbstractRungeKutta,
     diffrax.AbstractImplicitSolver,

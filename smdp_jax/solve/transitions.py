@@ -14,16 +14,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from smdp_jax.checks import check_that
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.solve.chain import chain_of
 from smdp_jax.solve.covariance import Modes, Spread, counts_of
 from smdp_jax.solve.gaussian import GaussianStep, bind, check_gaussian
-from smdp_jax.solve.linear import (
-    LinearPart,
-    phi_functions,
-    rates_at,
-    to_modes,
-)
+from smdp_jax.solve.linear import LinearPart, phi_functions, rates_at, to_modes
 from smdp_jax.solve.terms import Splitting
 
 
@@ -165,9 +161,6 @@ def transitions_of(
         if not isinstance(score, StepKernel):
             check_gaussian(solver, sde, score, ts, x, args)
         return GaussianTransitions.of(solver, sde, score, ts, x)
-    if not isinstance(solver, Transitions):
-        raise ValueError(
-            "solver must have Gaussian steps, such as Euler(), Splitting() or GaussianStep(), got "
-            f"{type(solver).__name__}: weights need the density of a step"
-        )
+    said = "solver must have Gaussian steps, such as Euler(), Splitting() or GaussianStep(), got"
+    check_that(isinstance(solver, Transitions), f"{said} {type(solver).__name__}")
     return solver
