@@ -118,9 +118,8 @@ def _array_of(file: Any, name: str) -> np.ndarray:
     except ValueError as error:
         if "pickle" not in str(error):
             raise
-        raise ValueError(
-            f"{name!r} holds Python objects, which are not read: store plain arrays"
-        ) from None
+        said = f"{name!r} holds Python objects, which are not read: store plain arrays"
+        raise ValueError(said) from None
 
 
 def unpack(structure: Any, arrays: Mapping[str, Any]) -> Any:
@@ -193,12 +192,10 @@ def check_alike(what: Any, said: str) -> None:
         return
     own = np.frombuffer(digest_of([json.dumps(what)])[:16].encode(), np.uint8)
     others = multihost_utils.process_allgather(own)
-    wrong = np.flatnonzero((others != others[0]).any(axis=1))
-    if wrong.size:
-        raise ValueError(
-            f"all processes must {said}, got process {wrong[0]} unlike process 0: start them with "
-            "the same code, config and data"
-        )
+    unlike = (others != others[0]).any(axis=1)
+    if unlike.any():
+        got = f"process {unlike.argmax()} unlike process 0"
+        raise ValueError(f"all processes must {said}, got {got}: start them with the same code")
 
 
 def wait() -> None:

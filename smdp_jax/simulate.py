@@ -17,6 +17,7 @@ from smdp_jax.checks import (
     check_no_lists,
     check_positive,
     check_samples,
+    check_that,
 )
 from smdp_jax.compiled import compiled
 from smdp_jax.scores.targets import Ramp, ScoreTargetSplitting, least_variance_ramp
@@ -153,21 +154,15 @@ def _check(
     check_process(sde, ts, x, mapped if args_axes == 0 else args, equal_steps=equal)
     if score_targets is not False:
         if score_targets is not True:
-            check_kind(
-                "score_targets", score_targets, "True or a ramp, such as PowerRamp()", "__call__"
-            )
+            wanted = "True or a ramp, such as PowerRamp()"
+            check_kind("score_targets", score_targets, wanted, "__call__")
         names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(x)]
         for name, g in zip(names, noise_table(sde, ts, x), strict=False):
-            if not g.any():
-                raise ValueError(
-                    f"SDE.diffusion must be positive on all leaves, got 0 at {name}: score targets "
-                    "divide by the noise of every leaf"
-                )
-        if sde.drift is not None and (isinstance(solver, diffrax.AbstractSRK) or splits(solver)):
-            raise ValueError(
-                "with score_targets, solver must be the ODE solver of the physics step, such as "
-                f"Euler() or Heun(), got {type(solver).__name__}"
-            )
+            said = f"SDE.diffusion must be positive on all leaves, got 0 at {name}"
+            check_that(g.any(), f"{said}: score targets divide by it")
+        of_noise = isinstance(solver, diffrax.AbstractSRK) or splits(solver)
+        said = "with score_targets, solver must be an ODE solver of the physics, such as Heun()"
+        check_that(sde.drift is None or not of_noise, f"{said}, got {type(solver).__name__}")
     if solver is not None:
         check_solver(sde, solver)
     return jax.tree.map(jnp.asarray, x0), samples, substeps, chunk_size

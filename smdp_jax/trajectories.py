@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from smdp_jax.checks import check_conditions, check_floating, check_holds, check_within, concrete
+from smdp_jax.checks import (
+    check_conditions,
+    check_floating,
+    check_holds,
+    check_that,
+    check_within,
+    concrete,
+)
 from smdp_jax.compiled import once
 from smdp_jax.sde import Args, State
 
@@ -104,10 +111,8 @@ class Trajectories:
     def __getitem__(self, samples: Any) -> "Trajectories":
         """Paths ``data[:100]``, or of an array of indices or booleans, with all that is theirs."""
         if isinstance(samples, (int, np.integer)):
-            raise TypeError(
-                f"samples must be a slice or an array of indices, got {samples}: "
-                f"data[{samples}:{samples + 1}] is one path, data.at(sample, time) one state"
-            )
+            one = f"data[{samples}:{samples + 1}] is one path, data.at(sample, time) one state"
+            raise TypeError(f"samples must be a slice or array of indices, got {samples}: {one}")
         cut = lambda tree: jax.tree.map(lambda leaf: leaf[samples], tree)
         own = ("xs", "score_targets", "mask", *(() if self.args_axes is None else ("args",)))
         return replace(self, **{name: cut(getattr(self, name)) for name in own})
@@ -159,46 +164,36 @@ class Trajectories:
             or infinite (which sample, which time), or is missing where all are needed.
         """
         states = jax.tree_util.tree_leaves_with_path(self.xs)
-        if not states:
-            raise ValueError(f"Trajectories.xs must hold arrays of states, got {self.xs}")
+        check_that(states, "Trajectories.xs must hold arrays of states", self.xs)
         first = jnp.shape(states[0][1])
         want = (max(first[0], 1) if first else 1, self.num_times)
         for path, leaf in states:
-            where = f"Trajectories.xs{jax.tree_util.keystr(path)}"
-            if jnp.shape(leaf)[:2] != want:
-                said = f"{where} must have leading axes (samples, times)={want}"
-                raise ValueError(f"{said}, got shape {jnp.shape(leaf)}")
+            where, shape = f"Trajectories.xs{jax.tree_util.keystr(path)}", jnp.shape(leaf)
+            said = f"{where} must have leading axes (samples, times)={want}, got shape {shape}"
+            check_that(shape[:2] == want, said)
             check_floating(where, leaf)
         check_conditions(self.args, self.args_axes, self.num_samples, "Trajectories.xs")
         if self.mask is not None:
             self._check_mask(want, masked)
         if self.score_targets is not None:
-            want_all, got = (jax.tree.map(jnp.shape, t) for t in (self.xs, self.score_targets))
-            if want_all != got:
-                said = f"Trajectories.score_targets must have the shapes of xs {want_all}"
-                raise ValueError(f"{said}, got {got}")
+            shapes, got = (jax.tree.map(jnp.shape, t) for t in (self.xs, self.score_targets))
+            said = f"Trajectories.score_targets must have the shapes of xs {shapes}"
+            check_that(shapes == got, said, got)
         for name in ("xs", "score_targets"):
             _check_finite(name, getattr(self, name), self.ts, self.mask)
 
     def _check_mask(self, want: tuple[int, ...], masked: bool) -> None:
         kind, shape = jnp.result_type(self.mask), jnp.shape(self.mask)
-        if kind != jnp.bool_ or shape != want:
-            got = f"{kind}{list(shape)}"
-            raise ValueError(f"Trajectories.mask must be bool (samples, times)={want}, got {got}")
+        said = f"Trajectories.mask must be bool (samples, times)={want}, got {kind}{list(shape)}"
+        check_that(kind == jnp.bool_ and shape == want, said)
         if not concrete(self.mask):
             return
-        seen = np.asarray(self.mask)
-        if not seen.any(axis=1).all():
-            raise ValueError(
-                "Trajectories.mask must leave every path a state, got none in sample "
-                f"{int(np.argmin(seen.any(axis=1)))}: leave such paths out"
-            )
-        if not masked and not seen.all():
-            broken = int((~seen).any(axis=1).sum())
-            raise ValueError(
-                f"paths must be whole here, got {broken} of {len(seen)} with missing states: only "
-                "fit honours a mask; data[data.mask.all(axis=1)] are whole"
-            )
+        seen, whole = (f(np.asarray(self.mask), axis=1) for f in (np.any, np.all))
+        said = "Trajectories.mask must leave every path a state, got none in sample"
+        check_that(seen.all(), f"{said} {seen.argmin()}: leave such paths out")
+        said = f"paths must be whole here, got {(~whole).sum()} of {len(whole)} with missing states"
+        remedy = "only fit honours a mask; data[data.mask.all(axis=1)] are whole"
+        check_that(masked or whole.all(), f"{said}: {remedy}")
 
 
 @runtime_checkable
@@ -301,16 +296,12 @@ def _check_finite(name: str, tree: Any, ts: Any, mask: Any) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(_seen(tree, mask)):
         if jax.device_get(_all_finite(leaf)):
             continue
-        finite = np.isfinite(np.asarray(leaf))
-        bad = ~finite.reshape(*leaf.shape[:2], -1).all(axis=-1)
-        count = int(np.any(bad, axis=1).sum())
-        sample, time = (int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(
-            f"Trajectories.{name}{jax.tree_util.keystr(path)} is not finite in "
-            f"{count} of {leaf.shape[0]} samples; first in sample {sample} "
-            f"at t={float(ts[time]):g} (time index {time}): use smaller steps, or check the "
-            "simulator there"
-        )
+        bad = ~np.isfinite(np.asarray(leaf)).reshape(*leaf.shape[:2], -1).all(axis=-1)
+        (sample, time), count = np.argwhere(bad)[0], np.any(bad, axis=1).sum()
+        said = f"Trajectories.{name}{jax.tree_util.keystr(path)} is not finite in {count} of"
+        first = f"first in sample {sample} at t={float(ts[time]):g} (time index {time})"
+        remedy = "use smaller steps, or check the simulator there"
+        raise ValueError(f"{said} {leaf.shape[0]} samples; {first}: {remedy}")
 
 
 def grid_axes(x: State) -> int:

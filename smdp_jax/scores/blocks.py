@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from smdp_jax.checks import check_that
 from smdp_jax.sde import State
 from smdp_jax.solve.linear import cosines
 from smdp_jax.solve.terms import white_noise
@@ -164,21 +165,17 @@ def check_unitary(transform: Any, x: State) -> None:
     """Refuse a transform that changes the norm of a random state or does not come back to it."""
     with jax.ensure_compile_time_eval():
         state = white_noise(jax.random.key(0), x)
-        noise = jax.tree.leaves(state)
         blocks = transform.to(state)
         there = sum(
             float((jnp.abs(b) ** 2 * jnp.asarray(w, jnp.abs(b).dtype)[:, None]).sum())
             for b, w in zip(blocks, transform.multiplicity(state), strict=True)
         )
-        before = sum(float((leaf**2).sum()) for leaf in noise)
-        again = jax.tree.leaves(transform.back(blocks, state))
-        missed = sum(float(((a - b) ** 2).sum()) for a, b in zip(again, noise, strict=True))
-    if not (abs(there / before - 1) < 1e-3 and missed < 1e-6 * before):
-        raise ValueError(
-            "BackwardKernel.transform must be unitary, a pair (forward, inverse) that keeps the "
-            f"norm of a field, got |forward(x)|^2 / |x|^2 = {there / before:.4g} and "
-            f"|inverse(forward(x)) - x|^2 / |x|^2 = {missed / before:.4g} for a random state"
-        )
+        square = lambda tree: sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(tree))
+        missed = square(jax.tree.map(jnp.subtract, transform.back(blocks, state), state))
+        norm, missed = there / square(state), missed / square(state)
+    said = "BackwardKernel.transform must be unitary, a pair (forward, inverse), got"
+    got = f"|forward(x)|^2 = {norm:.4g} |x|^2 and |inverse(forward(x)) - x|^2 = {missed:.4g} |x|^2"
+    check_that(abs(norm - 1) < 1e-3 and missed < 1e-6, f"{said} {got}")
 
 
 def matvec(matrices: Array, vectors: Array) -> Array:

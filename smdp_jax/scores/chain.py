@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.checks import check_within, concrete, warn
+from smdp_jax.checks import check_that, check_within, concrete, warn
 from smdp_jax.scores.kernel import LearnedKernel, first_step
 from smdp_jax.scores.kernel_step import draw
 from smdp_jax.scores.tables import with_input_noise
@@ -71,8 +71,8 @@ def kernel_walk(
 ) -> KernelWalk:
     """Set up the walk that ``sample_posterior`` was asked for."""
     for name in ("solver", "controller"):
-        if getattr(asked, name) is not None:
-            raise ValueError(f"{name} needs a score, got a LearnedKernel, which has its own steps")
+        said = f"{name} needs a score, got a LearnedKernel, which has its own steps"
+        check_that(getattr(asked, name) is None, said)
     (noise,) = check_within("[0, inf)", input_noise=input_noise)
     first, steps = first_step(kernel.ts, asked.ts), len(asked.ts) - 1
     size = jnp.asarray(noise, jax.tree.leaves(ends.x)[0].dtype)
@@ -87,20 +87,14 @@ def _warn_of_far(kernel: LearnedKernel, ends: Ends, last: int) -> None:
     ):
         return
     if kernel.range is not None:
-        outside = jax.vmap(lambda x: kernel.range.outside(kernel.ts[last], x))
-        if far := int(outside(ends.x).sum()):
-            warn(
-                f"sample_posterior: {far} of {jax.tree.leaves(ends.x)[0].shape[0]} end states lie "
-                f"outside of the range of the training paths at t={float(kernel.ts[last]):g}, and "
-                "what was learned extrapolates there. x_end must be in their units; if it is, "
-                "train on paths that end there",
-            )
+        outside = jax.vmap(lambda x: kernel.range.outside(kernel.ts[last], x))(ends.x)
+        if far := int(outside.sum()):
+            said = f"sample_posterior: {far} of {outside.size} end states lie outside of the range"
+            where = f"of the training paths at t={float(kernel.ts[last]):g}"
+            warn(f"{said} {where}: check the units of x_end, or train on paths that end there")
     for name, value, low, high in kernel.tables.hats.beyond(ends.args, ends.mapped):
-        warn(
-            f"sample_posterior: {name}={value:.4g} lies outside of the training paths' "
-            f"[{low:.4g}, {high:.4g}], and what was learned extrapolates there: train on paths "
-            "with such conditions",
-        )
+        said = f"{name}={value:.4g} lies outside of the training paths' [{low:.4g}, {high:.4g}]"
+        warn(f"sample_posterior: {said}: train on paths with such conditions")
 
 
 def drawn_back(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from smdp_jax.checks import check_holds
+from smdp_jax.checks import check_holds, check_that
 from smdp_jax.scores import blocks
 from smdp_jax.scores.choice import best_base, best_transform
 from smdp_jax.scores.kernel import LearnedKernel
@@ -42,9 +42,8 @@ def kernel_tables(
     if transform == "auto":
         chosen = best_transform(sde, data, axes, network)
     elif isinstance(transform, str):
-        if transform not in get_args(blocks.Kind):
-            want = f"'auto', one of {get_args(blocks.Kind)}, or a pair (forward, inverse)"
-            raise ValueError(f"BackwardKernel.transform must be {want}, got {transform!r}")
+        said = f"BackwardKernel.transform must be 'auto', one of {get_args(blocks.Kind)}, or a pair"
+        check_that(transform in get_args(blocks.Kind), f"{said} (forward, inverse)", transform)
         chosen = blocks.named(cast(blocks.Kind, transform), axes)
     else:
         chosen = blocks.Custom(axes, *transform)

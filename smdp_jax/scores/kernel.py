@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.checks import check_alike, concrete
+from smdp_jax.checks import check_alike, check_shape, check_that, concrete
 from smdp_jax.scores.blocks import matvec
 from smdp_jax.scores.kernel_step import (
     coloured,
@@ -124,10 +124,10 @@ class LearnedKernel:
         ValueError
             If it is neither ``sample_posterior`` nor ``certify`` on the kernel's own steps.
         """
-        if use not in ("sample_posterior", "certify"):
-            raise ValueError(f"{use} {_NEEDS}, whose steps are for sample_posterior and certify")
-        if not whole_steps or noise_level != 1:
-            raise ValueError(f"substeps, corrector or noise_level {_NEEDS}, which has its own")
+        walked = use in ("sample_posterior", "certify")
+        check_that(walked, f"{use} {_NEEDS}, whose steps are for sample_posterior and certify")
+        own = whole_steps and noise_level == 1
+        check_that(own, f"substeps, corrector or noise_level {_NEEDS}, which has its own")
         first_step(self.ts, ts)
         check_same_process(self.ts, self.tables.noise, self.tables.probe, sde)
 
@@ -227,12 +227,9 @@ class LearnedKernel:
 def first_step(own: Any, ts: Any) -> int:
     """Find the step of a kernel at which a grid begins; refuse other steps."""
     if not concrete(own, ts):
-        if jnp.shape(own) != jnp.shape(ts):
-            said = f"inside jit a LearnedKernel takes its whole grid of {len(own)} times"
-            raise ValueError(f"{said}, got {jnp.shape(ts)}")
+        check_shape("inside jit, ts", ts, jnp.shape(own), ", the whole grid of the LearnedKernel")
         return 0
-    first = first_of(own, ts)
-    if first is None:
+    if (first := first_of(own, ts)) is None:
         said = f"a LearnedKernel has its own steps {steps_of(own, ts)}"
         raise ValueError(f"{said}. Learn another one for other steps, or a score, PathScore()")
     return first

@@ -20,7 +20,7 @@ from flax.errors import (
     ScopeParamShapeError,
 )
 
-from smdp_jax.checks import check_kind, check_like, concrete, warn
+from smdp_jax.checks import check_kind, check_like, check_that, concrete, warn
 from smdp_jax.scores.own_steps import first_of, steps_of
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.solve.process import check_process, check_time_grid
@@ -41,17 +41,13 @@ def readable_errors(model: Any, x: State, args: Args) -> Iterator[None]:
     try:
         yield
     except (ScopeParamShapeError, ScopeParamNotFoundError) as error:
-        shapes = jax.tree.map(jnp.shape, (x, args))
-        raise ValueError(
-            f"the parameters of {name} are those of another network, or of a state "
-            f"and args of other shapes than {shapes[0]} and {shapes[1]}; several states need "
-            f"batch_axes or jax.vmap ({error})"
-        ) from error
+        shapes = "state {} and args {}".format(*jax.tree.map(jnp.shape, (x, args)))
+        said = f"the parameters of {name} must be those of this network, for {shapes}"
+        raise ValueError(f"{said}; several states need batch_axes or jax.vmap ({error})") from error
     except (InvalidRngError, ModifyScopeVariableError) as error:
         which = {
             InvalidRngError: "draws random numbers: switch dropout off (deterministic=True)",
-            ModifyScopeVariableError: "changes variables when called: use LayerNorm or GroupNorm "
-            "in place of batch statistics",
+            ModifyScopeVariableError: "changes variables when called: use LayerNorm or GroupNorm",
         }[type(error)]
         said = f"the network must be a function of t, x and args, got {name}"
         raise ValueError(f"{said}, which {which} ({error})") from error
@@ -78,8 +74,7 @@ class _Learned:
         if self.preconditioner is None:
             return network(t, x, args)
         want, got = jax.tree.structure(self.preconditioner.mean), jax.tree.structure(x)
-        if want != got:
-            raise ValueError(f"the network was trained on states of the tree {want}, got {got}")
+        check_that(want == got, f"the network was trained on states of the tree {want}", got)
         return self.preconditioner(network, jnp.asarray(t), x, args)
 
 
@@ -116,16 +111,10 @@ class LearnedScore(_Learned):
 
         Parameters
         ----------
-        sde : SDE
-            The process that it is used on.
-        ts : array (times,)
-            Times of the solve.
-        noise_level : float
-            The alpha of the solve.
+        sde, ts, noise_level, use
+            Process, times (times,) and alpha of the solve; the verb that asks.
         whole_steps : bool
             Whether every step of ``ts`` is one step of the solver, and nothing else.
-        use : str
-            The verb that asks.
         """
         own = self.preconditioner.ts if self.ts is None and self.preconditioner else self.ts
         if own is None or not concrete(own, ts):
@@ -133,10 +122,8 @@ class LearnedScore(_Learned):
         own, asked = np.asarray(own), np.asarray(ts)
         slack = 1e-3 * (own[-1] - own[0])
         if asked[0] < own[0] - slack or asked[-1] > own[-1] + slack:
-            warn(
-                f"{use} in [{asked[0]:g}, {asked[-1]:g}] goes beyond the times [{own[0]:g}, "
-                f"{own[-1]:g}] that the score was trained on: it extrapolates there",
-            )
+            said = f"goes beyond the times [{own[0]:g}, {own[-1]:g}] that the score was trained on"
+            warn(f"{use} in [{asked[0]:g}, {asked[-1]:g}] {said}: it extrapolates there")
 
 
 @jax.tree_util.register_dataclass
@@ -186,13 +173,12 @@ class StepCorrection(_Learned):
         ValueError
             On a drift, at another noise level, or on other steps.
         """
-        if sde.step is None:
-            raise ValueError(f"{use} on a drift needs a score, got a StepCorrection of a flow map")
-        if not whole_steps:
-            raise ValueError("substeps and corrector need a score, got a StepCorrection")
-        if noise_level != self.noise_level:
-            own = f"this StepCorrection was trained at noise level {self.noise_level:g}"
-            raise ValueError(f"{use} at noise level {noise_level:g} needs a score; {own}{_LEARN}")
+        said = f"{use} on a drift needs a score, got a StepCorrection of a flow map"
+        check_that(sde.step is not None, said)
+        check_that(whole_steps, "substeps and corrector need a score, got a StepCorrection")
+        own = f"this StepCorrection was trained at noise level {self.noise_level:g}{_LEARN}"
+        said = f"{use} at noise level {noise_level:g} needs a score; {own}"
+        check_that(noise_level == self.noise_level, said)
         if concrete(ts, self.ts) and first_of(self.ts, ts) is None:
             own = f"the steps that this StepCorrection was trained on {steps_of(self.ts, ts)}"
             raise ValueError(f"{use} needs {own}{_LEARN}")
@@ -200,9 +186,8 @@ class StepCorrection(_Learned):
 
 def check_is_score(score: ScoreFn, use: str) -> None:
     """Refuse what is learned for one step where the mathematics asks for grad log p itself."""
-    if getattr(score, "kind", "score") != "score":
-        got = f"{type(score).__name__}, which is right for its own steps of one backward solve"
-        raise ValueError(f"{use} must have a score, got a {got}{_LEARN}")
+    got = f"{type(score).__name__}, which is right for its own steps of one backward solve{_LEARN}"
+    check_that(getattr(score, "kind", "score") == "score", f"{use} must have a score, got a {got}")
 
 
 def check_evaluates(sde: SDE, score: ScoreFn, ts: Any, x: State, args: Args) -> None:

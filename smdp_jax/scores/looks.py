@@ -15,6 +15,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
+from smdp_jax.checks import check_that
 from smdp_jax.scores.sensors import LinearObservation
 from smdp_jax.scores.twist import LinearTwist, by_components
 from smdp_jax.sde import State
@@ -63,9 +64,8 @@ class Looks(NamedTuple):
             empty = [jnp.zeros((len(ts), *shape), self.matrix.dtype) for shape in shapes]
             gain, offset, residual = empty
             return Tables(gain, offset, residual, jnp.zeros((len(ts), number), bool))
-        if twist.gain.shape[1:] != self.matrix.shape:
-            want, got = f"{number} sensors of {entries} entries", twist.gain.shape[1:]
-            raise ValueError(f"twist must be of these observations, {want}, got {got}")
+        said = f"twist must be of these observations, {number} sensors of {entries} entries"
+        check_that(twist.gain.shape[1:] == self.matrix.shape, said, twist.gain.shape[1:])
         gain, offset, residual = jax.vmap(twist.at)(jnp.asarray(ts))
         return Tables(gain, offset, residual, self._early(len(ts)))
 

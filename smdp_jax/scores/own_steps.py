@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from smdp_jax.checks import concrete
+from smdp_jax.checks import check_that, concrete
 from smdp_jax.sde import SDE, Args, State
 
 
@@ -49,10 +49,9 @@ def check_same_process(ts: Array, noise: State, probe: tuple[State, Args, State]
     if not concrete(noise, moved, ts):
         return
     now, again = jax.jit(lambda t, x, a: (noise_of(sde, t, x), move_of(sde, t, x, a)))(ts, x, args)
+    said = "sde must be the process that the kernel was learned for, got a"
     for name, old, new in (("noise", noise, now), ("physics", moved, again)):
         for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
-            size = float(jnp.abs(a).max())
-            apart = float(jnp.abs(a - b).max())
-            if not apart <= 1e-3 * size:
-                said = f"sde must be the process that the kernel was learned for, got a {name} that"
-                raise ValueError(f"{said} differs by {apart:.3g} where its own is up to {size:.3g}")
+            size, apart = float(jnp.abs(a).max()), float(jnp.abs(a - b).max())
+            got = f"{name} that differs by {apart:.3g} where its own is up to {size:.3g}"
+            check_that(apart <= 1e-3 * size, f"{said} {got}")

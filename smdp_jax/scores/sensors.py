@@ -12,7 +12,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from smdp_jax.checks import check_kind, check_shape, concrete, is_number
+from smdp_jax.checks import check_kind, check_shape, check_that, concrete, is_number
 from smdp_jax.sde import State
 
 __all__ = ["LinearObservation", "Observation"]
@@ -79,24 +79,22 @@ class LinearObservation:
 
     def __post_init__(self) -> None:
         _check_time(self.time)
-        if isinstance(self.operator, list) and all(
-            map(np.isscalar, jax.tree.leaves(self.operator))
-        ):
+        leaves = jax.tree.leaves(self.operator)
+        if isinstance(self.operator, list) and all(map(np.isscalar, leaves)):
             object.__setattr__(self, "operator", np.asarray(self.operator))
         value = _real("value", self.value)
         _real("covariance", self.covariance)
         if self.seen is not None:
             check_shape("LinearObservation.seen", jnp.asarray(self.seen), value.shape, " of value")
-        if not concrete(self.seen):
-            said = "LinearObservation.seen must be known before tracing, got a traced array"
-            raise ValueError(f"{said}: give broken sensors a large covariance there")
-        kept = self.kept
+        said = "LinearObservation.seen must be known before tracing, got a traced array"
+        check_that(concrete(self.seen), f"{said}: give broken sensors a large covariance there")
         if concrete(value):
             flat = np.asarray(value).reshape(-1)
-            if (wrong := np.flatnonzero(~np.isfinite(flat) & kept)).size:
-                got = f"{flat[wrong[0]]} at sensor {wrong[0]}: leave broken sensors out by seen="
-                raise ValueError(f"LinearObservation.value must be finite, got {got}")
-        _check_covariance(self.covariance, kept)
+            wrong = ~np.isfinite(flat) & self.kept
+            got = f"{flat[wrong][:1]} at sensor {wrong.argmax()}" if wrong.any() else ""
+            said = f"LinearObservation.value must be finite, got {got}"
+            check_that(not wrong.any(), f"{said}: leave broken sensors out by seen=")
+        _check_covariance(self.covariance, np.size(self.value))
 
     @property
     def kept(self) -> np.ndarray:
@@ -128,8 +126,7 @@ class LinearObservation:
             return operator(x)
         if self._is_mask:
             want, got = (jax.tree.map(np.shape, tree) for tree in (x, operator))
-            if want != got:
-                raise ValueError(f"a mask must be like the state {want}, got {got}")
+            check_that(want == got, f"a mask must be like the state {want}", got)
             picked = jax.tree.map(lambda o, x: x[np.nonzero(np.asarray(o))], operator, x)
             return jnp.concatenate(jax.tree.leaves(picked))
         if self._is_matrix:
@@ -137,14 +134,13 @@ class LinearObservation:
             hint = ", a column for each entry of the state"
             check_shape("a matrix as operator", operator, (operator.shape[0], flat.size), hint)
             return jnp.asarray(operator, flat.dtype) @ flat
-        if not isinstance(x, (jax.Array, np.ndarray)):
-            want = "a function for a state of several leaves"
-            raise ValueError(f"operator must be {want}, got {operator!r}")
+        alone = isinstance(x, (jax.Array, np.ndarray))
+        check_that(alone, "operator must be a function for a state of several leaves", operator)
         try:
             return x[operator]
         except (IndexError, TypeError) as error:
-            want = f"an index into a state of shape {x.shape}"
-            raise ValueError(f"operator must be {want}, got {operator!r}") from error
+            said = f"operator must be an index into a state of shape {x.shape}, got {operator!r}"
+            raise ValueError(said) from error
 
     @property
     def _is_mask(self) -> bool:
@@ -182,11 +178,10 @@ class LinearObservation:
         except (TypeError, ValueError, jax.errors.TracerArrayConversionError) as error:
             if not callable(self.operator):
                 raise
-            want = "a JAX function of one state that returns an array"
-            got = reprlib.repr(self.operator)
-            raise TypeError(f"operator must be {want}, got {got}: {error}") from error
-        if shape != (want := np.shape(self.value)):
-            raise ValueError(f"operator must return the shape of value {want}, got {shape}")
+            said = "operator must be a JAX function of one state that returns an array, got"
+            raise TypeError(f"{said} {reprlib.repr(self.operator)}: {error}") from error
+        want = np.shape(self.value)
+        check_that(shape == want, f"operator must return the shape of value {want}", shape)
         kept = np.flatnonzero(self.kept)
         if self._is_matrix:
             return jnp.asarray(self.operator, flat.dtype)[kept]
@@ -196,9 +191,9 @@ class LinearObservation:
             picked = np.asarray(self.apply(numbers)).reshape(-1)[kept]
             return jnp.asarray(np.eye(flat.size)[picked], flat.dtype)
         rows, off = jax.jit(lambda probe: _rows(look, probe, kept))(flat)
-        if concrete(off) and float(off) > 0:
-            said = "operator must be linear, without an offset, got one that is not"
-            raise ValueError(f"{said}: use Observation(time, log_likelihood)")
+        said = "operator must be linear, without an offset, got one that is not"
+        linear = not concrete(off) or float(off) <= 0
+        check_that(linear, f"{said}: use Observation(time, log_likelihood)")
         return rows
 
     def noise(self, dtype: Any) -> Array:
@@ -261,38 +256,34 @@ def _rows(look: Callable, flat: Array, kept: np.ndarray) -> tuple[Array, Array]:
 
 
 def _check_time(time: Any) -> None:
-    if not is_number(time):
-        want = "a number that is known before tracing"
-        raise ValueError(f"an observation's time must be {want}, got {reprlib.repr(time)}")
+    said = "an observation's time must be a number that is known before tracing"
+    check_that(is_number(time), said, time)
 
 
 def _real(name: str, given: Any) -> Array:
     try:
         found = jnp.asarray(given)
     except (TypeError, ValueError):
-        found = None
-    if found is None or jnp.issubdtype(found.dtype, jnp.complexfloating):
-        got = reprlib.repr(given)
-        raise ValueError(f"LinearObservation.{name} must be an array of real numbers, got {got}")
+        found = jnp.asarray(1j)  # no more real than what is none
+    real = not jnp.iscomplexobj(found)
+    check_that(real, f"LinearObservation.{name} must be an array of real numbers", given)
     return found
 
 
-def _check_covariance(covariance: Any, kept: np.ndarray) -> None:
+def _check_covariance(covariance: Any, size: int) -> None:
     shape = np.shape(covariance)
-    size = kept.size
-    if shape not in ((), (size,), (size, size)) and math.prod(shape) != size:
-        want = f"a number, one per sensor ({size}), or a matrix of shape {(size, size)}"
-        raise ValueError(f"covariance must be {want}, got shape {shape}")
+    fits = shape in ((), (size,), (size, size)) or math.prod(shape) == size
+    said = f"covariance must be a number, one per sensor ({size}), or a matrix {(size, size)}"
+    check_that(fits, f"{said}, got shape {shape}")
     if not concrete(covariance):
         return
     values = np.asarray(covariance, np.float64)
-    if len(shape) == 2 and shape[0] == size and shape[1] == size:
+    finite = np.isfinite(values).all()
+    if shape == (size, size):
         symmetric = np.allclose(values, values.T, atol=1e-6 * np.abs(values).max())
-        least = np.linalg.eigvalsh(values).min() if np.isfinite(values).all() else np.nan
-        if not symmetric:
-            raise ValueError(f"covariance must be symmetric, got {reprlib.repr(covariance)}")
-        if not least > 0:
-            got = f"least eigenvalue {least:g}"
-            raise ValueError(f"covariance must be positive definite, got {got}")
-    elif not (values > 0).all() or not np.isfinite(values).all():
-        raise ValueError(f"covariance must be positive and finite, got {values.min():g}")
+        check_that(symmetric, "covariance must be symmetric", covariance)
+        least = np.linalg.eigvalsh(values).min() if finite else np.nan
+        check_that(least > 0, f"covariance must be positive definite, got an eigenvalue {least:g}")
+    else:
+        least = values.min()
+        check_that(finite and least > 0, f"covariance must be positive and finite, got {least:g}")

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.serialization import msgpack_restore, msgpack_serialize
 
+from smdp_jax.checks import check_that
 from smdp_jax.files import write_atomically
 from smdp_jax.scores.blocks import Cosine, Joint, Periodic, Points
 from smdp_jax.scores.conditions import Hats
@@ -101,18 +102,17 @@ def load_score(path: str | os.PathLike[str], model: Any, sde: SDE | None = None)
     except FileNotFoundError:
         raise FileNotFoundError(f"path must be a file that save wrote, got {path}") from None
     head, _, body = content.partition(b"\n")
-    if not head.startswith(_MAGIC):
-        raise ValueError(f"{path} must begin as what save writes does, got {content[:24]!r}")
+    known = head.startswith(_MAGIC)
+    check_that(known, f"{path} must begin as what save writes does", content[:24])
     version, _, digest = head.removeprefix(_MAGIC).partition(b" ")
-    if version != str(_VERSION).encode():
-        got = f"{version.decode(errors='replace')}, of another smdp_jax"
-        remedy = "pip install --upgrade smdp_jax, or train again"
-        raise ValueError(f"{path} must be of version {_VERSION}, got version {got}: {remedy}")
-    if hashlib.sha256(body).hexdigest().encode() != digest:
-        raise ValueError(f"{path} is damaged: its content has another digest than it had")
-    tree = msgpack_restore(body)
-    if tree["network"] != (asked := described(model)):
-        raise ValueError(f"model must be the network of {path}, {tree['network']}, got {asked}")
+    said = f"{path} must be of version {_VERSION}, got version {version.decode(errors='replace')}"
+    remedy = "pip install --upgrade smdp_jax, or train again"
+    check_that(version == str(_VERSION).encode(), f"{said} of another smdp_jax: {remedy}")
+    whole = hashlib.sha256(body).hexdigest().encode() == digest
+    check_that(whole, f"{path} is damaged: its content has another digest than it had")
+    tree, asked = msgpack_restore(body), described(model)
+    said = f"model must be the network of {path}, {tree['network']}, got {asked}"
+    check_that(tree["network"] == asked, said)
     return decoded(tree["learned"], model, sde)
 
 
@@ -140,17 +140,15 @@ def encoded(value: Any, name: str = "") -> Any:
         return {"value": value}
     if callable(value) and name == "physics":
         return {"physics": True}
-    raise TypeError(
-        "what is saved must hold arrays and numbers, no functions of its own (a kernel's transform "
-        f"given as a pair), got {type(value).__name__}"
-    )
+    said = "what is saved must hold arrays and numbers, no functions of its own (a kernel's pair"
+    raise TypeError(f"{said} of functions as transform), got {type(value).__name__}")
 
 
 def decoded(tree: Any, model: Any, sde: SDE | None = None) -> Any:
     """What ``encoded`` was given, with this network in its place."""
     if "record" in tree:
-        if tree["record"] not in _records:
-            raise ValueError(f"the file holds a {tree['record']}, which this smdp_jax has not")
+        said = f"the file holds a {tree['record']}, which this smdp_jax has not"
+        check_that(tree["record"] in _records, said)
         record = _records[tree["record"]]
         fields = {name: decoded(part, model, sde) for name, part in tree["fields"].items()}
         own = {f.name for f in dataclasses.fields(record)}  # type: ignore[arg-type]
@@ -160,10 +158,7 @@ def decoded(tree: Any, model: Any, sde: SDE | None = None) -> Any:
         return jnp.asarray(value)
     if kind == "physics":
         if sde is None:
-            raise ValueError(
-                "sde must be the process of the kernel, whose steps begin with one of its physics "
-                "back, got None"
-            )
+            raise ValueError("sde must be the process of the kernel, which steps by it, got None")
         return physics_of(sde, "inverse")
     if kind == "dict":
         return {name: decoded(part, model, sde) for name, part in value.items()}

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from smdp_jax.checks import check_that
 from smdp_jax.scores.learned import apply_network
 from smdp_jax.sde import Args, Scalar, State
 from smdp_jax.trajectories import Trajectories
@@ -59,17 +60,12 @@ def _sizes(xs: State) -> tuple[State, State, State]:
 def check_steps(data: Trajectories) -> None:
     """A step that does not see the time needs evenly spaced times, and states that change."""
     steps = np.diff(np.asarray(data.ts))
-    if steps.max() > 1.001 * steps.min():
-        raise ValueError(
-            "a step that does not see the time must have evenly spaced ts, got steps of "
-            f"{steps.min():g} to {steps.max():g}"
-        )
+    said = "a step that does not see the time must have evenly spaced ts, got steps of"
+    even = steps.max() <= 1.001 * steps.min()
+    check_that(even, f"{said} {steps.min():g} to {steps.max():g}")
     for path, leaf in jax.tree_util.tree_leaves_with_path(data.xs):
-        if not _changes(leaf):
-            raise ValueError(
-                f"Trajectories.xs{jax.tree_util.keystr(path)} never changes: there is no step to "
-                "learn"
-            )
+        name = f"Trajectories.xs{jax.tree_util.keystr(path)}"
+        check_that(_changes(leaf), f"{name} never changes: there is no step to learn")
 
 
 @jax.tree_util.register_dataclass

@@ -16,7 +16,6 @@ square. A ramp is a linear operator ``rho(t0, t1, m)`` that multiplies a tree by
 ``phi(t0) / phi(t1)``; ``t0 < t1`` count from the start of the path.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.checks import check_number, concrete, is_number
+from smdp_jax.checks import check_holds, check_that, check_within, concrete, is_number
 from smdp_jax.compiled import compiled
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.solve.chain import ChainSplitting, chain_of
@@ -57,8 +56,7 @@ class PowerRamp(eqx.Module):
     power: float = eqx.field(static=True, default=2.0)
 
     def __check_init__(self) -> None:
-        if not 0 < check_number("PowerRamp.power", self.power) < math.inf:
-            raise ValueError(f"PowerRamp.power must be positive and finite, got {self.power}")
+        check_within("(0, inf)", owner=self, power=self.power)
 
     def __call__(self, t0: Scalar, t1: Scalar, m: State) -> State:
         """Multiply ``m`` by phi(t0) / phi(t1)."""
@@ -91,9 +89,8 @@ class SinhRamp(eqx.Module):
     def __check_init__(self) -> None:
         for leaf in jax.tree.leaves(self.rate):
             number = is_number(leaf) or isinstance(leaf, (jax.Array, np.ndarray))
-            if not number or (concrete(leaf) and not (np.asarray(leaf) >= 0).all()):
-                got = np.min(leaf) if number else repr(leaf)
-                raise ValueError(f"SinhRamp.rate must be numbers of at least 0, got {got}")
+            good = number and (not concrete(leaf) or (np.asarray(leaf) >= 0).all())
+            check_that(good, "SinhRamp.rate must be numbers of at least 0", leaf)
 
     def __call__(self, t0: Scalar, t1: Scalar, m: State) -> State:
         """Multiply ``m`` by phi(t0) / phi(t1)."""
@@ -138,8 +135,8 @@ class TableRamp(eqx.Module):
         if not isinstance(self.ts, (jax.Array, np.ndarray)) or not concrete(self.ts):
             return
         times = np.asarray(self.ts)
-        if times.ndim != 1 or len(times) < 2 or not (times[0] > 0 and (np.diff(times) > 0).all()):
-            raise ValueError(f"TableRamp.ts must be positive and increase, got {times}")
+        increasing = times.ndim == 1 and len(times) > 1 and (np.diff(times, prepend=0) > 0).all()
+        check_that(increasing, "TableRamp.ts must be positive and increase", times)
 
     def __call__(self, t0: Scalar, t1: Scalar, m: State) -> State:
         """Multiply ``m`` by phi(t0) / phi(t1)."""
@@ -278,8 +275,7 @@ def least_variance_ramp(
     ValueError
         If ``ts`` has fewer than 3 times.
     """
-    if ts.shape[0] < 3:
-        raise ValueError(f"least_variance_ramp needs at least 3 times, got {ts.shape[0]}")
+    check_holds("ts of a least_variance_ramp", len(ts), 3, "times")
     log_phi = _pilot(sde, x0, ts, key, args, args_axes, solver, substeps, transform)
     return TableRamp(ts[1:] - ts[0], log_phi, transform)
 

@@ -116,10 +116,10 @@ def _parted(
     check_holds("x_end", math.prod(batch), 1, "end state")
     x, own = jax.tree.map(lambda x: jnp.asarray(x)[(0,) * len(batch)], (x_end, mapped))
     own = args if mapped is None else own
-    given = axes is not None or not _reads_as_batch(asked, score, x_end, own)
-    shape = jnp.shape(jax.tree.leaves(x_end)[0])
-    said = f"batch_axes must be given: x_end of shape {shape} may be one state (0) or several (1)"
-    check_that(given, said, axes)
+    if axes is None and _reads_as_batch(asked, score, x_end, own):
+        count, *shape = jnp.shape(jax.tree.leaves(x_end)[0])
+        either = f"one state (batch_axes=0), or {count} of shape {tuple(shape)} (batch_axes=1)"
+        raise ValueError(f"batch_axes must be given where x_end may be {either}, got None")
     return batch, x, own
 
 

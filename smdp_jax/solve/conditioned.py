@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from smdp_jax.checks import check_finite, concrete, warn
+from smdp_jax.checks import check_finite, check_that, concrete, warn
 from smdp_jax.solve.particles import Weighted
 from smdp_jax.solve.tempering import Tempering
 
@@ -84,73 +84,34 @@ class Conditioned(Weighted):
 
 def say_how_it_went(found: Conditioned, tempering: Tempering) -> None:
     """Refuse what has no particles left; warn where few of them count, or moves were short."""
-    if concrete(found):
-        few = _check_particles(found)
-        if not few:
-            _check_relatives(found)
-        _check_moves(found.info, tempering)
-        _check_foreign(found.info)
-
-
-def _check_particles(found: Conditioned) -> bool:
-    """Whether few count at some time."""
-    sizes = np.nan_to_num(np.asarray(found.info.ess))
-    if np.isnan(found.info.temperatures).all() or not np.nanmax(found.info.temperatures) >= 1:
-        raise ValueError(
-            "the tempered end state must reach temperature 1, got "
-            f"{np.nanmax(found.info.temperatures):g} after {len(found.info.temperatures)} stages: "
-            "observations that no end state is near to (more particles, gentler tempering, or a "
-            "larger covariance), or a log_likelihood that is not finite"
-        )
-    worst = int(sizes.argmin())
-    where = f"at t={float(found.info.ts[worst]):g}"
-    if sizes[worst] < 1 - 1e-3:
-        check_finite(found.samples, "samples")
-        raise ValueError(
-            f"the effective size of the particles must stay above 1, got {sizes[worst]:g} {where}: "
-            f"{_REMEDIES}"
-        )
-    few = bool(sizes[worst] < min(10, len(found.log_weights) / 2))
-    if few:
-        warn(
-            f"only {sizes[worst]:.1f} of {len(found.log_weights)} particles count {where}, so "
-            f"spread and evidence mean little: {_REMEDIES}",
-        )
-    return few
-
-
-def _check_relatives(found: Conditioned) -> None:
-    """Warn where the particles at the first time descend from few."""
+    if not concrete(found):
+        return
     info, error = found.info, float(found.log_evidence_error)
-    count, independent = len(info.finite), float(info.independent)
-    times = int(np.sum(np.asarray(info.resampled)))
-    if independent < min(20, count / 4) or error > 0.9:
-        warn(
-            f"the {count} particles at t={float(info.ts[0]):g} are worth {independent:.1f} "
-            f"independent draws, and the log evidence is known to {error:.2g} nats: they were "
-            f"resampled {times} times on the way and descend from few, so spread is too narrow, or "
-            f"all are far from the posterior: {_REMEDIES}",
-        )
-
-
-def _check_moves(info: ConditionInfo, tempering: Tempering) -> None:
-    """Warn where the end states stay near the draws that they began as."""
-    sizes = np.asarray(info.step_sizes)
-    last = sizes[np.isfinite(sizes)][-1]
-    left = (1 - last) ** (tempering.moves + tempering.final_moves)
-    if left > 0.5:
-        warn(
-            f"moves of the end state are short (step size {last:.2g} of 1), so that it stays near "
-            "the draws that it began as: take more moves (Tempering), more draws and particles, or "
-            "a larger covariance; a thin law, or a score that is not one, asks for short moves",
-        )
-
-
-def _check_foreign(info: ConditionInfo) -> None:
-    """Warn where the score at the end is not that of the draws."""
+    count, sizes = len(info.finite), np.nan_to_num(np.asarray(info.ess))
+    reached = np.nan_to_num(np.asarray(info.temperatures)).max()
+    said = f"the tempered end state must reach temperature 1, got {reached:g}: a log_likelihood"
+    remedy = "(more particles, gentler tempering, or a larger covariance)"
+    check_that(reached >= 1, f"{said} that is not finite, or that no draw is near to {remedy}")
+    worst = int(sizes.argmin())
+    least, where = sizes[worst], f"at t={float(info.ts[worst]):g}"
+    if least < 1 - 1e-3:
+        check_finite(found.samples, "samples")
+        said = "the effective size of the particles must stay above 1"
+        raise ValueError(f"{said}, got {least:g} {where}: {_REMEDIES}")
+    worth, often = float(info.independent), int(np.sum(np.asarray(info.resampled)))
+    if least < min(10, count / 2):
+        said = f"only {least:.1f} of {count} particles count {where}"
+        warn(f"{said}, so spread and evidence mean little: {_REMEDIES}")
+    elif worth < min(20, count / 4) or error > 0.9:
+        said = f"the {count} particles at t={float(info.ts[0]):g} are worth {worth:.1f}"
+        why = f"they were resampled {often} times on the way and descend from few, or are far off"
+        known = f"the log evidence is known to {error:.2g} nats"
+        warn(f"{said} independent draws, and {known}: {why}: {_REMEDIES}")
+    step = np.asarray(info.step_sizes)[np.isfinite(info.step_sizes)][-1]
+    if (1 - step) ** (tempering.moves + tempering.final_moves) > 0.5:
+        said = f"moves of the end state are short (step size {step:.2g} of 1), it stays near its"
+        warn(f"{said} draws: more moves (Tempering), more draws, or a larger covariance")
     if (share := float(info.foreign)) > 0.1:
-        warn(
-            f"the score at t={float(info.ts[-1]):g} is not that of the end states: E[score x] must "
-            f"be -1 in each coordinate, got others in {share:.0%} of them, so that samples and "
-            "evidence are wrong: train it longer or on more paths, or check its args and units",
-        )
+        said = f"the score at t={float(info.ts[-1]):g} is not that of the end states: E[score x]"
+        got = f"must be -1 in each coordinate, got others in {share:.0%} of them"
+        warn(f"{said} {got}: train it longer or on more paths, or check its args and units")

@@ -115,9 +115,9 @@ class GaussianSolver(Splitting):
         def pair(w: Any, m: Any, c: Any) -> tuple[Array, Array]:
             real = jnp.finfo(w.dtype).dtype
             m, c = jnp.asarray(m), jnp.asarray(c)
-            said = f"the reference of GaussianStep must be scalars or like the modes, {w.shape}"
+            said = f"the reference of GaussianStep must be scalars, or of shape {w.shape} like the"
             for shape in (m.shape, c.shape):
-                check_that(shape in ((), w.shape), said, shape)
+                check_that(shape in ((), w.shape), f"{said} modes", shape)
             return m.astype(w.dtype if jnp.iscomplexobj(m) else real), c.astype(real)
 
         return jax.tree.map(pair, modes, spread(mean, modes), spread(variance, modes))

@@ -94,7 +94,7 @@ def _check_rates(rates: Any) -> None:
     for leaf in filter(concrete, jax.tree.leaves(rates)):
         values: Any = np.asarray(leaf)
         worst = values.real.min() if values.size else 0.0
-        said = f"LinearPart.rates must be finite with real parts of at least 0, got {worst}"
+        said = f"LinearPart.rates must be finite decay rates, real parts at least 0, got {worst}"
         decays = np.isfinite(values).all() and worst >= 0
         check_that(decays, f"{said}: what grows belongs to the rest of the drift")
 

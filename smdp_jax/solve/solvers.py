@@ -124,8 +124,8 @@ def check_solver(
     check_that(of_flows or sde.step is None, said)
     said = "Splitting() solves flow maps, got a drift: see flow_map_of"
     check_that(not of_flows or sde.step is not None, said)
-    fixed = not isinstance(solver, diffrax.HalfSolver)
-    check_that(adaptive or fixed, "HalfSolver estimates errors for adaptive steps: solve_adaptive")
+    said = "HalfSolver estimates errors for adaptive steps: see solve_adaptive"
+    check_that(adaptive or not isinstance(solver, diffrax.HalfSolver), said)
     said = f"solver must be one of a single drift (Heun(), ShARK() with noise), got {name}"
     check_that(not isinstance(solver, _OF_TWO_DRIFTS), said)
     said = f"solver must be one of additive noise, got {name}(): Euler() is the same, and cheaper"
@@ -134,7 +134,7 @@ def check_solver(
         said = f"{name} needs noise, got an ODE: use an ODE solver such as Heun()"
         check_that(not isinstance(solver, diffrax.AbstractSRK), said)
     else:
-        said = f"solver must converge with noise, as Euler(), Heun() or ShARK() do, got {name}"
+        said = f"solver must be one of noise, such as Euler(), Heun() or ShARK(), got {name}"
         check_that(isinstance(solver, _OF_NOISE), said)
 
 

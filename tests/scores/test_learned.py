@@ -258,7 +258,7 @@ SPREAD = smdp.SDE(drift, diffusion=0.5)
 
 @pytest.mark.parametrize("shape", [(2,), (6, 3)])
 def test_state_of_another_shape_is_named(shape):
-    message = rf"parameters of MLP .* than {re.escape(str(shape))} and None; .* batch_axes or"
+    message = rf"parameters of MLP .* state {re.escape(str(shape))} and args None; .* batch_axes or"
     if shape[1:] == END.shape:
         message = r"batch_axes must be given .* or 6 of shape \(3,\)"
     with pytest.raises(ValueError, match=message):
