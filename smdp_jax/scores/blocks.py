@@ -142,8 +142,7 @@ class Joint:
         leaves, tree = jax.tree.flatten(like)
         parts = jnp.split(blocks[0][0], np.cumsum([leaf.size for leaf in leaves])[:-1])
         return jax.tree.unflatten(
-            tree,
-            [p.reshape(x.shape).astype(x.dtype) for p, x in zip(parts, leaves, strict=True)],
+            tree, [p.reshape(x.shape).astype(x.dtype) for p, x in zip(parts, leaves, strict=True)]
         )
 
     def multiplicity(self, x: State) -> tuple[np.ndarray, ...]:

@@ -14,8 +14,6 @@ from smdp_jax.solve.linear import LinearPart, Transform, check_transform, times
 from smdp_jax.solve.time_grids import between, variance_between
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["GaussianReference"]
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

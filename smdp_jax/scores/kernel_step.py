@@ -84,12 +84,7 @@ def shown(
 
 
 def draw(
-    kernel: Any,
-    key: PRNGKeyArray,
-    step: Any,
-    x: State,
-    args: Args,
-    amplitude: Any = None,
+    kernel: Any, key: PRNGKeyArray, step: Any, x: State, args: Args, amplitude: Any = None
 ) -> tuple[State, State]:
     """Draw the earlier state, and return the remainder beside it."""
     transform = kernel.tables.transform

@@ -15,8 +15,6 @@ from jaxtyping import Array
 from smdp_jax.checks import check_kind, check_shape, check_that, concrete, is_number
 from smdp_jax.sde import State
 
-__all__ = ["LinearObservation", "Observation"]
-
 
 @dataclass(frozen=True, eq=False)
 class Observation:

@@ -29,8 +29,6 @@ from smdp_jax.scores.step import LearnedStep, StepScale
 from smdp_jax.scores.tables import KernelTables
 from smdp_jax.sde import SDE
 
-__all__ = ["decoded", "described", "encoded", "load_score", "save", "shareable"]
-
 _MAGIC, _VERSION = b"smdp_jax learned term ", 1
 _records: dict[str, Callable] = {}
 

@@ -18,8 +18,6 @@ from smdp_jax.scores.learned import apply_network
 from smdp_jax.sde import Args, Scalar, State
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["LearnedStep", "StepScale", "carried_by", "carrying", "check_steps"]
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

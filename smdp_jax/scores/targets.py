@@ -34,8 +34,6 @@ from smdp_jax.solve.integrate import advance
 from smdp_jax.solve.linear import Transform, to_modes, to_state
 from smdp_jax.solve.varying import varying_as
 
-__all__ = ["PowerRamp", "Ramp", "SinhRamp", "TableRamp", "Transform", "least_variance_ramp"]
-
 Ramp = Callable[[Any, Any, Any], Any]
 
 
@@ -89,8 +87,10 @@ class SinhRamp(eqx.Module):
     def __check_init__(self) -> None:
         for leaf in jax.tree.leaves(self.rate):
             number = is_number(leaf) or isinstance(leaf, (jax.Array, np.ndarray))
-            good = number and (not concrete(leaf) or (np.asarray(leaf) >= 0).all())
-            check_that(good, "SinhRamp.rate must be numbers of at least 0", leaf)
+            worst = np.min(leaf) if number and concrete(leaf) else 0
+            got = worst if number else repr(leaf)
+            good = number and worst >= 0
+            check_that(good, f"SinhRamp.rate must be numbers of at least 0, got {got}")
 
     def __call__(self, t0: Scalar, t1: Scalar, m: State) -> State:
         """Multiply ``m`` by phi(t0) / phi(t1)."""

@@ -13,8 +13,6 @@ from smdp_jax.solve.process import check_start, check_time_grid
 from smdp_jax.solve.solvers import check_solver, default_adaptive_solver
 from smdp_jax.solve.terms import levy_area_of, terms_of
 
-__all__ = ["CONTROLLER", "advance_adaptively", "solve_adaptive"]
-
 CONTROLLER = "a diffrax step size controller"
 
 

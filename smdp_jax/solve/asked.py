@@ -31,8 +31,6 @@ from smdp_jax.solve.process import check_process, check_returns, check_time_grid
 from smdp_jax.solve.solvers import check_solver
 from smdp_jax.solve.time_grids import even
 
-__all__ = ["Work", "prepared"]
-
 _PATHS = 2**31 - 1
 
 

@@ -19,8 +19,6 @@ from smdp_jax.solve.reversal import reverse_sde
 from smdp_jax.solve.solvers import default_adaptive_solver, default_solver, evaluations_per_step
 from smdp_jax.solve.terms import white_noise
 
-__all__ = ["BackwardSolve", "Langevin", "SolveInfo"]
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

@@ -15,8 +15,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from smdp_jax.checks import check_that, concrete, warn
 
-__all__ = ["AXIS", "Split", "dealt_out", "in_chunks", "on_auto_mesh", "split_of"]
-
 AXIS = "data"
 """The axis of a mesh over which batches, paths and particles are split."""
 

@@ -20,8 +20,6 @@ from smdp_jax.solve.linear import phi_functions, rates_at, times, to_modes, to_s
 from smdp_jax.solve.solvers import flow_map_of
 from smdp_jax.solve.terms import GridNoise, Splitting
 
-__all__ = ["ChainSplitting", "Move", "chain_of"]
-
 
 class Move(NamedTuple):
     """One Gaussian transition of a chain: ``x -> F(x) + kick`` from ``t0`` to ``t1``."""

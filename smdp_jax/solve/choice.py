@@ -30,8 +30,6 @@ from smdp_jax.solve.pilot import Pilot
 from smdp_jax.solve.process import known
 from smdp_jax.solve.tried import NotBefore, Trial
 
-__all__ = ["way_back"]
-
 # Decades of spurious growth over a whole solve that are too many for what was named.
 _NAMED = 1.0
 _BUDGET, _MOST = 0.05, 256

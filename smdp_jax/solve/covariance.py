@@ -14,8 +14,6 @@ from smdp_jax.sde import State
 from smdp_jax.solve.linear import Transform, multiplicity, times, to_modes, to_state
 from smdp_jax.solve.terms import white_noise
 
-__all__ = ["Modes", "Spread", "counts_of"]
-
 _LOG_2PI = math.log(2 * math.pi)
 
 

@@ -19,8 +19,6 @@ from smdp_jax.solve.looked import Ends, told
 from smdp_jax.solve.pilot import Pilot, Stepper, pilot_of
 from smdp_jax.solve.process import known
 
-__all__ = ["forward_way"]
-
 _UNRESOLVED, _BUDGET, _MOST, _LINEAR = 0.1, 0.05, 256, 1e-3
 
 

@@ -19,8 +19,6 @@ from smdp_jax.solve.linearise import Linearised, waves_of
 from smdp_jax.solve.process import noise_table
 from smdp_jax.solve.terms import white_noise
 
-__all__ = ["GaussianStep", "GaussianTransition", "bind", "bound", "check_gaussian"]
-
 
 class GaussianStep(eqx.Module):
     r"""Backward step that is exact for linear physics and Gaussian states, at every step size.

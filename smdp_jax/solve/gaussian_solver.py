@@ -36,8 +36,6 @@ from smdp_jax.solve.linear import LinearPart, phi_functions, rates_at, times, to
 from smdp_jax.solve.linearise import Curvature, Linearised
 from smdp_jax.solve.terms import Splitting
 
-__all__ = ["GaussianSolver", "is_mode"]
-
 _FARTHEST = 0.5  # nats by which the remainder at t1 is carried back to t0
 
 

@@ -27,8 +27,6 @@ from smdp_jax.solve.terms import GridNoise, levy_area_of, terms_of
 from smdp_jax.solve.time_grids import even
 from smdp_jax.solve.varying import either, like_results
 
-__all__ = ["Save", "Watched", "advance", "check_save", "chosen_times", "integrate"]
-
 Save = Literal["all", "last"] | Sequence[int]
 Hook = Callable[[PRNGKeyArray, Scalar, State], State]
 

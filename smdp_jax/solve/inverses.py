@@ -11,8 +11,6 @@ from smdp_jax.compiled import once
 from smdp_jax.sde import SDE, Args, Scalar, State, integrated_backward, negated
 from smdp_jax.solve.terms import white_noise
 
-__all__ = ["growth_of_inverse", "miss_of_inverse", "walked"]
-
 _ITERATIONS = 8
 
 

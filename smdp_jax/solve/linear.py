@@ -14,19 +14,6 @@ from smdp_jax.checks import check_that, concrete
 from smdp_jax.sde import Args, Scalar, State
 from smdp_jax.solve.terms import white_noise
 
-__all__ = [
-    "LinearPart",
-    "Transform",
-    "check_transform",
-    "cosines",
-    "multiplicity",
-    "phi_functions",
-    "rates_at",
-    "times",
-    "to_modes",
-    "to_state",
-]
-
 Transform = tuple[Callable[[Any], Any], Callable[[Any], Any]]
 
 
@@ -94,7 +81,7 @@ def _check_rates(rates: Any) -> None:
     for leaf in filter(concrete, jax.tree.leaves(rates)):
         values: Any = np.asarray(leaf)
         worst = values.real.min() if values.size else 0.0
-        said = f"LinearPart.rates must be finite decay rates, real parts at least 0, got {worst}"
+        said = f"LinearPart.rates must be finite decay rates (real parts at least 0), got {worst}"
         decays = np.isfinite(values).all() and worst >= 0
         check_that(decays, f"{said}: what grows belongs to the rest of the drift")
 

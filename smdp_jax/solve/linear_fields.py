@@ -18,8 +18,6 @@ from smdp_jax.solve.linearise import Linearised, misfit_of, waves_of
 from smdp_jax.solve.looked import Ends, told
 from smdp_jax.solve.process import known
 
-__all__ = ["LINEAR", "drift_of_variances", "with_linear_part"]
-
 LINEAR = 1e-3
 """Share of the physics that may differ from its linear part."""
 

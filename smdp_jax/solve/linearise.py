@@ -14,8 +14,6 @@ from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.solve.linear import LinearPart, Transform, times, to_modes, to_state
 from smdp_jax.solve.terms import white_noise
 
-__all__ = ["Curvature", "Linearised", "Misfit", "mean_field", "misfit_of", "waves_of"]
-
 _TINY = 1e-30
 
 

@@ -11,8 +11,6 @@ from jaxtyping import Array
 from smdp_jax.compiled import once, parts_of
 from smdp_jax.sde import Args, State
 
-__all__ = ["Ends", "told"]
-
 
 class Ends(NamedTuple):
     """States of one batch axis, with their conditions, of which some are looked at."""

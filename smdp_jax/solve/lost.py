@@ -8,8 +8,6 @@ from smdp_jax.checks import concrete, not_finite, warn
 from smdp_jax.sde import Args
 from smdp_jax.solve.backward import SolveInfo
 
-__all__ = ["warn_of_lost"]
-
 _STRAYS = 0.05
 
 

@@ -177,8 +177,7 @@ class Weighted:
         """
         weights = jnp.exp(self.log_weights)
         return jax.tree.map(
-            lambda f: jnp.tensordot(weights.astype(f.dtype), f, 1),
-            jax.vmap(function)(self.samples),
+            lambda f: jnp.tensordot(weights.astype(f.dtype), f, 1), jax.vmap(function)(self.samples)
         )
 
     def resample(self, key: PRNGKeyArray, count: int | None = None) -> Any:

@@ -16,13 +16,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.sde import Args, ScoreFn, State
 from smdp_jax.solve.flow_density import LogDensity
-from smdp_jax.solve.particles import (
-    doubts,
-    effective_size,
-    log_mean_exp,
-    over_particles,
-    resampled,
-)
+from smdp_jax.solve.particles import doubts, effective_size, log_mean_exp, over_particles, resampled
 from smdp_jax.solve.transitions import StepKernel, Transitions
 
 

@@ -20,8 +20,6 @@ from smdp_jax.sde import SDE, Args, Drift, State
 from smdp_jax.solve.chain import ChainSplitting
 from smdp_jax.solve.integrate import advance
 
-__all__ = ["Pilot", "Stepper", "looked_at", "pilot_of"]
-
 _LOOKS, _DIRECTIONS, _ASTRAY = 8, 10, 0.5
 _TAYLOR = {
     1: (diffrax.Euler,),

@@ -9,8 +9,6 @@ import jax.numpy as jnp
 from smdp_jax.checks import check_that, check_within
 from smdp_jax.sde import SDE, Args, Diffusion, Scalar, ScoreFn, State, map_amplitudes
 
-__all__ = ["forward_flow", "probability_flow_sde", "reverse_sde", "scaled_noise"]
-
 
 def reverse_sde(sde: SDE, score: ScoreFn, *, noise_level: float = 1.0) -> SDE:
     r"""Transform a process into its time reversal, to be integrated forward in ``tau = -t``.

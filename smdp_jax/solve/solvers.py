@@ -12,17 +12,6 @@ from smdp_jax.checks import check_kind, check_that
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.solve.terms import Splitting
 
-__all__ = [
-    "check_is_solver",
-    "check_solver",
-    "default_adaptive_solver",
-    "default_solver",
-    "evaluations_per_step",
-    "flow_map_of",
-    "splits",
-    "with_root_finder",
-]
-
 
 def default_solver(sde: SDE) -> diffrax.AbstractSolver:
     """Choose the solver used where the caller names none.

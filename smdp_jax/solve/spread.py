@@ -23,8 +23,6 @@ from smdp_jax.sde import Args, State
 from smdp_jax.solve.pilot import Stepper, looked_at
 from smdp_jax.solve.terms import levy_area_of, terms_of, white_noise
 
-__all__ = ["Off", "off_by"]
-
 # Paths: as many as give so many entries, between these; none for states of more entries.
 _ENTRIES, _FEWEST, _MOST, _LARGE = 8192, 4, 256, 4096
 _ERRORS = 3.0

@@ -12,16 +12,6 @@ from jaxtyping import PRNGKeyArray
 
 from smdp_jax.sde import SDE, State
 
-__all__ = [
-    "AdditiveNoise",
-    "FlowMapTerm",
-    "GridNoise",
-    "Splitting",
-    "levy_area_of",
-    "terms_of",
-    "white_noise",
-]
-
 
 def white_noise(key: PRNGKeyArray, x: State) -> State:
     """Draw standard normal entries like those of a state."""

@@ -8,8 +8,6 @@ from jaxtyping import Array, Float
 
 from smdp_jax.checks import check_positive, check_within, concrete
 
-__all__ = ["between", "even", "linear_grid", "log_grid", "variance_between"]
-
 
 def linear_grid(start: float, end: float, steps: int) -> Float[Array, "times"]:
     """Uniform time grid.

@@ -19,8 +19,6 @@ from smdp_jax.solve.reversal import reverse_sde
 from smdp_jax.solve.solvers import default_solver
 from smdp_jax.solve.spread import Off, off_by
 
-__all__ = ["NotBefore", "Trial"]
-
 # Decades of spurious growth over a whole solve that are too many: of what is exact, learned.
 _DRIFT, _LEARNED = 0.1, 0.3
 # Decades of stretching along a flow map that are looked at again, and what share may be errors.

@@ -5,8 +5,6 @@ from typing import Any
 
 import jax
 
-__all__ = ["either", "like_results", "varying_as"]
-
 
 def either(chosen: Any, yes: Callable, no: Callable, *operands: Any) -> Any:
     """``lax.cond`` of branches that may vary over different axes of a mesh."""
