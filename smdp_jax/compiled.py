@@ -26,10 +26,9 @@ _PLAIN = {"xla_backend_optimization_level": 1}
 
 
 def parts_of(value: Any) -> Hashable:
-    """What tells a static value from others: its parts, its value, or else that it is itself.
+    """What tells a static value from others: its parts or its value, or else that it is itself.
 
-    Methods of equal systems are equal. What has no value of its own, as a function, or no hash, as
-    what holds arrays, is told by identity.
+    Methods of equal systems are equal; a function, or what has no hash, is told by identity.
     """
     if isinstance(value, types.MethodType):
         return ("method", value.__func__, parts_of(value.__self__))
@@ -132,8 +131,7 @@ def compiled(
 ) -> Callable:
     """Compile, arrays and floats traced, everything else static, and no program for ever.
 
-    The arguments that are static are lent to the program while it is called (and perhaps traced):
-    held any longer, they would keep themselves alive.
+    Static arguments are lent to the program while it is called: held, they would not go.
     """
     programs = Recent()
 
@@ -159,8 +157,7 @@ def compiled(
 def once(function: Callable, *, light: bool = True) -> Callable:
     """``compiled`` for what runs once or twice: what counts is to compile quickly.
 
-    Where ``light`` work is done on few numbers, the slowest code is the quickest: a CPU compiles it
-    in a third of the time.
+    ``light`` work on few numbers takes the slowest code: a CPU compiles it in a third of the time.
     """
 
     def options(traced: list) -> dict[str, Any] | None:

@@ -140,10 +140,7 @@ def unpack(structure: Any, arrays: Mapping[str, Any]) -> Any:
 
 
 def lock(folder: Path) -> int:
-    """Hold a folder until the file that is returned is closed, or this process ends.
-
-    A BlockingIOError names the process that holds it. A file system without locks has none.
-    """
+    """Hold a folder until its file is closed; a BlockingIOError names who holds it."""
     held = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         if fcntl is not None:

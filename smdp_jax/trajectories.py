@@ -305,10 +305,7 @@ def _check_finite(name: str, tree: Any, ts: Any, mask: Any) -> None:
 
 
 def grid_axes(x: State) -> int:
-    """Guess how many leading axes of the leaves are their grid.
-
-    A trailing axis that is far shorter than the others holds channels.
-    """
+    """How many leading axes of the leaves are their grid; a short trailing one holds channels."""
     leaves = jax.tree.leaves(x)
     axes = min(leaf.ndim for leaf in leaves)
     channels = axes > 1 and all(leaf.shape[-1] <= 4 < min(leaf.shape[:-1]) for leaf in leaves)

@@ -105,10 +105,7 @@ def drawn_back(
     draws: int,
     look: Callable[[State, Array], Any],
 ) -> tuple[State, Any]:
-    """Walk draws back from the end of path ``i``.
-
-    Returns the starts (draws, *state) and ``look(states, step)`` of every step, in order of time.
-    """
+    """Walk draws back from the end of a path: starts (draws, *state), looks at every step."""
     steps, args = paths.num_times - 1, paths.args_of(i)
     ends = jax.tree.map(lambda x: jnp.broadcast_to(x, (draws, *x.shape)), paths.at(i, steps))
 

@@ -76,10 +76,7 @@ def _likelihood(kernel: LearnedKernel, paths: Trajectories, steps: Array) -> Sca
 
 
 def best_base(sde: SDE, data: Trajectories, transform: Transform) -> Base:
-    """Choose the base whose chains come nearer to the unseen paths from whose ends they start.
-
-    A step of the physics back explains most of what a step does, and may send chains astray.
-    """
+    """Choose the base whose chains come nearer to the unseen paths whose ends they start at."""
     entries = sum(leaf.size for leaf in jax.tree.leaves(data.at(0, 0)))
     held = min(
         data.num_samples // 5, _CHAINS, max(_CHAINED // (entries * data.num_times), _LEAST_CHAINS)

@@ -27,9 +27,9 @@ _SLACK = 0.1
 class Hats:
     """Products of hat functions, one factor per scalar condition; they sum to 1 everywhere.
 
-    ``knots`` are increasing arrays, one for each of ``picks``, which are (leaf, entry) in ``args``.
-    A table with one entry per feature is then interpolated, and stays positive where it was.
-    ``smooth``: gains have as many quadratic splines in their place (files that lack it: hats, too).
+    Increasing ``knots`` for each of ``picks``, (leaf, entry) in ``args``: a table with one entry
+    per feature is interpolated. ``smooth``: gains by quadratic splines (files that lack it: by
+    hats).
     """
 
     knots: tuple[Any, ...]
@@ -75,10 +75,7 @@ class Hats:
         return jnp.stack([product(_splines) if self.smooth else hats, hats]).astype(dtype)
 
     def beyond(self, args: Args, mapped: bool) -> list[tuple[str, float, float, float]]:
-        """Name the scalars that lie farthest from the knots, by more than a tenth of their width.
-
-        With the value, the least and the largest knot; ``mapped``: leaves have an axis of paths.
-        """
+        """Scalars far from the knots, by name, with value, least and largest knot."""
         leaves, found = jax.tree_util.tree_leaves_with_path(args), []
         for knots, (i, k) in zip(self.knots, self.picks, strict=True):
             path, leaf = leaves[i]

@@ -50,10 +50,7 @@ def trusted(
 def _likelihoods(
     kernel: LearnedKernel, paths: Trajectories, input_noise: Array, key: PRNGKeyArray
 ) -> Array:
-    """Log likelihood (shares of N, shares of S), the noise that is left being free in every block.
-
-    As ``noise_left`` takes it, but for correlations within blocks.
-    """
+    """Log likelihood (shares of N, of S), the noise that is left being free in every block."""
     shares, of_noise = jnp.asarray(_SHARES), jnp.asarray(_OF_NOISE)
     transform, like = kernel.tables.transform, paths.at(0, 0)
 

@@ -25,7 +25,7 @@ from smdp_jax.solve.smoothing import Sight
 class Tables(NamedTuple):
     """Gain (times, sensors, entries), offset and residual covariance; and which sensors are in.
 
-    Sensors at the very time, which need no table, are in whatever ``active`` says.
+    Sensors at the very time need no table.
     """
 
     gain: Array

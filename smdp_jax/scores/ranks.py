@@ -63,9 +63,9 @@ def calibrated(kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray) ->
 def factor_of(ranks: Ranks) -> float:
     """By what the noise is to be scaled for the early states of unseen paths to rank evenly.
 
-    If u = Phi(z) with z of variance v, then E (u - 1/2)^2 = asin(v / (1 + v)) / (2 pi), and noise
-    that is sqrt(v) times as large suits. Errors of a network make v larger than 1, hardly ever
-    smaller: v - 1 has an exponential prior, unless it is clearly negative.
+    If u = Phi(z), z of variance v, then E (u - 1/2)^2 = asin(v / (1 + v)) / (2 pi), and noise
+    sqrt(v) times as large suits. A network's errors make v > 1, hardly less: v - 1 has an
+    exponential prior.
     """
     early = ranks.squares[: max((len(ranks.squares) + 1) // 4, 1)]
     # At their median: the first time may be of another kind, its paths still on few modes.

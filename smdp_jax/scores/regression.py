@@ -25,18 +25,9 @@ _FLOOR = 1e-10
 class Regression:
     """One group of blocks (K, c), over features of the conditions (M,), as ``conditions`` has them.
 
-    Parameters
-    ----------
-    mean, base_mean : array (K, c)
-        Of the earlier state, and of b.
-    offset : array (M, K, c)
-        Beside the mean.
-    gain, factor : array (M, K, c, c)
-        A, and the lower Cholesky factor of Sigma.
-    later_mean : array (K, c)
-        Of the later state.
-    whitener : array (K, c, c)
-        Inverse root of the later state's covariance.
+    Means (K, c) of the earlier state, b, and the later state; ``offset`` (M, K, c) beside the
+    first; ``gain`` A and ``factor``, the lower Cholesky factor of Sigma (M, K, c, c); ``whitener``
+    (K, c, c), the inverse root of the later state's covariance.
     """
 
     mean: Any

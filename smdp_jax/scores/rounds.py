@@ -152,10 +152,7 @@ def conditioned(
 
 
 def _picks(key: PRNGKeyArray, draws: State, count: int) -> tuple[Array, Array]:
-    """Every draw as often as every other, in an order of its own where too few or too many.
-
-    With numbers below ``count`` that name the draw of each particle.
-    """
+    """Every draw as often as every other, at random; and which draw each particle is."""
     number = jax.tree.leaves(draws)[0].shape[0]
     keys = [jax.random.fold_in(key, i) for i in range(-(-count // number))]
     picks = jnp.concatenate([jax.random.permutation(k, number) for k in keys])[:count]

@@ -19,32 +19,13 @@ from smdp_jax.solve.terms import white_noise
 class KernelTables:
     """All that a kernel knows beside its network.
 
-    Parameters
-    ----------
-    ts : array (times,)
-        Its grid.
-    groups : tuple of Regression
-        One per grid of the state, each with a leading axis of steps.
-    hats : Hats
-        Features of the conditions.
-    size : tuple of pytree
-        Mean and standard deviation of the states, one number per leaf.
-    noise : pytree
-        g sqrt(dt) of each step, leaves (steps,).
-    probe : tuple of pytree
-        A state, its conditions, and the physics there: what tells one process from another.
-    largest : pytree
-        Largest whitened miss of the linear part on the paths, one number per leaf.
-    transform : Transform
-        Takes a state to blocks.
-    spread : bool
-        Whether the network also says how the noise depends on the state.
-    directions : int
-        Along how many directions of its own.
-    physics : callable or None
-        One step of the physics back, as a function of (t1, t0, x, args); None: b is x itself.
-    moved : pytree or None
-        Largest change of an entry by that step on the paths, leaves (steps,).
+    ``groups``: a ``Regression`` per grid of the state, with a leading axis of steps. ``size``: mean
+    and standard deviation of the states, ``largest``: that of the whitened misses of the linear
+    part on the paths, one number per leaf. ``noise``: g sqrt(dt), leaves (steps,). ``probe``: a
+    state, its conditions, and the physics there, which tell one process from another. ``physics(t1,
+    t0, x, args)`` is one step back (None: b is x itself), and ``moved`` its largest change of an
+    entry on the paths, leaves (steps,). With ``spread`` the network says how the noise depends on
+    the state, too, along so many ``directions``.
     """
 
     ts: Any

@@ -180,8 +180,8 @@ class ScoreTargetSplitting(ChainSplitting):
 class _PilotSplitting(ChainSplitting):
     """Advance a batch of (state, M) together with log phi, whose ratio is chosen move by move.
 
-    E|M_{j+1}|^2 is quadratic in rho and least at E<q, J^T q> / (E|M_j|^2 + E|J^T q|^2), since q is
-    independent of the past.
+    E|M_{j+1}|^2 is least at rho = E<q, J^T q> / (E|M_j|^2 + E|J^T q|^2): q knows nothing of the
+    past.
     """
 
     forward: Callable = eqx.field(static=True, default=lambda x: x)

@@ -178,8 +178,7 @@ def _by_components(x: np.ndarray, then: list, like: Any) -> tuple[np.ndarray, np
 def by_components(x: Any, z: Any) -> tuple[Any, Any]:
     """Gain and residual covariance of a regression of rows z on rows x, both centred.
 
-    On the leading principal components, one for ten paths at most; the covariance is shrunk to its
-    diagonal. Of NumPy's arrays, or JAX's.
+    On leading principal components, one for ten paths; the covariance is shrunk to its diagonal.
     """
     xp, (paths, entries) = x.__array_namespace__(), x.shape
     rank = max(1, min(entries, paths // 10))

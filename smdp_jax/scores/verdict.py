@@ -121,8 +121,7 @@ def _errors(starts: Starts, nominal: np.ndarray) -> np.ndarray:
 def _kind(ranks: np.ndarray, draws: int, alarm: float) -> str:
     """What is wrong with ranks that are not uniform, beyond chance (Neyman 1937); '' if nothing.
 
-    Mean components along the first four orthonormal polynomials are independent normal numbers:
-    the first is a bias, the second a width.
+    Means along the first four orthonormal polynomials are independent normal numbers.
     """
     means = _components(draws)[:, ranks].mean(axis=1)
     chance = chdtri(len(means), alarm) / len(ranks)

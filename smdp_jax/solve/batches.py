@@ -65,11 +65,10 @@ class Split:
         return jax.tree.map(one, tree)
 
     def over(self, function: Callable, *inputs: Any, whole: tuple[Any, ...] = ()) -> Any:
-        """Call on every device with its parts of the inputs; results are parts again.
+        """Call on every device with what is ``whole`` and its parts of the inputs.
 
-        What is ``whole`` is handed to every call before them, all of it; arrays that lie on the
-        mesh must come so, not by closure. Types do not tell what varies over the devices: diffrax's
-        loops over stages would not bear it.
+        Arrays that lie on the mesh must come so, not by closure. Types do not tell what varies over
+        the devices: diffrax's loops over stages would not bear it.
         """
         leaves, tree = jax.tree.flatten(whole)
         arrays = [x if eqx.is_array(x) else None for x in leaves]
@@ -130,10 +129,7 @@ _everywhere: ContextVar[Mesh | None] = ContextVar("_everywhere", default=None)
 
 @contextlib.contextmanager
 def dealt_out(mesh: Mesh | None) -> Iterator[None]:
-    """Deal the work of all verbs called in this block out over a mesh; results come back whole.
-
-    Code that knows nothing of meshes, or of other processes, runs on many devices like this.
-    """
+    """Deal the work of all verbs called in this block out over a mesh; results come back whole."""
     before = _everywhere.set(mesh)
     try:
         yield
@@ -181,13 +177,10 @@ def in_chunks(
     split: Split | None = None,
     shared: tuple[Any, ...] = (),
 ) -> Any:
-    """Map over the leading axis of ``inputs``, ``size`` entries at a time (None: all).
+    """Map over the leading axis of ``inputs``, ``size`` entries at a time (None: all at once).
 
-    The function is called with what is ``shared`` by all entries, and one of them.
-
-    The last chunk is filled up with copies of the last entry: one of another length would be
-    compiled on its own. With a split every device maps its own part, and the last part is filled up
-    in the same way.
+    What is ``shared`` comes first. The last chunk, or part of a split, is filled up with copies of
+    the last entry: one of another length would be compiled on its own.
     """
     count = jax.tree.leaves(inputs)[0].shape[0]
     if split is not None:

@@ -137,9 +137,8 @@ def _backward(
 def _metric(spread: Spread, unravel: Unravel, x: Array, slopes: Array) -> tuple:
     """What moves are measured by, how far they reach in it, and the share of foreign coordinates.
 
-    A law that bends is thin where it is, ``1 / E[s^2]``, and far wider as a whole: moves of the
-    first size stay in it everywhere (Titsias 2023, arXiv 2305.14442). ``E[s x] = -1`` in every
-    coordinate of a law and its own score (Stein); where not, the score is not of these draws.
+    A law that bends is thin where it is, ``1 / E[s^2]`` (Titsias 2023, arXiv 2305.14442), and wide
+    as a whole. ``E[s x] = -1`` in every coordinate of a law and its own score (Stein).
     """
     own = jax.vmap(lambda s, x: _flat(spread.products(unravel(s), unravel(x))))
     square = own(slopes, slopes).mean(axis=0)

@@ -173,10 +173,7 @@ def advance(
     outside: Callable[[Scalar, State], Array] | None = None,
     rematerialise: bool = False,
 ) -> tuple[State, Watched]:
-    """``integrate`` for what is known to fit; ``ts`` of a flow map may also decrease.
-
-    Loss is looked for only with a monitor, and so is a range that is left.
-    """
+    """``integrate`` for what is known to fit; ``ts`` of a flow map may also decrease."""
     solver = with_root_finder(default_solver(sde) if solver is None else solver, x0)
     # Steps of half precision would be lost in the times that they are added to.
     ts = ts.astype(time_dtype(ts))

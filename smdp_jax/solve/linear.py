@@ -45,10 +45,7 @@ class LinearPart(eqx.Module):
 
 
 def rates_at(linear: Any, args: Args, modes: State, t0: Scalar, t1: Scalar) -> State:
-    """Rates over a step like the modes (scalars, or of their shape), in their precision.
-
-    A linear part that knows no rates is asked for those ``during`` the step (``Linearised``).
-    """
+    """Rates over a step like the modes, in their precision; ``Linearised`` ones are looked up."""
     if not isinstance(linear, LinearPart):
         linear = linear.during(t0, t1, args, modes)
     rates = linear.rates(args) if callable(linear.rates) else linear.rates
@@ -87,10 +84,9 @@ def _check_rates(rates: Any) -> None:
 
 
 def multiplicity(transform: Transform | None, x: State) -> State:
-    """How many entries of a state each mode stands for, shape of the modes.
+    """How many entries of a state each mode stands for, shape of the modes: 2 with its conjugate.
 
-    With w = F x, the energy of x in mode k is ``<x, B(e_k F x)> = m_k |w_k|^2``: 1 for a unitary
-    transform, 2 for the modes of ``rfft(norm="ortho")`` that stand for a conjugate too.
+    With w = F x, the energy of x in mode k is ``<x, B(e_k F x)> = m_k |w_k|^2``.
     """
     forward, backward = transform or ((lambda x: x),) * 2
     modes = forward(x)

@@ -55,10 +55,10 @@ def symbol_of(
     transform: Transform | None,
     sizes: State | None = None,
 ) -> State:
-    """Factors by which the derivative of a function at x multiplies the modes, if it is diagonal.
+    """Factors by which the derivative at x multiplies the modes, if it is diagonal.
 
-    They are those of an impulse, in which all waves are alike (without a transform, of ones); or
-    of modes of given sizes, which leave small factors more digits.
+    Those of an impulse, in which all waves are alike (without a transform, of ones); or of modes of
+    given sizes, which leave small factors more digits.
     """
 
     def impulse(v: Array) -> Array:
@@ -116,7 +116,7 @@ def physics_of(sde: SDE, t0: Scalar, t1: Scalar, x: State, args: Args) -> State:
 class Curvature(eqx.Module):
     """The Gaussian that a score is the gradient of, near x: ``s = -(x - m) / C``, C diagonal there.
 
-    No time before ``first`` is asked of: the score may be singular there, or not have been learned.
+    Never asked before ``first``: the score may be singular there, or not have been learned.
     """
 
     x: State

@@ -33,9 +33,9 @@ _FEW, _ELSEWHERE = 32, 500.0  # particles; nats below the best, where a path cou
 def doubts(log_weights: Array) -> Array:
     """Of the log of the mean weight: squared error, (N / ESS - 1) / N, and nats missed, (2,).
 
-    The spread of the weights tells nothing of larger ones that no particle has. Where few count,
-    ``F(b) = log E[w^b]`` is known up to some ``b < 1`` only, and continued as a parabola, which it
-    is for log-normal weights. Doubts of several means add up.
+    Larger weights may be missing: where few count, ``F(b) = log E[w^b]``, known up to some ``b <
+    1``, is continued as the parabola that it is for log-normal weights. Doubts of several means add
+    up.
     """
     logs = jax.lax.stop_gradient(log_weights - jnp.max(log_weights))
     logs = jnp.where(logs < -_ELSEWHERE, -jnp.inf, logs)
@@ -61,8 +61,8 @@ def independent_number(families: Array, log_weights: Array, x: Array) -> Array:
     """How many independent draws weighted particles (count, entries) are worth: the least of rows.
 
     ``families`` (rows, count) name the common ancestors at some times. The variance of a mean is
-    that of its families (Chan and Lai 2013; Lee and Whiteley 2018, arXiv 1509.00394), averaged over
-    the coordinates. Early ancestors tell all relatives, as long as several families are left.
+    that of its families (Chan and Lai 2013; Lee and Whiteley 2018, arXiv 1509.00394), over the
+    coordinates.
     """
     count = len(x)
     w = jax.nn.softmax(log_weights)[:, None]
@@ -101,8 +101,7 @@ def systematic(key: PRNGKeyArray, log_weights: Array, count: int | None = None) 
 def resampled(key: PRNGKeyArray, particles: State, log_weights: Array) -> tuple[State, Array]:
     """Equal particles: weights of 1, with the derivative of those that they were picked by.
 
-    So the mean weight keeps a gradient without bias, though who is picked has none (Scibior and
-    Wood 2021, arXiv 2106.10314).
+    So the mean weight keeps a gradient without bias (Scibior and Wood 2021, arXiv 2106.10314).
     """
     ancestors = systematic(key, log_weights)
     picked = jax.nn.log_softmax(log_weights)[ancestors]
@@ -140,10 +139,7 @@ def over_particles(
     split: Split | None = None,
     shared: Any = (),
 ) -> Any:
-    """Map over particles, all at once or in chunks; of a split, each device over its own.
-
-    The function is called with what is ``shared`` by all, if anything is, and one particle.
-    """
+    """Map over particles (what is ``shared`` comes first), at once, in chunks, or by device."""
     if split is not None:
 
         def local(shared: Any, *batches: Any) -> Any:
@@ -163,36 +159,12 @@ class Weighted:
     log_weights: Any
 
     def mean(self, function: Callable[[Any], Any] = lambda x: x) -> Any:
-        """Posterior expectation of a function of one state.
-
-        Parameters
-        ----------
-        function : callable
-            ``function(x)`` of one state, a tree of floating point arrays; default the state.
-
-        Returns
-        -------
-        pytree
-            Self-normalised weighted mean.
-        """
+        """Posterior expectation of ``function(x)`` of one state, by default of the state."""
         weights = jnp.exp(self.log_weights)
         return jax.tree.map(
             lambda f: jnp.tensordot(weights.astype(f.dtype), f, 1), jax.vmap(function)(self.samples)
         )
 
     def resample(self, key: PRNGKeyArray, count: int | None = None) -> Any:
-        """Draw equally weighted samples.
-
-        Parameters
-        ----------
-        key : PRNG key
-            Consumed.
-        count : int, optional
-            How many; default as many as there are.
-
-        Returns
-        -------
-        pytree
-            Leaves (count, *state); good ones come several times.
-        """
+        """Draw equally weighted samples, by default as many as there are."""
         return choose(self.samples, systematic(key, self.log_weights, count))

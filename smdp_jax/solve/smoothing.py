@@ -134,9 +134,8 @@ def smooth(
     """Carry particles (count, entries) from ``ts[-1]`` to ``ts[0]``.
 
     ``before`` and ``after`` hold one sight per time: without and with the sensors at that very
-    time. ``rest(j, x)`` is the log-likelihood of everything else that was seen at ``ts[j]``.
-    Particles come with the ``families`` that they belong to, and go with those (rows, count) of
-    some of the times, too.
+    time. ``rest(j, x)`` is the log-likelihood of everything else at ``ts[j]``. Particles come with
+    ``families``, and go with those (rows, count) of some of the times, too.
     """
     count, last = len(x), len(ts) - 1
     marks = jnp.asarray([-1, *{round(last * (1 - i / _MARKS)) for i in range(_MARKS)}])

@@ -14,12 +14,7 @@ from smdp_jax.solve.terms import Splitting
 
 
 def default_solver(sde: SDE) -> diffrax.AbstractSolver:
-    """Choose the solver used where the caller names none.
-
-    Euler for drifts and ``Splitting`` for flow maps: both evaluate a score at the times of the
-    grid only, which are the times that a learned one was trained at. With a score known in closed
-    form, or a stiff process, ``diffrax.Heun()`` or ``diffrax.ShARK()`` reach more.
-    """
+    """Euler or, of flow maps, ``Splitting``: both ask a score at the grid's own times."""
     return diffrax.Euler() if sde.step is None else Splitting()
 
 

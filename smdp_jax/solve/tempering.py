@@ -97,10 +97,9 @@ class Metric(NamedTuple):
 
 
 class Tempered(NamedTuple):
-    """Particles at beta = 1, and how they got there; records are padded with NaN.
+    """Particles at beta = 1 and the draws that they descend from; records are padded with NaN.
 
-    ``foreign``: the share of coordinates whose score is not that of the draws; ``families``: the
-    draw that each particle descends from.
+    ``foreign``: the share of coordinates whose score is not that of the draws.
     """
 
     x: Array

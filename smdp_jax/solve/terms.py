@@ -24,10 +24,8 @@ def white_noise(key: PRNGKeyArray, x: State) -> State:
 class GridNoise(diffrax.AbstractBrownianPath):
     """Brownian increment of one step: the key belongs to the step, not to the path.
 
-    A Brownian tree answers for any interval and costs an order of magnitude more; a fixed grid
-    visits each interval once, so a fresh draw per step has the same law. The space-time and
-    space-time-time Lévy areas H ~ N(0, dt/12) and K ~ N(0, dt/720) are independent of W
-    (Foster, dos Reis, Strange 2023).
+    A Brownian tree costs an order of magnitude more, and on a fixed grid has the same law. The Lévy
+    areas H ~ N(0, dt/12), K ~ N(0, dt/720) do not depend on W (Foster, dos Reis, Strange 2023).
     """
 
     shape: Any = eqx.field(static=True)

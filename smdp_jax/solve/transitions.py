@@ -90,8 +90,7 @@ class EulerTransitions:
 class GaussianTransitions(eqx.Module):
     """``GaussianStep`` back, and forward the chain that is exact for its linear part.
 
-    ``counts`` says how many entries of the state each mode stands for; at order 2 the corrector
-    looks at the predictor's mean, so that the law of a step is Gaussian.
+    ``counts``: entries that each mode stands for. The corrector looks at the predictor's mean.
     """
 
     step: GaussianStep
