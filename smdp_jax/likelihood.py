@@ -96,21 +96,16 @@ def log_prob(
     trace : {"exact", "hutchinson"}
         The divergence by one Jacobian-vector product per entry of the state, or estimated by
         ``probes`` random signs, the same ones along the whole solve.
-    probes : int
-        Hutchinson's, at least 2; the standard error falls with their square root.
-    key : PRNG key, optional
-        Seed of the probes; state i draws from ``fold_in(key, i)``.
-    args : pytree, optional
-        Conditions.
-    args_axes : int or None
-        None: the same ``args`` for all states; 0: on the same leading axes.
+    probes, key
+        Hutchinson's, at least 2 (the standard error falls with their square root), and their PRNG
+        key; state i draws from ``fold_in(key, i)``.
+    args, args_axes
+        Conditions: the same for all states, or, with 0, on the same leading axes.
     solver : diffrax.AbstractSolver, optional
         An ODE solver, default ``diffrax.Heun()``; with a score in closed form
         ``diffrax.Dopri8()`` reaches rounding.
-    substeps : int
-        Solver steps per interval of ``ts``.
-    batch_axes : int
-        Number of leading axes of ``x`` that index states.
+    substeps, batch_axes : int
+        Solver steps per interval of ``ts``; number of leading axes of ``x`` that index states.
     chunk_size : int, optional
         States, and entries of the divergence of each, worked on at once; default all.
 

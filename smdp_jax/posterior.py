@@ -111,15 +111,11 @@ def sample_posterior(
         Observed state at ``ts[-1]``: unbatched, or with ``batch_axes`` leading axes.
     ts : array (times,)
         Increasing times; the solve walks them from the end.
-    num_samples : int
-        Samples per end state.
-    key : PRNG key
-        Path i of end state j draws from ``fold_in(key, j * num_samples + i)``: the same samples
-        however the work is split, up to rounding.
-    args : pytree, optional
-        Conditions.
-    args_axes : int or None
-        None: the same ``args`` for all end states; 0: one entry per end state, on the same
+    num_samples, key
+        Samples per end state; path i of end state j draws from ``fold_in(key, j * num_samples +
+        i)``: the same samples however the work is split, up to rounding.
+    args, args_axes
+        Conditions: the same for all end states, or, with 0, one entry for each, on the same
         ``batch_axes`` leading axes.
     solver : diffrax.AbstractSolver or GaussianStep, optional
         Default ``diffrax.Euler()``, or ``Splitting()`` for flow maps, unless a look at one path
@@ -130,10 +126,8 @@ def sample_posterior(
         Solver steps per interval of ``ts``.
     noise_level : float
         alpha, a number that is known when the call is compiled. Only 1 samples the posterior.
-    denoise_last : bool
-        Add no noise in the last step.
-    corrector : Langevin, optional
-        Predictor-corrector sampling.
+    denoise_last, corrector : bool, Langevin
+        Add no noise in the last step; predictor-corrector sampling.
     input_noise : float
         For a kernel: noise added to the state before each of its steps, in units of g sqrt(dt).
         Good values: 0 to 0.5 for one that was trained with more.
@@ -160,10 +154,8 @@ def sample_posterior(
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         For a grid, process, solver, score, end state or key that does not fit (see the message).
-    TypeError
-        If the score is no function, or the solver no solver.
     """
     split = split_of(mesh, x_end if batch_axes else None)
     ts, x_end, score, args, key = on_auto_mesh((ts, x_end, score, args, key))

@@ -140,10 +140,8 @@ class SDE:
 
         Parameters
         ----------
-        t : scalar
-            Time.
-        x : pytree
-            A state; only its structure and dtypes are used.
+        t, x
+            Time, and a state, of which only structure and dtypes are used.
 
         Returns
         -------
@@ -172,10 +170,8 @@ class SDE:
 
         Parameters
         ----------
-        t0, t1 : scalar
-            Times of the step, in the direction of the process.
-        x : pytree
-            A state, as for ``g``.
+        t0, t1, x
+            Times of the step, in the direction of the process, and a state, as for ``g``.
 
         Returns
         -------

@@ -63,10 +63,8 @@ def simulate(
     key : PRNG key
         Path i draws from ``fold_in(key, i)``: the same noise whatever the chunking, and the same
         path up to rounding.
-    args : pytree, optional
-        Conditions.
-    args_axes : int or None
-        None: the same ``args`` for all samples; 0: one entry per sample on the leading axis.
+    args, args_axes : pytree, and int or None
+        Conditions: the same for all samples, or, with 0, one entry of the leading axis for each.
     solver : diffrax.AbstractSolver, optional
         Default: the same steps with and without ``score_targets``, so the same paths: a drift by
         Heun's step between two half kicks of noise (weak order 2), a flow map by its own step and
@@ -96,11 +94,9 @@ def simulate(
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         For an argument that does not fit (see the message), and if a simulated state is not
         finite, naming the sample and the time.
-    TypeError
-        If the solver is no solver, or ``score_targets`` no ramp.
     """
     split = split_of(mesh, x0)
     ts, x0, args, key = on_auto_mesh((ts, x0, args, key))

@@ -210,10 +210,9 @@ class TrajectoryStream(Protocol):
 
         Parameters
         ----------
-        key : PRNG key
-            Decides the order.
-        first : int
-            Number of the block to start with; a block depends on the key and its number alone.
+        key, first
+            PRNG key that decides the order, and the number of the block to start with; a block
+            depends on these two alone.
 
         Yields
         ------

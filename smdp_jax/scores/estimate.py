@@ -73,11 +73,7 @@ def estimate_kernel(
         The process that the paths follow.
     data : Trajectories
         Paths at the times that are to be walked back.
-    transform : str or tuple of callables
-        As for ``BackwardKernel``.
-    base : "auto", "state" or "inverse"
-        As for ``BackwardKernel``.
-    grid_axes : int, optional
+    transform, base, grid_axes
         As for ``BackwardKernel``.
 
     Returns

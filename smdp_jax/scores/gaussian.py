@@ -57,10 +57,8 @@ class GaussianReference:
 
         Parameters
         ----------
-        data : Trajectories
-            Training paths.
-        transform : tuple of callables, optional
-            Unitary ``(forward, backward)`` of one state.
+        data, transform
+            Training paths, and a unitary ``(forward, backward)`` of one state.
         floor : float
             A variance is kept above that share of the next one: the score of a mode that starts
             from nothing is infinite.

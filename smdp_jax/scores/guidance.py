@@ -36,12 +36,8 @@ def moment_matched_guidance(
 
     Parameters
     ----------
-    score : callable
-        ``score(t, x, args)``.
-    observations : sequence of LinearObservation
-        What was seen, those of the twist.
-    twist : LinearTwist
-        Learned from simulated paths.
+    score, observations, twist
+        ``score(t, x, args)``; what was seen (``LinearObservation``), and a twist learned from it.
 
     Returns
     -------
@@ -79,16 +75,10 @@ def dps_guidance(
 
     Parameters
     ----------
-    sde : SDE
-        The forward process.
-    score : callable
-        ``score(t, x, args)``.
-    observations : sequence of LinearObservation
-        What was seen.
-    start : float
-        First time of the solve.
-    scale : float
-        Strength of the guidance.
+    sde, score, observations
+        Forward process, ``score(t, x, args)``, and what was seen (``LinearObservation``).
+    start, scale : float
+        First time of the solve; strength of the guidance.
     steps : int
         Euler steps of a drift's simulation to each observation.
 

@@ -180,10 +180,8 @@ class LearnedKernel:
 
         Parameters
         ----------
-        key : PRNG key
-            Used once.
-        step, x, args
-            As for ``mean``.
+        key, step, x, args
+            A PRNG key, and as for ``mean``.
 
         Returns
         -------
@@ -197,12 +195,8 @@ class LearnedKernel:
 
         Parameters
         ----------
-        step : int
-            Index of the earlier time.
-        earlier, later : pytree
-            Unbatched states at ``ts[step]`` and ``ts[step + 1]``.
-        args : pytree, optional
-            Conditions.
+        step, earlier, later, args
+            Index of a time, unbatched states at ``ts[step]`` and ``ts[step + 1]``, and conditions.
 
         Returns
         -------

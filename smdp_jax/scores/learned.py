@@ -111,10 +111,9 @@ class LearnedScore(_Learned):
 
         Parameters
         ----------
-        sde, ts, noise_level, use
-            Process, times (times,) and alpha of the solve; the verb that asks.
-        whole_steps : bool
-            Whether every step of ``ts`` is one step of the solver, and nothing else.
+        sde, ts, noise_level, whole_steps, use
+            Process, times (times,) and alpha of the solve; whether every step of ``ts`` is one of
+            the solver, and nothing else; and the verb that asks.
         """
         own = self.preconditioner.ts if self.ts is None and self.preconditioner else self.ts
         if own is None or not concrete(own, ts):

@@ -47,10 +47,8 @@ class Preconditioner:
 
         Parameters
         ----------
-        sde : SDE
-            The forward process.
-        data : Trajectories
-            Training paths.
+        sde, data
+            Forward process and training paths.
 
         Returns
         -------

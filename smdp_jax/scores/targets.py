@@ -255,12 +255,8 @@ def least_variance_ramp(
         Increasing times at which the ramp is tabulated; at least 3.
     key : PRNG key
         Noise of the pilot; not that of the paths to be used later.
-    args, args_axes
-        Conditions, as for ``simulate``.
-    solver : diffrax.AbstractSolver, optional
-        ODE solver of the physics step, as for ``simulate``.
-    substeps : int
-        Simulator steps per interval of ``ts``.
+    args, args_axes, solver, substeps
+        As for ``simulate``.
     transform : tuple of callables, optional
         ``(forward, backward)`` of a linear transform of one state; the ramp is then found per
         transformed entry, for example per Fourier mode.

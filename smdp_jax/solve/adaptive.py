@@ -31,21 +31,14 @@ def solve_adaptive(
 
     Parameters
     ----------
-    sde : SDE
-        The process, with a drift.
-    x0 : pytree
-        State at ``ts[0]``, unbatched.
-    ts : array (times,)
-        Increasing times to save at.
+    sde, x0, ts
+        As for `integrate`, of a process with a drift.
     controller : diffrax.AbstractAdaptiveStepSizeController
         For example ``diffrax.PIDController(rtol=1e-4, atol=1e-6)``.
-    key : PRNG key, optional
-        Seed of the virtual Brownian tree; None for a process without noise.
-    args : pytree, optional
-        Conditions handed to the drift.
+    key, args
+        Seed of the virtual Brownian tree, None for a process without noise; and conditions.
     solver : diffrax.AbstractSolver, optional
-        A solver with an error estimate; default ``diffrax.Tsit5()`` without noise and
-        ``diffrax.SPaRK()`` with noise.
+        One with an error estimate; default ``diffrax.Tsit5()``, or with noise ``diffrax.SPaRK()``.
     max_steps : int
         Bound on the number of steps; a path that needs more ends as NaN.
 
@@ -59,8 +52,7 @@ def solve_adaptive(
     Raises
     ------
     ValueError
-        For a grid, process, state, key, solver or number that does not fit: a flow map, or noise
-        without a key.
+        For a flow map, noise without a key, or what else does not fit.
     TypeError
         If solver or controller are none.
     """

@@ -27,13 +27,10 @@ class SolveInfo:
 
     Parameters
     ----------
-    evaluations : int array
-        Score evaluations per path.
-    finite : bool array
-        Whether all states of a path were finite, saved or not.
+    evaluations, finite : int array, bool array
+        Score evaluations per path; whether all its states were finite, saved or not.
     max_score : array
-        Largest absolute entry of the score, looked at where the last and one
-        in 32 or more of the other steps start.
+        Largest absolute entry of the score, at the start of the last and of one in 32 other steps.
     lost_at : array
         Time at which a path that is not finite was first found so; -inf for finite ones.
     left_range_at : array or None
@@ -58,10 +55,8 @@ class Langevin:
 
     Parameters
     ----------
-    step_size : float
-        eps, in squared units of the state.
-    steps : int
-        Moves after each solver step.
+    step_size, steps : float, int
+        eps, in squared units of the state, and moves after each solver step.
 
     Raises
     ------

@@ -24,14 +24,11 @@ class Certificate(Weighted):
         The best estimate of log p(x_end) (with resampling, where ``reference`` was given and it
         states the smaller error), and its error in nats: from the spread of the weights, and, where
         few paths count, how far it is too low if the weights are log-normal.
-    share : scalar
-        Effective size of the weighted paths over their number.
-    ess : array (times - 1,) or None
-        Effective size with resampling, at ``ts[:-1]``.
-    samples : pytree
-        States at ``ts[0]``, leaves (paths, *state), of the run that gave ``log_evidence``.
-    log_weights : array (paths,)
-        Logs of their weights, of sum 1.
+    share, ess : scalar, and array (times - 1,) or None
+        Effective size of the weighted paths over their number, and with resampling at ``ts[:-1]``.
+    samples, log_weights : pytree, and array (paths,)
+        States at ``ts[0]``, leaves (paths, *state), of the run that gave ``log_evidence``, and the
+        logs of their weights, of sum 1.
     """
 
     elbo: Any

@@ -22,23 +22,17 @@ class ConditionInfo:
 
     Parameters
     ----------
-    ts : array (times,)
-        Times of the solve.
-    ess : array (times,)
-        Effective size of the particles at each of ``ts`` (before resampling).
+    ts, ess : array (times,)
+        Times of the solve, and the particles' effective size at each (before resampling).
     resampled : bool array (times - 1,)
         Whether they were resampled on the way to that time.
     temperatures, acceptance, step_sizes : array (256,)
         Of the tempered end state, by stage; NaN where no stage was needed. Sizes are shares of the
         width of the draws.
-    foreign : scalar
+    foreign, independent, rounds : scalar
         Share of the end state's coordinates in which ``E[score x] = -1`` fails: the score is not
-        that of the draws.
-    independent : scalar
-        Independent draws that the particles at ``ts[0]`` are worth: relatives count as one, as far
-        as they are alike.
-    rounds : scalar
-        How often the twist was learned: once from the data, then from the particles themselves.
+        that of the draws. Independent draws that the particles at ``ts[0]`` are worth. How often
+        the twist was learned: once from the data, then from the particles themselves.
     finite : bool array (particles,)
         Whether each particle ended finite.
     """
@@ -66,11 +60,10 @@ class Conditioned(Weighted):
         Leaves (particles, *state).
     log_weights : array (particles,)
         Logs of weights of sum 1; all the same for resampled particles.
-    log_evidence : scalar
-        Log density of what was seen, in nats.
-    log_evidence_error : scalar
-        Its error in nats: from the spread of the weights and of what became of each draw, and,
-        where few particles count, how far it is too low if the weights are log-normal.
+    log_evidence, log_evidence_error : scalar
+        Log density of what was seen, and its error, in nats: from the spread of the weights and of
+        what became of each draw, and, where few particles count, how far it is too low if the
+        weights are log-normal.
     info : ConditionInfo
         Effective sizes, temperatures, acceptance.
     """

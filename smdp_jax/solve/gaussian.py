@@ -66,14 +66,8 @@ class GaussianStep(eqx.Module):
 
         Parameters
         ----------
-        sde, score
-            Process and score.
-        t1, t0 : scalar
-            Times, ``t0 < t1``.
-        x1 : pytree
-            State at ``t1``, unbatched.
-        args : pytree, optional
-            Conditions.
+        sde, score, t1, t0, x1, args
+            Process, score, two times ``t0 < t1``, one unbatched state at ``t1``, and conditions.
 
         Returns
         -------

@@ -97,11 +97,9 @@ def integrate(
         State at ``ts[0]``, unbatched.
     ts : array (times,)
         Increasing times.
-    key : PRNG key, optional
-        Noise of the whole path: step i draws from ``fold_in(key, i)``. None for a process without
-        noise.
-    args : pytree, optional
-        Conditions handed to the drift.
+    key, args
+        Noise of the whole path (step i draws from ``fold_in(key, i)``), None for a process without
+        noise; and conditions handed to the drift.
     solver : diffrax.AbstractSolver, optional
         Default: ``diffrax.Euler()``, or ``Splitting()`` for flow maps.
     substeps : int
@@ -128,10 +126,8 @@ def integrate(
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         For a grid, process, state, key, solver or number that does not fit (see the message).
-    TypeError
-        If the solver is no solver.
     """
     check_time_grid(ts, sde)
     (substeps,) = check_positive(substeps=substeps)

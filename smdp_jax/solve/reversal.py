@@ -80,10 +80,8 @@ def probability_flow_sde(sde: SDE, score: ScoreFn) -> SDE:
 
     Parameters
     ----------
-    sde : SDE
-        The forward process.
-    score : callable
-        ``score(t, x, args)``, the gradient of log p_t.
+    sde, score
+        As for `reverse_sde`.
 
     Returns
     -------

@@ -34,10 +34,9 @@ class Tempering:
     ----------
     ess : float
         Share of the particles that the effective size keeps from one temperature to the next.
-    moves : int
-        Langevin moves at each temperature; more where steps have yet to find their size.
-    final_moves : int
-        Further moves at the last one.
+    moves, final_moves : int
+        Langevin moves at each temperature (more where steps have yet to find their size), and
+        further ones at the last.
     nodes : int
         Lobatto nodes of the line integral of the score in each acceptance, 2 to 5; 2 is exact for
         a Gaussian, each more costs an evaluation.
