@@ -69,8 +69,8 @@ from smdp_jax.solve.tempering import Tempering as Tempering
 from smdp_jax.solve.terms import Splitting as Splitting
 from smdp_jax.solve.time_grids import linear_grid as linear_grid
 from smdp_jax.solve.time_grids import log_grid as log_grid
+from smdp_jax.training.divergence import TrainingDiverged as TrainingDiverged
 from smdp_jax.training.fit import Fit as Fit
-from smdp_jax.training.fit import TrainingDiverged as TrainingDiverged
 from smdp_jax.training.fit import fit as fit
 from smdp_jax.trajectories import Trajectories as Trajectories
 from smdp_jax.trajectories import TrajectoryStream as TrajectoryStream

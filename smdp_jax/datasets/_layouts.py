@@ -2,9 +2,9 @@
 
 PDEBench: ``tensor`` (samples, times, x), or one array per field, with ``t-coordinate``, which may
 be one too long; or a group per seed with ``data`` (times, *grid, channels) and ``grid/t``.
-The Well: ``t0_fields``, ``t1_fields``, ``t2_fields`` (scalars, vectors, tensors, whose components
-are the last axes), ``dimensions/time``, ``scalars``. Files with named axes (netCDF, xarray's Zarr):
-what has an axis of times is state. Else ``ts`` and ``xs``, or the one array of a ``.npy`` file.
+The Well: ``t0_fields``, ``t1_fields``, ``t2_fields`` (components are the last axes),
+``dimensions/time``, ``scalars``. Named axes (netCDF, xarray's Zarr): what has an axis of times is
+state. Else ``ts`` and ``xs``, or the one array of a ``.npy`` file.
 """
 
 import dataclasses

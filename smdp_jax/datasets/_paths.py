@@ -23,10 +23,9 @@ from smdp_jax.trajectories import Trajectories
 class Layout:
     """Names of the arrays of times, of states and of conditions, and how they are meant.
 
-    ``groups``: prefixes of the names, one path or set of paths in each. ``ts`` may be the times
-    themselves. ``one_more``: there may be a time too many. Without ``args_axes`` conditions are
-    those of all samples; with 0, those without an axis of samples are repeated. ``mask``: states
-    may be missing where they are NaN or their file has no such time (True), or as an array says.
+    ``groups``: prefixes of the names, one set of paths in each. ``ts`` may be the times themselves,
+    ``one_more``: one too many. ``args_axes``, ``mask``: as for ``from_npz``; ``repeat`` conditions
+    that have no axis of samples.
     """
 
     ts: Any

@@ -40,14 +40,12 @@ def from_npz(path: Any, **options: Unpack[Options]) -> Trajectories:
           ``{"marker": "smoke", "velocity": "run/u"}``: the state gets that tree.
         - ``args=None``: name, or tree of names, of arrays of conditions.
         - ``args_axes=None``: the conditions hold for all samples; 0: one entry per sample.
-        - ``dims=None``: names of the states' axes, such as ``("time", "sample", "x")``, or a dict
-          of these by array. Without, those of the file; where it has none, states are (samples,
-          times, *state). Axes go by their names where they have names: in whatever order samples
-          and times lie.
+        - ``dims=None``: names of the states' axes in their order, such as ``("time", "sample",
+          "x")``, or a dict of these by array. Without, those of the file; where it has none, states
+          are (samples, times, *state).
         - ``mask=None``: every state is there. True: paths may end early, begin late or have gaps;
           files may have times of their own, and states that are NaN or marked as missing count as
-          not seen. Or name of an array (samples, times), true where a state was seen. It becomes
-          ``Trajectories.mask``.
+          not seen. Or an array (samples, times), true where one was, by name.
         - ``dtype=None``: floating dtype to cast to, as float64 files need it where JAX computes in
           float32. Whole numbers that fit into 32 bits are kept as they are.
 
@@ -139,11 +137,8 @@ def open_foreign(
 
     Layouts that are recognised: PDEBench (``tensor`` or fields beside ``t-coordinate``, groups per
     seed), The Well, netCDF, HDF5 and Zarr with named axes, ``ts`` and ``xs``, and one array of
-    (samples, times, channels, x) as exponax and APEBench make them. HDF5, netCDF, Zarr and ``.npy``
-    are read in parts, ``.npz`` whole. ``mask=True`` takes trajectories of unequal lengths and
-    missing times.
-
-    ``open_foreign("1D_Burgers.hdf5", dtype="float32").load()`` gives ``Trajectories``.
+    (samples, times, channels, x) as exponax and APEBench make them. All but ``.npz`` are read in
+    parts. ``open_foreign("1D_Burgers.hdf5", dtype="float32").load()`` gives ``Trajectories``.
 
     Parameters
     ----------

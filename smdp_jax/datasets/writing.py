@@ -33,11 +33,10 @@ def write(
 
     Chunk i is ``generate(fold_in(key, i))``, so a run that was killed, at any moment, and started
     again with the same arguments ends with the same bits. Chunks that are there and whole are kept,
-    once the first of them, computed again, has come out the same; damaged ones are computed anew.
-    Several processes (``jax.distributed``) that call this alike each generate their own chunks, on
-    devices of their own, and all return once the store is whole.
-    ``xarray.open_zarr(path)`` opens the result: arrays ``time``,
-    one per leaf of the state, ``score.*`` and ``args.*``, on the axes sample, time, x, y, z.
+    once the first of them, computed again, has come out the same. Several processes
+    (``jax.distributed``) each generate their own chunks, and return once the store is whole.
+    ``xarray.open_zarr(path)`` opens the result: arrays ``time``, one per leaf of the state,
+    ``score.*`` and ``args.*``, on the axes sample, time, x, y, z.
 
     Parameters
     ----------
@@ -49,14 +48,12 @@ def write(
     chunks, key
         Number of chunks; randomness of all of them.
     config : dict or dataclass, optional
-        What the data are generated with, in JSON values: kept as attribute ``config`` (JSON text),
-        and compared when the store is opened again.
-    dims : dict, optional
-        Names of a leaf's own axes, by the leaf's name, such as ``{"velocity_x": ("x_face", "y")}``;
-        default x, y, z.
-    units : dict, optional
-        Units by name of array, ``time`` among them; default "1", and for score targets the inverse
-        of the state's.
+        What the data are generated with, in JSON values: an attribute of the store, compared when
+        it is opened again.
+    dims, units : dict, optional
+        Names of a leaf's own axes, such as ``{"velocity_x": ("x_face", "y")}``, default x, y, z;
+        units by name of array, ``time`` among them, default "1", of score targets the state's
+        inverse.
     progress : bool
         Show a progress bar.
 

@@ -24,8 +24,8 @@ def sample_end_states(
     run : Run
         A trained run.
     end_states : Path
-        ``.npz`` with an array ``x_end``, shape (n, *state); for a state of several leaves
-        ``x_end/name`` for each. Conditions that differ between paths: ``args`` likewise.
+        ``.npz`` with an array ``x_end``, shape (n, *state), or ``x_end/name`` for each leaf;
+        conditions that differ between paths: ``args`` likewise.
     output : Path
         ``.npz`` to be written: ``samples`` (n, num_samples, *state), ``x_end``, and per path
         ``finite``, ``max_score`` and ``evaluations``.

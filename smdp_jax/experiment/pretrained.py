@@ -33,14 +33,10 @@ class Pretrained:
 
     Parameters
     ----------
-    sde : SDE
-        The forward process; where the way back was learned, too, that is its ``inverse``.
-    score : LearnedScore or StepCorrection
-        Averaged parameters.
-    ts : array (times,)
-        Times of the paths that it learned from.
-    metrics : mapping of str to number
-        What the run's report says of it.
+    sde, score : SDE, LearnedScore or StepCorrection
+        The forward process, with the way back where that was learned; what was learned.
+    ts, metrics : array (times,), mapping of str to number
+        Times of the paths that it learned from; what the run's report says of it.
     system, made_by
         Of ``smdp_jax.physics``: prior, closed forms; the command that trained it.
     """
@@ -69,7 +65,7 @@ def pretrained(name: str) -> Pretrained:
     Raises
     ------
     ValueError
-        If there is none of that name (which there are), or it was written by another version.
+        If there is none of that name, or it was written by another version.
     """
     folder = files("smdp_jax.experiment").joinpath("weights")
     found = [file.name for file in folder.iterdir()]
@@ -90,10 +86,7 @@ def pretrained(name: str) -> Pretrained:
 
 
 def write_pretrained(run_dir: Path, path: Path) -> Path:
-    """Write a finished run's score, process and figures to one file.
-
-    Its config must have a ``system()`` of ``smdp_jax.physics``; ``inverse(learned)`` is kept, too.
-    """
+    """Write a run's score, process (its ``Config.system()``), inverse and figures to one file."""
     run = load(run_dir)
     system = getattr(run.config, "system", lambda: None)()
     linear, own = run.sde.linear, dataclasses.replace(run.sde, linear=None)

@@ -16,8 +16,7 @@ from smdp_jax.experiment.config_file import check_plain_name
 from smdp_jax.experiment.definition import Experiment
 from smdp_jax.experiment.fields import ExperimentError, as_json, check_returned
 from smdp_jax.experiment.run import Run
-from smdp_jax.experiment.run_contents import REMEDIES
-from smdp_jax.experiment.run_directory import RunFiles
+from smdp_jax.experiment.run_directory import REMEDIES, RunFiles
 from smdp_jax.experiment.slices import slice_of_stage
 from smdp_jax.experiment.storage import check_kept, read_json, write_json
 from smdp_jax.files import digest_of, write_atomically

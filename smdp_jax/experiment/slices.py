@@ -1,9 +1,8 @@
 """What a stage of a run depends on: settings and code, found in the source of a config file.
 
-A stage is a method of ``Config``. Its slice is that method, the methods, functions, classes and
-constants of the file that it reaches, and the fields that these read. What cannot be followed (the
-configuration handed on whole, or looked into by name) counts as everything. The library's own
-defaults are followed too, but only the user's code is compared.
+The slice of a stage, a method of ``Config``, is what it reaches of the file, and the fields that
+this reads. What cannot be followed (the configuration handed on whole, or looked into by name)
+counts as everything. The library's defaults are followed, but only the user's code is compared.
 """
 
 import ast
@@ -79,10 +78,7 @@ _ALL = "*"
 
 @dataclass
 class _Names:
-    """Definitions by name; those of the configuration's classes begin with a dot.
-
-    ``own`` are those of the file, ``library`` those of the classes that it inherits from.
-    """
+    """Definitions by name, of the file and of the library's classes; members begin with a dot."""
 
     tree: ast.Module
     kind: type[Experiment]

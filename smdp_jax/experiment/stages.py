@@ -45,8 +45,8 @@ Say = Callable[[str], None]
 def load(run_dir: str | Path) -> Run:
     """Load a trained run: its process, learned term, data and configuration.
 
-    This executes ``config.py`` in the run directory: load only runs whose code you trust. To get a
-    learned score alone without executing anything, use ``smdp_jax.load_score``.
+    This executes ``config.py`` in the run directory: load only runs whose code you trust.
+    ``smdp_jax.load_score`` gets a learned score alone, and executes nothing.
 
     Parameters
     ----------
@@ -89,8 +89,8 @@ def run_experiment(
 
     Everything is checked before a folder is made. Data and training are kept as long as what they
     depend on stays the same; what comes after them is made again where its code, settings or input
-    have changed. The verbs deal their work out over all devices there are. Of several processes the
-    first one writes, evaluates and reports; all of them must see the run directory.
+    have changed. All devices share the work. Of several processes, which must all see the run
+    directory, the first one writes, evaluates and reports.
 
     Parameters
     ----------
@@ -190,10 +190,8 @@ class _Stages:
             by_first(lambda: files.write_data(dataset, seconds=seconds, origin=origin.as_json()))
         # Read back even so: what follows sees the same bits whether or not it was stopped here.
         dataset, seconds = files.read_data()
-        self.say(
-            f"simulate  {seconds:.1f} s: {dataset.train.num_samples} paths at "
-            f"{dataset.train.num_times} times"
-        )
+        found = f"{dataset.train.num_samples} paths at {dataset.train.num_times} times"
+        self.say(f"simulate  {seconds:.1f} s: {found}")
         return dataset, seconds
 
     def train(
@@ -204,9 +202,7 @@ class _Stages:
             model = config.model(dataset.train)
             check_returned("model", model, nn.Module, "a flax.linen.Module")
             resumed = agreed(files.has_checkpoints)
-            self.say(
-                "train     going on from the last checkpoint ..." if resumed else "train     ..."
-            )
+            self.say(f"train     {'going on from the last checkpoint ' if resumed else ''}...")
             begun = _started_from(resume.get("initial"))
             origin = self.origin("train", **begun).as_json()
             began = time.perf_counter()
@@ -217,10 +213,8 @@ class _Stages:
                 want = "Config.model(dataset.train), so that a run can be loaded"
                 raise ExperimentError(f"Config.fit must train {want}")
             if not files.has_checkpoints:
-                said.append(
-                    "training kept no checkpoints, so that it can't go on where it is stopped: "
-                    "Config.fit must hand **resume on to smdp_jax.fit"
-                )
+                lost = "training kept no checkpoints, so that it can't go on where it is stopped"
+                said.append(f"{lost}: Config.fit must hand **resume on to smdp_jax.fit")
             facts = {"seconds": time.perf_counter() - began, "resumed": resumed, "warnings": said}
             by_first(lambda: files.write_fit(fit, origin=origin, **facts))
         run, facts = _trained(files, config, dataset)
@@ -276,7 +270,8 @@ class _Stages:
         written, record = read_metrics(files)
         self.warn(record.get("warnings_of_samples", ()))
         for metric in written:
-            value = f"{_shown(metric.value)} {metric.unit}".rstrip()
+            number = f"{metric.value:.4g}" if isinstance(metric.value, float) else metric.value
+            value = f"{number} {metric.unit}".rstrip()
             target = f"  (target {metric.wanted})" if metric.wanted else ""
             self.say(f"          {metric.name}: {value}{target}")
 
@@ -321,10 +316,6 @@ def _heard() -> Iterator[list[str]]:
         alike.setdefault(re.sub(r"[-+.\de]*\d", "0", text), []).append(text)
     for first, *others in alike.values():
         said.append(f"{first} ({len(others)} more of this kind)" if others else first)
-
-
-def _shown(number: Any) -> str:
-    return f"{number:.4g}" if isinstance(number, float) else str(number)
 
 
 def _to_stderr(line: str) -> None:

@@ -1,7 +1,7 @@
 """Trees of arrays in one ``.npz`` file: written whole or not at all, read or refused.
 
-Every leaf is an array of its own, named after its place in the tree (``train/xs``), so that any
-program reads it; one more entry, ``structure``, holds the tree and all that is not an array.
+Leaves are arrays named after their place in the tree (``train/xs``), for any program to read; one
+more entry, ``structure``, holds the tree and all that is not an array.
 """
 
 import contextlib

@@ -47,10 +47,9 @@ def negated_walk(step: FlowMap, x: State, ts: Float[Array, "times"], *, stride: 
 def best_negated_starts(
     step: FlowMap, x_end: Float[Array, "cases *state"], ts: Float[Array, "times"]
 ) -> tuple[Float[Array, "cases *state"], int]:
-    """Walk the physics back by negated increments of the length that does best.
+    """Walk the physics back by negated increments, over as many steps of the grid as do best.
 
-    All numbers of steps that divide the grid are tried; the one whose forward simulations end
-    nearest to where they came from is kept.
+    Best is what, simulated forward, ends nearest to where it came from.
     """
     steps = ts.shape[0] - 1
     forward = jax.jit(jax.vmap(lambda x: walk(step, x, ts)))

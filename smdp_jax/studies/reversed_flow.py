@@ -46,11 +46,7 @@ def sample(
     samples: Float[Array, "fields samples size size"],
     noise_free: Float[Array, "fields times size size"],
 ) -> dict[str, Any]:
-    """Reverse the physics alone in three ways, and simulate all estimates of the start forward.
-
-    Negated increments are tried over all numbers of steps that divide the grid; the one whose
-    forward simulation ends nearest to what was observed is kept.
-    """
+    """Reverse the physics alone in three ways, and simulate all estimates of the start forward."""
     x_end = paths[:, -1]
 
     def batched(f: Callable[[Array], Array]) -> Callable[[Array], Array]:

@@ -15,8 +15,6 @@ import orbax.checkpoint as ocp
 
 from smdp_jax.files import check_alike, is_first, lock, write_atomically
 
-__all__ = ["RunDirectory", "interrupts_deferred"]
-
 
 @contextlib.contextmanager
 def interrupts_deferred() -> Iterator[None]:

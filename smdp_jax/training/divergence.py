@@ -8,11 +8,9 @@ import numpy as np
 
 from smdp_jax.checks import finite_rows
 from smdp_jax.sde import SDE
+from smdp_jax.training.shares import Windows
 from smdp_jax.training.updates import Fixed, Problem, TrainingState
-from smdp_jax.training.windows import Windows
 from smdp_jax.trajectories import Trajectories
-
-__all__ = ["TrainingDiverged", "reason_of"]
 
 
 class TrainingDiverged(FloatingPointError):

@@ -20,11 +20,9 @@ from smdp_jax.training.asked import Asked
 from smdp_jax.training.checkpoints import RunDirectory, interrupts_deferred
 from smdp_jax.training.divergence import TrainingDiverged, reason_of
 from smdp_jax.training.programs import Epochs
+from smdp_jax.training.shares import Windows
 from smdp_jax.training.updates import Fixed, Problem, TrainingState
-from smdp_jax.training.windows import Windows
 from smdp_jax.trajectories import Trajectories, TrajectoryStream, filled
-
-__all__ = ["Blocks", "Callback", "run_epochs"]
 
 Callback = Callable[[dict[str, Any], Any], Any]
 
@@ -134,10 +132,7 @@ def _record(stop: int, size: int, loss: Any, validation: Any) -> dict[str, Any]:
 
 
 def _epochs(objective: Objective, asked: Asked, done: int) -> Iterator[tuple[int, int, int]]:
-    """(window, first update, last update) of every epoch that is left.
-
-    Epochs end at multiples of their length within a window, so a resumed run repeats them.
-    """
+    """(window, first update, last update) of every epoch that is left, whatever was done."""
     windows = objective.windows  # each for an equal share of the updates
     ends = [round(asked.steps * i / len(windows)) for i in range(len(windows) + 1)]
     for size, (first, last) in zip(windows, itertools.pairwise(ends), strict=True):

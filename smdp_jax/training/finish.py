@@ -16,8 +16,6 @@ from smdp_jax.scores.seen import SeenRange
 from smdp_jax.sde import SDE
 from smdp_jax.trajectories import Trajectories, whole_windows
 
-__all__ = ["finished"]
-
 
 def finished(
     objective: Objective,

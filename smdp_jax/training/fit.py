@@ -23,15 +23,12 @@ from smdp_jax.solve.batches import Split, on_auto_mesh, say_filled_up, split_of
 from smdp_jax.training.asked import Asked, check_fit
 from smdp_jax.training.checkpoints import RunDirectory
 from smdp_jax.training.defaults import in_dtype, or_defaults
-from smdp_jax.training.divergence import TrainingDiverged
 from smdp_jax.training.epochs import Blocks, Callback, run_epochs
 from smdp_jax.training.finish import finished
 from smdp_jax.training.identity import identity_of
 from smdp_jax.training.pieces import on_device, start
 from smdp_jax.training.updates import Problem
 from smdp_jax.trajectories import Trajectories, TrajectoryStream, as_stream, filled
-
-__all__ = ["Fit", "TrainingDiverged", "fit"]
 
 
 @dataclass(frozen=True)
@@ -109,15 +106,14 @@ def fit(
 ) -> Fit:
     """Train a score network on trajectories.
 
-    Epochs run on the device without returning to Python; one compilation per window length, shared
-    by all trainings that compute the same on arrays of the same shapes.
+    Epochs run on the device; one compilation per window length, shared by all trainings that
+    compute the same on arrays of the same shapes.
 
     Parameters
     ----------
     sde : SDE
-        The process that the trajectories follow. Where a step correction is learned on a flow map
-        whose inverse is not named, the better of ``negated`` and ``integrated_backward`` is taken,
-        and kept with the correction.
+        The process that the trajectories follow. A step correction on a flow map whose inverse is
+        not named takes, and keeps, the better of ``negated`` and ``integrated_backward``.
     model : flax.linen.Module
         Network ``model(t, x, args)``, unbatched: t a scalar, x one state, result like x.
     data : Trajectories, TrajectoryStream or iterable of Trajectories
@@ -129,10 +125,9 @@ def fit(
         ``MultiStep(...)`` or ``PathScore()``, which learn a score or a step correction;
         ``InverseStep()``, which learns a step.
     optimizer : optax.GradientTransformation, optional
-        Default: Muon from 1e-2 down to 0 as a cosine for a kernel, else Adam from 2e-3, gradients
-        clipped at norm 1.
-        Any optax optimiser, also with extra arguments (``optax.lbfgs``, ``reduce_on_plateau``);
-        schedules count updates. ``optax.flatten`` spares small networks most of its operations.
+        Of optax, also with extra arguments (``optax.lbfgs``); schedules count updates. Default:
+        Muon from 1e-2 down to 0 as a cosine for a kernel, else Adam from 2e-3, gradients clipped
+        at norm 1. ``optax.flatten`` spares small networks most of its operations.
     steps : int
         Updates in all; several window lengths share them equally.
     key : PRNG key
@@ -142,33 +137,28 @@ def fit(
     ema : float
         Decay of the exponential moving average of the parameters, which is what is returned.
     precondition : bool
-        True: the network is a correction, with normalised input and output, of the score of a
-        Gaussian with the data's mean and variance (``Preconditioner``). False: the network's
-        output is the score itself, as for networks that bring their own preconditioning. A
-        learned step always has its own scales (``StepScale``).
+        True: the network corrects, with normalised input and output, the score of a Gaussian with
+        the data's mean and variance (``Preconditioner``). False: its output is the score itself,
+        for networks that precondition. A learned step has its own scales (``StepScale``).
     dtype : dtype, optional
-        What a network on fields computes in, such as ``jnp.bfloat16``, which accelerators multiply
-        two to eight times as fast; parameters, averages, times and the loss stay as they are.
+        What a network on fields computes in, such as ``jnp.bfloat16``, two to eight times as fast
+        on accelerators; parameters, averages, times and the loss stay as they are.
     validation : Trajectories, optional
-        Paths for the validation loss, evaluated with the averaged parameters after each epoch;
-        at the times of the data.
+        Paths at the times of the data, for the averages' validation loss after each epoch.
     initial : LearnedScore, StepCorrection, LearnedStep or LearnedKernel, optional
         Start from these parameters, of the same model; its preconditioner is kept.
     epoch_steps : int
         Updates per dispatch.
     directory : path, optional
-        Keep checkpoints and ``metrics.jsonl`` there. The same call on the same directory goes on
-        where it was stopped, to the same result bit for bit on CPU; another call is refused, told
-        by what it computes (process, network, loss, optimiser, data, versions).
+        Keep checkpoints and ``metrics.jsonl`` there. The same call goes on where it was stopped,
+        to the same result bit for bit on CPU; another one is refused, told by what it computes
+        (process, network, loss, optimiser, data, versions).
     mesh : jax.sharding.Mesh, optional
-        Devices that share the work along its axis ``data``: each holds its part of the paths and
-        takes its part of every batch, with one sum of the gradients per update, to the same result
-        up to rounding. Default: that over whose axis the paths are split already, if they are.
-        A run may be resumed on another number of devices.
-    checkpoint_seconds : float
-        Least time between checkpoints.
-    progress : bool
-        Show a progress bar.
+        Devices that share paths and batches along its axis ``data``, with one sum of the gradients
+        per update, to the same result up to rounding; a run may be resumed on another number of
+        them. Default: the mesh that the paths are split over already, if they are.
+    checkpoint_seconds, progress : float, bool
+        Least time between checkpoints; show a progress bar.
     callback : callable, optional
         ``callback(metrics, params)`` after every epoch, with its line of ``metrics.jsonl`` and the
         averaged parameters; True stops training.

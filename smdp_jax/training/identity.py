@@ -19,8 +19,6 @@ from smdp_jax.training.programs import computes
 from smdp_jax.training.updates import Fixed, Problem, TrainingState
 from smdp_jax.trajectories import Trajectories, TrajectoryStream
 
-__all__ = ["identity_of"]
-
 
 def identity_of(
     asked: Asked,

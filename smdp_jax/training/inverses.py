@@ -10,8 +10,6 @@ from smdp_jax.sde import SDE, integrated_backward, negated
 from smdp_jax.solve.inverses import growth_of_inverse, miss_of_inverse
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["with_best_inverse"]
-
 _MISS, _GROWTH = 1.0, 1.5
 
 
@@ -29,8 +27,8 @@ class _Seen(NamedTuple):
 def with_best_inverse(sde: SDE, data: Trajectories) -> SDE:
     """Take the better way back where none is named; warn of one that misses the step's start.
 
-    What is not named is ``negated(step)``. Walking back by the simulator itself takes its place
-    where it misses less than half as much and amplifies no more.
+    The simulator itself replaces ``negated(step)`` where it misses less than half as much and
+    amplifies no more.
     """
     assert sde.step is not None
     own = _seen(sde, data)

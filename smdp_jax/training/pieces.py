@@ -21,8 +21,6 @@ from smdp_jax.training.shares import Shares
 from smdp_jax.training.updates import Fixed, Problem, TrainingState, averages
 from smdp_jax.trajectories import Trajectories, filled
 
-__all__ = ["Training", "on_device", "prepare", "start"]
-
 
 @dataclass(frozen=True)
 class Training:
@@ -55,10 +53,8 @@ class Training:
 
         Parameters
         ----------
-        params : pytree
-            Parameters, such as ``state.params``.
-        data : Trajectories
-            Paths to cut the batch from, on the times of those that ``prepare`` was given.
+        params, data : pytree, Trajectories
+            Such as ``state.params``; paths on the times of those that ``prepare`` was given.
         key, number : PRNG key, int
             The batch is drawn from ``fold_in(key, number)``.
         window : int, optional
@@ -84,14 +80,12 @@ class Training:
 
         Parameters
         ----------
-        state : TrainingState
-            Parameters, averages, the optimiser's state, and the number of updates done.
-        data : Trajectories
-            Paths, on the times of those that ``prepare`` was given.
+        state, data : TrainingState, Trajectories
+            Where training has come to; paths on the times of those that ``prepare`` was given.
         key : PRNG key
             The batch is drawn from ``fold_in(key, state.step)``: the same key may be given always.
         window : int, optional
-            Steps per window, known when this is compiled; default the objective's first.
+            As for ``gradient``.
 
         Returns
         -------
@@ -113,10 +107,8 @@ class Training:
         ----------
         state : TrainingState
             After the last update.
-        held_out : Trajectories, optional
-            Paths that were not trained on: a kernel measures the noise that is left on them.
-        key : PRNG key, optional
-            Of that measurement.
+        held_out, key : Trajectories, PRNG key, optional
+            Paths not trained on, and randomness: a kernel measures the noise left on them.
 
         Returns
         -------
@@ -250,9 +242,9 @@ def _initial(optimizer: optax.GradientTransformation, params: Any) -> tuple[Any,
 
 
 def on_device(data: Trajectories, split: Split | None = None) -> Trajectories:
-    """Numpy's arrays, as read from files, take no traced index and would be moved every epoch.
+    """Put paths where they are trained on; equal parts go to their devices at once.
 
-    Equal parts go to their devices at once, and never lie on one.
+    Numpy's arrays, as read from files, take no traced index and would be moved every epoch.
     """
     if split is None or data.num_samples % split.count:
         return jax.tree.map(jnp.asarray, data)

@@ -12,10 +12,8 @@ from jaxtyping import Array
 
 from smdp_jax.compiled import run_often
 from smdp_jax.files import digest_of
+from smdp_jax.training.shares import Windows
 from smdp_jax.training.updates import Fixed, Problem, TrainingState
-from smdp_jax.training.windows import Windows
-
-__all__ = ["Epochs", "computes"]
 
 _KEPT = 16
 _programs: OrderedDict[Hashable, Callable] = OrderedDict()
@@ -67,10 +65,7 @@ class Epochs:
         held_out: Windows | None,
         stop: int,
     ) -> tuple[TrainingState, Array, Array | None]:
-        """Run one; an update that leaves the finite numbers is undone, and the last.
-
-        For that those before it are done again: to keep what each changes costs more.
-        """
+        """Run one; of an update that leaves the finite numbers those before it are done again."""
         *found, good = self._run(size, state, fixed, source, held_out, stop)
         if not good:
             before = int(found[0].step) - 1

@@ -1,17 +1,18 @@
-"""Which paths a batch is drawn from, so that any number of devices draws the same ones.
+"""Which paths and windows a batch is drawn from: the same ones on any number of devices.
 
 Entry b of a batch of B takes path ``floor((b + u) N / B)`` of N, u uniform on [0, 1): every path is
 seen equally often, entries side by side draw from paths side by side, and a device that holds its
 part of the paths draws its part of the batch from them alone.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
 from smdp_jax.solve.batches import Split
@@ -33,10 +34,8 @@ class Shares:
 
     @cached_property
     def _table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Lowest and highest path of every entry (parts, each), and what the lowest is rounded by.
-
-        By numpy: the products do not fit into 32 bits.
-        """
+        """Lowest and highest path of every entry (parts, each), and what the lowest lost."""
+        # By numpy: the products do not fit into 32 bits.
         entries = np.minimum(np.arange(self.parts * self.each, dtype=np.int64), self.batch - 1)
         low, rounded = np.divmod(entries * self.paths, self.batch)
         high = ((entries + 1) * self.paths - 1) // self.batch
@@ -75,3 +74,28 @@ class Shares:
             mask=lay(data.mask),
             args=lay(data.args) if mapped else split.put(data.args, whole=True),
         )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Windows:
+    """Where random windows come from: ``paths`` of them, however they are laid out.
+
+    ``weights`` make the mean over all windows that over those without a missing state.
+    """
+
+    data: Trajectories
+    constants: Any
+    key: Any
+    paths: int = field(metadata={"static": True})
+    weights: Any = None
+
+
+def specs_of(source: Windows | None, split: Split) -> Any:
+    """Where the arrays are split: paths, their targets and their conditions."""
+    if source is None:
+        return None
+    data, whole, part = source.data, PartitionSpec(), split.spec()
+    args = whole if data.args_axes is None else part
+    data = replace(data, ts=whole, xs=part, args=args, score_targets=part, mask=part)
+    return replace(source, data=data, constants=whole, key=whole, weights=whole)

@@ -15,11 +15,8 @@ from jaxtyping import Array, PRNGKeyArray
 from smdp_jax.objectives import Objective
 from smdp_jax.sde import SDE
 from smdp_jax.solve.batches import Split
-from smdp_jax.training.shares import Shares
-from smdp_jax.training.windows import Windows, specs_of
+from smdp_jax.training.shares import Shares, Windows, specs_of
 from smdp_jax.trajectories import Trajectories, filled, whole_windows
-
-__all__ = ["Fixed", "Problem", "TrainingState", "averages"]
 
 
 @jax.tree_util.register_dataclass
@@ -110,10 +107,7 @@ class Problem:
     def places(
         self, source: Windows, key: PRNGKeyArray, steps: int, part: Any = 0
     ) -> tuple[Array, Array, Array, Array]:
-        """Choose random windows of one length, those of one part of the batch.
-
-        Numbers of the entries, samples (among those of the part), first times, a key for each.
-        """
+        """Random windows of one part of a batch: entries, its samples, first times, keys."""
         k_window, k_loss = jax.random.split(key)
         shares = self.shares(source)
         entries = jnp.asarray(part, jnp.int32) * shares.each + jnp.arange(
@@ -139,10 +133,7 @@ class Problem:
         return samples, starts, keys
 
     def batch_loss(self, learned: Any, source: Windows, key: PRNGKeyArray, steps: int) -> Array:
-        """Compute the mean loss over random windows of one length; of a split, this device's part.
-
-        The parts' sum is the mean.
-        """
+        """Mean loss over random windows; of a split, this device's part of that sum."""
 
         def one(sample: Array, start: Array, key: PRNGKeyArray) -> Array:
             piece = self.objective.cut(source.data, sample, start, steps)
@@ -171,10 +162,8 @@ class Problem:
         return self._sum(jax.value_and_grad(loss_of)(params))
 
     def _whole(self, loss_of: Callable[[Any], Array]) -> Callable[[Any], Array]:
-        """The loss of the whole batch, for optimisers that look along a line.
-
-        A sum over devices does not know that what is derived is the same on all of them.
-        """
+        """The loss of the whole batch, for optimisers that look along a line."""
+        # A sum over devices does not know that what is derived is the same on all of them.
         if self.split is None:
             return loss_of
         whole = jax.custom_vjp(lambda params: self._sum(loss_of(params)))
@@ -224,10 +213,7 @@ class Problem:
         return TrainingState(params, ema, opt_state, state.step + 1), loss
 
     def epoch(self, *inputs: Any, steps: int) -> tuple[TrainingState, Array, Array | None, Array]:
-        """Update until ``stop``, or until one leaves the finite numbers, which the last tells.
-
-        Of a split all devices do the same, each with the gradient of its part of the batch.
-        """
+        """Update until ``stop``, or until one leaves the finite numbers, which the last tells."""
         one = partial(self._epoch, steps=steps)
         if self.split is None:
             return one(*inputs)

@@ -196,7 +196,7 @@ def test_axes_that_the_user_names(tmp_path):
         (("sample", "x", "y"), r"must have an axis of times, got \('sample', 'x', 'y'\)"),
         (
             ("time", "house", "x"),
-            r"name its axis of samples, got \('time', 'house', .* dims=\('sample'",
+            r"its axis of samples, got \('time', 'house', .* dims=\('sample'",
         ),
     ],
 )
