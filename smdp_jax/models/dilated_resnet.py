@@ -27,10 +27,9 @@ class DilatedResNet(FieldNetwork):
     dilations : sequence of int
         Dilations of the convolutions of each block. Good values: (1, 2, 2, 1) (Holzschuh et al.),
         (1, 2, 4, 8, 4, 2, 1) to see farther (Stachenfeld et al.).
-    kernel : int
-        Width of the convolutions in cells, odd.
-    padding : str
-        What lies outside the grid: "periodic", "zero", or "reflect" (mirror at the wall).
+    kernel, padding : int, str
+        Width of the convolutions in cells, odd; what lies outside the grid: "periodic", "zero", or
+        "reflect" (mirror at the wall).
     embedding : int
         0: time and global conditions are constant channels of the input. Otherwise the size of the
         vector that carries them to every block, which it modulates.

@@ -24,10 +24,8 @@ class PairBlock(nn.Module):
     @nn.compact
     def __call__(self, h: Float[Array, "*grid c"]) -> Float[Array, "*grid c"]:
         """Transform one field of shape (*grid, c)."""
-        r = h
-        for mirrored in (False, True):
-            conv = Conv(h.shape[-1], self.kernel, self.padding, mirrored=mirrored)
-            r = nn.leaky_relu(conv(r))
+        r = nn.leaky_relu(Conv(h.shape[-1], self.kernel, self.padding)(h))
+        r = nn.leaky_relu(Conv(h.shape[-1], self.kernel, self.padding, mirrored=True)(r))
         return h + r
 
 
@@ -42,10 +40,8 @@ class EncoderDecoder(FieldNetwork):
     ----------
     channels, blocks : int
         Channels of every hidden field; residual blocks of the encoder, and of the decoder.
-    latent, kernel : int
-        Channels between the two; width of the convolutions in cells, also even.
-    padding : str
-        What lies outside the grid: "periodic", "zero", or "reflect" (mirror at the wall).
+    latent, kernel, padding : int, int, str
+        Channels between the two; width of the convolutions in cells, also even; as for `UNet`.
     dims, coordinates, time_features, conditions, dtype
         As for `FieldNetwork`.
 

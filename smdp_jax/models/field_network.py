@@ -25,10 +25,8 @@ def as_channels(
     vector: Float[Array, " n"], h: Float[Array, "*grid c"]
 ) -> Float[Array, "*grid channels"]:
     """Append numbers to a field as constant channels."""
-    constant = jnp.broadcast_to(
-        vector.reshape((1,) * (h.ndim - 1) + (-1,)), (*h.shape[:-1], vector.size)
-    )
-    return jnp.concatenate([h, constant], axis=-1)
+    row = vector.reshape((1,) * (h.ndim - 1) + (-1,))
+    return jnp.concatenate([h, jnp.broadcast_to(row, (*h.shape[:-1], vector.size))], axis=-1)
 
 
 class FieldNetwork(nn.Module, kw_only=True):
@@ -60,9 +58,7 @@ class FieldNetwork(nn.Module, kw_only=True):
         self.check(grid)
         fields, numbers = split_conditions(self.conditions(args), grid, dtype)
         state = to_channels(x, grid, dtype)
-        seen = [state, fields]
-        if self.coordinates:
-            seen.append(cell_centres(grid, dtype))
+        seen = [state, fields, *([cell_centres(grid, dtype)] if self.coordinates else [])]
         vector = jnp.concatenate([time_vector(self.time_features, t, dtype), numbers])
         out = self.transform(jnp.concatenate(seen, axis=-1), vector, state.shape[-1])
         return from_channels(out.astype(dtype), x)

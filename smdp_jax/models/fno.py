@@ -59,15 +59,13 @@ class FNO(FieldNetwork):
 
     Parameters
     ----------
-    modes : int
-        Modes kept along each axis, at most half the side of the grid.
-    width, layers : int
-        Channels of every hidden field; number of Fourier layers.
-    projection : int
-        Size of the hidden layer that turns channels into the score, point by point.
-    margin : int
-        Cells of zeros beyond the end of each axis, cut off again: for fields that are not periodic.
-        Good values: 0, or an eighth of the side.
+    modes, width, layers : int
+        Modes kept along each axis, at most half the side of the grid; channels of every hidden
+        field; number of Fourier layers.
+    projection, margin : int
+        Size of the hidden layer that turns channels into the score, point by point; cells of zeros
+        beyond the end of each axis, cut off again, for fields that are not periodic: good values
+        are 0, or an eighth of the side.
     dims, coordinates, time_features, conditions, dtype
         As for `FieldNetwork`.
 
@@ -100,6 +98,6 @@ class FNO(FieldNetwork):
         check_positive(modes=self.modes, width=self.width, layers=self.layers)
         check_positive(projection=self.projection)
         check_positive(least=0, margin=self.margin)
-        if 2 * self.modes > (least := min(grid) + self.margin):
-            said = f"modes must be at most {least // 2} on a grid of {grid} cells and a margin"
-            raise ValueError(f"{said} of {self.margin}, got {self.modes}")
+        if 2 * self.modes > (side := min(grid) + self.margin):
+            said = f"modes must be at most {side // 2}, half the grid {grid} and its margin"
+            raise ValueError(f"{said}, got {self.modes}")

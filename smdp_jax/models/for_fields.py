@@ -28,16 +28,13 @@ _OWN_ENTRIES = 16
 
 @dataclass(frozen=True)
 class InUnits:
-    """Conditions less a mean, over a size, leaf by leaf, or entry by entry of small leaves.
-
-    What follows them, as where a kernel shows states among conditions, is left as it is.
-    """
+    """Conditions less a mean, over a size, leaf by leaf, or entry by entry of small leaves."""
 
     means: tuple[tuple[float, ...], ...]
     sizes: tuple[tuple[float, ...], ...]
 
     def __call__(self, args: Any) -> Any:
-        """Return a tree like ``args``."""
+        """Return a tree like ``args``; what follows the leaves known is left as it is."""
         leaves, tree = jax.tree.flatten(args)
         if len(leaves) < len(self.means):
             raise ValueError(f"args must have {len(self.means)} leaves, got {len(leaves)}")
@@ -83,10 +80,9 @@ def for_fields(data: Trajectories | TrajectoryStream | Iterable[Trajectories]) -
     entries = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(x))
     seen = _seen(data)
     few = entries <= _FEW_ENTRIES
+    how: dict[str, Any] = {"time_features": "log_fourier", "conditions": seen}
     if few or axes == 0 or not _on_one_grid(x, axes):
-        return MLP(
-            (64, 64, 64) if few else (192, 192, 192), time_features="log_fourier", conditions=seen
-        )
+        return MLP((64,) * 3 if few else (192,) * 3, **how)
     if axes > 3:
         raise ValueError(f"for_fields knows grids of up to 3 axes, got {axes}: choose a network")
     cells = max(math.prod(leaf.shape[:axes]) for leaf in jax.tree.leaves(x))
@@ -94,7 +90,7 @@ def for_fields(data: Trajectories | TrajectoryStream | Iterable[Trajectories]) -
     periodic = all(_periodic(field, axes) for field in fields)
     alike = periodic and all(_alike(field, axes) for field in fields)
     if not alike and entries <= _WHOLE_ENTRIES and number >= _MANY_PATHS:
-        return MLP((192, 192, 192), time_features="log_fourier", conditions=seen)
+        return MLP((192,) * 3, **how)
     channels = 32 if cells <= 1024 else 24 if cells <= 4096 else 16
     if number < _FEW_PATHS:
         channels = max(channels // 2, 8)

@@ -3,7 +3,6 @@
 s(t, x) = Σ_ij w_i(t) w_j(x) S_ij, with w the hat functions of two uniform grids.
 """
 
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from smdp_jax.checks import check_counts
-from smdp_jax.models.layout import as_time, working_dtype
+from smdp_jax.models.layout import as_time, from_vector, working_dtype
 from smdp_jax.sde import State
 
 
@@ -37,10 +36,9 @@ class GridScore(nn.Module):
 
     Parameters
     ----------
-    shape : (int, int)
-        Number of nodes in t and in x, at least 2 each; both ends are nodes.
-    t_range, x_range : (float, float)
-        First and last node in time and in state, in the units of t and x.
+    shape, t_range, x_range : (int, int), (float, float), (float, float)
+        Number of nodes in t and in x, at least 2 each; first and last of them, in the units of t
+        and x.
     """
 
     shape: tuple[int, int] = (500, 250)
@@ -50,25 +48,22 @@ class GridScore(nn.Module):
     @nn.compact
     def __call__(self, t: ArrayLike, x: State, args: Any) -> State:
         """Score at one time and state."""
-        self._check([jnp.shape(leaf) for leaf in jax.tree.leaves(x)])
+        leaves = jax.tree.leaves(x)
+        if len(leaves) != 1 or jnp.size(leaves[0]) != 1:
+            got = f"leaves of shapes {[*map(jnp.shape, leaves)]}"
+            said = f"the state of GridScore must be one number, got {got}"
+            raise ValueError(f"{said}: use MLP, or jax.vmap for batches")
+        check_counts(least=2, shape=self.shape)
+        for name, (low, high) in (("t_range", self.t_range), ("x_range", self.x_range)):
+            if not low < high:
+                raise ValueError(f"{name} must be increasing, got {(low, high)}")
         dtype = working_dtype(x)
         table = self.param("table", nn.initializers.zeros, self.shape, dtype).astype(dtype)
-        leaf = jnp.reshape(jax.tree.leaves(x)[0], ()).astype(dtype)
+        leaf = jnp.reshape(leaves[0], ()).astype(dtype)
         i, u = _locate(as_time(t, dtype), self.t_range, self.shape[0])
         j, v = _locate(leaf, self.x_range, self.shape[1])
         # The gradient at a node is that of the cell to its right.
         before = (1 - v) * table[i, j] + v * table[i, j + 1]
         after = (1 - v) * table[i + 1, j] + v * table[i + 1, j + 1]
         value = (1 - u) * before + u * after
-        return jax.tree.map(
-            lambda like: value.reshape(jnp.shape(like)).astype(jnp.result_type(like)), x
-        )
-
-    def _check(self, shapes: list[tuple[int, ...]]) -> None:
-        if len(shapes) != 1 or math.prod(shapes[0]) != 1:
-            said = "the state of GridScore must be one number, got leaves of shapes"
-            raise ValueError(f"{said} {shapes}: use MLP, or jax.vmap for batches")
-        check_counts(least=2, shape=self.shape)
-        for name, (low, high) in (("t_range", self.t_range), ("x_range", self.x_range)):
-            if not low < high:
-                raise ValueError(f"{name} must be increasing, got {(low, high)}")
+        return from_vector(value[None], x)

@@ -5,10 +5,10 @@ kernel ten times longer on CPU (over a second each), and a network has dozens. C
 the grid, and are fast in loops on every device.
 """
 
-import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -47,11 +47,11 @@ def _elu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arra
 
 
 class Dense(nn.Module):
-    """Affine layer over the last axis; mapped vectors (in) are arrays (in, batch), not (batch, in).
+    """Affine layer over the last axis.
 
-    ``vmap`` moves a batch to the front wherever only one operand has it, but not in a product of
-    matrices: so the bias is one, too. A CPU then adds and takes exponentials of whole rows of the
-    batch, and an update of a small network takes two thirds of the time.
+    Mapped vectors (in) are arrays (in, batch), not (batch, in): ``vmap`` moves a batch to the front
+    where only one operand has it, but not in a product of matrices, so the bias is one, too. With
+    whole rows of the batch an update of a small network takes two thirds of the time on a CPU.
     """
 
     features: int
@@ -79,7 +79,7 @@ def dense(features: int, dtype: DTypeLike, *, zero_init: bool = False) -> Dense:
     return Dense(features, dtype, nn.initializers.zeros if zero_init else lecun_normal)
 
 
-def embed(vector: Float[Array, " n"], size: int) -> Float[Array, " size"]:
+def embed(vector: Float[Array, "*grid n"], size: int) -> Float[Array, "*grid size"]:
     """Embedding of time and global conditions: two dense layers, to be called in a module."""
     for _ in range(2):
         vector = nn.silu(dense(size, vector.dtype)(vector))
@@ -133,27 +133,19 @@ class Conv(nn.Module):
         kernel = self.param("kernel", init, shape, kept).astype(h.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), kept).astype(h.dtype)
         # Inside a loop, XLA's gradient of a convolution is ten times slower on CPU than this.
-        out = jax.lax.platform_dependent(
-            h,
-            kernel,
-            cpu=functools.partial(by_matmul, self.dilation),
-            default=functools.partial(by_convolution, self.dilation),
-        )
+        apart = self.dilation
+        ways = {"cpu": partial(by_matmul, apart), "default": partial(by_convolution, apart)}
+        out = jax.lax.platform_dependent(h, kernel, **ways)
         return out + bias.reshape((1,) * dims + (-1,))
 
 
 def by_convolution(dilation: int, h: Array, kernel: Array) -> Array:
     """Convolve without padding, by XLA's convolution."""
     dims = h.ndim - 1
-    spatial = "DHW"[-dims:]
-    return jax.lax.conv_general_dilated(
-        h[None],
-        kernel,
-        window_strides=(1,) * dims,
-        padding="VALID",
-        rhs_dilation=(dilation,) * dims,
-        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
-    )[0]
+    axes = "DHW"[-dims:]
+    names, apart = (f"N{axes}C", f"{axes}IO", f"N{axes}C"), (dilation,) * dims
+    how = {"rhs_dilation": apart, "dimension_numbers": names}
+    return jax.lax.conv_general_dilated(h[None], kernel, (1,) * dims, "VALID", **how)[0]
 
 
 def by_matmul(dilation: int, h: Array, kernel: Array) -> Array:

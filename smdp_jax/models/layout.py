@@ -37,10 +37,9 @@ def working_dtype(x: State) -> jnp.dtype:
     """Widest floating dtype among the leaves of a state, at least float32."""
     dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(x)]
     check_holds("the state", len(dtypes), 1, "array leaf")
-    for dtype in dtypes:
-        if not jnp.issubdtype(dtype, jnp.floating):
-            said = f"state leaves must be floating point, got {dtype}"
-            raise TypeError(f"{said}: cast the state, or pass labels and masks in `args`")
+    if wrong := [dtype for dtype in dtypes if not jnp.issubdtype(dtype, jnp.floating)]:
+        said = f"state leaves must be floating point, got {wrong[0]}"
+        raise TypeError(f"{said}: cast the state, or pass labels and masks in `args`")
     return max(map(at_least_float32, dtypes), key=lambda dtype: jnp.finfo(dtype).bits)
 
 
@@ -73,14 +72,13 @@ def to_vector(tree: Any, dtype: DTypeLike) -> Float[Array, " n"]:
 
 def from_vector(vector: Float[Array, " n"], like: State) -> State:
     """Cut a vector into leaves: the inverse of `to_vector`."""
-    leaves, treedef = jax.tree.flatten(like)
-    parts, start = [], 0
-    for leaf in leaves:
-        size = jnp.size(leaf)
-        part = vector[start : start + size].reshape(jnp.shape(leaf))
-        parts.append(part.astype(jnp.result_type(leaf)))
-        start += size
-    return jax.tree.unflatten(treedef, parts)
+    ends = np.cumsum([jnp.size(leaf) for leaf in jax.tree.leaves(like)])
+    pieces = jax.tree.unflatten(jax.tree.structure(like), jnp.split(vector, ends[:-1]))
+    return jax.tree.map(_as_leaf, pieces, like)
+
+
+def _as_leaf(part: Array, like: Any) -> Array:
+    return part.reshape(jnp.shape(like)).astype(jnp.result_type(like))
 
 
 def cell_grid(x: State, dims: int) -> tuple[int, ...]:
@@ -160,15 +158,11 @@ def from_channels(fields: Float[Array, "*grid channels"], like: State) -> State:
 
     A face between two cells gets the mean of what the two say.
     """
-    leaves, treedef = jax.tree.flatten(like)
-    grid, parts, start = fields.shape[:-1], [], 0
-    for leaf in leaves:
-        shape = jnp.shape(leaf)
-        count = _channels_of(shape, grid)
-        part = _from_cells(fields[..., start : start + count], shape[: len(grid)])
-        parts.append(part.reshape(shape).astype(jnp.result_type(leaf)))
-        start += count
-    return jax.tree.unflatten(treedef, parts)
+    grid, shapes = fields.shape[:-1], [jnp.shape(leaf) for leaf in jax.tree.leaves(like)]
+    ends = np.cumsum([_channels_of(shape, grid) for shape in shapes])
+    pieces = jnp.split(fields, ends[:-1], axis=-1)
+    parts = [_from_cells(p, shape[: len(grid)]) for p, shape in zip(pieces, shapes, strict=True)]
+    return jax.tree.map(_as_leaf, jax.tree.unflatten(jax.tree.structure(like), parts), like)
 
 
 def split_conditions(

@@ -25,14 +25,13 @@ class MLP(nn.Module):
     Parameters
     ----------
     widths : sequence of int
-        Sizes of the hidden layers. Good values: the default for one number, (128, 128, 128) for
-        tens.
+        Sizes of the hidden layers: the default for one number, (128, 128, 128) for tens.
     time_features : str or callable
         What is seen of time: "log" (default: log(t + 1e-5), one input), "raw", "log_fourier", a
         `Fourier(...)`, or a function of t.
     conditions : callable
-        Which part of `args` is seen; its leaves are ravelled and concatenated to the input.
-        Default: all of it (none, if `args` is None). `lambda args: None` hides it.
+        Which part of `args` is seen, by default all; its leaves are ravelled and concatenated to
+        the input. `lambda args: None` hides it.
 
     References
     ----------
@@ -56,5 +55,4 @@ class MLP(nn.Module):
         h = jnp.concatenate([state, time_vector(self.time_features, t, dtype), seen])
         for width in self.widths:
             h = elu(dense(width, dtype)(h))
-        last = dense(state.size, dtype, zero_init=True)
-        return from_vector(last(h), x)
+        return from_vector(dense(state.size, dtype, zero_init=True)(h), x)

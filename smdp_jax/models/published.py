@@ -54,8 +54,6 @@ def burgers_resnet(**options: Any) -> DilatedResNet:
 def smoke_resnet(**options: Any) -> DilatedResNet:
     """Dilated residual network of the buoyancy-driven flow: 336 915 parameters.
 
-    48 channels, 4 blocks of 3×3 convolutions of dilations 1, 2, 2, 1.
-
     Parameters
     ----------
     **options
@@ -86,11 +84,8 @@ def smoke_unet(**options: Any) -> UNet:
     UNet
         For the state of `smoke_resnet`, sides a multiple of 64.
     """
-    chosen: dict[str, Any] = {
-        "channels": (16, 32, 48, 64, 80, 96, 112),
-        "padding": "zero",
-        "coordinates": True,
-    }
+    channels = (16, 32, 48, 64, 80, 96, 112)
+    chosen: dict[str, Any] = {"channels": channels, "padding": "zero", "coordinates": True}
     return UNet(**chosen | options)
 
 

@@ -15,12 +15,9 @@ class Rescaled(nn.Module):
 
     Parameters
     ----------
-    net : flax.linen.Module
-        Network, called as ``net(t, x, args)``.
-    sizes : tuple of float
-        One for each leaf of the state, in its unit.
-    divisor : float
-        Positive.
+    net, sizes, divisor : flax.linen.Module, tuple of float, float
+        Network, called as ``net(t, x, args)``; one positive number for each leaf of the state, in
+        its unit; another.
     """
 
     net: nn.Module

@@ -18,7 +18,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float
 
 from smdp_jax.checks import check_holds, check_shape
-from smdp_jax.models.layers import dense
+from smdp_jax.models.field_network import as_channels
+from smdp_jax.models.layers import dense, embed
 from smdp_jax.models.layout import as_time, at_least_float32, working_dtype
 from smdp_jax.models.time_features import TimeFeatures, time_vector
 from smdp_jax.physics.spectral.periodic import modes_shape, multiplicity, squared_wavenumbers
@@ -39,10 +40,8 @@ class SpectralGain(nn.Module):
 
     Parameters
     ----------
-    width : int
-        Size of its two hidden layers.
-    time_features : str or callable
-        What it sees of time, see `MLP`.
+    width, time_features : int, str or callable
+        Size of its two hidden layers; what it sees of time, see `MLP`.
     """
 
     width: int = 16
@@ -52,13 +51,8 @@ class SpectralGain(nn.Module):
     def __call__(self, t: Float[Array, ""], grid: tuple[int, ...]) -> Float[Array, "*modes"]:
         """Factors at a scalar time for the modes of a field of shape `grid`."""
         log_k2 = jnp.log1p(jnp.asarray(squared_wavenumbers(grid), t.dtype))[..., None]
-        time = time_vector(self.time_features, t, t.dtype)
-        time = jnp.broadcast_to(time, (*log_k2.shape[:-1], time.size))
-        h = jnp.concatenate([log_k2, time], axis=-1)
-        for _ in range(2):
-            h = nn.silu(dense(self.width, t.dtype)(h))
-        last = dense(1, t.dtype, zero_init=True)
-        return 1 + last(h)[..., 0]
+        h = as_channels(time_vector(self.time_features, t, t.dtype), log_k2)
+        return 1 + dense(1, t.dtype, zero_init=True)(embed(h, self.width))[..., 0]
 
 
 class SpectralPreconditioned(nn.Module):
@@ -100,9 +94,8 @@ class SpectralPreconditioned(nn.Module):
         x = jax.tree.map(lambda field: field.astype(at_least_float32(field.dtype)), given)
         variance = self._variance(t, x)
         inverse_root = jax.tree.map(jax.lax.rsqrt, variance)
-        white = jax.tree.map(
-            lambda field, c: times(c.astype(field.dtype), _to_modes(field)), x, inverse_root
-        )
+        whiten = lambda field, c: times(c.astype(field.dtype), _to_modes(field))
+        white = jax.tree.map(whiten, x, inverse_root)
         y = jax.tree.map(lambda modes, field: _to_field(modes, field.shape), white, x)
         seen = (args, jax.tree.map(_over_rms, x, variance)) if self.see_state else args
         correction = self.net(t, y, seen)

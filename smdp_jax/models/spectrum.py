@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array
 
 from smdp_jax.checks import check_within
 from smdp_jax.files import digest_of
@@ -43,20 +42,14 @@ class Spectrum:
 
     Parameters
     ----------
-    ts : array (n,)
-        Stored times, strictly increasing, n >= 2.
-    variance : pytree
-        Structure of the state, leaves (n, *modes) >= 0, in the units of x².
+    ts, variance : array (n,), pytree
+        Stored times, strictly increasing, n >= 2; structure of the state, leaves (n, *modes) >= 0,
+        in the units of x².
     floor : float
         A mode that starts from nothing, C = 0 at the first time, has an infinite score there.
-        C(t_i) is kept above `floor` times C(t_{i+1}), which is as if the noise had set in that
-        fraction of a step earlier. Modes that never move get 1e-12 times the mean over modes.
-
-    Raises
-    ------
-    ValueError
-        If shapes do not fit, times do not increase, values are negative or not finite, all
-        variances are zero, or the floor is outside (0, 1].
+        C(t_i) is kept above `floor`, in (0, 1], times C(t_{i+1}), which is as if the noise had set
+        in that fraction of a step earlier. Modes that never move get 1e-12 times the mean over
+        modes; if none does, the table is refused (ValueError).
     """
 
     ts: Any
@@ -75,7 +68,7 @@ class Spectrum:
             leaf = np.array(leaf)
             if leaf.ndim < 2 or len(leaf) != len(ts):
                 raise ValueError(f"variance must be {len(ts)} times by modes, got {leaf.shape}")
-            if not (np.all(np.isfinite(leaf)) and leaf.min() >= 0 and leaf.max() > 0):
+            if not (leaf.min() >= 0 and 0 < leaf.max() < np.inf):
                 got = f"values in [{leaf.min()}, {leaf.max()}]"
                 raise ValueError(f"variances must be finite, at least 0, not all 0, got {got}")
             return _bounded_below(leaf, self.floor)
@@ -109,12 +102,8 @@ class Spectrum:
         """Variances at a scalar time t, leaves (*modes), in t's dtype."""
         t = jnp.asarray(t)
         i, share = between(jnp.asarray(self.ts, t.dtype), t)
-
-        def interpolate(leaf: np.ndarray) -> Array:
-            table = jnp.asarray(leaf, t.dtype)
-            return variance_between(table[i - 1], table[i], share)
-
-        return jax.tree.map(interpolate, self.variance)
+        table = jax.tree.map(lambda leaf: jnp.asarray(leaf, t.dtype), self.variance)
+        return jax.tree.map(lambda v: variance_between(v[i - 1], v[i], share), table)
 
     def __eq__(self, other: object) -> bool:
         """Equal contents."""

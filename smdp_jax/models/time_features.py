@@ -39,16 +39,11 @@ class Fourier:
     count : int
         Number of periods; there are 2 · count features.
     min_period, max_period : float
-        Shortest and longest period, in the units of u. Good values: the longest one above the
-        range of u, so that no two times look alike; the shortest one a few times the finest
+        Shortest and longest period, positive, in the units of u. Good values: the longest one above
+        the range of u, so that no two times look alike; the shortest one a few times the finest
         difference that matters.
     of : callable
         u as a function of t: `raw` or `log`.
-
-    Raises
-    ------
-    ValueError
-        If `count` is not positive or the periods are not positive and ordered.
     """
 
     count: int
@@ -75,13 +70,10 @@ _NAMED = {"raw": raw, "log": log, "log_fourier": Fourier(4, 3.0, 40.0, of=log)}
 
 def time_vector(features: TimeFeatures, t: ArrayLike, dtype: DTypeLike) -> Float[Array, " n"]:
     """Features of the time t, as a vector of the given dtype."""
-    if isinstance(features, str):
-        if features not in _NAMED:
-            want = f"one of {sorted(_NAMED)}, a Fourier(...) or a function of t"
-            raise ValueError(f"time_features must be {want}, got {features!r}")
-        function = _NAMED[features]
-    else:
-        function = features
+    function = _NAMED.get(features) if isinstance(features, str) else features
+    if function is None:
+        want = f"one of {sorted(_NAMED)}, a Fourier(...) or a function of t"
+        raise ValueError(f"time_features must be {want}, got {features!r}")
     vector = jnp.asarray(function(as_time(t, dtype)), dtype)
     if vector.ndim != 1:
         raise ValueError(f"time features must be a vector, got shape {vector.shape}")

@@ -63,14 +63,12 @@ class UNet(FieldNetwork):
     channels : sequence of int
         Channels at each resolution, finest first. Good values: (16, 32, 48) on a CPU, (32, 64, 96,
         128) on a GPU. Each grid side must be a multiple of 2^(len(channels) - 1).
-    kernel : int
-        Width of the convolutions in cells, odd.
-    padding : str
-        What lies outside the grid: "periodic", "zero", or "reflect" (mirror at the wall).
-    blocks : int
-        Residual blocks per resolution, on the way down and up each.
-    embedding : int
-        Size of the vector that carries time and global conditions to the blocks.
+    kernel, padding : int, str
+        Width of the convolutions in cells, odd; what lies outside the grid: "periodic", "zero", or
+        "reflect" (mirror at the wall).
+    blocks, embedding : int
+        Residual blocks per resolution, on the way down and up each; size of the vector that carries
+        time and global conditions to them.
     dims, coordinates, time_features, conditions, dtype
         As for `FieldNetwork`.
 
@@ -125,5 +123,5 @@ class UNet(FieldNetwork):
         check_odd(self.kernel)
         halvings = len(self.channels) - 1
         if any(side % 2**halvings for side in grid):
-            said = f"each side of the grid {grid} must be a multiple of {2**halvings}, to be halved"
-            raise ValueError(f"{said} {halvings} times: give fewer channels, or pad the state")
+            said = f"each side of the grid must be a multiple of {2**halvings}, got {grid}"
+            raise ValueError(f"{said}: give fewer channels, or pad the state")

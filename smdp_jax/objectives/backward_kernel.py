@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.checks import check_within
-from smdp_jax.objectives.base import Objective, check_fits, check_windows
+from smdp_jax.checks import check_counts, check_within
+from smdp_jax.objectives.base import Objective, check_fits
 from smdp_jax.objectives.step_miss import mean_square
 from smdp_jax.scores.estimate import kernel_tables
 from smdp_jax.scores.kernel import LearnedKernel
@@ -71,16 +71,10 @@ class BackwardKernel(Objective):
     directions : int
         Along how many directions, each of them a state that the network gives, the noise is larger
         besides: correlations that depend on the state. Networks that take arrays alone know none.
-    hold_out : float, optional
+    hold_out, grid_axes : float, int, optional
         Share of the paths on which the noise that is left is measured, where ``fit`` gets no
-        ``validation``. Default: 0.1, for states of up to 16 numbers, which say little each, 0.25.
-    grid_axes : int, optional
-        Leading axes of the leaves that are the grid; default: all, but for a short last one.
-
-    Raises
-    ------
-    ValueError
-        For settings out of range.
+        ``validation``, default 0.1, or 0.25 for states of up to 16 numbers, which say little each;
+        leading axes of the leaves that are the grid, default all, but for a short last one.
     """
 
     honours_masks = False  # gains and covariances are those of whole paths
@@ -94,9 +88,9 @@ class BackwardKernel(Objective):
     grid_axes: int | None = None
 
     def __post_init__(self) -> None:
-        check_windows("BackwardKernel.windows", self.windows)
-        check_within("[0, inf]", owner=self, input_noise=self.input_noise)
-        check_within("[0, inf]", owner=self, directions=self.directions)
+        check_counts(owner=self, windows=self.windows)
+        noise, directions = self.input_noise, self.directions
+        check_within("[0, inf]", owner=self, input_noise=noise, directions=directions)
         check_base("BackwardKernel.base", self.base)
         if self.hold_out is not None:
             check_within("(0, 1)", owner=self, hold_out=self.hold_out)
@@ -107,26 +101,17 @@ class BackwardKernel(Objective):
 
     def split(self, data: Trajectories) -> tuple[Trajectories, Trajectories]:
         """Set the last share of ``hold_out`` aside."""
-        entries = sum(leaf.size for leaf in jax.tree.leaves(data.at(0, 0)))
-        few = entries <= _FEW_ENTRIES and data.num_samples >= _FEW_PATHS
+        few = _entries(data) <= _FEW_ENTRIES and data.num_samples >= _FEW_PATHS
         share = 0.25 if few else 0.1
         return data.split(share if self.hold_out is None else self.hold_out)
 
     def scales(self, sde: SDE, data: Trajectories, precondition: bool) -> KernelTables:
         """Gains and covariances of all steps."""
-        entries = sum(leaf.size for leaf in jax.tree.leaves(data.at(0, 0)))
-        return kernel_tables(
-            sde,
-            data,
-            self.transform,
-            base=self.base,
-            axes=self.grid_axes,
-            input_noise=self.input_noise,
-            network=True,
-            spread=self.spread,
-            directions=min(self.directions, entries - 1) if self.spread else 0,
-            key=jax.random.key(0),
-        )
+        directions = min(self.directions, _entries(data) - 1) if self.spread else 0
+        how: dict[str, Any] = {"input_noise": self.input_noise, "spread": self.spread}
+        how |= {"base": self.base, "axes": self.grid_axes, "directions": directions}
+        key = jax.random.key(0)
+        return kernel_tables(sde, data, self.transform, network=True, key=key, **how)
 
     def seen(self, model: Any, scales: KernelTables, data: Trajectories) -> tuple[Any, Any, Any]:
         """A state in the kernel's units, and the same with its covariance divided out."""
@@ -153,12 +138,7 @@ class BackwardKernel(Objective):
         return miss_of(learned, data.at(0, 0))
 
     def loss(
-        self,
-        learned: LearnedKernel,
-        sde: SDE,
-        window: Trajectories,
-        constants: None,
-        key: PRNGKeyArray,
+        self, learned: LearnedKernel, sde: SDE, window: Trajectories, constants: None, key: Any
     ) -> Scalar:
         """Mean over steps and entries of the squared whitened miss, over the steps unrolled."""
         steps = window.ts.shape[0] - 1
@@ -177,6 +157,10 @@ class BackwardKernel(Objective):
         if steps == 1:
             return back(x, jnp.asarray(0))[1]
         return jax.lax.scan(jax.checkpoint(back), x, jnp.arange(steps - 1, -1, -1))[1].mean()
+
+
+def _entries(data: Trajectories) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(data.at(0, 0)))
 
 
 def _surprise(left: State, noise: StateNoise) -> Scalar:

@@ -4,28 +4,20 @@ from typing import Any, Literal
 
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.checks import check_counts, check_holds
+from smdp_jax.checks import check_holds
 from smdp_jax.objectives.step_miss import step_miss
 from smdp_jax.scores.learned import LearnedScore
 from smdp_jax.scores.preconditioner import Preconditioner
 from smdp_jax.sde import SDE, Scalar
 from smdp_jax.trajectories import Trajectories, window
 
-__all__ = ["Kind", "Objective"]
-
 Kind = Literal["score", "correction"]
-
-
-def check_windows(name: str, windows: Any) -> tuple[int, ...]:
-    """Check numbers of steps per window."""
-    return check_counts(**{name: windows})[0]
 
 
 def check_fits(windows: tuple[int, ...], data: Trajectories) -> None:
     """Check that windows are no longer than the paths."""
-    least = max(windows) + 1
-    what = f"stored times, for windows of {max(windows)} steps"
-    check_holds("trajectories", data.num_times, least, what)
+    what = f"stored times, for windows of {(most := max(windows))} steps"
+    check_holds("trajectories", data.num_times, most + 1, what)
 
 
 class Objective:
@@ -46,7 +38,7 @@ class Objective:
         return 1.0
 
     def kind(self, sde: SDE) -> str:
-        """Name what is learned.
+        """Name what is learned of a process.
 
         Parameters
         ----------
@@ -104,12 +96,9 @@ class Objective:
 
         Parameters
         ----------
-        sde, model, variables
-            The process, the network, and its parameters.
-        scales : pytree
-            From ``scales``, or of the term that training goes on from.
-        ts : array (times,)
-            Times of the paths.
+        sde, model, variables, scales, ts
+            The process, the network, and its parameters; from ``scales``, or of the term that
+            training goes on from; times of the paths, shape (times,).
 
         Returns
         -------
@@ -185,12 +174,9 @@ class Objective:
 
         Parameters
         ----------
-        learned, sde
-            What ``learned`` returned, and the process.
-        window : Trajectories
-            One window, without sample axis.
-        constants, key
-            What ``prepare`` returned, and randomness.
+        learned, sde, window, constants, key
+            What ``learned`` returned; the process; one window, Trajectories without sample axis;
+            what ``prepare`` returned; randomness.
 
         Returns
         -------

@@ -16,8 +16,6 @@ from smdp_jax.objectives.path_score import PathScore
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["DenoisingScore"]
-
 KernelScore = Callable[[Any, Any, Any, Any], Any]
 
 
@@ -48,11 +46,9 @@ class DenoisingScore(PathScore):
 
         Parameters
         ----------
-        mean : callable
-            ``mean(t, x0, args)``, a state.
-        variance : callable
-            ``variance(t)`` at times after the first stored one, > 0: an array that divides the
-            state, or its modes.
+        mean, variance : callable
+            ``mean(t, x0, args)``, a state; ``variance(t)`` at times after the first stored one,
+            > 0: an array that divides the state, or its modes.
         modes : tuple of two callables, optional
             A unitary transform in which the covariance is diagonal, and its inverse: for a field
             ``(jnp.fft.fft2, lambda x: jnp.fft.ifft2(x).real)``. The loss is taken in it, too.

@@ -20,8 +20,6 @@ from smdp_jax.sde import SDE, Scalar, ScoreFn
 from smdp_jax.solve.process import noise_table
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["ImplicitScore", "SlicedScore"]
-
 
 @dataclass(frozen=True)
 class ImplicitScore(Objective):
@@ -38,10 +36,9 @@ class ImplicitScore(Objective):
 
     def check(self, sde: SDE, data: Trajectories) -> None:
         """Noise reaches every leaf."""
-        for g in noise_table(sde, data.ts, data.at(0, 0)):
-            if not g.any():
-                said = "SDE.diffusion must be positive on all leaves, got 0 on one"
-                raise ValueError(f"{said}: without noise there is no score")
+        if not all(g.any() for g in noise_table(sde, data.ts, data.at(0, 0))):
+            said = "SDE.diffusion must be positive on all leaves, got 0 on one"
+            raise ValueError(f"{said}: without noise there is no score")
 
     def prepare(self, sde: SDE, data: Trajectories) -> Any:
         """Times and weights, leaves (nodes,)."""
@@ -55,12 +52,7 @@ class ImplicitScore(Objective):
         return moments.ts, jax.tree.map(weight, moments.variance, moments.noise)
 
     def loss(
-        self,
-        learned: ScoreFn,
-        sde: SDE,
-        window: Trajectories,
-        constants: Any,
-        key: PRNGKeyArray,
+        self, learned: ScoreFn, sde: SDE, window: Trajectories, constants: Any, key: PRNGKeyArray
     ) -> Scalar:
         """Mean over entries of ``w (|s|^2 / 2 + div s)``, of one state."""
         t, (nodes, weights) = window.ts[0], constants

@@ -19,8 +19,6 @@ from smdp_jax.sde import SDE, Scalar
 from smdp_jax.solve.integrate import advance
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["InverseStep"]
-
 
 @dataclass(frozen=True)
 class InverseStep(Objective):

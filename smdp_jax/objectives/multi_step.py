@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.checks import check_choice, check_within, is_count
-from smdp_jax.objectives.base import Kind, Objective, check_fits, check_windows
+from smdp_jax.checks import check_choice, check_counts, check_within, is_count
+from smdp_jax.objectives.base import Kind, Objective, check_fits
 from smdp_jax.objectives.step_miss import mean_square, step_miss
 from smdp_jax.scores.learned import StepCorrection
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State, integrated_backward
@@ -24,8 +24,6 @@ from smdp_jax.solve.gaussian import GaussianStep, bound
 from smdp_jax.solve.integrate import advance
 from smdp_jax.solve.reversal import forward_flow, reverse_sde, scaled_noise
 from smdp_jax.trajectories import Trajectories
-
-__all__ = ["MultiStep", "OneStep"]
 
 Form = Literal["backward", "bidirectional", "penalised"]
 _FEW_ENTRIES = 64
@@ -56,11 +54,10 @@ class MultiStep(Objective):
         come more than once.
     form : "backward", "bidirectional" or "penalised"
         Which loss.
-    gradient_cut : int, optional
-        Stop gradients every that many steps; must divide every longer window.
-    training_noise : float
-        Add that multiple of ``g sqrt(dt) z`` after each unrolled step. It is part of what is
-        compared with the path: the least loss of one step is then 1 plus its square.
+    gradient_cut, training_noise : int, optional, float
+        Stop gradients every that many steps, which must divide every longer window; add that
+        multiple of ``g sqrt(dt) z`` after each unrolled step. It is part of what is compared with
+        the path: the least loss of one step is then 1 plus its square.
     solver : diffrax.AbstractSolver or GaussianStep, optional
         Solver of the unrolled steps; default as for sampling. ``GaussianStep()`` needs
         ``form="backward"``.
@@ -70,11 +67,6 @@ class MultiStep(Objective):
     rematerialise : bool, optional
         Recompute each step in the backward pass: memory of one step instead of a whole window, for
         about a third more time. Default: for states of more than 64 numbers.
-
-    Raises
-    ------
-    ValueError
-        For empty, non-positive or unknown settings.
     """
 
     windows: tuple[int, ...] = (1, 2, 4, 10)
@@ -86,18 +78,17 @@ class MultiStep(Objective):
     rematerialise: bool | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "windows", check_windows("windows", self.windows))
+        object.__setattr__(self, "windows", check_counts(windows=self.windows)[0])
         check_choice("learns", self.learns, "score", "correction", None)
         check_choice("rematerialise", self.rematerialise, True, False, None)
         check_choice("form", self.form, "backward", "bidirectional", "penalised")
         if isinstance(self.solver, GaussianStep) and self.form != "backward":
             raise ValueError(f"form must be 'backward' with GaussianStep(), got {self.form!r}")
         check_within("[0, inf)", training_noise=self.training_noise)
-        cut = self.gradient_cut
-        if cut is not None and not (
-            is_count(cut) and all(s <= cut or s % cut == 0 for s in self.windows)
-        ):
-            raise ValueError(f"gradient_cut={cut} must divide every longer window {self.windows}")
+        cut, windows = self.gradient_cut, self.windows
+        fits = cut is None or (is_count(cut) and all(s <= cut or s % cut == 0 for s in windows))
+        if not fits:
+            raise ValueError(f"gradient_cut={cut} must divide every longer window {windows}")
 
     @property
     def noise_level(self) -> float:
@@ -107,7 +98,7 @@ class MultiStep(Objective):
     def check(self, sde: SDE, data: Trajectories) -> None:
         """Every window fits into the paths, and what is learned has a use."""
         if self.learns == "correction" and sde.step is None:
-            said = "learns='correction' needs a process with a flow map, SDE(step=...)"
+            said = "sde must have a flow map, SDE(step=...), for learns='correction'"
             raise ValueError(f"{said}, got a drift, which has a score: leave learns out")
         check_fits(self.windows, data)
 
@@ -121,20 +112,14 @@ class MultiStep(Objective):
             return super().learned(sde, model, variables, scales, ts)
         assert sde.step is not None
         walks = sde.inverse == integrated_backward(sde.step)
-        return StepCorrection(
-            model,
-            variables,
-            scales,
-            ts=ts,
-            noise_level=self.noise_level,
-            inverse="integrated_backward" if walks else None,
-        )
+        how: dict[str, Any] = {"ts": ts, "noise_level": self.noise_level}
+        how["inverse"] = "integrated_backward" if walks else None
+        return StepCorrection(model, variables, scales, **how)
 
     def miss(self, sde: SDE, learned: Any, data: Trajectories, key: PRNGKeyArray) -> Array:
         """The step is that of the windows."""
-        return step_miss(
-            sde, learned, data, key=key, noise_level=self.noise_level, solver=self.solver
-        )
+        how: dict[str, Any] = {"noise_level": self.noise_level, "solver": self.solver}
+        return step_miss(sde, learned, data, key=key, **how)
 
     def loss(
         self, learned: ScoreFn, sde: SDE, window: Trajectories, constants: None, key: PRNGKeyArray
@@ -188,18 +173,12 @@ class MultiStep(Objective):
         again = self.rematerialise
         if again is None:
             again = sum(leaf.size for leaf in jax.tree.leaves(x)) > _FEW_ENTRIES
+        how = {"args": args, "solver": solver, "rematerialise": again and steps > 1}
 
         def segment(x: State, inputs: tuple) -> tuple[State, State]:
             n, grid = inputs
-            states, _ = advance(
-                process,
-                jax.lax.stop_gradient(x),
-                grid,
-                key=jax.random.fold_in(key, n),
-                args=args,
-                solver=solver,
-                rematerialise=again and steps > 1,
-            )
+            first, own = jax.lax.stop_gradient(x), jax.random.fold_in(key, n)
+            states, _ = advance(process, first, grid, key=own, **how)
             return jax.tree.map(lambda s: s[-1], states), jax.tree.map(lambda s: s[1:], states)
 
         if length == steps:

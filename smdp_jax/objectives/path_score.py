@@ -17,8 +17,6 @@ from smdp_jax.objectives.step_miss import mean_square
 from smdp_jax.sde import SDE, Scalar, ScoreFn, State
 from smdp_jax.trajectories import Trajectories
 
-__all__ = ["PathScore"]
-
 
 @dataclass(frozen=True)
 class PathScore(Objective):
@@ -41,9 +39,8 @@ class PathScore(Objective):
     def check(self, sde: SDE, data: Trajectories) -> None:
         """The paths have score targets."""
         if data.score_targets is None:
-            raise ValueError(
-                "PathScore needs score targets: simulate(..., score_targets=True), got none"
-            )
+            said = "PathScore needs score targets: simulate(..., score_targets=True)"
+            raise ValueError(f"{said}, got none")
 
     def prepare(self, sde: SDE, data: Trajectories) -> Any:
         """Times, and root mean squares of the targets: (times, 1, ...) or (times, *transformed)."""
@@ -53,18 +50,16 @@ class PathScore(Objective):
             t = target if transform is None else transform(target)
             return jax.tree.map(lambda t: jnp.abs(t) ** 2, t)
 
-        def one_time(targets: Any, seen: Any) -> Any:
-            def mean(s: Any) -> Any:
-                which = None if seen is None else seen.reshape((-1,) + (1,) * (s.ndim - 1))
-                return s.mean(axis=0, where=which)
-
-            square = jax.tree.map(mean, jax.vmap(size)(targets))
-            if transform is None:
-                square = jax.tree.map(lambda s: s.mean(keepdims=True), square)
-            return jax.tree.map(lambda s: jnp.sqrt(jnp.where(s > 0, s, 1.0)), square)
-
         def at(i: Any) -> Any:
-            return one_time(self._targets(data, i), None if data.mask is None else data.mask[:, i])
+            seen = None if data.mask is None else data.mask[:, i]
+
+            def root(s: Any) -> Any:
+                which = None if seen is None else seen.reshape((-1,) + (1,) * (s.ndim - 1))
+                square = s.mean(axis=0, where=which)
+                square = square.mean(keepdims=True) if transform is None else square
+                return jnp.sqrt(jnp.where(square > 0, square, 1.0))
+
+            return jax.tree.map(root, jax.vmap(size)(self._targets(data, i)))
 
         return data.ts, jax.lax.map(at, jnp.arange(data.num_times))
 

@@ -22,8 +22,6 @@ from smdp_jax.solve.inverses import walked
 from smdp_jax.solve.reversal import reverse_sde
 from smdp_jax.trajectories import Trajectories, window
 
-__all__ = ["gaussian_of", "learned_step_miss", "mean_square", "step_miss", "warn_of_miss"]
-
 _MISS_WARNING = 3.0
 
 
@@ -68,21 +66,15 @@ def step_miss(
 
     Parameters
     ----------
-    sde : SDE
-        The process.
-    score : callable
-        ``score(t, x, args)``, or a step correction on its own steps.
-    data : Trajectories
-        Paths, best ones that were not trained on.
-    key : PRNG key
-        Chooses the paths.
+    sde, score : SDE, callable
+        The process; ``score(t, x, args)``, or a step correction on its own steps.
+    data, key
+        Paths, best ones that were not trained on; chooses some of them.
     samples : int, optional
         How many paths; default 256, fewer for states of more than 16 entries, whose mean needs
         fewer.
-    noise_level : float
-        The alpha of the step; 1 has the miss 1 at the optimum.
-    solver : diffrax.AbstractSolver or GaussianStep, optional
-        Default as for sampling.
+    noise_level, solver
+        The alpha of the step, 1 has the miss 1 at the optimum; default as for sampling.
 
     Returns
     -------
@@ -115,13 +107,11 @@ def _step_miss(
     stepper = bound(solver, sde, score, data.at(0, 0), level.alpha)
 
     def miss(piece: Trajectories, earlier: State, later: State) -> Scalar:
-        reached, _ = advance(
-            back, later, -piece.ts[::-1], args=piece.args, solver=stepper, save="last"
-        )
+        how = {"args": piece.args, "solver": stepper, "save": "last"}
+        reached, _ = advance(back, later, -piece.ts[::-1], **how)
         t0, t1 = piece.ts
-        scale = jax.tree.map(
-            lambda g: g * jnp.sqrt(t1 - t0).astype(g.dtype), sde.g_of_step(t0, t1, later)
-        )
+        root = lambda g: g * jnp.sqrt(t1 - t0).astype(g.dtype)
+        scale = jax.tree.map(root, sde.g_of_step(t0, t1, later))
         return mean_square(jax.tree.map(jnp.subtract, reached, earlier), scale)
 
     return _by_time(miss, data, key, samples)
@@ -194,21 +184,20 @@ def warn_of_miss(
         return
     worst = int(np.nanargmax(miss)) if np.isfinite(miss).any() else int(bad.argmax())
     unit = "its mean squared increment" if kind == "step" else "its noise variance"
+    remedy = "train longer, or with a smaller learning rate"
     if gaussian is None:
-        remedy = "1 is a network that adds nothing: train longer, or with a smaller learning rate"
+        best = "1 is a network that adds nothing"
     else:
         first = float(np.median(gaussian()[bad]))
-        remedy = "1 is the optimum, and the Gaussian of the data's moments "
+        best = f"1 is the optimum, and the Gaussian of the data's moments misses by {first:.3g}"
         if first > max(_MISS_WARNING, 0.5 * float(np.median(miss[bad]))):
-            remedy += (
-                f"misses by {first:.3g} too: a step is too large for what it amplifies, so store "
-                "more times (or the noise is larger than SDE.diffusion says)"
-            )
-        else:
-            remedy += f"misses by {first:.3g}: train longer, or with a smaller learning rate"
-            remedy += "" if first <= _MISS_WARNING else ", and try smaller steps"
+            best += " too"
+            remedy = "a step is too large for what it amplifies, so store more times"
+            remedy += " (or the noise is larger than SDE.diffusion says)"
+        elif first > _MISS_WARNING:
+            remedy += ", and try smaller steps"
     warn(
         f"one backward step misses the data by more than {_MISS_WARNING:g} times {unit} at "
         f"{bad.mean():.0%} of the times (worst {miss[worst]:.3g} times at "
-        f"t={float(ts[worst + 1]):g}; {remedy})",
+        f"t={float(ts[worst + 1]):g}; {best}: {remedy})",
     )
