@@ -25,10 +25,9 @@ class DiffusionPrior:
 
     Parameters
     ----------
-    score : callable
-        ``score(t, x, args)`` of the diffused states, t in diffusion time.
-    ts : array (times,)
-        Diffusion times from 0; at the last one next to nothing is left of the state.
+    score, ts : callable, array (times,)
+        ``score(t, x, args)`` of the diffused states, t in diffusion time; such times from 0, at the
+        last of which next to nothing is left of the state.
     mean, std : pytree
         Of the states, one number per leaf.
     """
@@ -47,10 +46,7 @@ class DiffusionPrior:
             ``dx = -(x - mean) / 2 dt + std dW``.
         """
         mean = self.mean
-
-        def drift(t: Any, x: State, args: Args) -> State:
-            return jax.tree.map(lambda x, m: (m - x) / 2, x, mean)
-
+        drift = lambda t, x, args: jax.tree.map(lambda x, m: (m - x) / 2, x, mean)
         return SDE(drift, diffusion=self.std)
 
     def clean(self, t: Scalar, x: State, s: State) -> State:
@@ -58,10 +54,8 @@ class DiffusionPrior:
 
         Parameters
         ----------
-        t : scalar
-            Diffusion time.
-        x, s : pytree
-            Diffused state; its score.
+        t, x, s : scalar, pytree, pytree
+            Diffusion time; diffused state; its score.
 
         Returns
         -------
@@ -92,10 +86,8 @@ def fit_diffusion_prior(
 
     Parameters
     ----------
-    states : pytree
-        Draws of the prior, leaves (samples, *state).
-    model : flax.linen.Module
-        Network, as ``fit`` takes it.
+    states, model : pytree, flax.linen.Module
+        Draws of the prior, leaves (samples, *state); network, as ``fit`` takes it.
     steps, key
         Updates; noise, parameters, batches.
     levels, end_time : int, float
@@ -116,8 +108,7 @@ def fit_diffusion_prior(
     count = check_samples(states, "states")
     check_positive(steps=steps, levels=levels)
     check_key(key)
-    mean = jax.tree.map(jnp.mean, states)
-    std = jax.tree.map(jnp.std, states)
+    mean, std = jax.tree.map(jnp.mean, states), jax.tree.map(jnp.std, states)
     if not all(float(c) > 0 for c in jax.tree.leaves(std)):
         raise ValueError(f"states must vary, got {count} equal ones")
     ts = log_grid(0.0, end_time, levels, offset=1e-2)
@@ -125,15 +116,11 @@ def fit_diffusion_prior(
     k_paths, k_fit = jax.random.split(key)
     data = Trajectories(ts, _diffused(prior, states, k_paths))
 
-    def centre(t: Any, x0: State, args: Args) -> State:
-        left = jnp.exp(-t / 2)
-        return jax.tree.map(lambda x, m: m + left.astype(x.dtype) * (x - m), x0, mean)
-
     def kernel_score(t: Any, x: State, x0: State, args: Args) -> State:
-        spread = -jnp.expm1(-t)
-        return jax.tree.map(
-            lambda x, m, c: (m - x) / (c**2 * spread).astype(x.dtype), x, centre(t, x0, args), std
-        )
+        left, spread = jnp.exp(-t / 2), -jnp.expm1(-t)
+        centre = jax.tree.map(lambda x, m: m + left.astype(x.dtype) * (x - m), x0, mean)
+        score = lambda x, m, c: (m - x) / (c**2 * spread).astype(x.dtype)
+        return jax.tree.map(score, x, centre, std)
 
     objective = DenoisingScore(kernel_score=kernel_score)
     leaves = [tuple(map(float, jax.tree.leaves(tree))) for tree in (mean, std)]
@@ -157,9 +144,8 @@ class _Preconditioned(nn.Module):
         y = [(x - m) / c for x, m, c in zip(leaves, self.mean, self.std, strict=True)]
         out = jax.tree.leaves(self.model(t, jax.tree.unflatten(tree, y), args))
         spread = jnp.sqrt(-jnp.expm1(-jnp.maximum(jnp.asarray(t), 1e-6)))
-        scores = [
-            (n / spread.astype(n.dtype) - y) / c for n, y, c in zip(out, y, self.std, strict=True)
-        ]
+        sums = [n / spread.astype(n.dtype) - y for n, y in zip(out, y, strict=True)]
+        scores = [total / c for total, c in zip(sums, self.std, strict=True)]
         return jax.tree.unflatten(tree, scores)
 
 

@@ -20,12 +20,11 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.baselines.diffusion_prior import DiffusionPrior
-from smdp_jax.baselines.parts import NoiseFree, as_posterior, half_square
-from smdp_jax.checks import check_finite, check_holds, check_key, check_positive, check_samples
+from smdp_jax.baselines.parts import NoiseFree, as_posterior, check_asked, half_square
+from smdp_jax.checks import check_holds, check_key, check_positive, check_samples
 from smdp_jax.evaluate.ensembles import crps_ensemble
 from smdp_jax.posterior import Posterior, sample_posterior
 from smdp_jax.sde import SDE, Args, Scalar, State
-from smdp_jax.solve.process import check_time_grid
 from smdp_jax.solve.terms import white_noise
 
 
@@ -86,23 +85,19 @@ def guided_posterior(
         How many samples, and the noise of their diffusion.
     spread : number or pytree
         Spread of the end given the start, in units of the state; see `end_spread`.
-    scale : number
-        Strength of the guidance, best searched (`search_scale`).
-    normalised : bool
-        Divide the push by the size of the miss: where the noise is small, nothing else is stable.
-    args, solver, substeps
-        Of the simulation: conditions, default Heun for drifts, steps per interval of ``ts``.
-    chunk_size : int, optional
-        Samples at once; default all.
+    scale, normalised : number, bool
+        Strength of the guidance, best searched (`search_scale`); whether the push is divided by the
+        size of the miss: where the noise is small, nothing else is stable.
+    args, solver, substeps, chunk_size
+        Of the simulation: conditions, default Heun for drifts, steps per interval of ``ts``;
+        samples at once, default all.
 
     Returns
     -------
     Posterior
         Samples (num_samples, *state).
     """
-    check_time_grid(ts, sde)
-    check_finite(x_end, "x_end")
-    check_positive(num_samples=num_samples)
+    check_asked(sde, x_end, ts, num_samples=num_samples)
     check_key(key)
     k_start, k_walk = jax.random.split(key)
     many = jax.tree.map(lambda x: jnp.zeros((num_samples, *x.shape), x.dtype), x_end)
@@ -134,12 +129,10 @@ def search_scale(
     ----------
     prior, sde
         As for `guided_posterior`.
-    truths, ends : pytree
-        Starts and ends of simulated paths, leaves (cases, *state).
-    ts
-        As for `guided_posterior`.
+    truths, ends, ts : pytree, pytree, array (times,)
+        Starts and ends of simulated paths, leaves (cases, *state), and their times.
     scales : sequence of float
-        Strengths to try.
+        Strengths to try, at least one.
     num_samples, key
         Samples for each case, at least 2; the same noise for every scale.
     **options
@@ -149,11 +142,6 @@ def search_scale(
     -------
     tuple (float, dict)
         The best scale, and the mean CRPS of each (inf where samples were lost).
-
-    Raises
-    ------
-    ValueError
-        If there is no scale, or fewer than 2 samples.
     """
     cases = check_samples(truths, "truths")
     check_positive(least=2, num_samples=num_samples)
@@ -164,14 +152,13 @@ def search_scale(
     def score_of(scale: Array) -> Array:
         def one(case: tuple) -> Array:
             truth, x_end, key = case
-            found = guided_posterior(
-                prior, sde, x_end, ts, num_samples=num_samples, key=key, scale=scale, **options
-            )
+            how = {"num_samples": num_samples, "key": key, "scale": scale} | options
+            found = guided_posterior(prior, sde, x_end, ts, **how)
             each = jax.tree.map(crps_ensemble, found.samples, truth)
             return jnp.mean(jnp.concatenate([c.ravel() for c in jax.tree.leaves(each)]))
 
         return jnp.mean(jax.lax.map(one, (truths, ends, keys)))
 
     values = {scale: float(score_of(jnp.asarray(scale, float))) for scale in scales}
-    values = {scale: v if np.isfinite(v) else float("inf") for scale, v in values.items()}
+    values = {scale: v if np.isfinite(v) else np.inf for scale, v in values.items()}
     return min(values, key=lambda scale: values[scale]), values

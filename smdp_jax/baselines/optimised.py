@@ -16,11 +16,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.baselines.parts import NoiseFree, as_posterior, by_leaf, half_square
-from smdp_jax.checks import check_finite, check_key, check_positive, check_samples
+from smdp_jax.baselines.parts import NoiseFree, as_posterior, by_leaf, check_asked, half_square
+from smdp_jax.checks import check_key, check_samples
 from smdp_jax.posterior import Posterior
 from smdp_jax.sde import SDE, Args, State
-from smdp_jax.solve.process import check_time_grid
 from smdp_jax.solve.terms import white_noise
 from smdp_jax.trajectories import Trajectories
 
@@ -73,14 +72,12 @@ def optimise_start(
         The process; its simulation is differentiated.
     x_end, ts : pytree, array (times,)
         Observed state at ``ts[-1]``, unbatched; increasing times.
-    starts : pytree
-        First guesses, leaves (starts, *state), such as draws of the prior.
-    spread : number or pytree
-        Spread that the noise gives the end, in units of the state; see `end_spread`.
-    prior_loss : callable, optional
-        Minus the log density of a start, up to a constant. None: flat.
-    steps : int
-        Iterations of L-BFGS from every guess.
+    starts, spread : pytree, number or pytree
+        First guesses, leaves (starts, *state), such as draws of the prior; spread that the noise
+        gives the end, in units of the state, see `end_spread`.
+    prior_loss, steps : callable, optional, int
+        Minus the log density of a start, up to a constant, None for a flat one; iterations of
+        L-BFGS from every guess.
     args, solver, substeps
         Of the noise-free simulation: conditions, default Heun for drifts, steps per interval.
 
@@ -90,7 +87,8 @@ def optimise_start(
         One sample, the best of all guesses: no spread is claimed.
     """
     check_samples(starts, "starts")
-    end = _simulation(sde, x_end, ts, steps, solver, substeps)
+    check_asked(sde, x_end, ts, steps=steps, substeps=substeps)
+    end = NoiseFree(sde, ts, solver, substeps)
 
     def loss(x: State) -> Array:
         total = half_square(jax.tree.map(jnp.subtract, end(x, args), x_end), spread)
@@ -122,14 +120,12 @@ def randomised_maximum_likelihood(
     ----------
     sde, x_end, ts
         As for `optimise_start`.
-    draws : pytree
-        Draws of a Gaussian prior, leaves (num_samples, *state): centres, and first guesses.
-    spread
-        As for `optimise_start`.
-    prior_distance : callable
-        ``prior_distance(x, centre)``, the prior's ``|x - centre|^2 / 2`` in its own covariance.
-    key : PRNG key
-        Perturbs the data.
+    draws, spread : pytree, number or pytree
+        Draws of a Gaussian prior, leaves (num_samples, *state): centres, and first guesses; as for
+        `optimise_start`.
+    prior_distance, key : callable, PRNG key
+        ``prior_distance(x, centre)``, the prior's ``|x - centre|^2 / 2`` in its own covariance;
+        perturbs the data.
     steps, args, solver, substeps
         As for `optimise_start`; the iterations are those of every sample.
 
@@ -144,7 +140,8 @@ def randomised_maximum_likelihood(
     """
     count = check_samples(draws, "draws")
     check_key(key)
-    end = _simulation(sde, x_end, ts, steps, solver, substeps)
+    check_asked(sde, x_end, ts, steps=steps, substeps=substeps)
+    end = NoiseFree(sde, ts, solver, substeps)
     spread = by_leaf(spread, x_end)
 
     def one(centre: State, key: PRNGKeyArray) -> State:
@@ -159,16 +156,6 @@ def randomised_maximum_likelihood(
 
     samples = jax.jit(jax.vmap(one))(draws, jax.random.split(key, count))
     return as_posterior(samples, steps, ts[-1])
-
-
-def _simulation(
-    sde: SDE, x_end: State, ts: Any, steps: int, solver: Any, substeps: int
-) -> Callable[[State, Args], State]:
-    """Check what is to be explained, and return the simulation without noise."""
-    check_time_grid(ts, sde)
-    check_finite(x_end, "x_end")
-    check_positive(steps=steps, substeps=substeps)
-    return NoiseFree(sde, ts, solver, substeps)
 
 
 def _lbfgs(loss: Callable[[State], Array], x: State, steps: int) -> tuple[State, Array]:

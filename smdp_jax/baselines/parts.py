@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from smdp_jax.checks import finite_rows
+from smdp_jax.checks import check_finite, check_positive, finite_rows
 from smdp_jax.posterior import Posterior
 from smdp_jax.sde import SDE, Args, State
 from smdp_jax.solve.backward import SolveInfo
 from smdp_jax.solve.integrate import advance
+from smdp_jax.solve.process import check_time_grid
 
 
 @partial(
@@ -33,6 +34,13 @@ class NoiseFree:
         how = {"substeps": self.substeps, "rematerialise": True, "save": "last", "args": args}
         quiet, solver = replace(self.sde, diffusion=None), diffrax.Heun() if drifts else self.solver
         return advance(quiet, x, jnp.asarray(self.ts), solver=solver, **how)[0]
+
+
+def check_asked(sde: SDE, x_end: State, ts: Any, **counts: int) -> None:
+    """Check what is asked for: a grid, an end state that was observed, and counts."""
+    check_time_grid(ts, sde)
+    check_finite(x_end, "x_end")
+    check_positive(**counts)
 
 
 def at_rest(t: Any, x: State, args: Args) -> State:

@@ -20,10 +20,9 @@ import optimistix
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.baselines.parts import NoiseFree
-from smdp_jax.checks import check_finite, check_holds, check_key, check_positive
+from smdp_jax.baselines.parts import NoiseFree, check_asked
+from smdp_jax.checks import check_holds, check_key, check_positive
 from smdp_jax.sde import SDE, Args, State
-from smdp_jax.solve.process import check_time_grid
 
 Residuals = Callable[[Any], Any]
 Noise = tuple[Callable[[Any, Any, Any], Any], Callable[[Any, Any, Any], Any]]
@@ -38,10 +37,8 @@ class Chains(NamedTuple):
     ----------
     draws : array (chains, draws, observed)
         What was observed of u, after warm-up.
-    accepted, beta : array (chains,)
-        Share of accepted proposals after warm-up; step sizes.
-    r_hat : array (observed,)
-        See `r_hat`.
+    accepted, beta, r_hat : array (chains,), array (chains,), array (observed,)
+        Share of accepted proposals after warm-up; step sizes; see `r_hat`.
     """
 
     draws: Array
@@ -65,14 +62,12 @@ def bridge_residuals(
 
     Parameters
     ----------
-    sde : SDE
-        The process; between two times it is simulated without noise.
-    start_of : callable
-        Maps ``size`` standard normal numbers to a start: the prior.
-    x_end : pytree
-        Observed state at ``ts[-1]``, unbatched.
-    ts : array (times,)
-        Increasing times at which noise comes in: few, as the path has an entry for each.
+    sde, start_of : SDE, callable
+        The process, simulated without noise between two times; maps ``size`` standard normal
+        numbers to a start: the prior.
+    x_end, ts : pytree, array (times,)
+        Observed state at ``ts[-1]``, unbatched; increasing times at which noise comes in: few, as
+        the path has an entry for each.
     size : int
         Numbers that ``start_of`` takes.
     noise : tuple of two callables, optional
@@ -87,18 +82,14 @@ def bridge_residuals(
         ``residuals(u)`` with ``|r|^2 / 2`` the negative log posterior up to a constant, and the
         number of entries of u, the start's first.
     """
-    check_time_grid(ts, sde)
-    check_finite(x_end, "x_end")
-    check_positive(size=size, substeps=substeps)
+    check_asked(sde, x_end, ts, size=size, substeps=substeps)
     like, unravel = ravel_pytree(x_end)
     ts = jnp.asarray(ts)
     inner = len(ts) - 2
 
     def scale(t0: Any, t1: Any, d: State, power: int) -> State:
-        g = sde.g_of_step(t0, t1, x_end)
-        return jax.tree.map(
-            lambda d, g: d * ((g**2 * (t1 - t0)) ** (power / 2)).astype(d.dtype), d, g
-        )
+        of_leaf = lambda d, g: d * ((g**2 * (t1 - t0)) ** (power / 2)).astype(d.dtype)
+        return jax.tree.map(of_leaf, d, sde.g_of_step(t0, t1, x_end))
 
     if noise is None:
         noise = (lambda t0, t1, z: scale(t0, t1, z, 1), lambda t0, t1, d: scale(t0, t1, d, -1))
@@ -134,10 +125,8 @@ def gauss_newton_reference(
     ----------
     residuals : callable
         ``r(u)``, as from `bridge_residuals`.
-    start : array (entries,)
-        Where Levenberg-Marquardt starts: 0 is the prior's centre.
-    steps : int
-        Most iterations.
+    start, steps : array (entries,), int
+        Where Levenberg-Marquardt starts, 0 is the prior's centre; most iterations.
 
     Returns
     -------
@@ -148,10 +137,10 @@ def gauss_newton_reference(
 
     @jax.jit
     def fit(start: Array) -> tuple[Array, Array]:
+        squares = lambda u, _: residuals(u)
+        how = {"max_steps": steps, "throw": False}
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            found = optimistix.least_squares(
-                lambda u, _: residuals(u), solver, start, max_steps=steps, throw=False
-            )
+            found = optimistix.least_squares(squares, solver, start, **how)
         jacobian = jax.jacfwd(residuals)(found.value)
         root = jnp.linalg.cholesky(jacobian.T @ jacobian)
         identity = jnp.eye(start.size, dtype=start.dtype)
@@ -182,14 +171,11 @@ def pcn(
         ``r(u)``, as from `bridge_residuals`.
     mean, factor : array (entries,), (entries, entries)
         Of the Gaussian reference: mean, and L of its covariance ``L L^T``.
-    key : PRNG key
-        Randomness.
-    steps, warmup : int
-        Proposals of every chain after warm-up, and before.
-    chains, thin : int
-        Chains, at least 2, so that they can disagree; keep one draw in that many.
-    observed : int, optional
-        Keep the first that many entries of u; default all.
+    key, steps, warmup
+        Randomness; proposals of every chain after warm-up, and before.
+    chains, thin, observed : int
+        Chains, at least 2, so that they can disagree; keep one draw in that many, and the first
+        that many entries of u, default all.
 
     Returns
     -------
@@ -267,11 +253,6 @@ def r_hat(draws: Float[Array, "chains draws entries"]) -> Float[Array, "entries"
     -------
     array (entries,)
         ``sqrt((W (n - 1) / n + B / n) / W)`` of within- and between-chain variances W and B.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than 4 draws.
 
     References
     ----------

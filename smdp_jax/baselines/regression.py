@@ -12,15 +12,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.baselines.parts import as_posterior, at_rest
-from smdp_jax.checks import check_finite, check_kind, check_positive, check_within
+from smdp_jax.baselines.parts import as_posterior, at_rest, check_asked
+from smdp_jax.checks import check_kind, check_within
 from smdp_jax.models import DilatedResNet
 from smdp_jax.objectives import InverseStep
 from smdp_jax.posterior import Posterior
 from smdp_jax.scores.learned import apply_network
 from smdp_jax.scores.step import LearnedStep, StepScale
 from smdp_jax.sde import SDE, Args, Scalar, State
-from smdp_jax.solve.process import check_time_grid
 from smdp_jax.solve.terms import white_noise
 from smdp_jax.trajectories import Trajectories
 
@@ -33,10 +32,8 @@ class DropoutResNet(DilatedResNet):
 
     Parameters
     ----------
-    channels, blocks, dilations, kernel, padding, embedding
-        As for ``DilatedResNet``.
-    rate : float
-        Share of channels that are dropped. Good values: 0.1.
+    channels, blocks, dilations, kernel, padding, embedding, rate
+        As for ``DilatedResNet``; share of channels that are dropped. Good values: 0.1.
     dims, coordinates, time_features, conditions, dtype
         As for ``DilatedResNet``.
 
@@ -78,8 +75,7 @@ class RegressedStep(LearnedStep):
         if self.mask is None:
             change = apply_network(self.model, self.variables, start, y, args)
         else:
-            rngs = {"dropout": self.mask}
-            change = self.model.apply(self.variables, start, y, args, rngs=rngs)
+            change = self.model.apply(self.variables, start, y, args, rngs={"dropout": self.mask})
         return jax.tree.map(lambda x, i, n: x + i * n, x, scale.increment, change)
 
 
@@ -124,9 +120,8 @@ class Regression(InverseStep):
         learned = replace(learned, mask=mask)
         if self.training_noise == 0:
             return super().loss(learned, sde, window, constants, key)
-        t0, t1 = window.ts
-        g = sde.g_of_step(t0, t1, jax.tree.map(lambda x: x[1], window.xs))
-        white = white_noise(key, jax.tree.map(lambda x: x[1], window.xs))
+        (t0, t1), later = window.ts, jax.tree.map(lambda x: x[1], window.xs)
+        g, white = sde.g_of_step(t0, t1, later), white_noise(key, later)
 
         def perturb(x: Array, g: Any, w: Array) -> Array:
             return x.at[1].add((self.training_noise * g * jnp.sqrt(t1 - t0)).astype(x.dtype) * w)
@@ -155,12 +150,9 @@ def regress(
         ``fit.step`` of a fit with `Regression`.
     x_end, ts : pytree, array (times,)
         Observed state at ``ts[-1]``, unbatched; the times that it was trained on.
-    num_samples : int
-        More than one want a network with dropout, and a key.
-    key : PRNG key, optional
-        Draws one mask for each sample, kept along its path. None: nothing is dropped.
-    args : pytree, optional
-        Conditions.
+    num_samples, key, args
+        More than one want a network with dropout, and a PRNG key, which draws one mask for each,
+        kept along its path (None: nothing is dropped); conditions.
 
     Returns
     -------
@@ -169,15 +161,11 @@ def regress(
 
     Raises
     ------
-    ValueError
-        If the grid, the end state or the number do not fit.
-    TypeError
-        If ``step`` is no learned step.
+    ValueError, TypeError
+        If the grid, the end state or the number do not fit; if ``step`` is no learned step.
     """
-    check_time_grid(ts, sde)
+    check_asked(sde, x_end, ts, num_samples=num_samples)
     check_kind("step", step, "a learned step, fit.step", "preconditioner", "__call__")
-    check_finite(x_end, "x_end")
-    check_positive(num_samples=num_samples)
     if key is None and num_samples > 1:
         raise ValueError(f"num_samples must be 1 without a key, got {num_samples}: all are equal")
     back = jnp.asarray(ts)[::-1]
