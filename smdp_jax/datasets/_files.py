@@ -1,7 +1,6 @@
 """Arrays in files of other people's, by name, read in parts and decoded as CF attributes say."""
 
 import contextlib
-import functools
 import glob
 import os
 import struct
@@ -80,13 +79,13 @@ Arrays = Mapping[str, Variable]
 @contextlib.contextmanager
 def open_arrays(path: Path, kind: str) -> Iterator[Arrays]:
     """Open a file as its arrays by name; what cannot be read is a sentence."""
-    noun = _NOUNS[kind]
+    opener, noun = _KINDS[kind]
     if kind in _NEEDED:
         installed(_NEEDED[kind])
     if not path.exists():
         raise FileNotFoundError(f"there is no {noun} {path}")
     try:
-        with _OPENERS[kind](path) as arrays:
+        with opener(path) as arrays:
             yield arrays
     except (ContentError, ImportError):
         raise
@@ -184,9 +183,7 @@ def _walk(h5py: Any, group: Any, above: tuple[Any, ...]) -> Iterator[tuple[str, 
 
 def _label(axis: Any) -> str:
     """Name of one axis of an HDF5 array: its label, or the scale that is attached to it."""
-    if axis.label:
-        return axis.label
-    return axis[0].name.rsplit("/", 1)[-1] if len(axis) else ""
+    return axis.label or (axis[0].name.rsplit("/", 1)[-1] if len(axis) else "")
 
 
 def _plain(value: Any) -> Any:
@@ -224,25 +221,19 @@ def _netcdf(path: Path) -> Iterator[Arrays]:
         return
     xarray = installed("xarray")
     with xarray.open_dataset(path, engine="scipy", decode_cf=False) as data:
-        yield {
-            str(n): Variable(
-                str(n), path, v.shape, v.dtype, functools.partial(_read_xarray, v), v.dims, v.attrs
-            )
-            for n, v in data.variables.items()
-        }
+        arrays = {}
+        for name, v in data.variables.items():
+            read = lambda index, v=v: v[index].to_numpy()
+            arrays[str(name)] = Variable(str(name), path, v.shape, v.dtype, read, v.dims, v.attrs)
+        yield arrays
 
 
-def _read_xarray(variable: Any, index: Any) -> np.ndarray:
-    return variable[index].to_numpy()
-
-
-_OPENERS = {"npz": _npz, "npy": _npy, "hdf5": _hdf5, "zarr": _zarr, "netcdf": _netcdf}
-_NOUNS = {
-    "npz": "numpy archive",
-    "npy": "numpy array",
-    "hdf5": "HDF5 file",
-    "zarr": "Zarr group",
-    "netcdf": "netCDF file",
+_KINDS = {
+    "npz": (_npz, "numpy archive"),
+    "npy": (_npy, "numpy array"),
+    "hdf5": (_hdf5, "HDF5 file"),
+    "zarr": (_zarr, "Zarr group"),
+    "netcdf": (_netcdf, "netCDF file"),
 }
 _NEEDED = {"hdf5": "h5py", "zarr": "zarr"}
 _MAGIC = {b"\x89HDF": "hdf5", b"CDF": "netcdf", b"PK": "npz", b"\x93NUMPY": "npy"}

@@ -32,10 +32,9 @@ class ConfigFile:
 
     Parameters
     ----------
-    path, presets : Path, dict
-        The file, and experiments by name, the default one first.
-    summary, text : str
-        First line of its docstring; the rest of its docstring.
+    path, presets, summary, text
+        The file, experiments by name, the default one first, and the first line of its docstring
+        and the rest.
     """
 
     path: Path

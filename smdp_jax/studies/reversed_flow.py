@@ -100,26 +100,18 @@ def evaluate(
         "negated": f"steps of {length:g}: of all lengths the one that ends nearest",
     }
     alone = min(error[name] for name in _PHYSICS_ALONE) / error["sample"]
+    found, wanted = spectral["vorticity"]["sample"], spectral["vorticity"]["noise_free"]
+    note = f"that of the noise-free path; two unrelated states: {unlike:.3f}"
+    ratio = spread / metrics.ensemble_mse(estimates["mean"], truth) ** 0.5
+    calibrated = "1 where the posterior is calibrated"
     rows = [
         Metric("reconstruction MSE, best physics alone / a sample", alone, 3.0, bound="at least"),
-        Metric(
-            "spectral error of a sample",
-            spectral["vorticity"]["sample"],
-            spectral["vorticity"]["noise_free"],
-            note=f"that of the noise-free path; two unrelated states: {unlike:.3f}",
-            bound="at most",
-        ),
-        Metric(
-            "spread / error of the mean of samples",
-            spread / metrics.ensemble_mse(estimates["mean"], truth) ** 0.5,
-            1.0,
-            note="1 where the posterior is calibrated",
-        ),
+        Metric("spectral error of a sample", found, wanted, note=note, bound="at most"),
+        Metric("spread / error of the mean of samples", ratio, 1.0, note=calibrated),
     ]
     for name, what in _NAMES.items():
-        ratio = error[name] / error["true"]
-        label = f"reconstruction MSE / noise floor: {what}"
-        rows.append(Metric(label, ratio, note=notes.get(name, "")))
+        label, floor = f"reconstruction MSE / noise floor: {what}", error["true"]
+        rows.append(Metric(label, error[name] / floor, note=notes.get(name, "")))
     for name, what in _NAMES.items():
         missed = metrics.ensemble_mse(estimates[name], truth)
         rows.append(Metric(f"MSE of the start: {what}", missed))

@@ -131,17 +131,13 @@ def evaluate(arrays: Mapping[str, Any], targets: Targets) -> list[Metric]:
 
     of_flow = "2 min(share of paths within 0.1 of +1, of -1)"
     of_sde = "the same, over all samples of each end point"
+    gap, wanted = np.abs(found - exact), targets.probability_error
+    groups = f"over {_GROUPS} groups of end points"
     rows = [
         hits("probability flow", arrays["flow_starts"], targets.flow_hits, of_flow),
         hits("reverse-time SDE", arrays["start_samples"], targets.sde_hits, of_sde),
-        Metric(
-            "error of P(+1 | x_T), largest",
-            np.abs(found - exact).max(),
-            targets.probability_error,
-            note=f"over {_GROUPS} groups of end points",
-            bound="at most",
-        ),
-        Metric("error of P(+1 | x_T), mean", np.abs(found - exact).mean()),
+        Metric("error of P(+1 | x_T), largest", gap.max(), wanted, note=groups, bound="at most"),
+        Metric("error of P(+1 | x_T), mean", gap.mean()),
         *certified(arrays),
     ]
     note = "relative L2 error weighted by the density"

@@ -153,14 +153,8 @@ class RunDirectory:
             with open(self.metrics_file, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
-    def __enter__(self) -> "RunDirectory":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
     def close(self) -> None:
-        """Release the checkpoint manager."""
+        """Release the checkpoint manager, and the folder."""
         with interrupts_deferred():
             self._manager.close()
         if self._lock >= 0:

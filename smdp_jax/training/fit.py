@@ -128,10 +128,8 @@ def fit(
         Of optax, also with extra arguments (``optax.lbfgs``); schedules count updates. Default:
         Muon from 1e-2 down to 0 as a cosine for a kernel, else Adam from 2e-3, gradients clipped
         at norm 1. ``optax.flatten`` spares small networks most of its operations.
-    steps : int
-        Updates in all; several window lengths share them equally.
-    key : PRNG key
-        Initial parameters and batches.
+    steps, key : int, PRNG key
+        Updates in all, in equal shares for all window lengths; initial parameters and batches.
     batch_size : int, optional
         Windows per update. Default 256; for a kernel 16 to 512, by state and network.
     ema : float
@@ -219,7 +217,7 @@ def _trained(
         store = None
         if directory is not None:
             identity = identity_of(asked, training, state, paths, validation)
-            store = stack.enter_context(RunDirectory(directory, identity))
+            store = stack.enter_context(contextlib.closing(RunDirectory(directory, identity)))
         source = problem.windows(paths, constants, batch_key)
         state, records = run_epochs(problem, state, fixed, source, blocks, held_out, asked, store)
     kept = objective.split(paths)[1] if set_aside is None else set_aside
