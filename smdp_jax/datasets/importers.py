@@ -159,10 +159,8 @@ def open_foreign(
 
     Raises
     ------
-    ImportError
-        If a package that reads such files is missing.
-    FileNotFoundError
-        If there is no such file.
+    ImportError, FileNotFoundError
+        If a package that reads such files is missing; if there is no such file.
     ValueError
         If the layout is unknown, if an axis has two candidates or none, if files differ in times or
         shapes, if there are fewer paths than make a block, and as ``from_npz``.

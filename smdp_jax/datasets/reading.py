@@ -56,10 +56,8 @@ def open_trajectories(
 
     Raises
     ------
-    ImportError
-        If zarr is not installed.
-    FileNotFoundError
-        If there is no such dataset.
+    ImportError, FileNotFoundError
+        If zarr is not installed; if there is no such dataset.
     ValueError
         If it is damaged, not finished, of another config, of a precision that JAX is not set to, or
         if its chunks do not divide over the devices.

@@ -248,9 +248,8 @@ class Experiment(abc.ABC):
         k_past, k_ranks = jax.random.split(key)
         held_out = run.dataset.validation or run.data
         x_end = jax.tree.map(lambda x: x[:, -1], held_out.xs)
-        past = self.posterior(
-            run, x_end, num_samples=self.posterior_samples, key=k_past, args=held_out.args
-        )
+        how = {"num_samples": self.posterior_samples, "key": k_past, "args": held_out.args}
+        past = self.posterior(run, x_end, **how)
         ranks = calibrated(run.sde, run.learned, held_out, key=k_ranks, drawn=past)
         return {"samples": past.samples, **ranks}
 
@@ -268,14 +267,8 @@ class Experiment(abc.ABC):
             Each with a name of its own, and the target where there is one. By default the miss of
             one step. The rows of ``arrays["calibration"]`` are added to them.
         """
-        return [
-            Metric(
-                "squared miss of a backward step / its noise, median over time",
-                np.median(run.step_miss),
-                1.0,
-                note="the optimum",
-            )
-        ]
+        name = "squared miss of a backward step / its noise, median over time"
+        return [Metric(name, np.median(run.step_miss), 1.0, note="the optimum")]
 
     def figures(self, run: Run, arrays: Mapping[str, Any]) -> Mapping[str, ReportFigure]:
         """Draw; nothing is computed here.

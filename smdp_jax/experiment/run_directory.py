@@ -93,26 +93,17 @@ class RunContents:
 
     def write_data(self, dataset: Dataset, **facts: Any) -> None:
         """Write the data; the facts are seconds, origin and the like."""
-        validation = dataset.validation
-        tree = {
-            "train": vars(dataset.train),
-            "validation": None if validation is None else vars(validation),
-            "truth": dict(dataset.truth),
-            **facts,
-        }
-        write_arrays(self.data, tree)
+        paths = {"train": dataset.train, "validation": dataset.validation}
+        tree = {name: None if data is None else vars(data) for name, data in paths.items()}
+        write_arrays(self.data, tree | {"truth": dict(dataset.truth), **facts})
 
     def read_data(self) -> tuple[Dataset, float]:
         """Read the data, and how many seconds they took."""
         tree = read_arrays(self.data, REMEDIES["data.npz"])
         tree = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, tree)
-        validation = tree["validation"]
-        dataset = Dataset(
-            Trajectories(**tree["train"]),
-            None if validation is None else Trajectories(**validation),
-            tree["truth"],
-        )
-        return dataset, tree["seconds"]
+        paths = (tree["train"], tree["validation"])
+        train, validation = (fields and Trajectories(**fields) for fields in paths)
+        return Dataset(train, validation, tree["truth"]), tree["seconds"]
 
     def write_fit(self, fit: Fit, **facts: Any) -> None:
         """Write the result of training; the facts are seconds, warnings and the like."""
@@ -191,11 +182,9 @@ class RunFiles(RunContents):
             "precision": str(jnp.result_type(float)),
             "config": as_json(config),
         }
-        if not self.source.exists() or self.source.read_bytes() != source.encode():
-            write_atomically(self.source, source)
-        text = json_text(record)
-        if not self.config.exists() or self.config.read_bytes() != text.encode():
-            write_atomically(self.config, text)
+        for path, text in ((self.source, source), (self.config, json_text(record))):
+            if not path.exists() or path.read_bytes() != text.encode():
+                write_atomically(path, text)
 
     def _check_origin(self, file: Path, now: Slice) -> None:
         if file.exists() and (changes := self.origin(file).changes(now)):
