@@ -55,12 +55,6 @@ def check_that(holds: Any, said: str, *got: Any) -> None:
         raise ValueError(", got ".join([said, *map(reprlib.repr, got)]))
 
 
-def check_number(name: str, value: Any) -> float:
-    """Check that a setting is one real number; infinity is one."""
-    check_that(is_number(value), f"{name} must be a number", value)
-    return float(value)
-
-
 _SAID = {
     "(-inf, inf)": "finite",
     "(0, inf)": "finite and positive",
@@ -73,7 +67,8 @@ def check_within(interval: str, *, owner: Any = None, **numbers: Any) -> list[An
     """Check that real numbers lie in an interval, such as "[0, 1)"."""
     low, high = map(float, interval[1:-1].split(","))
     for name, value in numbers.items():
-        x = check_number(_field(owner, name), value)
+        check_that(is_number(value), f"{_field(owner, name)} must be a number", value)
+        x = float(value)
         ends = (x == low and interval[0] == "[") or (x == high and interval[-1] == "]")
         said = _SAID.get(interval, f"in {interval}")
         check_that(low < x < high or ends, f"{_field(owner, name)} must be {said}, got {value}")

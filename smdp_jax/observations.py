@@ -144,17 +144,10 @@ def condition(
             twist = LinearTwist.of(data, observations) if learned and data is not None else None
     looks = Looks.of(sensors, like)
     tables = looks.tables(twist, ts)
-    plan = Conditioning(
-        ts,
-        transitions_of(solver, sde, score, ts, like, args),
-        looks.sights(tables),
-        tuple((i, o.log_likelihood) for i, o in placed if isinstance(o, Observation)),
-        metric,
-        tempering or Tempering(),
-        threshold,
-        chunk_size,
-        split,
-    )
+    steps = transitions_of(solver, sde, score, ts, like, args)
+    rest = tuple((i, o.log_likelihood) for i, o in placed if isinstance(o, Observation))
+    how = (tempering or Tempering(), threshold, chunk_size, split)
+    plan = Conditioning(ts, steps, looks.sights(tables), rest, metric, *how)
     given = (plan, looks, tables, score, draws, key, args)
     plan, looks, tables, score, draws, key, args = given if split is None else split.known(given)
     found = conditioned(

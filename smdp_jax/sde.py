@@ -113,14 +113,8 @@ class SDE:
 
     def _parts(self) -> tuple:
         amplitudes, tree = jax.tree.flatten(self.diffusion, is_leaf=callable)
-        functions = (self.drift, self.step, self.inverse, *amplitudes)
-        return (
-            tree,
-            *map(parts_of, functions),
-            tuple(self.interval),
-            self.noise_at,
-            parts_of(self.linear),
-        )
+        parts = (self.drift, self.step, self.inverse, self.linear, *amplitudes)
+        return (tree, tuple(self.interval), self.noise_at, *map(parts_of, parts))
 
     def __eq__(self, other: object) -> bool:
         """Compare by what the processes are made of."""

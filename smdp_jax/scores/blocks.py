@@ -33,11 +33,13 @@ class _Grids:
 
     def to(self, x: State) -> Blocks:
         """Take a state to blocks."""
-        leaves = jax.tree.leaves(x)
-        return tuple(
-            _rows(self._forward(_stacked(leaves, where, grid), len(grid)))
-            for grid, where in _grids(leaves, self.axes).items()
-        )
+        leaves, found = jax.tree.leaves(x), []
+        for grid, where in _grids(leaves, self.axes).items():
+            dtype = _widest([leaves[i] for i in where])
+            parts = [leaves[i].astype(dtype).reshape(*grid, -1) for i in where]
+            field = self._forward(jnp.concatenate(parts, axis=-1), len(grid))
+            found.append(field.reshape(-1, field.shape[-1]))
+        return tuple(found)
 
     def back(self, blocks: Blocks, like: State) -> State:
         """Take blocks to a state of the tree, shapes and dtypes of ``like``."""
@@ -189,15 +191,6 @@ def _grids(leaves: list[Any], axes: int) -> dict[tuple[int, ...], list[int]]:
     for i, leaf in enumerate(leaves):
         found.setdefault(tuple(leaf.shape[:axes]), []).append(i)
     return found
-
-
-def _stacked(leaves: list[Any], where: list[int], grid: tuple[int, ...]) -> Array:
-    dtype = _widest([leaves[i] for i in where])
-    return jnp.concatenate([leaves[i].astype(dtype).reshape(*grid, -1) for i in where], axis=-1)
-
-
-def _rows(field: Array) -> Array:
-    return field.reshape(-1, field.shape[-1])
 
 
 def _widest(leaves: list[Any]) -> Any:

@@ -69,18 +69,15 @@ def _likelihood(kernel: LearnedKernel, paths: Trajectories, steps: Array) -> Sca
         earlier, later = paths.at(i, steps[n]), paths.at(i, steps[n] + 1)
         return kernel.log_density(n, earlier, later, paths.args_of(i))
 
-    of_path = jax.vmap(one, (None, 0))
-    return jax.vmap(of_path, (0, None))(
-        jnp.arange(paths.num_samples), jnp.arange(len(steps))
-    ).mean()
+    each = jax.vmap(jax.vmap(one, (None, 0)), (0, None))
+    return each(jnp.arange(paths.num_samples), jnp.arange(len(steps))).mean()
 
 
 def best_base(sde: SDE, data: Trajectories, transform: Transform) -> Base:
     """Choose the base whose chains come nearer to the unseen paths whose ends they start at."""
     entries = sum(leaf.size for leaf in jax.tree.leaves(data.at(0, 0)))
-    held = min(
-        data.num_samples // 5, _CHAINS, max(_CHAINED // (entries * data.num_times), _LEAST_CHAINS)
-    )
+    bearable = max(_CHAINED // (entries * data.num_times), _LEAST_CHAINS)
+    held = min(data.num_samples // 5, _CHAINS, bearable)
     if held < _LEAST_CHAINS or not _bends(sde, data):
         return "state"
     seen, unseen = data[: min(data.num_samples - held, _KNOWN)], data[data.num_samples - held :]
@@ -117,10 +114,8 @@ def _chain_miss(kernel: LearnedKernel, paths: Trajectories, key: PRNGKeyArray) -
     """Mean CRPS over entries and paths, in units of the data's spread, at every earlier time."""
 
     def flat(x: State) -> Array:
-        sizes = kernel.tables.size[1]
-        return ravel_pytree(jax.tree.map(lambda v, s: v.astype(float) / s.astype(float), x, sizes))[
-            0
-        ]
+        scaled = lambda v, s: v.astype(float) / s.astype(float)
+        return ravel_pytree(jax.tree.map(scaled, x, kernel.tables.size[1]))[0]
 
     def of_path(i: Array) -> Array:
         def crps(states: State, step: Array) -> Array:

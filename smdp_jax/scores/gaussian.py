@@ -1,6 +1,7 @@
 """The Gaussian nearest to training paths, mode by mode, and the linear part that they show."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,9 +11,11 @@ from jaxtyping import Array
 
 from smdp_jax.checks import check_within, concrete
 from smdp_jax.sde import Scalar, State
-from smdp_jax.solve.linear import LinearPart, Transform, check_transform, times
+from smdp_jax.solve.linear import LinearPart, Transform, check_transform, times, to_modes
 from smdp_jax.solve.time_grids import between, variance_between
 from smdp_jax.trajectories import Trajectories
+
+_PAIRS = slice(-1), slice(1, None)
 
 
 @jax.tree_util.register_dataclass
@@ -74,10 +77,9 @@ class GaussianReference:
             If the transform is not unitary.
         """
         check_transform(transform, data.at(0, 0))
-        forward = transform[0] if transform is not None else lambda x: x
 
         def moments(xs: State) -> tuple[State, State]:
-            modes = jax.vmap(forward)(xs)
+            modes = jax.vmap(partial(to_modes, transform))(xs)
             mean = jax.tree.map(lambda w: w.mean(axis=0), modes)
             off = jax.tree.map(lambda w, m: jnp.abs(w - m[None]) ** 2, modes, mean)
             return mean, jax.tree.map(lambda v: v.mean(axis=0), off)
@@ -134,35 +136,30 @@ class GaussianReference:
             Rates per mode, averaged over time by the variance of the earlier state; real in a real
             transform. What grows is set to 0: the rest of the drift holds it.
         """
-        forward = self.transform[0] if self.transform is not None else lambda x: x
 
         def products(pair: tuple) -> tuple[State, State]:
             first, then, mean, later = pair
 
             def centred(xs: State, mean: State) -> State:
-                return jax.tree.map(lambda w, m: w - m[None], jax.vmap(forward)(xs), mean)
+                modes = jax.vmap(partial(to_modes, self.transform))(xs)
+                return jax.tree.map(lambda w, m: w - m[None], modes, mean)
 
             first, then = centred(first, mean), centred(then, later)
             cross = jax.tree.map(lambda a, b: (jnp.conj(a) * b).mean(axis=0), first, then)
             return cross, jax.tree.map(lambda a: (jnp.abs(a) ** 2).mean(axis=0), first)
 
         by_time = jax.tree.map(lambda x: jnp.moveaxis(jnp.asarray(x), 1, 0), data.xs)
-        first, then = (
-            jax.tree.map(lambda x, s=s: x[s], by_time) for s in (slice(-1), slice(1, None))
-        )
-        means = (jax.tree.map(lambda x, s=s: x[s], self.mean) for s in (slice(-1), slice(1, None)))
-        cross, power = jax.lax.map(products, (first, then, *means))
-        dt = jnp.diff(self.ts)
+        both = lambda tree: [jax.tree.map(lambda x, s=s: x[s], tree) for s in _PAIRS]
+        cross, power = jax.lax.map(products, (*both(by_time), *both(self.mean)))
 
         def rate(cross: Array, power: Array) -> Array:
-            shape = (-1,) + (1,) * (power.ndim - 1)
+            dt = jnp.diff(self.ts).reshape((-1,) + (1,) * (power.ndim - 1)).astype(power.dtype)
             share = power / jnp.maximum(power.sum(axis=0, keepdims=True), 1e-30)
             gain = jnp.abs(cross) / jnp.maximum(power, 1e-30)
-            decay = -jnp.log(jnp.maximum(gain, 1e-6)) / dt.reshape(shape).astype(power.dtype)
+            decay = -jnp.log(jnp.maximum(gain, 1e-6)) / dt
             decay = jnp.maximum((share * decay).sum(axis=0), 0)
             if not jnp.iscomplexobj(cross):
                 return decay
-            turn = -jnp.angle(cross) / dt.reshape(shape).astype(power.dtype)
-            return jax.lax.complex(decay, (share * turn).sum(axis=0))
+            return jax.lax.complex(decay, (share * (-jnp.angle(cross) / dt)).sum(axis=0))
 
         return LinearPart(jax.tree.map(rate, cross, power), self.transform)

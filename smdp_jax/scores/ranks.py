@@ -173,11 +173,8 @@ def looks(x: State) -> dict[str, Array]:
             names = [name if leaf.size == 1 else f"{name}[{i}]" for i in range(leaf.size)]
             found |= dict(zip(names, flat, strict=True))
             continue
-        rough = sum(
-            jnp.mean(jnp.square(jnp.diff(leaf, axis=axis)))
-            for axis in range(leaf.ndim)
-            if leaf.shape[axis] > 1
-        )
+        axes = [axis for axis in range(leaf.ndim) if leaf.shape[axis] > 1]
+        rough = sum(jnp.mean(jnp.square(jnp.diff(leaf, axis=axis))) for axis in axes)
         parts = {"mean": leaf.mean(), "mean square": jnp.log(jnp.mean(jnp.square(leaf)) + _LEAST)}
         parts |= {"maximum": leaf.max(), "roughness": jnp.log(rough + _LEAST)}
         found |= {f"{part} of {name}": value for part, value in parts.items()}

@@ -135,14 +135,14 @@ def reference_of(draws: State, kind: str | None = None) -> Reference:
 def _moments(rows: np.ndarray, like: State, kind: str) -> tuple[np.ndarray, np.ndarray, Any]:
     mean = rows.mean(axis=0)
     centred = rows - mean
-    if kind != "dense":
-        coordinates = _coordinates(centred, like, kind, None)
+    if kind == "dense":
+        covariance = centred.T @ centred / len(rows)
+        share = rows.shape[1] / (rows.shape[1] + len(rows))
+        shrunk = (1 - share) * covariance + share * np.diag(np.diag(covariance))
+        variance, basis = np.linalg.eigh(shrunk)
+    else:
+        coordinates, basis = _coordinates(centred, like, kind, None), None
         variance = np.mean(np.abs(coordinates) ** 2, axis=0)
-        return mean, np.maximum(variance, _FLOOR * variance.max()), None
-    covariance = centred.T @ centred / len(rows)
-    share = rows.shape[1] / (rows.shape[1] + len(rows))
-    shrunk = (1 - share) * covariance + share * np.diag(np.diag(covariance))
-    variance, basis = np.linalg.eigh(shrunk)
     return mean, np.maximum(variance, _FLOOR * variance.max()), basis
 
 

@@ -134,19 +134,10 @@ def conditioned(
         log_weights = jnp.full_like(log_weights, -math.log(count))
     if plan.split is not None:
         x, log_weights = plan.split.pin((x, log_weights))
-    full = jnp.full((), count, carried.ess.dtype)
-    info = ConditionInfo(
-        plan.ts,
-        jnp.concatenate([carried.ess, full[None]]),
-        carried.resampled,
-        end.temperatures,
-        end.acceptance,
-        end.step_sizes,
-        jnp.asarray(end.foreign),
-        best.independent,
-        taken,
-        jnp.isfinite(x).all(axis=1),
-    )
+    sizes = jnp.concatenate([carried.ess, jnp.full(1, count, carried.ess.dtype)])
+    tempered = (end.temperatures, end.acceptance, end.step_sizes, jnp.asarray(end.foreign))
+    told = (*tempered, best.independent, taken, jnp.isfinite(x).all(axis=1))
+    info = ConditionInfo(plan.ts, sizes, carried.resampled, *told)
     samples = jax.vmap(rounds.unravel)(x)
     return Conditioned(samples, log_weights, best.log_evidence, best.error, info)
 

@@ -232,13 +232,9 @@ class LinearObservation:
 def _numbered(like: State) -> State:
     """A state that holds the number of each of its entries."""
     leaves, tree = jax.tree.flatten(like)
-    ends = np.cumsum([0, *(np.size(x) for x in leaves)])
-    return tree.unflatten(
-        [
-            np.arange(end - np.size(x), end).reshape(np.shape(x))
-            for x, end in zip(leaves, ends[1:], strict=True)
-        ]
-    )
+    ends = np.cumsum([np.size(x) for x in leaves])
+    parts = zip(np.split(np.arange(ends[-1]), ends[:-1]), leaves, strict=True)
+    return tree.unflatten([part.reshape(np.shape(x)) for part, x in parts])
 
 
 def _rows(look: Callable, flat: Array, kept: np.ndarray) -> tuple[Array, Array]:

@@ -68,9 +68,5 @@ def with_input_noise(
     tables: KernelTables, key: PRNGKeyArray, step: Any, x: State, sigma: Any
 ) -> State:
     """Add sigma times the noise of one step of the process to a later state."""
-    return jax.tree.map(
-        lambda x, z, n: x + jnp.asarray(sigma, x.dtype) * n[step] * z,
-        x,
-        white_noise(key, x),
-        tables.noise,
-    )
+    noisy = lambda x, z, n: x + jnp.asarray(sigma, x.dtype) * n[step] * z
+    return jax.tree.map(noisy, x, white_noise(key, x), tables.noise)

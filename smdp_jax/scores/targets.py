@@ -17,6 +17,7 @@ square. A ramp is a linear operator ``rho(t0, t1, m)`` that multiplies a tree by
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import diffrax
@@ -184,9 +185,7 @@ class _PilotSplitting(ChainSplitting):
     past.
     """
 
-    forward: Callable = eqx.field(static=True, default=lambda x: x)
-    backward: Callable = eqx.field(static=True, default=lambda x: x)
-    elementwise: bool = eqx.field(static=True, default=False)
+    transform: Transform | None = eqx.field(static=True, default=None)
     start: Any = 0.0
 
     def step(
@@ -196,13 +195,14 @@ class _PilotSplitting(ChainSplitting):
         x, (m, log_phi) = y0
 
         def mean(values: Array) -> Array:
-            return values.mean(axis=0 if self.elementwise else None)
+            return values.mean(axis=None if self.transform is None else 0)
 
         for move in self.moves(terms, t0, t1, x, args):
             follows = move.t0 > self.start
             moved, pull_back = jax.vjp(move.flow, x)
             (pulled,) = pull_back(varying_as(moved, move.score))
-            m_hat, q_hat, pulled_hat = (jax.vmap(self.forward)(v) for v in (m, move.score, pulled))
+            forward = jax.vmap(partial(to_modes, self.transform))
+            m_hat, q_hat, pulled_hat = map(forward, (m, move.score, pulled))
 
             def best(m: Array, q: Array, p: Array, follows: Any = follows) -> Array:
                 overlap = mean((jnp.conj(q) * p).real)
@@ -210,20 +210,16 @@ class _PilotSplitting(ChainSplitting):
                 ratio = jnp.clip(overlap / power, 1e-6, 1.0)
                 return jnp.where(follows, ratio, 0.0)
 
+            def grown(f: Array, r: Array, follows: Any = follows) -> Array:
+                return jnp.where(follows, f - jnp.log(jnp.maximum(r, 1e-6)), f)
+
             rho = jax.tree.map(best, m_hat, q_hat, pulled_hat)
-            past = jax.tree.map(
-                lambda r, m, p: jnp.broadcast_to(r, m.shape).astype(m.dtype) * (m - p),
-                *(rho, m_hat, pulled_hat),
-            )
-            m = jax.tree.map(jnp.add, move.score, jax.vmap(self.backward)(past))
+            less = lambda r, m, p: jnp.broadcast_to(r, m.shape).astype(m.dtype) * (m - p)
+            past = jax.tree.map(less, rho, m_hat, pulled_hat)
+            past = jax.vmap(partial(to_state, self.transform))(past)
+            m = jax.tree.map(jnp.add, move.score, past)
             x = jax.tree.map(jnp.add, moved, move.kick)
-            log_phi = jax.tree.map(
-                lambda f, r, follows=follows: jnp.where(
-                    follows, f - jnp.log(jnp.maximum(r, 1e-6)), f
-                ),
-                log_phi,
-                rho,
-            )
+            log_phi = jax.tree.map(grown, log_phi, rho)
         return (x, (m, log_phi)), None, {}, None, diffrax.RESULTS.successful
 
 
@@ -289,25 +285,15 @@ def _pilot(
     transform: Transform | None,
 ) -> State:
     """Return log phi at ts[1:]."""
-    forward, backward = transform if transform is not None else ((lambda x: x),) * 2
     flow, halves = chain_of(sde, solver)
     assert flow.step is not None
     batched_step = jax.vmap(flow.step, in_axes=(None, None, 0, args_axes))
     batch = SDE(step=batched_step, diffusion=sde.diffusion, interval=sde.interval)
-    modes = jax.eval_shape(forward, jax.tree.map(lambda x: x[0], x0))
+    modes = jax.eval_shape(partial(to_modes, transform), jax.tree.map(lambda x: x[0], x0))
     log_phi = jax.tree.map(
         lambda m: jnp.zeros(() if transform is None else m.shape, jnp.finfo(m.dtype).dtype), modes
     )
-    stepper = _PilotSplitting(
-        linear=sde.linear,
-        halves=halves,
-        batched=True,
-        args_axes=args_axes,
-        forward=forward,
-        backward=backward,
-        elementwise=transform is not None,
-        start=ts[0],
-    )
+    stepper = _PilotSplitting(sde.linear, halves, True, args_axes, transform, ts[0])
     y0 = (x0, (jax.tree.map(jnp.zeros_like, x0), log_phi))
     (_, (_, table)), _ = advance(
         batch, y0, ts, key=key, args=args, solver=stepper, substeps=substeps

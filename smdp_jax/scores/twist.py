@@ -113,10 +113,8 @@ class LinearTwist:
         """
         i, share = between(self.ts, t)
         weight = share.astype(self.gain.dtype)
-        return jax.tree.map(
-            lambda x: (1 - weight) * x[i - 1] + weight * x[i],
-            (self.gain, self.offset, self.residual),
-        )
+        mixed = lambda x: (1 - weight) * x[i - 1] + weight * x[i]
+        return mixed(self.gain), mixed(self.offset), mixed(self.residual)
 
 
 def time_index(ts: Any, time: float, where: str, name: str = "an observation's time") -> int:

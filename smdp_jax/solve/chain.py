@@ -107,27 +107,19 @@ class ChainSplitting(Splitting):
             return flow.step(t0, t1, x, args)
 
         if not self.halves:
-            kick, score = self._coloured(
-                noise.of_step(t0, t1, x), t0, t1, control.evaluate(t0, t1), args
-            )
-            return [Move(t0, t1, step, kick, score)]
+            g, drawn = noise.of_step(t0, t1, x), control.evaluate(t0, t1)
+            return [Move(t0, t1, step, *self._coloured(g, t0, t1, drawn, args))]
         drawn = control.evaluate(t0, t1, use_levy=True)
-        # W and H are independent, of variance dt and dt / 12: two independent halves of W.
-        root = 12.0**0.5
-        parts = [
-            jax.tree.map(lambda w, h, s=s: 0.5 * (w + s * h), drawn.W, drawn.H)
-            for s in (root, -root)
-        ]
         middle = t0 + 0.5 * (t1 - t0)
-        moves = []
-        for begin, end, at, part, f in (
-            (t0, middle, t0, parts[0], lambda x: x),
-            (middle, t1, t1, parts[1], step),
-        ):
-            moves.append(
-                Move(begin, end, f, *self._coloured(noise.vf(at, x, args), begin, end, part, args))
+
+        def half(begin: Scalar, end: Scalar, at: Scalar, sign: float, flow: Callable) -> Move:
+            # W and H are independent, of variance dt and dt / 12: two independent halves of W.
+            part = jax.tree.map(lambda w, h: 0.5 * (w + sign * 12.0**0.5 * h), drawn.W, drawn.H)
+            return Move(
+                begin, end, flow, *self._coloured(noise.vf(at, x, args), begin, end, part, args)
             )
-        return moves
+
+        return [half(t0, middle, t0, 1.0, lambda x: x), half(middle, t1, t1, -1.0, step)]
 
     def _coloured(
         self, g: State, t0: Scalar, t1: Scalar, w: State, args: Args

@@ -66,13 +66,8 @@ def way_back(
         return with_linear_part(asked, asked.solver, score, ends), score, False
     looked = ends.chosen()
     learned = hasattr(score, "check_use")
-    identity = (
-        verb,
-        named,
-        *map(told, (asked.solver, asked.sde, asked.ts, score, looked)),
-        asked.substeps,
-        asked.noise_level,
-    )
+    parts = map(told, (asked.solver, asked.sde, asked.ts, score, looked))
+    identity = (verb, named, *parts, asked.substeps, asked.noise_level)
 
     def decide() -> Verdict:
         with eval_context():  # inside of a caller's jit, too; and nothing is unrolled
@@ -133,9 +128,8 @@ class _Choice(Trial):
         if off is None or off.error < (_WRONG_LEARNED if self.learned else _WRONG):
             return Verdict()
         better = None if self.learned else self.of_right_spread(seen[1])
-        return better or Verdict(
-            warning=_SPREAD.format(self=self, off=off._replace(time=-off.time))
-        )
+        says = _SPREAD.format(self=self, off=off._replace(time=-off.time))
+        return better or Verdict(warning=says)
 
     def of_right_spread(self, pilots: list[Pilot]) -> Verdict | None:
         """A solver of second order, in as many substeps as that takes."""
@@ -183,10 +177,8 @@ class _Choice(Trial):
                     ways["integrated_backward"] = other
         if seen[0] < _NAMED:
             return Verdict()
-        told = "; ".join(
-            f"{name}: {self.figures(name, pilots)}" for name, (_, pilots) in ways.items()
-        )
-        warning = self.says(seen[1], _INVERSE.format(told), seen[0])
+        told = [f"{name}: {self.figures(name, pilots)}" for name, (_, pilots) in ways.items()]
+        warning = self.says(seen[1], _INVERSE.format("; ".join(told)), seen[0])
         return Verdict(warning=warning, amplifies=True)
 
     def linear_fields(self) -> GaussianStep | None:

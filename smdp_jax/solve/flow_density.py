@@ -56,24 +56,15 @@ class FlowDensity(eqx.Module):
             rows, count = jax.random.rademacher(key, (self.probes, dims), flat.dtype), self.probes
 
         def augmented(tau: Any, state: Any, args: Args) -> Any:
-            back, push = jax.linearize(
-                lambda y: ravel_pytree(velocity(tau, unravel(y), args))[0], state[0]
-            )
+            flat_velocity = lambda y: ravel_pytree(velocity(tau, unravel(y), args))[0]
+            back, push = jax.linearize(flat_velocity, state[0])
             forms = jax.lax.map(lambda v: v @ push(v), rows, batch_size=self.chunk or dims)
             return back, forms if self.probes is not None else forms.sum()[None]
 
         process = SDE(augmented, diffusion=None, interval=flow.interval)
-        solver = diffrax.Heun() if self.solver is None else self.solver
-        (start, growth), _ = integrate(
-            process,
-            (flat, jnp.zeros(count, flat.dtype)),
-            -self.ts[::-1],
-            args=args,
-            solver=solver,
-            substeps=self.substeps,
-            save="last",
-        )
-        return start, growth
+        how = {"solver": self.solver or diffrax.Heun(), "substeps": self.substeps, "save": "last"}
+        begin = (flat, jnp.zeros(count, flat.dtype))
+        return integrate(process, begin, -self.ts[::-1], args=args, **how)[0]
 
     def _by_step(
         self, flow: SDE, flat: Array, unravel: Callable, key: Any, args: Args

@@ -79,12 +79,8 @@ class GaussianSolver(Splitting):
             increment, dt = noise.contr(t0, t1), jnp.asarray(t1 - t0)
             # The terms say g alpha, or what training adds; the variances hold g alpha already.
             level = self.noise_level or 1.0
-            z = jax.tree.map(
-                lambda own, g, w: own / (level * g) * w / jnp.sqrt(dt).astype(w.dtype),
-                noise.vf(t0, y0, args),
-                self.sde.g(-t0, y0),
-                increment,
-            )
+            white = lambda own, g, w: own / (level * g) * w / jnp.sqrt(dt).astype(w.dtype)
+            z = jax.tree.map(white, noise.vf(t0, y0, args), self.sde.g(-t0, y0), increment)
         y1 = self.advance(-t1, -t0, y0, args, z)
         return y1, None, {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful
 
@@ -167,25 +163,14 @@ class GaussianSolver(Splitting):
             # Training windows may add noise at alpha = 0 too: then the variance is that of 1.
             spread = c0 * -jnp.expm1(2 * (alpha or 1.0) * log_rho)
             weight = c0 * -jnp.expm1((1 + alpha) * log_rho)
-            return _Mode(
-                m,
-                decay,
-                gain,
-                weight,
-                transport,
-                spread,
-                later,
-                (times(dt, phi_1), times(dt, phi_2)),
-            )
+            phi = times(dt, phi_1), times(dt, phi_2)
+            return _Mode(m, decay, gain, weight, transport, spread, later, phi)
 
         return jax.tree.map(leaf, modes, *trees)
 
     def remainder(self, t: Scalar, x: State, args: Args) -> State:
         """The score less that of the reference, per mode."""
-        w, s = (
-            to_modes(self.linear.transform, x),
-            to_modes(self.linear.transform, self.score(t, x, args)),
-        )
+        w, s = (to_modes(self.linear.transform, v) for v in (x, self.score(t, x, args)))
 
         def leaf(w: Array, s: Array, pair: tuple[Array, Array]) -> Array:
             mean, variance = pair
@@ -227,9 +212,8 @@ class GaussianSolver(Splitting):
             return tree.unflatten([leaf(*each) for each in zip(flat, *trees, strict=True)])
 
         def minus_linear(moved: State, w: State) -> State:
-            return jax.tree.map(
-                lambda c, y, w: y - times(c.decay, w), modes, moved, w, is_leaf=is_mode
-            )
+            less = lambda c, y, w: y - times(c.decay, w)
+            return jax.tree.map(less, modes, moved, w, is_leaf=is_mode)
 
         drift = self.sde.drift is not None
         n1 = self.increments(t0, t1, x1, args, later=True)
@@ -247,13 +231,8 @@ class GaussianSolver(Splitting):
         r0 = self.remainder(jnp.where(last, t1, t0), there, args)
         n0 = self.increments(t0, t1, x0, args, later=False)
         if drift:
-            n = jax.tree.map(
-                lambda c, a, b: times(c.phi[0], a) + times(c.phi[1], b - a),
-                modes,
-                n0,
-                n1,
-                is_leaf=is_mode,
-            )
+            both = lambda c, a, b: times(c.phi[0], a) + times(c.phi[1], b - a)
+            n = jax.tree.map(both, modes, n0, n1, is_leaf=is_mode)
         else:
             # The path between noisy ends sees the mean of both: the flow from x0, shifted by half
             # of how the increments at x1 and at its end differ.

@@ -2,6 +2,7 @@ r"""The linear part of a process, diagonal in a transform: ``F dx/dt = -rates F 
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -169,8 +170,5 @@ def phi_functions(z: Any) -> tuple[Array, Array, Array]:
     up_3 = (up_2 - 1 / 2) / far
     down_2 = series * near + 1 / 2
     down_1 = down_2 * near + 1
-    return (
-        jnp.where(small, down_1, up_1),
-        jnp.where(small, down_2, up_2),
-        jnp.where(small, series, up_3),
-    )
+    either = partial(jnp.where, small)
+    return either(down_1, up_1), either(down_2, up_2), either(series, up_3)

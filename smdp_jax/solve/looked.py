@@ -29,9 +29,8 @@ class Ends(NamedTuple):
 
     def at(self, i: int) -> tuple[State, Args]:
         """One of them."""
-        x, own = jax.tree.map(
-            lambda v: jnp.asarray(v)[i], (self.x, self.args if self.mapped else None)
-        )
+        own = self.args if self.mapped else None
+        x, own = jax.tree.map(lambda v: jnp.asarray(v)[i], (self.x, own))
         return x, own if self.mapped else self.args
 
 

@@ -107,12 +107,8 @@ class PathWeights(eqx.Module):
         zero = jnp.zeros((), ravel_pytree(x_end)[0].dtype)
         start = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), x_end)
         known = reference(jnp.asarray(len(self.ts) - 1), x_end).astype(zero.dtype)
-        carry, sizes = jax.lax.scan(
-            step,
-            (start, jnp.zeros(count, zero.dtype), known, jnp.zeros(2, zero.dtype)),
-            self._order(),
-        )
-        x, logs, evidence, doubt = carry
+        first = (start, jnp.zeros(count, zero.dtype), known, jnp.zeros(2, zero.dtype))
+        (x, logs, evidence, doubt), sizes = jax.lax.scan(step, first, self._order())
         return Resampled(x, logs, evidence + log_mean_exp(logs), doubt + doubts(logs), sizes[::-1])
 
     def _order(self) -> Array:

@@ -147,13 +147,8 @@ def smooth(
         old = jax.tree.map(lambda a: a[j + 1], before)
         new = jax.tree.map(lambda a: a[j], after)
         given = (shared, ts[j + 1], ts[j])
-        means = over_particles(
-            lambda *given: backward(*given)[0],
-            at.x,
-            chunk_size=chunk_size,
-            split=split,
-            shared=given,
-        )
+        mean = lambda *given: backward(*given)[0]
+        means = over_particles(mean, at.x, chunk_size=chunk_size, split=split, shared=given)
         _, spread = backward(*given, at.x[0])
         wide = new.widened(spread)
         log_weights = at.log_weights + wide.log_density(means) - old.log_density(at.x)

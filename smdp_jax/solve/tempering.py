@@ -170,18 +170,13 @@ def temper(
         start = (jnp.zeros((), int), particles, state.step, none, none)
         moves, particles, step, _, rate = jax.lax.while_loop(stuck, move, start)
         rate = rate / moves.astype(rate.dtype)
-        i = state.stage
+        record = lambda values, value: values.at[state.stage].set(value)
         return _State(
-            particles,
-            state.families[ancestors],
-            step,
-            beta,
+            *(particles, state.families[ancestors], step, beta),
             state.log_evidence + log_mean_exp(log_weights),
             state.doubt + doubts(log_weights),
-            i + 1,
-            state.temperatures.at[i].set(beta),
-            state.acceptance.at[i].set(rate),
-            state.step_sizes.at[i].set(step),
+            state.stage + 1,
+            *map(record, state[-3:], (beta, rate, step)),
         )
 
     zero, empty = jnp.zeros((), x.dtype), jnp.full(_STAGES, jnp.nan, x.dtype)

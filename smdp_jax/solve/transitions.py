@@ -19,6 +19,7 @@ from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.solve.chain import chain_of
 from smdp_jax.solve.covariance import Modes, Spread, counts_of
 from smdp_jax.solve.gaussian import GaussianStep, bind, check_gaussian
+from smdp_jax.solve.gaussian_solver import is_mode
 from smdp_jax.solve.linear import LinearPart, phi_functions, rates_at, to_modes
 from smdp_jax.solve.terms import Splitting
 
@@ -134,13 +135,9 @@ class GaussianTransitions(eqx.Module):
         """Bayes' rule for what is Gaussian, the rest stepped explicitly."""
         solver = bind(self.step, self.sde, score, x, first=self.first)
         mean = solver.advance(t0, t1, x, args, jax.tree.map(jnp.zeros_like, x))
-        variance = jax.tree.map(
-            lambda c, n: jnp.broadcast_to(c.variance, n.shape),
-            solver.coefficients(t0, t1, x, args),
-            self.counts,
-            is_leaf=lambda node: hasattr(node, "variance"),
-        )
-        return mean, self._spread(variance)
+        full = lambda c, n: jnp.broadcast_to(c.variance, n.shape)
+        modes = solver.coefficients(t0, t1, x, args)
+        return mean, self._spread(jax.tree.map(full, modes, self.counts, is_leaf=is_mode))
 
     def _spread(self, variance: State) -> Spread:
         return Spread(variance, Modes(self.linear.transform), self.counts)
