@@ -45,10 +45,8 @@ class LogProb:
 
     Parameters
     ----------
-    log_prob : array
-        log p at ``ts[-1]`` in nats, shape (*batch,).
-    standard_error : array
-        Of the estimate over probes, in nats, shape (*batch,); 0 for the exact trace.
+    log_prob, standard_error : array (*batch,)
+        log p at ``ts[-1]`` in nats, and its standard error over probes; 0 for the exact trace.
     starts : pytree
         Where the flow takes each state at ``ts[0]``, leaves (*batch, *state).
     """
@@ -116,10 +114,8 @@ def log_prob(
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         For a step correction, a grid, process, state, prior or key that does not fit.
-    TypeError
-        If score or prior is no function.
     """
     flat, shape = _flatten(x, args if args_axes == 0 else None, batch_axes)
     probes, substeps, chunk_size = check_positive(
@@ -193,9 +189,10 @@ def certify(
 ) -> Certificate:
     """Weigh the reverse-time SDE's paths from an end state against the simulator's law of them.
 
-    The evidence is that of the simulator's chain on ``ts``, with one Gaussian step an interval.
-    It is without bias whatever the score, differentiable in ``args`` (through resampling, too), and
-    needs noise on every leaf. Use ``jax.vmap`` for many end states.
+    The evidence is that of the simulator's chain on ``ts``, with one Gaussian step an interval
+    (Burda, Grosse, Salakhutdinov 2016, "Importance Weighted Autoencoders"; resampled: Del Moral,
+    Doucet, Jasra 2006). It is without bias whatever the score, differentiable in ``args`` (through
+    resampling, too), and needs noise on every leaf. Use ``jax.vmap`` for many end states.
 
     Parameters
     ----------
@@ -227,15 +224,8 @@ def certify(
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         For a grid, process, solver, end state or key that does not fit, or a prior without density.
-    TypeError
-        If score or prior is no function.
-
-    References
-    ----------
-    Burda, Grosse, Salakhutdinov (2016), "Importance Weighted Autoencoders", for the bound of many
-    paths; Del Moral, Doucet, Jasra (2006) for resampling.
     """
     num_paths, chunk_size = check_positive(num_paths=num_paths, chunk_size=chunk_size)
     x_end = jax.tree.map(jnp.asarray, x_end)

@@ -61,8 +61,9 @@ def condition(
 
     The end state is drawn from the simulator's own end states, tempered from what they are to what
     the observations make of them, and carried back by the reverse-time SDE; on the way particles
-    are weighted by what was seen, and resampled. With a twist they are steered by what is still to
-    come, which is needed where sensors tell much. Use ``jax.vmap`` over ``key`` or values; the
+    are weighted by what was seen, and resampled (Del Moral, Doucet, Jasra 2006, "Sequential Monte
+    Carlo samplers"). With a twist they are steered by what is still to come (Wu et al. 2023, arXiv
+    2306.17775), as sensors that tell much ask for. Use ``jax.vmap`` over ``key`` or values; the
     evidence has no derivative (``certify`` has one).
 
     Parameters
@@ -76,10 +77,9 @@ def condition(
     ts, num_particles, key
         Increasing times of the backward solve; particles, and randomness; each answer is exact as
         they grow.
-    data : Trajectories, optional
-        Simulated paths up to ``ts[-1]``: for end states, and for the twist.
-    ends : pytree, optional
-        Draws of the end state, leaves (draws, *state), in place of those of ``data``.
+    data, ends : Trajectories, pytree
+        Simulated paths up to ``ts[-1]``, for end states and for the twist; draws of the end state
+        in the place of theirs, leaves (draws, *state).
     twist : LinearTwist, "learn" or None
         What steers the particles. "learn": ``LinearTwist.of(data, observations)`` where there are
         sensors before the end, and data; where its particles descend from few, it is learned again
@@ -87,14 +87,11 @@ def condition(
         from one step away only.
     solver : GaussianStep or Transitions, optional
         Gaussian laws of one step; default those of ``Euler()``, or ``Splitting()`` for flow maps.
-    args : pytree, optional
-        Conditions.
-    tempering : Tempering, optional
-        How the end state is tempered.
-    threshold : float
-        Particles are resampled where their effective size falls below this share.
-    resample : bool
-        Return equally weighted samples.
+    args, tempering
+        Conditions; how the end state is tempered, a ``Tempering``.
+    threshold, resample : float, bool
+        Particles are resampled where their effective size falls below this share; return equally
+        weighted samples.
     chunk_size : int, optional
         Particles stepped at once, to bound memory; default all.
     mesh : jax.sharding.Mesh, optional
@@ -108,16 +105,9 @@ def condition(
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         For a step correction, an observation at no time of ``ts`` or of another shape, traced times
         or data, or if no particle is left.
-    TypeError
-        If the score is no function.
-
-    References
-    ----------
-    Del Moral, Doucet, Jasra (2006), "Sequential Monte Carlo samplers"; Wu et al. (2023), arXiv
-    2306.17775, for twisted diffusion.
     """
     num_particles, chunk_size = check_positive(num_particles=num_particles, chunk_size=chunk_size)
     check_is_score(score, "condition")

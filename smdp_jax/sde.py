@@ -40,7 +40,9 @@ class SDE:
     r"""A stochastic process ``dx = P(x, t) dt + g(t) dW``.
 
     The physics is given either as a continuous ``drift`` or as a flow map ``step`` (a discrete
-    simulator). W is a standard Brownian motion, independent for every entry of the state.
+    simulator). W is a standard Brownian motion, independent for every entry of the state
+    (Holzschuh, Vegetti, Thuerey 2023, "Solving Inverse Physics Problems with Score Matching",
+    eq. 1). Processes of the same parts (numbers, functions, methods of equal systems) are equal.
 
     Parameters
     ----------
@@ -73,15 +75,6 @@ class SDE:
         empty.
     TypeError
         If ``drift``, ``step`` or ``inverse`` is no function.
-
-    Notes
-    -----
-    Processes of the same parts (numbers, functions, methods of equal systems) are equal.
-
-    References
-    ----------
-    Holzschuh, Vegetti, Thuerey (2023), "Solving Inverse Physics Problems with Score Matching",
-    eq. (1).
     """
 
     drift: Drift | None = None

@@ -46,7 +46,9 @@ class LearnedKernel:
     """A backward step as a Gaussian, for each step of its own time grid.
 
     ``fit.kernel`` of a training with ``BackwardKernel()``, or ``estimate_kernel``, which has no
-    network. ``sample_posterior`` walks it; it has transition densities, and is no score.
+    network. ``sample_posterior`` walks it; it has transition densities, and is no score. The linear
+    part is the backward kernel of the smoother of Rauch, Tung, Striebel (1965), with moments of the
+    simulated paths.
 
     Parameters
     ----------
@@ -67,11 +69,6 @@ class LearnedKernel:
         Roots R_j of the covariance that is left of the remainder, per group; None: 1.
     range : SeenRange, optional
         Of the paths over time; ``info.left_range_at`` says where a path back left it.
-
-    References
-    ----------
-    The linear part is the regression (Rauch-Tung-Striebel, 1965) smoother's backward kernel with
-    moments taken from simulated paths.
     """
 
     kind: ClassVar[str] = "kernel"

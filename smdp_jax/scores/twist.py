@@ -36,10 +36,8 @@ class LinearTwist:
     ----------
     ts : array (times,)
         Times of the tables.
-    gain : array (times, sensors, entries)
-        B_t; rows of all observations in their order, zero at times before theirs.
-    offset : array (times, sensors)
-        c_t.
+    gain, offset : array (times, sensors, entries), array (times, sensors)
+        B_t and c_t; rows of all observations in their order, zero at times before theirs.
     residual : array (times, sensors, sensors)
         Covariance of the residuals, without the sensors' noise.
     """
@@ -57,10 +55,8 @@ class LinearTwist:
 
         Parameters
         ----------
-        data : Trajectories
-            Paths; their times hold those of the observations.
-        observations : sequence of LinearObservation
-            Others in it are ignored.
+        data, observations
+            Paths, whose times hold those of the observations; others than linear are ignored.
         kind : {"modes", "dense"}, optional
             Regression per Fourier mode of every leaf, or on the leading principal components of
             the whole state, one for ten paths at most. Default: "modes" where a Gaussian that is

@@ -51,10 +51,8 @@ def solve_adaptive(
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         For a flow map, noise without a key, or what else does not fit.
-    TypeError
-        If solver or controller are none.
     """
     check_time_grid(ts, sde)
     check_that(sde.drift, "solve_adaptive needs a drift, got a flow map")

@@ -51,7 +51,9 @@ class Langevin:
     """Corrector: after each step but the last, ``steps`` moves ``x + eps s + sqrt(2 eps) z``.
 
     Each leaves p_t invariant, and so mends the marginal; but it also forgets the observed end
-    state, at the rate of eps. Keep eps far below the variance of the posterior at that time.
+    state, at the rate of eps. Keep eps far below the variance of the posterior at that time (Song
+    et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations",
+    algorithm 1).
 
     Parameters
     ----------
@@ -62,11 +64,6 @@ class Langevin:
     ------
     ValueError
         If ``step_size`` or ``steps`` is not positive.
-
-    References
-    ----------
-    Song et al. (2021), "Score-Based Generative Modeling through Stochastic Differential
-    Equations", algorithm 1.
     """
 
     step_size: Any

@@ -56,10 +56,9 @@ class Conditioned(Weighted):
 
     Parameters
     ----------
-    samples : pytree
-        Leaves (particles, *state).
-    log_weights : array (particles,)
-        Logs of weights of sum 1; all the same for resampled particles.
+    samples, log_weights
+        Leaves (particles, *state), and logs of weights of sum 1, (particles,): all the same for
+        resampled particles.
     log_evidence, log_evidence_error : scalar
         Log density of what was seen, and its error, in nats: from the spread of the weights and of
         what became of each draw, and, where few particles count, how far it is too low if the

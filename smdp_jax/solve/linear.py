@@ -41,8 +41,12 @@ class LinearPart(eqx.Module):
     transform: Transform | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
-        if not callable(self.rates):
-            _check_rates(self.rates)
+        for leaf in [] if callable(self.rates) else filter(concrete, jax.tree.leaves(self.rates)):
+            values: Any = np.asarray(leaf)
+            worst = values.real.min() if values.size else 0.0
+            decays = np.isfinite(values).all() and worst >= 0
+            said = f"LinearPart.rates must be finite decay rates (real parts >= 0), got {worst}"
+            check_that(decays, f"{said}: what grows belongs to the rest of the drift")
 
 
 def rates_at(linear: Any, args: Args, modes: State, t0: Scalar, t1: Scalar) -> State:
@@ -73,15 +77,6 @@ def to_modes(transform: Transform | None, x: State) -> State:
 def to_state(transform: Transform | None, modes: State) -> State:
     """Transform back."""
     return modes if transform is None else transform[1](modes)
-
-
-def _check_rates(rates: Any) -> None:
-    for leaf in filter(concrete, jax.tree.leaves(rates)):
-        values: Any = np.asarray(leaf)
-        worst = values.real.min() if values.size else 0.0
-        said = f"LinearPart.rates must be finite decay rates (real parts at least 0), got {worst}"
-        decays = np.isfinite(values).all() and worst >= 0
-        check_that(decays, f"{said}: what grows belongs to the rest of the drift")
 
 
 def multiplicity(transform: Transform | None, x: State) -> State:
