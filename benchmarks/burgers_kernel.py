@@ -7,7 +7,9 @@ the noise; less keeps some of its robustness and is closer to the data, more wid
 sees each path and its mirror image, u(x) to -u(-x), which is as likely. From unseen end states: the
 share of paths that reach t = 0 within the range of the data, reconstruction against the noise
 floor, CRPS of the initial modes against that of draws from the prior, and the coverage of central
-intervals, by ranks among the samples (what exact samples reach is in the columns' names).
+intervals, by ranks among the samples (what exact samples reach is in the columns' names). The last
+samples are then drawn to the end states by ``refine``, which knows the simulator's derivatives; so
+are draws of the prior, without any kernel. There a share at t = 0 is that of starts in the range.
 
     python benchmarks/burgers_kernel.py
     python benchmarks/burgers_kernel.py --time-steps 128 --substeps 16 --input-noise 2
@@ -50,6 +52,12 @@ class Options(Settings):
     """Sigma in training."""
     sampled_noise: tuple[float, ...] = (1.5, 1.0)
     """Sigma in sampling."""
+    rounds: int = 2
+    """Of ``refine`` on the last samples."""
+    prior_rounds: int = 4
+    """Of ``refine`` on draws of the prior; 0: none."""
+    refined_steps: int = 512
+    """Steps of the simulation there."""
     channels: int = 32
     blocks: int = 4
     steps: int = 12_000
@@ -91,51 +99,78 @@ def coverage(samples: Any, truth: Any, share: float) -> tuple[float, float]:
     return float(inside.mean()), (number + 1 - 2 * aside) / (number + 1)
 
 
-def figures(
+def sampled(
     config: Config, kernel: Any, data: Any, truth: Any, noise: float, options: Options, key: Any
-) -> Row:
-    """Sample from unseen end states, and compare."""
-    system, ts = config.system(), data.ts
-    k_past, k_prior = jax.random.split(key)
+) -> tuple[Any, Row]:
+    """Paths back from unseen end states, and how far they came."""
     began = time.perf_counter()
     paths = smdp.sample_posterior(
         config.sde(),
         kernel,
         truth[:, -1],
-        ts,
+        data.ts,
         num_samples=options.posterior_samples,
-        key=k_past,
+        key=key,
         input_noise=noise,
         save="all",
         batch_axes=1,
         chunk_size=128,
     ).samples
     took = time.perf_counter() - began
-    limits = 1.5 * jnp.abs(data.xs).max(axis=(0, 2))
-    reached = np.asarray(evaluate.reached_times(ts, paths, limits))
-    returned = reached == np.asarray(ts)[0]
+    reached = np.asarray(evaluate.reached_times(data.ts, paths, limits(data)))
+    returned = reached == np.asarray(data.ts)[0]
+    return paths[:, :, 0], {"share at t = 0": float(returned.mean()), "sampling s": took}
+
+
+def limits(data: Any) -> Any:
+    """How large a state may be, at each of the times."""
+    return 1.5 * jnp.abs(data.xs).max(axis=(0, 2))
+
+
+def refined(
+    config: Config, starts: Any, data: Any, truth: Any, rounds: int, options: Options, key: Any
+) -> tuple[Any, Row]:
+    """Starts drawn to the end states through the simulator."""
+    began = time.perf_counter()
+    grid = smdp.linear_grid(0.0, config.end_time, options.refined_steps)
+    found = smdp.refine(
+        config.system().sde(),
+        starts,
+        truth[:, -1],
+        grid,
+        data,
+        key=key,
+        rounds=rounds,
+        batch_axes=1,
+        chunk_size=32,
+    ).samples
+    inside = np.asarray(jnp.abs(found).max(axis=-1) <= limits(data)[0])
+    took = time.perf_counter() - began
+    return found, {"share at t = 0": float(inside.mean()), "sampling s": took}
+
+
+def figures(config: Config, starts: Any, truth: Any, options: Options, key: Any) -> Row:
+    """Compare starts (ends, samples, size) with the true ones, and with what they lead to."""
+    system = config.system()
     fine = smdp.linear_grid(0.0, config.end_time, config.time_steps * config.substeps)
     forward = jax.jit(jax.vmap(lambda x: noise_free.walk(system.step, x, fine)))
     miss = lambda starts: np.asarray(jnp.square(forward(starts) - truth[:, -1]).mean(axis=-1))
-    errors = np.stack([miss(paths[:, i, 0]) for i in range(paths.shape[1])], axis=1)
+    errors = np.stack([miss(starts[:, i]) for i in range(starts.shape[1])], axis=1)
     errors = np.nan_to_num(errors / miss(truth[:, 0]).mean(), nan=np.inf)
     modes = jax.vmap(system.leading_modes)
-    drawn, true = np.asarray(jax.vmap(modes)(paths[:, :, 0])), np.asarray(modes(truth[:, 0]))
+    drawn, true = np.asarray(jax.vmap(modes)(starts)), np.asarray(modes(truth[:, 0]))
     crps = jax.vmap(evaluate.crps_ensemble)(drawn, true).mean()
-    of_prior = modes(system.prior(k_prior, 200))
-    prior = jax.vmap(evaluate.crps_ensemble, (None, 0))(of_prior, true).mean()
+    prior = modes(system.prior(key, 200))
+    of_prior = jax.vmap(evaluate.crps_ensemble, (None, 0))(prior, true).mean()
     half, of_half = coverage(drawn, true, 0.5)
     most, of_most = coverage(drawn, true, 0.9)
     return {
-        "share at t = 0": float(returned.mean()),
-        "reached, worst": float(reached.max()),
         "reconstruction / floor": float(errors.mean()),
         "of the median path": float(np.median(errors)),
-        "CRPS gain": float(prior / crps),
+        "CRPS gain": float(of_prior / crps),
         f"coverage ({of_half:.3f})": half,
         f"coverage ({of_most:.3f})": most,
         "coverage off": max(abs(half - of_half), abs(most - of_most)),
-        "sampling s": took,
     }
 
 
@@ -155,19 +190,33 @@ def measure(options: Options, seed: int) -> tuple[list[Row], list[Target]]:
     began, cpu = time.perf_counter(), time.process_time()
     kernel = learn(config, options, data, k_fit).kernel
     cost = {"training s": time.perf_counter() - began, "processor s": time.process_time() - cpu}
+    k_prior, k_past, k_refine, k_draws = jax.random.split(k_sample, 4)
     rows: list[Row] = []
-    for noise in options.sampled_noise:
-        found = figures(config, kernel, data.train, data.truth["paths"], noise, options, k_sample)
-        rows.append({"noise in sampling": noise, **found, **cost})
+
+    def add(name: str, starts: Any, how: Row) -> None:
+        found = figures(config, starts, truth, options, k_prior)
+        rows.append({"samples": name, **how, **found, **cost})
         say(str(rows[-1]))
-    return rows, [t for row in rows for t in targets(row)] + [
-        Target("training minutes", cost["training s"] / 60, 15.0)
-    ]
+
+    train, truth = data.train, data.truth["paths"]
+    starts = None
+    for noise in options.sampled_noise:
+        starts, how = sampled(config, kernel, train, truth, noise, options, k_past)
+        add(f"noise {noise:g}", starts, how)
+    pull = lambda starts, rounds: refined(config, starts, train, truth, rounds, options, k_refine)
+    add("refined", *pull(starts, options.rounds))
+    if options.prior_rounds:
+        shape = (options.test_cases, options.posterior_samples)
+        draws = config.system().prior(k_draws, shape[0] * shape[1]).reshape(*shape, -1)
+        cost = dict.fromkeys(cost, 0.0)  # nothing was trained
+        add("prior, refined", *pull(draws, options.prior_rounds))
+    aims = [target for row in rows if row["training s"] for target in targets(row)]
+    return rows, [*aims, Target("training minutes", rows[0]["training s"] / 60, 15.0)]
 
 
 def targets(row: Row) -> list[Target]:
     """Return what one way of sampling should reach."""
-    name = f"noise {row['noise in sampling']:g} in sampling"
+    name = row["samples"]
     return [
         Target(f"{name}: share at t = 0", row["share at t = 0"], 1.0, at_least=True),
         Target(f"{name}: reconstruction / floor", row["reconstruction / floor"], 1.3),
@@ -188,6 +237,8 @@ def main() -> None:
         "steps": 2,
         "test_cases": 2,
         "posterior_samples": 3,
+        "rounds": 1,
+        "prior_rounds": 1,
     }
     options = parse(Options(), quick, __doc__)
     cells = {f"seed {seed}": partial(measure, options, seed) for seed in options.seeds}

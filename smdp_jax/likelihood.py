@@ -24,7 +24,6 @@ from smdp_jax.checks import (
 from smdp_jax.scores.kernel import LearnedKernel, first_step
 from smdp_jax.scores.learned import check_evaluates, check_is_score
 from smdp_jax.scores.reference import best_kind, reference_of
-from smdp_jax.scores.twist import time_index
 from smdp_jax.sde import SDE, Args, ScoreFn, State
 from smdp_jax.solve.certificate import Certificate
 from smdp_jax.solve.flow_density import FlowDensity, LogDensity, check_density
@@ -32,6 +31,7 @@ from smdp_jax.solve.inverses import walked
 from smdp_jax.solve.particles import doubts, effective_size, log_mean_exp, stated_error
 from smdp_jax.solve.path_weights import PathWeights
 from smdp_jax.solve.process import check_process, check_time_grid
+from smdp_jax.solve.time_grids import time_index
 from smdp_jax.solve.transitions import StepKernel, transitions_of
 from smdp_jax.trajectories import Trajectories
 

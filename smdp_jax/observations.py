@@ -28,12 +28,13 @@ from smdp_jax.scores.looks import Looks
 from smdp_jax.scores.reference import reference_of
 from smdp_jax.scores.rounds import conditioned
 from smdp_jax.scores.sensors import LinearObservation, Observation
-from smdp_jax.scores.twist import LinearTwist, time_index
+from smdp_jax.scores.twist import LinearTwist
 from smdp_jax.sde import SDE, Args, ScoreFn, State
 from smdp_jax.solve.batches import Split, split_of
 from smdp_jax.solve.conditioned import Conditioned, say_how_it_went
 from smdp_jax.solve.conditioning import Conditioning
 from smdp_jax.solve.tempering import Tempering
+from smdp_jax.solve.time_grids import time_index
 from smdp_jax.solve.transitions import transitions_of
 from smdp_jax.trajectories import Trajectories
 

@@ -1,10 +1,7 @@
-"""What the baselines share: the simulator without noise, and samples with their diagnostics."""
+"""What the baselines share: distances, and samples with their diagnostics."""
 
-from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -13,27 +10,7 @@ from smdp_jax.checks import check_finite, check_positive, finite_rows
 from smdp_jax.posterior import Posterior
 from smdp_jax.sde import SDE, Args, State
 from smdp_jax.solve.backward import SolveInfo
-from smdp_jax.solve.integrate import advance
 from smdp_jax.solve.process import check_time_grid
-
-
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["ts"], meta_fields=["sde", "solver", "substeps"]
-)
-@dataclass(frozen=True)
-class NoiseFree:
-    """From a start to its end without noise; equal to another simulation of the same parts."""
-
-    sde: SDE
-    ts: Any
-    solver: diffrax.AbstractSolver[Any] | None
-    substeps: int
-
-    def __call__(self, x: State, args: Args) -> State:
-        drifts = self.solver is None and self.sde.step is None
-        how = {"substeps": self.substeps, "rematerialise": True, "save": "last", "args": args}
-        quiet, solver = replace(self.sde, diffusion=None), diffrax.Heun() if drifts else self.solver
-        return advance(quiet, x, jnp.asarray(self.ts), solver=solver, **how)[0]
 
 
 def check_asked(sde: SDE, x_end: State, ts: Any, **counts: int) -> None:

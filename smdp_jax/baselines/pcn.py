@@ -20,9 +20,10 @@ import optimistix
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smdp_jax.baselines.parts import NoiseFree, check_asked
+from smdp_jax.baselines.parts import check_asked
 from smdp_jax.checks import check_holds, check_key, check_positive
 from smdp_jax.sde import SDE, Args, State
+from smdp_jax.solve.noise_free import NoiseFree
 
 Residuals = Callable[[Any], Any]
 Noise = tuple[Callable[[Any, Any, Any], Any], Callable[[Any, Any, Any], Any]]

@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from smdp_jax.checks import check_choice, check_that
 from smdp_jax.scores.reference import best_kind, flat_of, modes_of, rows_of
 from smdp_jax.scores.sensors import LinearObservation
-from smdp_jax.solve.time_grids import between
+from smdp_jax.solve.time_grids import between, time_index
 from smdp_jax.trajectories import Trajectories
 
 _LARGEST = 2**28  # numbers in the tables: a GiB in single precision
@@ -111,18 +111,6 @@ class LinearTwist:
         weight = share.astype(self.gain.dtype)
         mixed = lambda x: (1 - weight) * x[i - 1] + weight * x[i]
         return mixed(self.gain), mixed(self.offset), mixed(self.residual)
-
-
-def time_index(ts: Any, time: float, where: str, name: str = "an observation's time") -> int:
-    """Index of a time in a grid; refuses what lies between or outside."""
-    grid = np.asarray(ts, np.float64)
-    nearest = int(np.abs(grid - time).argmin())
-    hint = f"the grid goes from {grid[0]:g} to {grid[-1]:g}"
-    if grid[0] <= time <= grid[-1]:
-        hint = f"the nearest is {grid[nearest]:g}; add the time to the grid"
-    near = abs(grid[nearest] - time) <= 1e-4 * np.diff(grid).min()
-    check_that(near, f"{name} must be one of {where}, got {time:g}: {hint}")
-    return nearest
 
 
 def _table(

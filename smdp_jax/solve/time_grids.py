@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from smdp_jax.checks import check_positive, check_within, concrete
+from smdp_jax.checks import check_positive, check_that, check_within, concrete
 
 
 def linear_grid(start: float, end: float, steps: int) -> Float[Array, "times"]:
@@ -87,3 +87,15 @@ def _check_grid_request(start: float, end: float, steps: int) -> None:
     check_positive(steps=steps)
     check_within("(-inf, inf)", start=start)
     check_within(f"({start}, inf)", end=end)
+
+
+def time_index(ts: Any, time: float, where: str, name: str = "an observation's time") -> int:
+    """Index of a time in a grid; refuses what lies between or outside."""
+    grid = np.asarray(ts, np.float64)
+    nearest = int(np.abs(grid - time).argmin())
+    hint = f"the grid goes from {grid[0]:g} to {grid[-1]:g}"
+    if grid[0] <= time <= grid[-1]:
+        hint = f"the nearest is {grid[nearest]:g}; add the time to the grid"
+    near = abs(grid[nearest] - time) <= 1e-4 * np.diff(grid).min()
+    check_that(near, f"{name} must be one of {where}, got {time:g}: {hint}")
+    return nearest

@@ -12,7 +12,7 @@ import pytest
 import smdp_jax as smdp
 from smdp_jax import baselines
 from smdp_jax.baselines.guided import Guided
-from smdp_jax.baselines.parts import NoiseFree
+from smdp_jax.solve.noise_free import NoiseFree
 from tests.baselines.decaying_gaussian import (
     C0,
     DECAY,

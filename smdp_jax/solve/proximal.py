@@ -1,0 +1,115 @@
+r"""Samples of a past drawn to the end that was seen, through the simulator's derivatives.
+
+With F the simulation without noise, N(m, R) what noise adds to its end, N(mu, C) the prior as a
+Gaussian, and e ~ N(0, R), p ~ N(mu, C), q ~ N(0, C), each sample x moves to
+
+    argmin |y + e - m - F(x')|_R^2 / 2 + |x' - p|_C^2 / 2 + a |x' - x - sqrt(2 / a) q|_C^2 / 2.
+
+Where F is linear this keeps the posterior exactly, for every a >= 0: in a direction with
+l = J C J^T / R the result is (1 - h) x + h E[x | y] + sqrt(2 h - h^2) std[x | y] z, with
+h = (1 + l) / (1 + l + a). So what the end tells (l >> a) is drawn anew from it, and what it does
+not tell (l << a) stays as it is but for a share 1 / (1 + a). At a = 0 this is randomised maximum
+likelihood (Oliver et al. 1996), as a grows a step of Langevin dynamics (a proximal one: Pereyra
+2016). C is that of the leading principal components of the starts; others do not move.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+_LEAST = 1e-8  # variance of a direction over the largest
+
+
+class Spread(NamedTuple):
+    """Principal components of draws: ``mean + components @ (deviations * z)``."""
+
+    mean: Array
+    components: Array
+    deviations: Array
+    rest: Array
+    """Standard deviation in each direction that is no component."""
+
+    @classmethod
+    def of(cls, draws: np.ndarray, most: int) -> "Spread":
+        """Of draws (n, size), at most so many, the largest."""
+        mean = draws.mean(axis=0, dtype=np.float64)
+        _, scales, rows = np.linalg.svd(draws - mean, full_matrices=False)
+        variances = scales**2 / (len(draws) - 1)
+        least = _LEAST * variances[0]
+        kept = min(most, int(np.sum(variances > least)))
+        beyond = variances[kept:].sum() / max(draws.shape[1] - kept, 1)
+        numbers = mean, rows[:kept].T, np.sqrt(variances[:kept]), np.sqrt(max(beyond, least))
+        return cls(*(jnp.asarray(v, draws.dtype) for v in numbers))
+
+    def whiten(self, x: Array) -> Array:
+        """Divide by the standard deviations, those of all directions."""
+        along = self.components.T @ x
+        rest = x - self.components @ along
+        return rest / self.rest + self.components @ (along / self.deviations)
+
+    def colour(self, white: Array) -> Array:
+        """Undo ``whiten``."""
+        along = self.components.T @ white
+        rest = (white - self.components @ along) * self.rest
+        return rest + self.components @ (along * self.deviations)
+
+
+class Problem(NamedTuple):
+    """What is minimised, in coordinates z of the starts: ``x + components @ (deviations * z)``."""
+
+    end: Any
+    """From a start and conditions to its end, flat arrays."""
+    prior: Spread
+    noise: Spread
+
+    def start(self, x: Array, z: Array) -> Array:
+        """Start that lies z from a sample."""
+        return x + self.prior.components @ (self.prior.deviations * z)
+
+    def miss(self, x: Array, y: Array, args: Any) -> Array:
+        """How far an end is missed, in standard deviations of the noise."""
+        return self.noise.whiten(y - self.noise.mean - self.end(x, args))
+
+
+def drawn_to(
+    problem: Problem, x: Array, y: Array, args: Any, key: PRNGKeyArray, step: Any, iterations: int
+) -> Array:
+    """Move one sample, by Levenberg-Marquardt iterations."""
+    k_end, k_prior, k_near = jax.random.split(key, 3)
+    prior, near = problem.prior, 1 / step - 1
+    white = partial(jax.random.normal, dtype=x.dtype)
+    own = prior.components.T @ (x - prior.mean) / prior.deviations
+    shape = own.shape
+    # Of both quadratic terms: their sum's centre and precision, z counted from the sample.
+    pulled = white(k_prior, shape) - own + jnp.sqrt(2 * near) * white(k_near, shape)
+    centre, precision = pulled / (1 + near), 1 + near
+    seen = y + problem.noise.colour(white(k_end, y.shape))
+
+    def look(z: Array) -> tuple[Array, Array, Array]:
+        miss = lambda z: problem.miss(problem.start(x, z), seen, args)
+        along = lambda v: jax.jvp(miss, (z,), (v,))
+        value, slopes = jax.vmap(along, out_axes=(None, 1))(jnp.eye(len(z), dtype=z.dtype))
+        loss = jnp.sum(value**2) + precision * jnp.sum((z - centre) ** 2)
+        return value, slopes, loss
+
+    def iterate(state: tuple, _: None) -> tuple[tuple, None]:
+        z, (value, slopes, loss), damping = state
+        curvature = slopes.T @ slopes + precision * jnp.eye(len(z), dtype=z.dtype)
+        downhill = precision * (centre - z) - slopes.T @ value
+        damped = curvature + damping * jnp.diag(jnp.diag(curvature))
+        tried = z + jnp.linalg.solve(damped, downhill)
+        found = look(tried)
+        lower = found[2] < loss
+        kept = jax.tree.map(
+            lambda a, b: jnp.where(lower, a, b), (tried, found), (z, (value, slopes, loss))
+        )
+        return (*kept, jnp.where(lower, damping / 4, damping * 6)), None
+
+    z = jnp.zeros(shape, x.dtype)
+    first = (z, look(z), jnp.asarray(1e-2, x.dtype))
+    (z, _, _), _ = jax.lax.scan(iterate, first, length=iterations)
+    return problem.start(x, z)

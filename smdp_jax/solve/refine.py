@@ -1,0 +1,274 @@
+"""Posterior samples refined by the simulator itself: each is drawn to the end that was seen."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from smdp_jax.checks import (
+    as_state,
+    check_alike,
+    check_choice,
+    check_finite,
+    check_holds,
+    check_key,
+    check_kind,
+    check_positive,
+    check_that,
+    check_within,
+    concrete,
+    warn,
+)
+from smdp_jax.compiled import compiled, once
+from smdp_jax.sde import SDE, Args, State
+from smdp_jax.solve.batches import in_chunks
+from smdp_jax.solve.noise_free import NoiseFree
+from smdp_jax.solve.process import check_process, check_time_grid
+from smdp_jax.solve.proximal import Problem, Spread, drawn_to
+from smdp_jax.solve.time_grids import time_index
+from smdp_jax.trajectories import Trajectories
+
+_PATHS = 1024
+_FAR = 4.0  # mean square misfit
+_GAUSSIAN, _OFF = 0.798, 0.05  # E|z|, and how far off
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Refined:
+    """Samples of a past state, drawn to the end that was seen.
+
+    Parameters
+    ----------
+    samples : pytree
+        Leaves (*batch, num_samples, *state), like the samples that were given.
+    misfit, misfit_before : array (*batch, num_samples)
+        Mean square of what the end of each misses without noise, in units of the noise's variance:
+        of exact samples about 1.
+    """
+
+    samples: Any
+    misfit: Any
+    misfit_before: Any
+
+
+def refine(
+    sde: SDE,
+    samples: State,
+    x_end: State,
+    ts: Float[Array, "times"],
+    data: Trajectories,
+    *,
+    key: PRNGKeyArray,
+    step: float = 0.25,
+    rounds: int = 2,
+    iterations: int = 16,
+    directions: int = 64,
+    args: Args = None,
+    args_axes: int | None = None,
+    solver: diffrax.AbstractSolver[Any] | None = None,
+    substeps: int = 1,
+    batch_axes: int = 0,
+    chunk_size: int | None = None,
+) -> Refined:
+    r"""Draw samples of the past to the end that was seen, through the simulator's derivatives.
+
+    With F the simulation without noise, R the covariance of what noise adds to its end, C that of
+    the starts, and y, p, x perturbed by ``N(0, R)``, ``N(0, C)`` and ``2 / a`` times that, each
+    sample x goes to the minimum over x' of
+
+        |y - F(x')|_R^2 + |x' - p|_C^2 + a |x' - x|_C^2,    a = 1 / step - 1,
+
+    p the mean of the starts, by Levenberg-Marquardt. Directions that the end tells are drawn anew
+    from it; others stay as they are, but for a share ``step``. Where F is linear, start and noise
+    Gaussian, samples of the posterior stay such, and others come nearer with every round: a
+    proximal step of Langevin dynamics, and at ``step=1`` randomised maximum likelihood.
+
+    Parameters
+    ----------
+    sde : SDE
+        The process; its simulation without noise is differentiated.
+    samples : pytree
+        Samples at ``ts[0]``, as `sample_posterior` returns them, or draws of the prior: leaves
+        (*batch, num_samples, *state).
+    x_end : pytree
+        Observed states at ``ts[-1]``, leaves (*batch, *state).
+    ts : array (times,)
+        Increasing times of the simulation.
+    data : Trajectories
+        Simulated paths with ``ts[0]`` and ``ts[-1]`` among their times: what the starts are like,
+        and what noise does to the end. At most 1024 are looked at.
+    key : PRNG key
+        Sample i of end state j draws from ``fold_in(key, j * num_samples + i)``.
+    step : float
+        In (0, 1]: the share that is drawn anew of what the end does not tell.
+    rounds : int
+        How often all samples are moved.
+    iterations : int
+        Of the minimisation, in each round.
+    directions : int
+        Principal components of the starts that are moved. Each costs a simulation's derivative.
+    args : pytree, optional
+        Conditions of the end states.
+    args_axes : int or None
+        None: the same ``args`` for all end states; 0: one entry per end state, on the same
+        ``batch_axes`` leading axes.
+    solver : diffrax.AbstractSolver, optional
+        Of the simulation; default Heun for drifts.
+    substeps : int
+        Its steps per interval of ``ts``.
+    batch_axes : int
+        Number of leading axes that index end states.
+    chunk_size : int, optional
+        Samples moved at once, to bound memory; default all.
+
+    Returns
+    -------
+    Refined
+        The samples and their misfits. Outside of ``jit`` a warning tells of samples that still
+        miss the end, and of starts that are far from Gaussian.
+
+    Raises
+    ------
+    ValueError
+        For a grid, process, data, samples, end state or key that does not fit (see the message).
+    TypeError
+        If ``data`` are no trajectories.
+
+    References
+    ----------
+    Oliver, He & Reynolds (1996), "Conditioning permeability fields to pressure data", ECMOR V;
+    Pereyra (2016), "Proximal Markov chain Monte Carlo algorithms", Statistics and Computing 26.
+    """
+    check_time_grid(ts, sde)
+    check_key(key)
+    names = {"rounds": rounds, "iterations": iterations, "directions": directions}
+    counts = check_positive(**names, substeps=substeps, chunk_size=chunk_size)
+    check_within("(0, 1]", step=step)
+    check_choice("args_axes", args_axes, None, 0)
+    samples, x_end = as_state(samples, "samples"), as_state(x_end, "x_end")
+    check_finite(x_end, "x_end")
+    mapped, shared = (args, None) if args_axes == 0 else (None, args)
+    batch = _batch(samples, x_end, mapped, batch_axes)
+    x, own = jax.tree.map(lambda v: jnp.asarray(v)[(0,) * batch_axes], (x_end, mapped))
+    check_process(sde, ts, x, own if args_axes == 0 else args, maps=("drift", "step"))
+
+    end = NoiseFree(sde, jnp.asarray(ts), solver, counts[3])
+    starts, noise = _looked_at(data, ts, end, x)
+    spreads = Spread.of(starts, counts[2]), Spread.of(noise, max(len(noise) // 4, 1))
+
+    def rows(tree: Any, axes: int) -> Any:
+        return jax.tree.map(lambda v: jnp.reshape(v, (-1, *jnp.shape(v)[axes:])), tree)
+
+    work = (rows(samples, batch_axes + 1), rows(x_end, batch_axes), rows(mapped, batch_axes))
+    how = (*counts[:2], counts[4])
+    found = _refined(end, spreads, work, shared, key, float(step), how)
+    result = Refined(*jax.tree.map(lambda v: v.reshape(*batch, *v.shape[1:]), found))
+    _say(result, starts, spreads[0], step)
+    return result
+
+
+def _batch(samples: State, x_end: State, mapped: Args, axes: int) -> tuple[int, ...]:
+    """Shape of the batch: that of the end states, and the number of samples of each."""
+    check_positive(least=0, batch_axes=axes)
+    ends = [jnp.shape(v)[:axes] for v in jax.tree.leaves((x_end, mapped))]
+    states = [jnp.shape(v)[axes:] for v in jax.tree.leaves(x_end)]
+    given = [jnp.shape(v) for v in jax.tree.leaves(samples)]
+    batch = given[0][: axes + 1]
+    same = jax.tree.structure(samples) == jax.tree.structure(x_end)
+    fits = len(batch) == axes + 1 and given == [(*batch, *shape) for shape in states]
+    said = f"samples must have the shape (*batch, num_samples, *state) of x_end's {ends} + {states}"
+    check_that(same and fits and set(ends) == {batch[:-1]} and 0 not in batch, said, given)
+    return batch
+
+
+def _looked_at(
+    data: Trajectories, ts: Any, end: NoiseFree, like: State
+) -> tuple[np.ndarray, np.ndarray]:
+    """Starts of the paths, and what noise added to their ends, each (paths, size)."""
+    check_kind("data", data, "Trajectories(ts, xs)", "ts", "xs", "args_axes")
+    check_that(concrete(data, ts), "ts and data must be known before tracing: close over them")
+    data.check()
+    few = data[:_PATHS]
+    check_holds("data", few.num_samples, 3, "paths")
+    places = [time_index(data.ts, float(ts[i]), "the data's ts", f"ts[{i}]") for i in (0, -1)]
+    first, last = (jax.tree.map(lambda x, i=i: jnp.asarray(x[:, i]), few.xs) for i in places)
+    check_alike("x_end must be like the data's states,", jax.tree.map(lambda x: x[0], last), like)
+    with jax.ensure_compile_time_eval():
+        ends = _ends(end, first, few.args, few.args_axes)
+        flat = lambda tree: np.asarray(jax.vmap(lambda x: ravel_pytree(x)[0])(tree))
+        starts, noise = flat(first), flat(last) - flat(ends)
+    noise = noise[np.isfinite(noise).all(axis=1)]
+    said = f"the simulation on ts must be finite from the data's starts, got {len(noise)} of"
+    check_that(len(noise) > 2, f"{said} {len(starts)}: shorter steps, or another solver")
+    return starts, noise
+
+
+@once
+def _ends(end: NoiseFree, starts: State, args: Args, args_axes: int | None) -> State:
+    return jax.vmap(end, (0, args_axes))(starts, args)
+
+
+@compiled
+def _refined(
+    end: NoiseFree,
+    spreads: tuple[Spread, Spread],
+    work: tuple[State, State, Args],
+    shared: Args,
+    key: PRNGKeyArray,
+    step: float,
+    how: tuple,
+) -> tuple[State, Array, Array]:
+    """Samples (n, *state), and their misfits after and before."""
+    rounds, iterations, chunk_size = how
+    samples, x_end, mapped = work
+    unravel = ravel_pytree(jax.tree.map(lambda x: x[0], x_end))[1]
+    flat = jax.vmap(lambda x: ravel_pytree(x)[0])
+    problem = Problem(lambda x, args: ravel_pytree(end(unravel(x), args))[0], *spreads)
+    count = jax.tree.leaves(samples)[0].shape[0]
+    per_end = count // jax.tree.leaves(x_end)[0].shape[0]
+
+    def one(given: tuple) -> tuple[Array, Array, Array]:
+        x, i = given
+        y = ravel_pytree(jax.tree.map(lambda v: v[i // per_end], x_end))[0]
+        own = shared if mapped is None else jax.tree.map(lambda v: v[i // per_end], mapped)
+        own_key = jax.random.fold_in(key, i)
+
+        def move(x: Array, number: Array) -> tuple[Array, None]:
+            there = jax.random.fold_in(own_key, number)
+            return drawn_to(problem, x, y, own, there, step, iterations), None
+
+        moved, _ = jax.lax.scan(move, x, jnp.arange(rounds))
+        misfit = lambda x: jnp.mean(problem.miss(x, y, own) ** 2)
+        return moved, misfit(moved), misfit(x)
+
+    moved, after, before = in_chunks(one, (flat(samples), jnp.arange(count)), chunk_size)
+    return jax.vmap(unravel)(moved), after, before
+
+
+def _say(found: Refined, starts: np.ndarray, prior: Spread, step: float) -> None:
+    """Warn of samples that miss the end, and of starts that are not Gaussian."""
+    white = (starts - np.asarray(prior.mean)) @ np.asarray(prior.components)
+    sizes = np.abs(white / np.asarray(prior.deviations)).mean(axis=0)
+    size = sizes[np.argmax(np.abs(sizes - _GAUSSIAN))]
+    if abs(size - _GAUSSIAN) > _OFF + 4 * 0.6 / math.sqrt(len(starts)):
+        warn(
+            "refine takes the starts of the data for Gaussian, and they are not: the mean size of "
+            f"a component is {size:.2f} of its standard deviation, not {_GAUSSIAN:.2f}. What the "
+            f"end does not tell is drawn towards a Gaussian, by a share step={step:g} each round"
+        )
+    if not concrete(found):
+        return
+    misfit = np.asarray(found.misfit).ravel()
+    if far := int(np.sum(~(misfit <= _FAR))):
+        warn(
+            f"{far} of {misfit.size} samples still miss the end state, by more than {_FAR:g} times "
+            f"the noise's mean square (largest {np.max(misfit):.3g}): more rounds, iterations or "
+            "directions may do, or samples that are nearer"
+        )
