@@ -41,9 +41,14 @@ class Spread(NamedTuple):
         variances = scales**2 / (len(draws) - 1)
         least = _LEAST * variances[0]
         kept = min(most, int(np.sum(variances > least)))
-        beyond = variances[kept:].sum() / max(draws.shape[1] - kept, 1)
-        numbers = mean, rows[:kept].T, np.sqrt(variances[:kept]), np.sqrt(max(beyond, least))
+        others = draws.shape[1] - kept  # without any, rounding is all that is left
+        beyond = max(variances[kept:].sum() / others, least) if others else variances[kept - 1]
+        numbers = mean, rows[:kept].T, np.sqrt(variances[:kept]), np.sqrt(beyond)
         return cls(*(jnp.asarray(v, draws.dtype) for v in numbers))
+
+    def along(self, x: Array) -> Array:
+        """Coordinates of a state, in standard deviations."""
+        return self.components.T @ (x - self.mean) / self.deviations
 
     def whiten(self, x: Array) -> Array:
         """Divide by the standard deviations, those of all directions."""
@@ -82,7 +87,7 @@ def drawn_to(
     k_end, k_prior, k_near = jax.random.split(key, 3)
     prior, near = problem.prior, 1 / step - 1
     white = partial(jax.random.normal, dtype=x.dtype)
-    own = prior.components.T @ (x - prior.mean) / prior.deviations
+    own = prior.along(x)
     shape = own.shape
     # Of both quadratic terms: their sum's centre and precision, z counted from the sample.
     pulled = white(k_prior, shape) - own + jnp.sqrt(2 * near) * white(k_near, shape)
@@ -101,9 +106,10 @@ def drawn_to(
         curvature = slopes.T @ slopes + precision * jnp.eye(len(z), dtype=z.dtype)
         downhill = precision * (centre - z) - slopes.T @ value
         damped = curvature + damping * jnp.diag(jnp.diag(curvature))
-        tried = z + jnp.linalg.solve(damped, downhill)
+        leap = jnp.linalg.solve(damped, downhill)
+        tried = z + leap / jnp.maximum(jnp.max(jnp.abs(leap)), 1)  # no further than it is linear
         found = look(tried)
-        lower = found[2] < loss
+        lower = found[2] <= loss * (1 + 4 * jnp.finfo(x.dtype).eps)  # to rounding
         kept = jax.tree.map(
             lambda a, b: jnp.where(lower, a, b), (tried, found), (z, (value, slopes, loss))
         )

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import eval_context
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -31,11 +33,12 @@ from smdp_jax.solve.batches import in_chunks
 from smdp_jax.solve.noise_free import NoiseFree
 from smdp_jax.solve.process import check_process, check_time_grid
 from smdp_jax.solve.proximal import Problem, Spread, drawn_to
+from smdp_jax.solve.solvers import check_solver
 from smdp_jax.solve.time_grids import time_index
 from smdp_jax.trajectories import Trajectories
 
 _PATHS = 1024
-_FAR = 4.0  # mean square misfit
+_FAR, _SURE = 4.0, 5.0  # mean square misfit, at least; and in deviations of a mean of squares
 _GAUSSIAN, _OFF = 0.798, 0.05  # E|z|, and how far off
 
 
@@ -159,9 +162,11 @@ def refine(
     x, own = jax.tree.map(lambda v: jnp.asarray(v)[(0,) * batch_axes], (x_end, mapped))
     check_process(sde, ts, x, own if args_axes == 0 else args, maps=("drift", "step"))
 
-    end = NoiseFree(sde, jnp.asarray(ts), solver, counts[3])
-    starts, noise = _looked_at(data, ts, end, x)
-    spreads = Spread.of(starts, counts[2]), Spread.of(noise, max(len(noise) // 4, 1))
+    end = NoiseFree(sde, jnp.asarray(ts), _forward_mode(sde, solver), counts[3])
+    with eval_context():  # inside of a caller's jit, too
+        starts, noise = _looked_at(data, ts, end, x)
+        spreads = Spread.of(starts, counts[2]), Spread.of(noise, max(len(noise) // 4, 1))
+        along = np.asarray(jax.vmap(spreads[0].along)(jnp.asarray(starts)))
 
     def rows(tree: Any, axes: int) -> Any:
         return jax.tree.map(lambda v: jnp.reshape(v, (-1, *jnp.shape(v)[axes:])), tree)
@@ -170,8 +175,19 @@ def refine(
     how = (*counts[:2], counts[4])
     found = _refined(end, spreads, work, shared, key, float(step), how)
     result = Refined(*jax.tree.map(lambda v: v.reshape(*batch, *v.shape[1:]), found))
-    _say(result, starts, spreads[0], step)
+    _say_if_not_gaussian(np.concatenate([along, starts], axis=1), step)
+    _say_if_missed(result, starts.shape[1])
     return result
+
+
+def _forward_mode(sde: SDE, solver: Any) -> Any:
+    """A solver whose loop over stages has forward derivatives."""
+    if solver is None:
+        return None if sde.drift is None else diffrax.Heun(scan_kind="lax")
+    check_solver(sde, solver, deterministic=True, adaptive=False)
+    if isinstance(solver, diffrax.AbstractRungeKutta):
+        return eqx.tree_at(lambda s: s.scan_kind, solver, "lax", is_leaf=lambda x: x is None)
+    return solver
 
 
 def _batch(samples: State, x_end: State, mapped: Args, axes: int) -> tuple[int, ...]:
@@ -200,10 +216,9 @@ def _looked_at(
     places = [time_index(data.ts, float(ts[i]), "the data's ts", f"ts[{i}]") for i in (0, -1)]
     first, last = (jax.tree.map(lambda x, i=i: jnp.asarray(x[:, i]), few.xs) for i in places)
     check_alike("x_end must be like the data's states,", jax.tree.map(lambda x: x[0], last), like)
-    with jax.ensure_compile_time_eval():
-        ends = _ends(end, first, few.args, few.args_axes)
-        flat = lambda tree: np.asarray(jax.vmap(lambda x: ravel_pytree(x)[0])(tree))
-        starts, noise = flat(first), flat(last) - flat(ends)
+    ends = _ends(end, first, few.args, few.args_axes)
+    flat = lambda tree: np.asarray(jax.vmap(lambda x: ravel_pytree(x)[0])(tree))
+    starts, noise = flat(first), flat(last) - flat(ends)
     noise = noise[np.isfinite(noise).all(axis=1)]
     said = f"the simulation on ts must be finite from the data's starts, got {len(noise)} of"
     check_that(len(noise) > 2, f"{said} {len(starts)}: shorter steps, or another solver")
@@ -252,23 +267,29 @@ def _refined(
     return jax.vmap(unravel)(moved), after, before
 
 
-def _say(found: Refined, starts: np.ndarray, prior: Spread, step: float) -> None:
-    """Warn of samples that miss the end, and of starts that are not Gaussian."""
-    white = (starts - np.asarray(prior.mean)) @ np.asarray(prior.components)
-    sizes = np.abs(white / np.asarray(prior.deviations)).mean(axis=0)
+def _say_if_not_gaussian(draws: np.ndarray, step: float) -> None:
+    """Warn of columns whose mean size is not that of a Gaussian."""
+    spread = draws.std(axis=0)
+    sizes = np.abs(draws - draws.mean(axis=0))[:, spread > 0].mean(axis=0) / spread[spread > 0]
     size = sizes[np.argmax(np.abs(sizes - _GAUSSIAN))]
-    if abs(size - _GAUSSIAN) > _OFF + 4 * 0.6 / math.sqrt(len(starts)):
+    if abs(size - _GAUSSIAN) > _OFF + 4 * 0.6 / math.sqrt(len(draws)):
         warn(
             "refine takes the starts of the data for Gaussian, and they are not: the mean size of "
             f"a component is {size:.2f} of its standard deviation, not {_GAUSSIAN:.2f}. What the "
             f"end does not tell is drawn towards a Gaussian, by a share step={step:g} each round"
         )
+
+
+def _say_if_missed(found: Refined, entries: int) -> None:
+    """Warn of samples whose end is far from what was seen."""
     if not concrete(found):
         return
     misfit = np.asarray(found.misfit).ravel()
-    if far := int(np.sum(~(misfit <= _FAR))):
+    size = 9 * entries / 2
+    far = max(_FAR, (1 - 1 / size + _SURE / math.sqrt(size)) ** 3)  # of Wilson and Hilferty
+    if lost := int(np.sum(~(misfit <= far))):
         warn(
-            f"{far} of {misfit.size} samples still miss the end state, by more than {_FAR:g} times "
+            f"{lost} of {misfit.size} samples still miss the end state, by over {far:.3g} times "
             f"the noise's mean square (largest {np.max(misfit):.3g}): more rounds, iterations or "
             "directions may do, or samples that are nearer"
         )

@@ -1,0 +1,200 @@
+"""Samples drawn to the end that was seen: closed forms of linear processes, and what is refused."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import smdp_jax as smdp
+
+pytestmark = pytest.mark.usefixtures("untyped")  # what users see
+
+TS = jnp.array([0.0, 0.5, 1.3])
+RATES = np.array([3.0, 0.4, 0.0], np.float32)
+GAIN = np.exp(-RATES * 1.3)
+SDE = smdp.SDE(
+    step=lambda t0, t1, x, args: x * jnp.exp(-RATES * (t1 - t0)),
+    inverse=lambda t1, t0, x, args: x * jnp.exp(-RATES * (t0 - t1)),
+    diffusion=0.1,
+)
+KEY = jax.random.key(0)
+NOISE = np.array([0.02, 0.3, 0.05])
+rng = np.random.default_rng(1)
+STARTS = np.array([1.0, 2.0, -0.5]) + rng.normal(size=(900, 3)) * np.array([1.0, 0.7, 0.4])
+ENDS = GAIN * STARTS + 0.01 + NOISE * rng.normal(size=STARTS.shape)
+DATA = smdp.Trajectories(TS[jnp.array([0, 2])], jnp.asarray(np.stack([STARTS, ENDS], 1), "float32"))
+SEEN = np.array([0.1, 1.4, -0.9])
+
+
+def refine(samples, x_end=SEEN, sde=SDE, ts=TS, data=DATA, key=KEY, **how):
+    samples, x_end = (
+        jax.tree.map(lambda v: jnp.asarray(v, "float32"), v) for v in (samples, x_end)
+    )
+    return smdp.refine(sde, samples, x_end, ts, data, key=key, **how)
+
+
+def posterior():
+    """Mean and covariance of the past of ``SEEN``, by the moments that the data have."""
+    miss = ENDS - GAIN * STARTS
+    c, r, j = np.cov(STARTS.T), np.cov(miss.T), np.diag(GAIN)
+    gain = c @ j @ np.linalg.inv(j @ c @ j + r)
+    mean = STARTS.mean(0) + gain @ (SEEN - miss.mean(0) - j @ STARTS.mean(0))
+    return mean, c - gain @ j @ c, c, r
+
+
+def assert_posterior(samples):
+    """Means and covariances within 5 standard errors: one in a hundred thousand is refused."""
+    mean, covariance, *_ = posterior()
+    found, n = np.asarray(samples, float), len(samples)
+    spread = np.sqrt(np.diag(covariance))
+    assert (np.abs(found.mean(0) - mean) < 5 * spread / np.sqrt(n)).all()
+    error = np.abs(np.cov(found.T) - covariance) / np.outer(spread, spread)
+    assert error.max() < 5 * np.sqrt(2 / n)
+
+
+@pytest.mark.parametrize(("step", "rounds"), [(0.05, 1), (0.3, 2), (1.0, 1)])
+def test_samples_of_the_posterior_stay_such(step, rounds):
+    mean, covariance, _, r = posterior()
+    exact = np.random.default_rng(2).multivariate_normal(mean, covariance, 8000)
+    found = refine(exact, step=step, rounds=rounds)
+    assert_posterior(found.samples)
+    left = SEEN - (ENDS - GAIN * STARTS).mean(0) - GAIN * mean
+    second = np.outer(left, left) + GAIN[:, None] * covariance * GAIN
+    np.testing.assert_allclose(
+        found.misfit.mean(), np.trace(second @ np.linalg.inv(r)) / 3, rtol=0.05
+    )
+
+
+def test_draws_of_the_prior_become_samples_in_one_whole_step():
+    draws = np.random.default_rng(3).multivariate_normal(STARTS.mean(0), np.cov(STARTS.T), 8000)
+    assert_posterior(refine(draws, step=1.0, rounds=1).samples)
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_wrong_samples_come_nearer_by_the_closed_form(rounds):
+    """In modes of C^-1 and J R^-1 J the mean's error shrinks by a / (1 + l + a) in every round."""
+    mean, _, c, r = posterior()
+    a, off = 1 / 0.2 - 1, np.array([3.0, -2.0, 1.0])
+    told = np.diag(GAIN) @ np.linalg.inv(r) @ np.diag(GAIN)
+    shrink = a * np.linalg.inv((1 + a) * np.eye(3) + c @ told)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = refine(np.tile(mean + off, (4000, 1)), step=0.2, rounds=rounds).samples
+    want = mean + np.linalg.matrix_power(shrink, rounds) @ off
+    assert (np.abs(np.asarray(found).mean(0) - want) < 5 * np.sqrt(np.diag(c) / 4000)).all()
+
+
+def test_few_directions_leave_the_others_alone():
+    found = np.asarray(refine(np.tile(SEEN, (5, 1)), directions=1).samples)
+    moved = found - SEEN
+    first = np.linalg.svd(STARTS - STARTS.mean(0))[2][0]
+    assert np.abs(moved @ first).max() > 0.1
+    np.testing.assert_allclose(moved, np.outer(moved @ first, first), atol=1e-5)
+
+
+# A process that is not linear -------------------------------------------------------------------
+
+CUBIC = smdp.SDE(lambda t, x, args: -args * x**3, diffusion=0.02)
+GRID = jnp.linspace(0.0, 1.0, 21)
+
+
+def test_a_nonlinear_past_against_a_grid():
+    """Posterior of a start N(0, 1) that decays by its cube, by quadrature over all starts."""
+    x0 = jax.random.normal(jax.random.key(1), (1000, 1))
+    data = smdp.simulate(CUBIC, x0, GRID, key=jax.random.key(2), args=2.0)
+    how = {"sde": CUBIC, "ts": GRID, "data": data, "args": 2.0}
+    found = refine(x0[:800], jnp.array([0.3]), **how, step=0.5, rounds=3, substeps=4)
+    x = np.linspace(-4, 4, 4001)
+    ends = x / np.sqrt(1 + 4 * x**2)
+    noise = np.asarray(data.xs[:, -1, 0] - x0[:, 0] / np.sqrt(1 + 4 * x0[:, 0] ** 2))
+    weights = np.exp(-((0.3 - noise.mean() - ends) ** 2) / 2 / noise.var() - x**2 / 2)
+    weights /= weights.sum()
+    mean = weights @ x
+    spread = np.sqrt(weights @ (x - mean) ** 2)
+    samples = np.asarray(found.samples)[:, 0]
+    assert abs(np.mean(samples) - mean) < 0.15 * spread
+    assert 0.85 < np.std(samples) / spread < 1.15
+    assert np.median(found.misfit) < 2 < np.median(found.misfit_before)
+
+
+# How it is asked --------------------------------------------------------------------------------
+
+
+def test_batches_and_chunks_are_what_each_is_alone():
+    """Of two end states with conditions of their own, in trees."""
+    sde = smdp.SDE(lambda t, x, args: {"u": -args * x["u"]}, diffusion=0.1)
+    starts = {"u": jnp.asarray(rng.normal(size=(60, 2)), "float32")}
+    rates = jnp.asarray(rng.uniform(0.5, 2.0, 60), "float32")
+    data = smdp.simulate(sde, starts, TS, key=KEY, args=rates, args_axes=0)
+    samples = {"u": jnp.asarray(rng.normal(size=(2, 5, 2)), "float32")}
+    ends = {"u": jnp.array([[0.2, 0.1], [-0.3, 0.4]])}
+    how = {"sde": sde, "data": data, "rounds": 1}
+    both = refine(samples, ends, args=rates[:2], args_axes=0, batch_axes=1, chunk_size=3, **how)
+    assert both.samples["u"].shape == (2, 5, 2)
+    assert both.misfit.shape == both.misfit_before.shape == (2, 5)
+    pick = lambda tree, i: jax.tree.map(lambda v: v[i], tree)
+    first = refine(pick(samples, 0), pick(ends, 0), args=rates[0], **how)
+    np.testing.assert_allclose(both.samples["u"][0], first.samples["u"], rtol=1e-4, atol=1e-5)
+    moved = refine(samples, ends, args=rates[:2], args_axes=0, batch_axes=1, **how)
+    np.testing.assert_allclose(both.samples["u"], moved.samples["u"], rtol=1e-4, atol=1e-5)
+
+
+def test_calls_may_be_mapped_and_compiled():
+    samples = np.tile(SEEN, (4, 1))
+    keys = jax.random.split(KEY, 2)
+    many = jax.jit(jax.vmap(lambda key: refine(samples, key=key).samples))(keys)
+    np.testing.assert_allclose(many[1], refine(samples, key=keys[1]).samples, rtol=1e-4, atol=1e-4)
+
+
+# What is said ------------------------------------------------------------------------------------
+
+
+def test_starts_that_are_not_gaussian_are_told():
+    two = np.sign(STARTS - STARTS.mean(0))
+    data = smdp.Trajectories(DATA.ts, jnp.stack([jnp.asarray(two, "float32"), DATA.xs[:, 1]], 1))
+    with pytest.warns(UserWarning, match=r"are not: the mean size of a component is .* not 0.80"):
+        refine(np.tile(SEEN, (4, 1)), data=data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refine(np.tile(SEEN, (4, 1)))
+
+
+def test_samples_that_still_miss_are_told():
+    with pytest.warns(UserWarning, match=r"4 of 4 samples still miss the end state"):
+        refine(np.tile(SEEN, (4, 1)), 50 * SEEN)
+
+
+ONE = np.zeros((4, 3))
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"samples": np.zeros(3)}, "samples must have the shape"),
+        ({"samples": np.zeros((4, 2))}, r"samples must have the shape .* got \[\(4, 2\)\]"),
+        ({"batch_axes": 1}, "samples must have the shape"),
+        ({"batch_axes": -1}, "batch_axes must be at least 0, got -1"),
+        ({"step": 0.0}, r"step must be in \(0, 1\], got 0.0"),
+        ({"rounds": 0}, "rounds must be at least 1, got 0"),
+        ({"directions": 2.5}, "directions must be an int of at least 1, got 2.5"),
+        ({"x_end": np.array([0.0, np.nan, 0.0])}, r"x_end must be finite, got x_end\[1\]=nan"),
+        ({"ts": jnp.array([0.0, 1.0])}, r"ts\[-1\] must be one of the data's ts, got 1"),
+        ({"data": DATA[:2]}, "data must hold at least 3 paths, got 2"),
+        ({"sde": smdp.SDE(lambda t, x, args: -x, diffusion=None)}, "positive, got None"),
+        ({"sde": smdp.SDE(lambda t, x, args: x**9 * 1e30, diffusion=1.0)}, "must be finite from"),
+        ({"key": 3}, "key must be one PRNG key"),
+        ({"args_axes": 1}, "args_axes must be one of"),
+    ],
+)
+def test_refused(given, match):
+    with pytest.raises(ValueError, match=match):
+        refine(**{"samples": ONE, **given})
+
+
+def test_data_of_another_kind_are_refused():
+    with pytest.raises(TypeError, match="data must be Trajectories"):
+        refine(ONE, data=STARTS)
+    with pytest.raises(ValueError, match="x_end must be like the data's states"):
+        refine(ONE, data=smdp.Trajectories(DATA.ts, DATA.xs[..., :2]))
