@@ -76,7 +76,7 @@ def test_network_that_returns_another_shape():
         def __call__(self, t, x, args):
             return self.param("a", nn.initializers.ones, ()) * x[0]
 
-    with pytest.raises(ValueError, match=re.escape("(1,)")):
+    with pytest.raises(ValueError, match=re.escape("a state like float32[1], got float32[]")):
         fit(model=Wrong())
 
 
