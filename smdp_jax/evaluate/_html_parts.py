@@ -128,8 +128,9 @@ def metrics_table(rows: Sequence[Any]) -> str:
     )
 
 
-def figure(png: bytes, caption: str, alt: str = "") -> str:
-    """A PNG inside the page, at its size in inches, with its caption."""
+def figure(drawn: SavesFigure | bytes, caption: str, alt: str = "") -> str:
+    """A figure or PNG inside the page, at its size in inches, with its caption."""
+    png = drawn if isinstance(drawn, bytes) else figure_png(drawn)
     if not png.startswith(_PNG_SIGNATURE):
         raise ValueError(f"a figure must be a PNG, got bytes that start with {png[:8]!r}")
     # CSS counts 96 pixels per inch, the file PNG_DPI.

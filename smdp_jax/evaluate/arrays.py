@@ -44,16 +44,26 @@ def check_same_shape(**arrays: Any) -> None:
     """Check that named arrays have the shape of the first."""
     (first, reference), *others = arrays.items()
     for name, array in others:
-        if array.shape != (want := reference.shape):
-            raise ValueError(f"{name} must have the shape of {first}, {want}, got {array.shape}")
+        check_shape(name, array, reference.shape, f", the shape of {first}")
 
 
-def check_none_lost(**arrays: Any) -> None:
-    """Check that named arrays are finite, if they can be looked at."""
+def check_none_lost(axes: int = 0, **arrays: Any) -> None:
+    """Check that named arrays are finite, if they can be looked at; with axes of cases, in which.
+
+    A lost draw has no rank: NaN compares false, and would count as above the truth in every case.
+    """
     for name, array in arrays.items():
-        if concrete(array) and (lost := int((~np.isfinite(np.asarray(array))).sum())):
-            said = f"{name} must be finite, got {lost} lost of {array.size} entries"
-            raise ValueError(f"{said}: leave lost paths out, and say how many there were")
+        lost = np.asarray(~np.isfinite(np.asarray(array) if concrete(array) else 0))
+        if not lost.any():
+            continue
+        where = "entries"
+        if axes:
+            lost = np.any(lost.reshape(*lost.shape[:axes], -1), axis=-1)
+            cases = np.flatnonzero(lost.reshape(len(lost), -1).any(axis=-1))
+            shown = ", ".join(map(str, cases[:8])) + ", ..." * (cases.size > 8)
+            where = f"in {cases.size} of {len(lost)} cases ({shown})"
+        said = f"{name} must be finite, got {lost.sum()} lost of {lost.size} {where}"
+        raise ValueError(f"{said}: mend the sampler, or leave them out and say how many")
 
 
 def check_entries(interval: str, **arrays: Any) -> None:
@@ -101,22 +111,9 @@ def as_cases(truths: Any, samples: Any) -> tuple[jax.Array, jax.Array]:
     """Truths (cases, *state) and samples (cases, draws, *state) as finite floats."""
     _check_draws(samples, truths, 1)
     truths, samples = as_float("truths", truths), as_float("samples", samples)
-    _check_finite_cases("truths", truths, 1)
-    _check_finite_cases("samples", samples, 2)
+    check_none_lost(1, truths=truths)
+    check_none_lost(2, samples=samples)
     return truths, samples
-
-
-def _check_finite_cases(name: str, values: jax.Array, axes: int) -> None:
-    """Refuse lost draws, which have no rank (NaN counts as above all), and say in which cases."""
-    if not concrete(values) or np.isfinite(np.asarray(values)).all():
-        return
-    lost = np.any(~np.isfinite(values).reshape(*values.shape[:axes], -1), axis=-1)
-    cases = np.flatnonzero(lost.reshape(len(lost), -1).any(axis=-1))
-    shown = ", ".join(map(str, cases[:8])) + (", ..." if cases.size > 8 else "")
-    raise ValueError(
-        f"{name} must be finite, got {lost.sum()} lost of {lost.size} in {cases.size} of "
-        f"{len(lost)} cases ({shown}): mend the sampler, or leave these cases out and say so"
-    )
 
 
 def as_levels(levels: Any) -> jax.Array:

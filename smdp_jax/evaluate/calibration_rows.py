@@ -83,7 +83,9 @@ def ranked(
     if not isinstance(true, Mapping) or any(jnp.ndim(value) != 1 for value in true.values()):
         got = jax.tree.map(lambda x: jnp.shape(x)[1:], true)
         raise ValueError(f"observables must return a mapping of names to numbers, got {got}")
-    constant = tuple(name for name, values in true.items() if _is_constant(np.asarray(values)))
+    # Up to rounding of the largest.
+    alike = lambda x: x.size > 0 and np.ptp(x) <= 1e-6 * np.abs(x).max()
+    constant = tuple(name for name, values in true.items() if alike(np.asarray(values)))
     names = tuple(name for name in true if name not in constant)
     if cases and not names:
         raise ValueError("test_paths must start from states that differ, got one state in all")
@@ -104,11 +106,6 @@ def ranked(
         found["sbc_p"] = np.asarray(uniformity_test(ranks, draws).p_value)
         found["tarp_p"] = float(uniformity_test(tarp, draws).p_value)
     return found | {"sbc_ranks": np.asarray(ranks), "tarp_ranks": np.asarray(tarp)}
-
-
-def _is_constant(values: np.ndarray) -> bool:
-    """Whether true starts agree in a number, up to rounding of the largest."""
-    return bool(np.ptp(values) <= 1e-6 * np.abs(values).max()) if values.size else False
 
 
 def crps(truths: State, used: np.ndarray, samples: State) -> dict[str, Ratio]:

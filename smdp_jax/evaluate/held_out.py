@@ -86,8 +86,9 @@ def calibration_report(
         paths that are no Trajectories, and whatever `sample_posterior` refuses.
     """
     nominal = as_levels(np.asarray(levels, np.float32))
-    (draws,) = check_positive(num_samples=num_samples)
-    _check(sde, test_paths, draws, key, sampling, drawn)
+    least = MIN_DRAWS if drawn is None else 1
+    (draws,) = check_positive(least=least, num_samples=num_samples)
+    _check(sde, test_paths, key, sampling)
     keys = jax.random.split(key, 4)
     truths, ends = (jax.tree.map(lambda x, i=i: x[:, i], test_paths.xs) for i in (0, -1))
     if drawn is None:
@@ -124,9 +125,7 @@ def calibration_report(
     )
 
 
-def _check(
-    sde: SDE, paths: Any, draws: int, key: Any, sampling: Mapping[str, Any], drawn: Any
-) -> None:
+def _check(sde: SDE, paths: Any, key: Any, sampling: Mapping[str, Any]) -> None:
     check_kind("test_paths", paths, "Trajectories(ts, xs)", "ts", "xs", "args_axes")
     check_time_grid(paths.ts, sde)
     paths.check()
@@ -135,8 +134,6 @@ def _check(
         raise ValueError(f"sampling must leave {decided} to the report, got them from the caller")
     held_out = "held-out paths, to tell a right posterior from a wrong one"
     check_holds("test_paths", paths.num_samples, MIN_CASES, held_out)
-    if drawn is None:
-        check_positive(least=MIN_DRAWS, num_samples=draws)
 
 
 def _check_drawn(samples: Any, truths: State) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from smdp_jax.checks import check_choice, check_within
 from smdp_jax.evaluate import _html_parts as parts
-from smdp_jax.evaluate._html_parts import SavesFigure, figure_png
+from smdp_jax.evaluate._html_parts import SavesFigure
 from smdp_jax.files import write_atomically
 
 
@@ -151,11 +151,6 @@ class Section:
     figures: Sequence[ReportFigure] = ()
 
 
-def _figure(item: ReportFigure) -> str:
-    png = item.figure if isinstance(item.figure, bytes) else figure_png(item.figure)
-    return parts.figure(png, item.caption, item.alt)
-
-
 def _status(metrics: Sequence[Metric], lost_paths: tuple[int, int] | None) -> str:
     """What a reader should know before the first figure; "" where nothing is judged."""
     judged = [row.met for row in metrics if row.met is not None]
@@ -171,7 +166,7 @@ def _section(index: int, section: Section) -> str:
         f"<h2>{parts.text(section.title)}</h2>",
         parts.paragraphs(section.text),
         parts.metrics_table(section.metrics),
-        *(_figure(figure) for figure in section.figures),
+        *(parts.figure(item.figure, item.caption, item.alt) for item in section.figures),
         "</section>",
     ]
     return "\n".join(body)

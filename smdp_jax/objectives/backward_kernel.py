@@ -26,9 +26,8 @@ from smdp_jax.scores.kernel_step import residual, shown
 from smdp_jax.scores.leftover import miss_of, noise_left, trusted
 from smdp_jax.scores.moments import Base, check_base
 from smdp_jax.scores.ranks import calibrated
-from smdp_jax.scores.state_noise import StateNoise
 from smdp_jax.scores.tables import KernelTables, with_input_noise
-from smdp_jax.sde import SDE, Scalar, State
+from smdp_jax.sde import SDE, Scalar
 from smdp_jax.trajectories import Trajectories
 
 _FEW_ENTRIES = 16
@@ -150,7 +149,10 @@ class BackwardKernel(Objective):
         def back(x: Any, n: Any) -> tuple[Any, Scalar]:
             earlier = jax.tree.map(lambda v: v[n], window.xs)
             left, noise = residual(learned, first + n, earlier, x, window.args)
-            miss = _surprise(left, noise)
+            square = mean_square(noise.over(left))
+            entries = sum(leaf.size for leaf in jax.tree.leaves(left))
+            # Twice the negative log likelihood per entry, up to a constant.
+            miss = square + 2 * noise.log_determinant().astype(square.dtype) / entries
             missed = miss / (steps - n).astype(miss.dtype)
             return learned.mean(first + n, x, window.args), missed
 
@@ -161,10 +163,3 @@ class BackwardKernel(Objective):
 
 def _entries(data: Trajectories) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(data.at(0, 0)))
-
-
-def _surprise(left: State, noise: StateNoise) -> Scalar:
-    """Twice the negative log likelihood of what is left, per entry and up to a constant."""
-    square = mean_square(noise.over(left))
-    entries = sum(leaf.size for leaf in jax.tree.leaves(left))
-    return square + 2 * noise.log_determinant().astype(square.dtype) / entries

@@ -4,16 +4,16 @@
 
 on a staggered grid of the unit torus, P the pressure projection. jax-cfd 0.2.1 (Kochkov et al.
 2021) is no longer maintained. What is used of it is public, and looked up by name, on first use, in
-``library``; ``canary`` tries every such call and names those that broke. Its helper for adding a
-forcing calls ``jax.tree_map``, which JAX removed, so the terms are added here. States go in and
-come out as plain arrays on the unit torus; axis 0 is x, axis 1 is y.
+``library`` (a test tries every such call). Its helper for adding a forcing calls ``jax.tree_map``,
+which JAX removed, so the terms are added here. States go in and come out as plain arrays on the
+unit torus; axis 0 is x, axis 1 is y.
 """
 
 import contextlib
 import functools
 import importlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,31 +107,6 @@ def projected(u: Field, v: Field) -> tuple[Field, Field]:
         solve = library("base.pressure.solve_fast_diag")
         right, upper = library("base.pressure.projection")(face_velocity(u, v), solve)
         return right.data.astype(u.dtype), upper.data.astype(v.dtype)
-
-
-def canary() -> dict[str, str]:
-    """Try every call of jax-cfd that the adapter makes."""
-    square, modes = jnp.ones((4, 4)), jnp.fft.rfft2(jnp.ones((4, 4)))
-    flow = lambda: library("spectral.equations.NavierStokes2D")(0.1, _torus(4, 2), smooth=None)
-    trials: dict[str, Callable[[Any], Any]] = {
-        "base.grids.Grid": lambda f: f((4, 4), domain=((0.0, 1.0),) * 2),
-        "base.boundaries.periodic_boundary_conditions": lambda f: f(2),
-        "base.grids.GridVariable": lambda f: face_velocity(square, square),
-        "base.advection.convect_linear": lambda f: f(face_velocity(square, square)),
-        "base.diffusion.diffuse": lambda f: f(face_velocity(square, square)[0], 0.1),
-        "base.pressure.solve_fast_diag": lambda f: f(face_velocity(square, square)),
-        "base.pressure.projection": lambda f: f(face_velocity(square, square)),
-        "spectral.equations.NavierStokes2D": lambda f: flow().explicit_terms(modes),
-        "spectral.time_stepping.crank_nicolson_rk4": lambda f: f(flow(), 0.1)(modes),
-    }
-    broken = {}
-    for name, trial in trials.items():
-        try:
-            with lenient():
-                trial(library(name))
-        except Exception as error:  # whatever a foreign library raises is the report
-            broken[f"jax_cfd.{name}"] = f"{type(error).__name__}: {error}"
-    return broken
 
 
 def _torus(size: int, axes: int) -> Any:

@@ -217,7 +217,7 @@ def test_bad_inputs(untyped):
     for given, options, message in [
         (few, {}, "test_paths must hold at least 20 held-out paths, .*, got 7"),
         (data, {"num_samples": 4}, "num_samples must be at least 9, got 4"),
-        (data, {"num_samples": 0}, "num_samples must be at least 1, got 0"),
+        (data, {"num_samples": 0}, "num_samples must be at least 9, got 0"),
         (data, {"levels": (0.5, 1.2)}, r"levels must be in \[0, 1\], got"),
         (data, {"save": "all"}, r"must leave \['save'\] to the report"),
         (same, {"drawn": drawn}, "must start from states that differ"),

@@ -43,7 +43,7 @@ def test_ssim_of_constant_fields_in_closed_form():
 
 def test_ssim_bad_inputs():
     ones = jnp.ones((12, 12))
-    with pytest.raises(ValueError, match="x must have the shape of y"):
+    with pytest.raises(ValueError, match=r"x must have .*, the shape of y"):
         evaluate.ssim(ones, ones[:11])
     with pytest.raises(ValueError, match="at least 11 points"):
         evaluate.ssim(ones[:10], ones[:10])

@@ -66,7 +66,7 @@ def test_weighted_score_error_of_large_scores_does_not_overflow() -> None:
 
 def test_weighted_score_error_bad_inputs() -> None:
     ones = jnp.ones((4, 2))
-    with pytest.raises(ValueError, match="score must have the shape of reference_score"):
+    with pytest.raises(ValueError, match=r"score must have .*, the shape of reference_score"):
         evaluate.weighted_score_error(jnp.ones((3, 2)), ones)
     with pytest.raises(ValueError, match="one per point"):
         evaluate.weighted_score_error(ones, ones, jnp.ones(2))
@@ -110,7 +110,7 @@ def test_errors_share_their_manners(metric) -> None:
     for at, lost in ((4, np.nan), (0, -np.inf)):
         blown_up = estimate.copy()
         blown_up[at, 1] = lost
-        with pytest.raises(ValueError, match=r"must be finite, got 1 lost of 15 entries: leave"):
+        with pytest.raises(ValueError, match=r"must be finite, got 1 lost of 15 entries: mend"):
             metric(blown_up, truth)
         assert not jnp.isfinite(jax.jit(metric)(blown_up, truth))
     batched = jax.vmap(metric)(estimate, truth)
@@ -119,7 +119,7 @@ def test_errors_share_their_manners(metric) -> None:
     shift = jnp.zeros_like(gradient).at[1, 2].set(1e-2)
     difference = metric(estimate + shift, truth) - metric(estimate - shift, truth)
     np.testing.assert_allclose(gradient[1, 2], difference / 2e-2, rtol=2e-2, atol=1e-4)
-    with pytest.raises(ValueError, match=r"\(5, 3\), got \(5, 2\)"):
+    with pytest.raises(ValueError, match=r"\(5, 3\), .* got \(5, 2\)"):
         metric(jnp.asarray(estimate)[:, :2], jnp.asarray(truth))
 
 

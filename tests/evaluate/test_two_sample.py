@@ -66,7 +66,7 @@ def test_bad_inputs():
     key = jax.random.key(0)
     with pytest.raises(
         ValueError,
-        match=r"shape of samples, \(150, 2, 2\), got \(149, 2, 2\)",
+        match=r"\(150, 2, 2\), the shape of samples, got \(149, 2, 2\)",
     ):
         evaluate.c2st(x, y[1:], key=key)
     with pytest.raises(ValueError, match="at least 50 draws, got 49"):

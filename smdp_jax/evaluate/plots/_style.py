@@ -208,16 +208,16 @@ def log_y(axes: Axes, values: np.ndarray) -> None:
 def array(
     name: str, value: Any, ndim: int | Sequence[int], shape: tuple[int | None, ...] = ()
 ) -> np.ndarray:
-    """A numpy copy of an array with the expected number of axes, and shape (None: any length)."""
+    """A numpy copy of an array with so many axes, the last ones of a shape (None: any length)."""
     value = np.asarray(value, dtype=np.float64)
     allowed = (ndim,) if isinstance(ndim, int) else tuple(ndim)
     if value.ndim not in allowed:
         wanted = " or ".join(map(str, allowed))
         raise ValueError(f"{name} must have {wanted} axes, got shape {value.shape}")
     check_holds(name, value.size, 1, "number")
-    if shape:
-        pairs = zip(shape, value.shape, strict=True)
-        check_shape(name, value, tuple(has if wants is None else wants for wants, has in pairs))
+    before = value.ndim - len(shape)
+    pairs = zip(value.shape, (None,) * before + shape, strict=True)
+    check_shape(name, value, tuple(has if wants is None else wants for has, wants in pairs))
     return value
 
 

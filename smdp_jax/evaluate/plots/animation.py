@@ -135,7 +135,7 @@ def posterior_animation(
         raise ValueError(f"{said}, got a dict of {list(states)}")
     many = style.array("paths", states, (3, 4))
     truth = style.array("truth", truth, many.ndim - 1, (len(ts), *many.shape[2:]))
-    check_shape("paths", many, (len(many), *truth.shape))
+    many = style.array("paths", many, many.ndim, truth.shape)
     if many.ndim == 4:
         shown = {f"sample {i + 1}": path[::-1] for i, path in enumerate(many[:3])}
         fields = {"end state": truth[-1], **shown, "truth": truth[::-1]}

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from smdp_jax.checks import check_holds, check_positive, check_shape
+from smdp_jax.checks import check_holds, check_positive
 from smdp_jax.evaluate.plots import _style as style
 from smdp_jax.evaluate.plots._style import ArrayND
 
@@ -57,17 +57,16 @@ def field_panel(
     check_positive(max_samples=max_samples)
     truth = style.array("truth", truth, 2)
     samples = style.array("samples", samples, 3, (None, *truth.shape))[:max_samples]
-    top = [(truth, "True initial state"), (np.asarray(end_state), "Observed end state")]
+    fit = lambda values, title: (style.array(title.lower(), values, 2, truth.shape), title)
+    top = [(truth, "True initial state"), fit(end_state, "Observed end state")]
     top += [(sample, f"Sample {index + 1}") for index, sample in enumerate(samples)]
     means, spreads = (
-        [(np.asarray(values), title) for values, title in pairs if values is not None]
+        [fit(*pair) for pair in pairs if pair[0] is not None]
         for pairs in (
             ((mean, "Mean of samples"), (exact_mean, "Exact mean")),
             ((std, "Std of samples"), (exact_std, "Exact std")),
         )
     )
-    for values, title in (*top, *means, *spreads):
-        check_shape(title.lower(), values, truth.shape)
     means.append((np.asarray(mean) - truth, "Mean − true"))
     limit = style.robust_limit(*(values for values, _ in top + means), percent=99.8)
     largest = style.robust_limit(*(values for values, _ in spreads), percent=99.8)
@@ -136,8 +135,7 @@ def power_spectra(
     axes = figure.subplots()
     others = [name for name in spectra if name != truth]
     for name, given in spectra.items():
-        values = style.array(name, given, (1, 2))
-        check_shape(name, values, (*values.shape[:-1], ks.size))
+        values = style.array(name, given, (1, 2), ks.shape)
         cycle = others.index(name) % len(style.SERIES) if name in others else 0
         color = style.SERIES[cycle] if name in others else style.EXACT
         dash = style.DASHES[(cycle + 1) % len(style.DASHES)] if name in others else "-"

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from smdp_jax.checks import check_shape
 from smdp_jax.evaluate.plots import _style as style
 from smdp_jax.evaluate.plots._style import ArrayND
 
@@ -38,10 +37,12 @@ def profiles(
         Two panels.
     """
     points = style.array("points", points, 1)
-    samples = style.array("samples", samples, 2)
+    samples = style.array("samples", samples, 2, points.shape)
     sample_ends = style.array("sample_ends", sample_ends, 2, samples.shape)
-    for name, values in (("truth", truth), ("end_state", end_state), ("samples", samples[0])):
-        check_shape(name, np.asarray(values), points.shape)
+    truth, end_state = (
+        style.array(name, values, 1, points.shape)
+        for name, values in (("truth", truth), ("end_state", end_state))
+    )
     figure = style.new_figure(9.0, 3.3)
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, many, exact, title in (
@@ -49,12 +50,12 @@ def profiles(
         (right, sample_ends, end_state, "End state"),
     ):
         style.sample_lines(axes, points, many)
-        axes.plot(points, np.asarray(exact), color=style.EXACT, label="true / observed")
+        axes.plot(points, exact, color=style.EXACT, label="true / observed")
         axes.set(title=title, xlabel="position")
         axes.grid(True)
         axes.margins(x=0)
     # A flow that has left the data must not hide the rest.
-    bounds = np.concatenate([np.asarray(truth), np.asarray(end_state), samples.ravel()])
+    bounds = np.concatenate([truth, end_state, samples.ravel()])
     bounds = bounds[np.isfinite(bounds)]
     margin = 0.15 * max(float(np.ptp(bounds)), 1e-12)
     low, high = bounds.min() - margin, bounds.max() + margin
