@@ -82,10 +82,9 @@ def guided_posterior(
         The process; its simulation without noise is differentiated at every step of the diffusion.
     x_end, ts : pytree, array (times,)
         Observed state at ``ts[-1]``, unbatched; increasing times of the simulation.
-    num_samples, key
-        How many samples, and the noise of their diffusion.
-    spread : number or pytree
-        Spread of the end given the start, in units of the state; see `end_spread`.
+    num_samples, key, spread
+        How many samples; the noise of their diffusion; spread of the end given the start, in units
+        of the state, a number or a pytree, see `end_spread`.
     scale, normalised : number, bool
         Strength of the guidance, best searched (`search_scale`); whether the push is divided by the
         size of the miss: where the noise is small, nothing else is stable.

@@ -82,11 +82,9 @@ def tarp_ranks(
     ----------
     truths, samples
         As for `sbc_ranks`.
-    key : key
-        Draws the references and breaks ties.
-    references : array or None
-        Reference points, shape (cases, *state), chosen without looking at truth or samples; by
-        default uniform in the box that holds all truths.
+    key, references : key, array or None
+        Draws the references and breaks ties; reference points, shape (cases, *state), chosen
+        without looking at truth or samples, by default uniform in the box that holds all truths.
 
     Returns
     -------
@@ -211,10 +209,9 @@ def expected_coverage(
 
     Parameters
     ----------
-    ranks, num_draws
-        From `tarp_ranks`, shape (cases,), and the posterior draws per case, L.
-    levels : array
-        Credibility levels in [0, 1], shape (levels,).
+    ranks, num_draws, levels
+        From `tarp_ranks`, shape (cases,); posterior draws per case, L; credibility levels in
+        [0, 1], shape (levels,).
 
     Returns
     -------

@@ -103,7 +103,8 @@ def calibration_report(
     chosen = jax.tree.map(lambda x: jnp.asarray(x)[used[:, None], order], samples)
     own = test_paths.args if test_paths.args_axes == 0 else None
     left, left_ends, args = jax.tree.map(lambda x: jnp.asarray(x)[used], (truths, ends, own))
-    chunk = sampling.get("chunk_size")
+    seen = left, chosen, left_ends, args
+    how = dict(simulator or {}), sampling.get("chunk_size")
     return CalibrationReport(
         cases=cases,
         num_samples=draws,
@@ -114,14 +115,7 @@ def calibration_report(
         **rows.coverage(left, chosen, nominal, keys[3]),
         **rows.ranked(observables, left, chosen, keys[1], keys[2]),
         crps=rows.crps(truths, used, chosen),
-        reconstruction=rows.reconstruction(
-            sde,
-            test_paths.ts,
-            (left, chosen, left_ends, args),
-            test_paths.args,
-            dict(simulator or {}),
-            chunk,
-        ),
+        reconstruction=rows.reconstruction(sde, test_paths.ts, seen, test_paths.args, *how),
     )
 
 

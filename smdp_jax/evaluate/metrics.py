@@ -59,10 +59,8 @@ def hit_shares(x0: Real[AnyArray, "*_paths"], tolerance: float = 0.1) -> HitShar
     check_within("(0, 1]", tolerance=tolerance)
     x0 = as_float("x0", x0)
     check_holds("x0", x0.size, 1, "path")
-    return HitShares(
-        plus=jnp.mean(jnp.abs(x0 - 1) < tolerance, dtype=x0.dtype),
-        minus=jnp.mean(jnp.abs(x0 + 1) < tolerance, dtype=x0.dtype),
-    )
+    share = lambda start: jnp.mean(jnp.abs(x0 - start) < tolerance, dtype=x0.dtype)
+    return HitShares(plus=share(1), minus=share(-1))
 
 
 def posterior_hit_metric(x0: Real[AnyArray, "*_paths"], tolerance: float = 0.1) -> Number:
@@ -100,8 +98,7 @@ def weighted_score_error(
     Parameters
     ----------
     score, reference_score : array
-        Learned and exact score at the same points, shape (points, *state), in 1 / units of the
-        state.
+        Learned and exact score at the same points, (points, *state), in 1 / units of the state.
     weights : array or None
         Shape (points,), non-negative, of any normalisation: density times quadrature weight where
         the points are a grid; None where the points are samples of the density itself.
@@ -270,6 +267,5 @@ def reached_times(
     check_shape("paths without points", paths[..., 0], want, ", one entry per time of ts")
     limits = limits.reshape((1,) * (paths.ndim - 2) + limits.shape)
     outside = ~(jnp.max(jnp.abs(paths), axis=-1) <= limits)[..., :-1]  # as NaN is
-    indices = jnp.arange(ts.shape[0] - 1)
-    last = jnp.max(jnp.where(outside, indices.reshape((1,) * (outside.ndim - 1) + (-1,)), -1), -1)
-    return ts[last + 1]
+    indices = jnp.arange(ts.shape[0] - 1).reshape((1,) * (outside.ndim - 1) + (-1,))
+    return ts[jnp.max(jnp.where(outside, indices, -1), -1) + 1]

@@ -172,10 +172,9 @@ def score_sampler(
         states (cases, *state).
     path, task
         As for `read_task`.
-    key : PRNG key
-        Handed on to the sampler, and for ties, references and folds.
-    num_samples : int
-        Samples for each case, at least 9.
+    key, num_samples : PRNG key, int
+        Handed on to the sampler, and for ties, references and folds; samples for each case, at
+        least 9.
     observables : callable, optional
         Numbers by name of one state, that ranks and the classifier see; default as the task says.
 

@@ -97,9 +97,8 @@ def _test(both: Array, key: Array, folds: int, permutations: int, level: float) 
     kernel = _kernel(rows)
     count = rows.shape[0]
     own = jnp.where(jnp.arange(count) < count // 2, 1.0, -1.0).astype(rows.dtype)
-    drawn = jax.vmap(lambda k: jax.random.permutation(k, own))(
-        jax.random.split(k_labels, permutations)
-    )
+    keys = jax.random.split(k_labels, permutations)
+    drawn = jax.vmap(lambda k: jax.random.permutation(k, own))(keys)
     labels = jnp.concatenate([own[None], drawn]).T
     fold = jax.random.permutation(k_folds, jnp.arange(count) % folds)
 

@@ -94,14 +94,9 @@ def for_fields(data: Trajectories | TrajectoryStream | Iterable[Trajectories]) -
     channels = 32 if cells <= 1024 else 24 if cells <= 4096 else 16
     if number < _FEW_PATHS:
         channels = max(channels // 2, 8)
-    return DilatedResNet(
-        dims=axes,
-        channels=channels,
-        blocks=2,
-        padding="periodic" if periodic else "reflect",
-        coordinates=not alike,
-        conditions=seen,
-    )
+    padding = "periodic" if periodic else "reflect"
+    how |= {"dims": axes, "channels": channels, "padding": padding, "coordinates": not alike}
+    return DilatedResNet(blocks=2, **how)
 
 
 def _first(data: Any) -> Trajectories:
@@ -112,10 +107,9 @@ def _first(data: Any) -> Trajectories:
 
 def _on_one_grid(x: Any, axes: int) -> bool:
     try:
-        cell_grid(x, axes)
+        return bool(cell_grid(x, axes))
     except ValueError:
         return False
-    return True
 
 
 def _seen(data: Trajectories) -> Conditions:

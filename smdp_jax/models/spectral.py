@@ -69,13 +69,11 @@ class SpectralPreconditioned(nn.Module):
         C: a `Spectrum`, or any hashable function of a scalar t that returns a pytree like the
         state with leaves (*grid[:-1], grid[-1] // 2 + 1), positive, in the units of x². Where the
         process is linear and Gaussian the closed form can be given.
-    spectral_gain : bool
-        Learn the factor m(|k|, t) as well (one per leaf); without it m = 1. It lets a correction
-        per wavenumber be found quickly, as training on windows with finite steps asks for.
-    see_state : bool
-        Show x to the network beside y, divided by its root mean square at that time: y is white,
-        and hides the large scales among the small ones. N is then called with conditions
-        `(args, x / rms)` instead of `args`.
+    spectral_gain, see_state : bool
+        Learn the factor m(|k|, t) as well (one per leaf), else m = 1: it lets a correction per
+        wavenumber be found quickly, as training on windows with finite steps asks for. Show x to
+        the network beside y, which is white and hides the large scales: N is then called with
+        conditions `(args, x / rms)`, rms that of x at that time.
 
     References
     ----------

@@ -24,8 +24,7 @@ class Objective:
     """A loss that training minimises over random windows of stored paths.
 
     A subclass has ``windows`` (steps per window, in the order of training; 0 is a single state) and
-    ``loss``; the defaults of the rest learn a score. Nothing else in the package asks what kind of
-    objective it has.
+    ``loss``; the defaults of the rest learn a score.
     """
 
     windows: tuple[int, ...]

@@ -33,8 +33,7 @@ class PathScore(Objective):
     transform: Callable[[Any], Any] | None = None
 
     windows = (0,)
-    # There is no target at the first time, where the prior decides.
-    first_time = 1
+    first_time = 1  # at the first one, where the prior decides, there is no target
 
     def check(self, sde: SDE, data: Trajectories) -> None:
         """The paths have score targets."""

@@ -174,10 +174,9 @@ def gaussian_of(learned: Any, sde: SDE, data: Trajectories) -> Any:
 def warn_of_miss(
     miss: np.ndarray, ts: Any, kind: str, gaussian: Callable[[], np.ndarray] | None = None
 ) -> None:
-    """Say so where one backward step misses the data at many times, and what mends it.
+    """Say where one step misses the data at many times; a score before it learns is ``gaussian``.
 
-    A score has the miss of the ``gaussian`` before it learns. Where that is small, training has
-    gone astray; where it is large, a step amplifies more than the noise that hides it.
+    Where that misses little, training has gone astray, else a step amplifies more than the noise.
     """
     bad = ~(miss <= _MISS_WARNING)
     if bad.mean() <= 0.1:
@@ -196,8 +195,8 @@ def warn_of_miss(
             remedy += " (or the noise is larger than SDE.diffusion says)"
         elif first > _MISS_WARNING:
             remedy += ", and try smaller steps"
+    most = f"worst {miss[worst]:.3g} times at t={float(ts[worst + 1]):g}"
     warn(
         f"one backward step misses the data by more than {_MISS_WARNING:g} times {unit} at "
-        f"{bad.mean():.0%} of the times (worst {miss[worst]:.3g} times at "
-        f"t={float(ts[worst + 1]):g}; {best}: {remedy})",
+        f"{bad.mean():.0%} of the times ({most}; {best}: {remedy})"
     )

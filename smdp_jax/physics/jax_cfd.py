@@ -84,9 +84,8 @@ def spectral_navier_stokes(
     Crank-Nicolson for the linear terms, fourth-order low-storage Runge-Kutta for the others.
     """
     with lenient():
-        equation = library("spectral.equations.NavierStokes2D")(
-            viscosity, _torus(w.shape[0], axes=2), drag=drag, smooth=None
-        )
+        terms = library("spectral.equations.NavierStokes2D")
+        equation = terms(viscosity, _torus(w.shape[0], axes=2), drag=drag, smooth=None)
         flow = _Dealiased(equation, kept, source)
         advance = library("spectral.time_stepping.crank_nicolson_rk4")(flow, dt)
         body = lambda w, _: (advance(w).astype(w.dtype), None)

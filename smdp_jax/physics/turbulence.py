@@ -106,16 +106,10 @@ class Turbulence(AdvectingSystem):
         Turbulence
             With nu = 1e-4, mu = 0.2, A = 0.2; 10 inner steps suit calls of length 0.2.
         """
-        setting = {
-            "viscosity": 1e-4,
-            "drag": 0.2,
-            "forcing": "kolmogorov",
-            "forcing_amplitude": 0.2,
-            "forcing_wavenumber": 4,
-            "end_time": 2.0,
-            "inner_steps": 10,
-        }
-        return cls(**(setting | changes))
+        flow = {"viscosity": 1e-4, "drag": 0.2, "end_time": 2.0, "inner_steps": 10}
+        push = {"forcing": "kolmogorov", "forcing_amplitude": 0.2, "forcing_wavenumber": 4}
+        setting: dict[str, Any] = flow | push | changes
+        return cls(**setting)
 
     def step(self, t0: Scalar, t1: Scalar, x: Field, args: Args = None) -> Field:
         """Solve the noise-free equation; ``args`` may hold ``viscosity`` and ``drag``.

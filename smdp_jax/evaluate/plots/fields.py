@@ -60,13 +60,9 @@ def field_panel(
     fit = lambda values, title: (style.array(title.lower(), values, 2, truth.shape), title)
     top = [(truth, "True initial state"), fit(end_state, "Observed end state")]
     top += [(sample, f"Sample {index + 1}") for index, sample in enumerate(samples)]
-    means, spreads = (
-        [fit(*pair) for pair in pairs if pair[0] is not None]
-        for pairs in (
-            ((mean, "Mean of samples"), (exact_mean, "Exact mean")),
-            ((std, "Std of samples"), (exact_std, "Exact std")),
-        )
-    )
+    means, spreads = [fit(mean, "Mean of samples")], [fit(std, "Std of samples")]
+    means += [] if exact_mean is None else [fit(exact_mean, "Exact mean")]
+    spreads += [] if exact_std is None else [fit(exact_std, "Exact std")]
     means.append((np.asarray(mean) - truth, "Mean − true"))
     limit = style.robust_limit(*(values for values, _ in top + means), percent=99.8)
     largest = style.robust_limit(*(values for values, _ in spreads), percent=99.8)

@@ -39,10 +39,8 @@ def profiles(
     points = style.array("points", points, 1)
     samples = style.array("samples", samples, 2, points.shape)
     sample_ends = style.array("sample_ends", sample_ends, 2, samples.shape)
-    truth, end_state = (
-        style.array(name, values, 1, points.shape)
-        for name, values in (("truth", truth), ("end_state", end_state))
-    )
+    truth = style.array("truth", truth, 1, points.shape)
+    end_state = style.array("end_state", end_state, 1, points.shape)
     figure = style.new_figure(9.0, 3.3)
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, many, exact, title in (

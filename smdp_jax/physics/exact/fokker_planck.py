@@ -112,16 +112,10 @@ def _tabulate(
     resolved = densities > 1e-30 * peaks
     tilts = np.log(np.where(resolved, densities, 1)) + zs**2 / 2 + math.log(2 * math.pi) / 2
     tilts = _continue(tilts, resolved)
-    return Transition(
-        start=jnp.asarray(start, float),
-        ts=jnp.asarray(np.exp(log_ts[kept]), float),
-        means=jnp.asarray(frames.mean[kept], float),
-        stds=jnp.asarray(frames.std[kept] * grid.scale, float),
-        mean_slopes=jnp.asarray(slopes.mean[kept], float),
-        std_slopes=jnp.asarray(slopes.std[kept] * grid.scale, float),
-        zs=jnp.asarray(zs, float),
-        tilts=jnp.asarray(tilts, float),
-    )
+    (means, stds), (mean_slopes, std_slopes) = frames, slopes
+    by_time = np.exp(log_ts), means, stds * grid.scale, mean_slopes, std_slopes * grid.scale
+    tables = start, *(row[kept] for row in by_time), zs, tilts
+    return Transition(*(jnp.asarray(table, float) for table in tables))
 
 
 def _continue(rows: np.ndarray, resolved: np.ndarray) -> np.ndarray:
@@ -234,8 +228,7 @@ def _bernoulli(x: Array) -> Array:
 
 
 def _apply(matrix: _Bands, q: Array) -> Array:
-    below, above = jnp.roll(q, 1), jnp.roll(q, -1)
-    return matrix.lower * below + matrix.middle * q + matrix.upper * above
+    return matrix.lower * jnp.roll(q, 1) + matrix.middle * q + matrix.upper * jnp.roll(q, -1)
 
 
 def _solve_implicit(matrix: _Bands, length: Array, q: Array) -> Array:

@@ -38,10 +38,7 @@ def _corners(field: Grid, x: Field, y: Field) -> Corners:
         return index, position - index.astype(position.dtype)
 
     (i, a), (j, b) = cell(x, field.shape[0]), cell(y, field.shape[1])
-
-    def at(p: int, q: int) -> Field:
-        return field.at[i + p, j + q].get(mode="promise_in_bounds")
-
+    at = lambda p, q: field.at[i + p, j + q].get(mode="promise_in_bounds")
     return Corners((at(0, 0), at(0, 1), at(1, 0), at(1, 1)), (a, b))
 
 

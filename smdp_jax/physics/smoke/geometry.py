@@ -57,8 +57,6 @@ class ClosedBox:
     def inflow(self, dtype: DTypeLike = float) -> Field:
         """Share of each cell that the inflow covers, a disc with a soft edge.
 
-        Its centre is at (0.5, 0.1), its radius 0.05, as shares of the side.
-
         Parameters
         ----------
         dtype : dtype
@@ -67,7 +65,7 @@ class ClosedBox:
         Returns
         -------
         array, shape (size, size)
-            Between 0 and 1.
+            Between 0 and 1. Centre (0.5, 0.1) and radius 0.05, as shares of the side.
         """
         x, y = centres(self.size)
         outside = jnp.hypot(x - _INFLOW_CENTRE[0], y - _INFLOW_CENTRE[1]) - _INFLOW_RADIUS

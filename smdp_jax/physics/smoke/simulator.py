@@ -63,14 +63,12 @@ class Smoke(ClosedBox, AdvectingSystem):
     ----------
     size, length
         See ``ClosedBox``.
-    buoyancy : float
-        Upward acceleration per unit of marker, in length / s^2. May be negative, not zero.
-    noise : float
-        g > 0 for marker and velocities, in units of these per square root of time.
-    inflow_end, end_time : float
-        The inflow adds 1 per unit of s until this time t; T > 0, when the end state is observed.
-    time_unit : float
-        Time t in which one unit of s passes.
+    buoyancy, noise : float
+        Upward acceleration per unit of marker, in length / s^2, may be negative, not zero; g > 0
+        for marker and velocities, in units of these per square root of time.
+    inflow_end, end_time, time_unit : float
+        The inflow adds 1 per unit of s until this time t; T > 0, when the end state is observed;
+        time t in which one unit of s passes.
 
     References
     ----------
@@ -193,5 +191,4 @@ class Smoke(ClosedBox, AdvectingSystem):
         return velocity, open_faces(self.solid(args)), jnp.asarray(x["marker"])
 
     def _write(self, marker: Field, velocity: Velocity) -> dict[str, Array]:
-        inner_x, inner_y = to_inner(velocity)
-        return {"marker": marker, "velocity_x": inner_x, "velocity_y": inner_y}
+        return dict(zip(self._shapes(), (marker, *to_inner(velocity)), strict=True))
