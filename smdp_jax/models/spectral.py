@@ -52,7 +52,8 @@ class SpectralGain(nn.Module):
         """Factors at a scalar time for the modes of a field of shape `grid`."""
         log_k2 = jnp.log1p(jnp.asarray(squared_wavenumbers(grid), t.dtype))[..., None]
         h = as_channels(time_vector(self.time_features, t, t.dtype), log_k2)
-        return 1 + dense(1, t.dtype, zero_init=True)(embed(h, self.width))[..., 0]
+        h = embed(h, self.width)  # before the last layer is made, as layers are named in that order
+        return 1 + dense(1, t.dtype, zero_init=True)(h)[..., 0]
 
 
 class SpectralPreconditioned(nn.Module):
