@@ -8,8 +8,9 @@ sees each path and its mirror image, u(x) to -u(-x), which is as likely. From un
 share of paths that reach t = 0 within the range of the data, reconstruction against the noise
 floor, CRPS of the initial modes against that of draws from the prior, and the coverage of central
 intervals, by ranks among the samples (what exact samples reach is in the columns' names). The last
-samples are then drawn to the end states by ``refine``, which knows the simulator's derivatives; so
-are draws of the prior, without any kernel. There a share at t = 0 is that of starts in the range.
+samples are then drawn to the end states by ``refine_posterior``, through the simulator's derivatives;
+so are draws of the prior, without any kernel, if asked (``--prior-rounds 3``). There a share at t = 0
+is that of starts in the range.
 
     python benchmarks/burgers_kernel.py
     python benchmarks/burgers_kernel.py --time-steps 128 --substeps 16 --input-noise 2
@@ -53,9 +54,9 @@ class Options(Settings):
     sampled_noise: tuple[float, ...] = (1.5, 1.0)
     """Sigma in sampling."""
     rounds: int = 2
-    """Of ``refine`` on the last samples."""
-    prior_rounds: int = 4
-    """Of ``refine`` on draws of the prior; 0: none."""
+    """Of ``refine_posterior`` on the last samples."""
+    prior_rounds: int = 0
+    """Of ``refine_posterior`` on draws of the prior; 0: none."""
     refined_steps: int = 512
     """Steps of the simulation there."""
     channels: int = 32
@@ -133,7 +134,7 @@ def refined(
     """Starts drawn to the end states through the simulator."""
     began = time.perf_counter()
     grid = smdp.linear_grid(0.0, config.end_time, options.refined_steps)
-    found = smdp.refine(
+    found = smdp.refine_posterior(
         config.system().sde(),
         starts,
         truth[:, -1],

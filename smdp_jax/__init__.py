@@ -63,7 +63,7 @@ from smdp_jax.solve.gaussian import GaussianTransition as GaussianTransition
 from smdp_jax.solve.integrate import integrate as integrate
 from smdp_jax.solve.linear import LinearPart as LinearPart
 from smdp_jax.solve.refine import Refined as Refined
-from smdp_jax.solve.refine import refine as refine
+from smdp_jax.solve.refine import refine_posterior as refine_posterior
 from smdp_jax.solve.reversal import probability_flow_sde as probability_flow_sde
 from smdp_jax.solve.reversal import reverse_sde as reverse_sde
 from smdp_jax.solve.solvers import flow_map_of as flow_map_of

@@ -61,7 +61,7 @@ class Refined:
     misfit_before: Any
 
 
-def refine(
+def refine_posterior(
     sde: SDE,
     samples: State,
     x_end: State,
@@ -167,6 +167,7 @@ def refine(
         starts, noise = _looked_at(data, ts, end, x)
         spreads = Spread.of(starts, counts[2]), Spread.of(noise, max(len(noise) // 4, 1))
         along = np.asarray(jax.vmap(spreads[0].along)(jnp.asarray(starts)))
+        added = jax.vmap(spreads[1].whiten)(jnp.asarray(noise - noise.mean(axis=0)))
 
     def rows(tree: Any, axes: int) -> Any:
         return jax.tree.map(lambda v: jnp.reshape(v, (-1, *jnp.shape(v)[axes:])), tree)
@@ -175,7 +176,7 @@ def refine(
     how = (*counts[:2], counts[4])
     found = _refined(end, spreads, work, shared, key, float(step), how)
     result = Refined(*jax.tree.map(lambda v: v.reshape(*batch, *v.shape[1:]), found))
-    _say_if_not_gaussian(np.concatenate([along, starts], axis=1), step)
+    _say_if_not_gaussian(np.concatenate([along, starts], axis=1), np.asarray(added), step)
     _say_if_missed(result, starts.shape[1])
     return result
 
@@ -237,7 +238,7 @@ def _refined(
     work: tuple[State, State, Args],
     shared: Args,
     key: PRNGKeyArray,
-    step: float,
+    step: Any,
     how: tuple,
 ) -> tuple[State, Array, Array]:
     """Samples (n, *state), and their misfits after and before."""
@@ -267,16 +268,23 @@ def _refined(
     return jax.vmap(unravel)(moved), after, before
 
 
-def _say_if_not_gaussian(draws: np.ndarray, step: float) -> None:
-    """Warn of columns whose mean size is not that of a Gaussian."""
-    spread = draws.std(axis=0)
-    sizes = np.abs(draws - draws.mean(axis=0))[:, spread > 0].mean(axis=0) / spread[spread > 0]
+def _say_if_not_gaussian(starts: np.ndarray, noise: np.ndarray, step: float) -> None:
+    """Warn of starts or noise whose mean size is not that of a Gaussian."""
+    spread = starts.std(axis=0)
+    sizes = np.abs(starts - starts.mean(axis=0))[:, spread > 0].mean(axis=0) / spread[spread > 0]
     size = sizes[np.argmax(np.abs(sizes - _GAUSSIAN))]
-    if abs(size - _GAUSSIAN) > _OFF + 4 * 0.6 / math.sqrt(len(draws)):
+    said = f"of its standard deviation, not {_GAUSSIAN}"
+    if abs(size - _GAUSSIAN) > _OFF + 4 * 0.6 / math.sqrt(len(starts)):
         warn(
-            "refine takes the starts of the data for Gaussian, and they are not: the mean size of "
-            f"a component is {size:.2f} of its standard deviation, not {_GAUSSIAN:.2f}. What the "
-            f"end does not tell is drawn towards a Gaussian, by a share step={step:g} each round"
+            "refine_posterior takes the starts of the data for Gaussian, and they are not: the mean "
+            f"size of a component is {size:.2f} {said}. What the end does not tell is drawn "
+            f"towards a Gaussian, by a share step={step:g} each round"
+        )
+    if abs((size := np.abs(noise).mean()) - _GAUSSIAN) > _OFF + 4 * 0.6 / math.sqrt(len(noise)):
+        warn(
+            "refine_posterior takes what noise adds to the end for the same Gaussian on all paths, "
+            f"and it is not: its mean size is {size:.2f} {said}. Samples will be near the end "
+            "state, and too widely or narrowly spread"
         )
 
 

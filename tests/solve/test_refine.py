@@ -32,7 +32,7 @@ def refine(samples, x_end=SEEN, sde=SDE, ts=TS, data=DATA, key=KEY, **how):
     samples, x_end = (
         jax.tree.map(lambda v: jnp.asarray(v, "float32"), v) for v in (samples, x_end)
     )
-    return smdp.refine(sde, samples, x_end, ts, data, key=key, **how)
+    return smdp.refine_posterior(sde, samples, x_end, ts, data, key=key, **how)
 
 
 def posterior():
@@ -154,11 +154,19 @@ def test_calls_may_be_mapped_and_compiled():
 def test_starts_that_are_not_gaussian_are_told():
     two = np.sign(STARTS - STARTS.mean(0))
     data = smdp.Trajectories(DATA.ts, jnp.stack([jnp.asarray(two, "float32"), DATA.xs[:, 1]], 1))
-    with pytest.warns(UserWarning, match=r"are not: the mean size of a component is .* not 0.80"):
+    with pytest.warns(UserWarning, match=r"are not: the mean size of a component is .* not 0.798"):
         refine(np.tile(SEEN, (4, 1)), data=data)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         refine(np.tile(SEEN, (4, 1)))
+
+
+def test_noise_that_differs_between_paths_is_told():
+    strength = np.where(np.arange(900) % 4 == 0, 3.0, 0.3)[:, None]
+    ends = GAIN * STARTS + (ENDS - GAIN * STARTS) * strength
+    data = smdp.Trajectories(DATA.ts, jnp.asarray(np.stack([STARTS, ends], 1), "float32"))
+    with pytest.warns(UserWarning, match=r"same Gaussian on all paths, and it is not: its mean"):
+        refine(np.tile(SEEN, (4, 1)), data=data)
 
 
 def test_samples_that_still_miss_are_told():
