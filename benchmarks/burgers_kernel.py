@@ -8,9 +8,9 @@ sees each path and its mirror image, u(x) to -u(-x), which is as likely. From un
 share of paths that reach t = 0 within the range of the data, reconstruction against the noise
 floor, CRPS of the initial modes against that of draws from the prior, and the coverage of central
 intervals, by ranks among the samples (what exact samples reach is in the columns' names). The last
-samples are then drawn to the end states by ``refine_posterior``, through the simulator's derivatives;
-so are draws of the prior, without any kernel, if asked (``--prior-rounds 3``). There a share at t = 0
-is that of starts in the range.
+samples are then drawn to the end states by ``refine_posterior``, through the simulator; so are,
+if asked, draws of the prior, without any kernel (``--prior-rounds 3``). There a share at t = 0 is
+that of starts in the range.
 
     python benchmarks/burgers_kernel.py
     python benchmarks/burgers_kernel.py --time-steps 128 --substeps 16 --input-noise 2

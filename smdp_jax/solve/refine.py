@@ -276,8 +276,8 @@ def _say_if_not_gaussian(starts: np.ndarray, noise: np.ndarray, step: float) -> 
     said = f"of its standard deviation, not {_GAUSSIAN}"
     if abs(size - _GAUSSIAN) > _OFF + 4 * 0.6 / math.sqrt(len(starts)):
         warn(
-            "refine_posterior takes the starts of the data for Gaussian, and they are not: the mean "
-            f"size of a component is {size:.2f} {said}. What the end does not tell is drawn "
+            "refine_posterior takes the starts of the data for Gaussian, and they are not: the "
+            f"mean size of a component is {size:.2f} {said}. What the end does not tell is drawn "
             f"towards a Gaussian, by a share step={step:g} each round"
         )
     if abs((size := np.abs(noise).mean()) - _GAUSSIAN) > _OFF + 4 * 0.6 / math.sqrt(len(noise)):
