@@ -75,13 +75,16 @@ def check_within(interval: str, *, owner: Any = None, **numbers: Any) -> list[An
     return [float(value) for value in numbers.values()]
 
 
-def check_positive(*, least: int = 1, owner: Any = None, **numbers: Any) -> list[Any]:
-    """Check that counts are whole numbers of at least 1; None stands for a default."""
+def check_positive(
+    *, least: int = 1, owner: Any = None, optional: Any = None, **numbers: Any
+) -> list[Any]:
+    """Check that counts are whole numbers of at least 1; one of them may be None, a default."""
     for name, value in numbers.items():
-        if value is not None:
-            said = f"{_field(owner, name)} must be"
-            check_that(is_count(value, -math.inf), f"{said} an int of at least {least}", value)
-            check_that(value >= least, f"{said} at least {least}, got {value}")
+        if name == optional and value is None:
+            continue
+        said = f"{_field(owner, name)} must be"
+        check_that(is_count(value, -math.inf), f"{said} an int of at least {least}", value)
+        check_that(int(value) >= least, f"{said} at least {least}, got {value}")
     return [None if value is None else int(value) for value in numbers.values()]
 
 

@@ -119,7 +119,7 @@ def log_prob(
     """
     flat, shape = _flatten(x, args if args_axes == 0 else None, batch_axes)
     probes, substeps, chunk_size = check_positive(
-        probes=probes, substeps=substeps, chunk_size=chunk_size
+        optional="chunk_size", probes=probes, substeps=substeps, chunk_size=chunk_size
     )
     first, own = jax.tree.map(lambda x: x[0], flat)
     check_choice("args_axes", args_axes, None, 0)
@@ -227,7 +227,9 @@ def certify(
     ValueError, TypeError
         For a grid, process, solver, end state or key that does not fit, or a prior without density.
     """
-    num_paths, chunk_size = check_positive(num_paths=num_paths, chunk_size=chunk_size)
+    num_paths, chunk_size = check_positive(
+        optional="chunk_size", num_paths=num_paths, chunk_size=chunk_size
+    )
     x_end = jax.tree.map(jnp.asarray, x_end)
     sde = walked(sde, score)
     kernel = isinstance(score, LearnedKernel)

@@ -110,7 +110,9 @@ def condition(
         For a step correction, an observation at no time of ``ts`` or of another shape, traced times
         or data, or if no particle is left.
     """
-    num_particles, chunk_size = check_positive(num_particles=num_particles, chunk_size=chunk_size)
+    num_particles, chunk_size = check_positive(
+        optional="chunk_size", num_particles=num_particles, chunk_size=chunk_size
+    )
     check_is_score(score, "condition")
     check_key(key)
     check_positive(least=2, num_particles=num_particles)  # to know a spread

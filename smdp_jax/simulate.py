@@ -141,7 +141,9 @@ def _check(
     check_time_grid(ts, sde)
     check_no_lists(x0, "x0")
     samples = check_samples(x0, "x0")
-    substeps, chunk_size = check_positive(substeps=substeps, chunk_size=chunk_size)
+    substeps, chunk_size = check_positive(
+        optional="chunk_size", substeps=substeps, chunk_size=chunk_size
+    )
     check_flags(rematerialise=rematerialise)
     check_key(key)
     check_conditions(args, args_axes, samples, "x0")

@@ -159,3 +159,12 @@ def test_conditions_that_were_forgotten_are_named(physics):
     with pytest.raises(TypeError) as error:
         smdp.simulate(sde, jnp.ones((3, 2)), jnp.linspace(0.0, 1.0, 3), key=jax.random.key(0))
     assert f"SDE.{physics} was called with args=None" in "".join(error.value.__notes__)
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("verb", "count"), [(sample, "num_samples"), (sample, "substeps"), (simulate, "substeps")]
+)
+def test_counts_that_have_no_default_are_not_none(verb, count):
+    with pytest.raises(ValueError, match=f"{count} must be an int of at least 1, got None"):
+        verb(**{count: None})

@@ -13,7 +13,7 @@ from smdp_jax.solve.backward import SolveInfo
 from smdp_jax.solve.process import check_time_grid
 
 
-def check_asked(sde: SDE, x_end: State, ts: Any, **counts: int) -> None:
+def check_asked(sde: SDE, x_end: State, ts: Any, **counts: Any) -> None:
     """Check what is asked for: a grid, an end state that was observed, and counts."""
     check_time_grid(ts, sde)
     check_finite(x_end, "x_end")

@@ -154,7 +154,7 @@ def published_spectral_error(x: Grid, y: Grid, kmax: int = 10) -> Number:
 def _log_distance(x: AnyArray, y: AnyArray, kmax: int, size: Callable) -> Number:
     """Mean absolute difference of the logarithms of two radial spectra; factors cancel."""
     check_same_shape(x=x, y=y)
-    check_positive(kmax=kmax)
+    check_positive(optional="kmax", kmax=kmax)
     check_varying(x=x, y=y)
     logs = [jnp.log(_radial_mean(field, kmax, size)[1:]) for field in (x, y)]
     return jnp.mean(jnp.abs(logs[0] - logs[1]))

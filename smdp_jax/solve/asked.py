@@ -53,10 +53,12 @@ def prepared(
     if not hasattr(score, "check_use"):
         check_kind("score", score, "a function score(t, x, args), such as fit.score", "__call__")
     num_samples, substeps, chunk_size = check_positive(
-        num_samples=given.num_samples, substeps=asked.substeps, chunk_size=given.chunk_size
+        optional="chunk_size",
+        num_samples=given.num_samples,
+        substeps=asked.substeps,
+        chunk_size=given.chunk_size,
     )
     check_key(key)
-    check_that(num_samples, "num_samples must be an int of at least 1", num_samples)
     check_flags(denoise_last=asked.denoise_last, rematerialise=asked.rematerialise)
     check_choice("args_axes", given.args_axes, None, 0)
     (level,) = check_within("[0, inf)", noise_level=asked.noise_level)
@@ -106,7 +108,7 @@ def _parted(
     asked: BackwardSolve, score: Any, x_end: State, args: Args, mapped: Args, batch_axes: Any
 ) -> tuple[tuple[int, ...], State, Args]:
     """Find the shape of the batch; return it with one state and its conditions."""
-    (axes,) = check_positive(least=0, batch_axes=batch_axes)
+    (axes,) = check_positive(least=0, optional="batch_axes", batch_axes=batch_axes)
     shapes = {jnp.shape(leaf)[: axes or 0] for leaf in jax.tree.leaves((x_end, mapped))}
     batch = next(iter(shapes), ())
     said = f"x_end, and args mapped over end states, must share {axes} leading axes (batch_axes)"

@@ -152,7 +152,9 @@ def refine_posterior(
     check_time_grid(ts, sde)
     check_key(key)
     names = {"rounds": rounds, "iterations": iterations, "directions": directions}
-    counts = check_positive(**names, substeps=substeps, chunk_size=chunk_size)
+    counts = check_positive(
+        optional="chunk_size", **names, substeps=substeps, chunk_size=chunk_size
+    )
     check_within("(0, 1]", step=step)
     check_choice("args_axes", args_axes, None, 0)
     samples, x_end = as_state(samples, "samples"), as_state(x_end, "x_end")
