@@ -7,6 +7,7 @@ from smdp_jax.models import (
     FNO,
     MLP,
     DilatedResNet,
+    SpectralGain,
     SpectralPreconditioned,
     Spectrum,
     UNet,
@@ -211,3 +212,10 @@ TWO = np.array([0.0, 1.0])
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_gain_layers_keep_their_names():
+    """Stored parameters are found by them: the layer that starts at zero is the last one."""
+    found = SpectralGain(5).init(jax.random.key(0), jnp.array(0.3), (8,))["params"]
+    assert found["Dense_0"]["kernel"].shape[1] == found["Dense_1"]["kernel"].shape[0] == 5
+    assert found["Dense_2"]["kernel"].shape == (5, 1)
