@@ -142,6 +142,11 @@ def search_scale(
     -------
     tuple (float, dict)
         The best scale, and the mean CRPS of each (inf where samples were lost).
+
+    Raises
+    ------
+    ValueError
+        If there is no scale, or fewer than 2 samples.
     """
     cases = check_samples(truths, "truths")
     check_positive(least=2, num_samples=num_samples)

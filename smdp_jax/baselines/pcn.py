@@ -255,6 +255,11 @@ def r_hat(draws: Float[Array, "chains draws entries"]) -> Float[Array, "entries"
     array (entries,)
         ``sqrt((W (n - 1) / n + B / n) / W)`` of within- and between-chain variances W and B.
 
+    Raises
+    ------
+    ValueError
+        If there are fewer than 4 draws.
+
     References
     ----------
     Gelman et al. (2013), "Bayesian Data Analysis", 3rd edition, eq. 11.4.

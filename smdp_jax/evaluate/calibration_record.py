@@ -158,6 +158,11 @@ class CalibrationReport:
         -------
         Figure
             Of `plots.calibration_panel`; needs matplotlib, and a case that is left to draw.
+
+        Raises
+        ------
+        ValueError
+            If no case is left to draw.
         """
         from smdp_jax.evaluate import plots  # matplotlib is optional
 

@@ -131,6 +131,11 @@ def energy_score(
     -------
     Float[Array, ""]
         In units of the state; smaller is better.
+
+    Raises
+    ------
+    ValueError
+        As for `crps_ensemble`.
     """
     samples, truth = as_ensemble(samples, truth)
     members = samples.shape[0]

@@ -55,6 +55,11 @@ def hit_shares(x0: Real[AnyArray, "*_paths"], tolerance: float = 0.1) -> HitShar
     HitShares
         What is missing to 1 ended elsewhere. A path that is not finite hits nothing, so that a
         diverging sampler cannot look good.
+
+    Raises
+    ------
+    ValueError
+        If the tolerance is outside (0, 1] (beyond 1 a path could hit both), or there is no path.
     """
     check_within("(0, 1]", tolerance=tolerance)
     x0 = as_float("x0", x0)
@@ -167,6 +172,11 @@ def reconstruction_mse(simulated_end: AnyState, true_end: AnyState) -> Number:
     -------
     Float[Array, ""]
         In units of the state squared.
+
+    Raises
+    ------
+    ValueError
+        As for `mse`.
     """
     check_same_shape(true_end=true_end, simulated_end=simulated_end)
     return mse(simulated_end, true_end)
@@ -187,6 +197,11 @@ def ensemble_mse(
     float
         In squared units; infinite if an entry is not finite, so that a simulation that blew up is
         infinitely far from the truth.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, or there is nothing to average.
     """
     found, true = np.asarray(estimates, np.float64), np.asarray(truth, np.float64)
     check_holds("estimates", found.size, 1, "number")
@@ -208,6 +223,11 @@ def rmse(estimate: AnyState, truth: AnyState) -> Number:
     -------
     Float[Array, ""]
         In units of the state.
+
+    Raises
+    ------
+    ValueError
+        As for `mse`.
     """
     return jnp.sqrt(mse(estimate, truth))
 
@@ -260,6 +280,11 @@ def reached_times(
     array (...)
         ``ts[0]`` for a path that stays within all along; ``ts[-1]`` for one that was outside (or
         not finite) one step after its start.
+
+    Raises
+    ------
+    ValueError
+        If the times of the arguments differ in number.
     """
     ts, paths, limits = as_float("ts", ts), as_float("paths", paths), as_float("limits", limits)
     check_same_shape(ts=ts, limits=limits)

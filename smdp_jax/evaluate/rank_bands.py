@@ -40,6 +40,11 @@ def rank_band(num_cases: int, num_draws: int, *, level: float = 0.95) -> RankBan
     -------
     RankBand
         Shares in [0, 1], each of shape (num_draws,).
+
+    Raises
+    ------
+    ValueError
+        If a number is not positive, or ``level`` not in (0, 1).
     """
     check_positive(num_cases=num_cases, num_draws=num_draws)
     check_within("(0, 1)", level=level)

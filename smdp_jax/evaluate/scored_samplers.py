@@ -135,6 +135,11 @@ def read_task(path: str | Path, task: str) -> dict[str, np.ndarray]:
     -------
     dict of str to array
         ``truths``, ``ends``, ``reference``; an array that has changed is refused (ValueError).
+
+    Raises
+    ------
+    ValueError
+        If there is no such task, or an array has changed.
     """
     return _read(path, task)[0]
 

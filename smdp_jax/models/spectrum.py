@@ -50,6 +50,12 @@ class Spectrum:
         C(t_i) is kept above `floor`, in (0, 1], times C(t_{i+1}), which is as if the noise had set
         in that fraction of a step earlier. Modes that never move get 1e-12 times the mean over
         modes; if none does, the table is refused (ValueError).
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, times do not increase, values are negative or not finite, all
+        variances are zero, or the floor is outside (0, 1].
     """
 
     ts: Any

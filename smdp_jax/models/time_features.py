@@ -44,6 +44,11 @@ class Fourier:
         difference that matters.
     of : callable
         u as a function of t: `raw` or `log`.
+
+    Raises
+    ------
+    ValueError
+        If `count` is not positive or the periods are not positive and ordered.
     """
 
     count: int

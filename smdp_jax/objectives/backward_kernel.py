@@ -74,6 +74,11 @@ class BackwardKernel(Objective):
         Share of the paths on which the noise that is left is measured, where ``fit`` gets no
         ``validation``, default 0.1, or 0.25 for states of up to 16 numbers, which say little each;
         leading axes of the leaves that are the grid, default all, but for a short last one.
+
+    Raises
+    ------
+    ValueError
+        For settings out of range.
     """
 
     honours_masks = False  # gains and covariances are those of whole paths

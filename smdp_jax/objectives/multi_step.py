@@ -67,6 +67,11 @@ class MultiStep(Objective):
     rematerialise : bool, optional
         Recompute each step in the backward pass: memory of one step instead of a whole window, for
         about a third more time. Default: for states of more than 64 numbers.
+
+    Raises
+    ------
+    ValueError
+        For empty, non-positive or unknown settings.
     """
 
     windows: tuple[int, ...] = (1, 2, 4, 10)

@@ -146,6 +146,12 @@ def finite_volume_drift(
         on the right faces, at (i + 1, j + 1/2) / size, and along y on the upper faces, at
         (i + 1/2, j + 1) / size, in length / time. ``args = {"viscosity": nu}`` replaces nu.
 
+    Raises
+    ------
+    ValueError
+        If ``size`` is odd or below 4, or another number is out of range; the drift raises it for a
+        state of another grid.
+
     References
     ----------
     Kochkov et al. (2021), "Machine learning-accelerated computational fluid dynamics", PNAS 118.

@@ -131,6 +131,11 @@ def spin_up(step: FlowMap, xs: State, *, time: float | int, calls: int, args: Ar
     -------
     pytree
         Like ``xs``.
+
+    Raises
+    ------
+    ValueError
+        If ``time`` is negative or not finite, or ``calls`` below 1.
     """
     check_within("[0, inf)", time=time)
     check_positive(calls=calls)

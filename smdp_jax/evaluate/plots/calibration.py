@@ -33,6 +33,11 @@ def coverage_curve(
     -------
     Figure
         One square panel.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together, or there is nothing to draw.
     """
     levels = style.array("levels", levels, 1)
     check_holds("coverage", len(coverage), 1, "array")
@@ -65,6 +70,11 @@ def rank_histogram(ranks: ArrayND, num_draws: int, *, bins: int | None = None) -
     Figure
         One panel; the band holds 99 % of the counts of each bin if ranks are uniform and
         independent.
+
+    Raises
+    ------
+    ValueError
+        If there is no rank, one is out of range, or ``bins`` is.
     """
     values = np.ravel(np.asarray(ranks))
     check_holds("ranks", values.size, 1, "rank")

@@ -53,6 +53,11 @@ def field_panel(
     -------
     Figure
         Two rows of images. All fields share one colour scale and all spreads another.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together or ``max_samples`` is not positive.
     """
     check_positive(max_samples=max_samples)
     truth = style.array("truth", truth, 2)
@@ -122,6 +127,11 @@ def power_spectra(
     -------
     Figure
         One panel.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together, or there is nothing to draw.
     """
     ks = style.array("wavenumbers", wavenumbers, 1)
     check_holds("spectra", len(spectra), 1, "spectrum")

@@ -46,6 +46,11 @@ def particles(
     Figure
         Left: share of the particles that count, over time; right: acceptance and step sizes over
         the temperature of the end state.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together, or ``num_particles`` is not positive.
     """
     check_positive(num_particles=num_particles)
     ts = style.array("ts", ts, 1)
@@ -85,6 +90,11 @@ def evidence_panel(past: Any, *, time_unit: str = "") -> Figure:
     -------
     Figure
         As of `particles`; another posterior, which has no evidence, is refused with a TypeError.
+
+    Raises
+    ------
+    TypeError
+        If it is another posterior, which has no evidence.
     """
     check_kind("past", past, "what condition returns", "log_evidence", "info")
     names = ("ts", "ess", "resampled", "temperatures", "acceptance", "step_sizes")

@@ -128,6 +128,11 @@ def trajectories(
     -------
     Figure
         Two panels.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together or ``max_paths`` is not positive.
     """
     check_positive(max_paths=max_paths)
     ts = style.array("ts", ts, 1)
@@ -174,6 +179,11 @@ def posterior_histogram(
     -------
     Figure
         One panel.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together, or no sample is finite.
     """
     grid = style.array("grid", grid, 1)
     exact = style.array("exact_density", exact_density, 1, grid.shape)

@@ -135,6 +135,11 @@ def step_miss(ts: ArrayND, miss: ArrayND | Mapping[str, ArrayND], *, time_unit: 
     -------
     Figure
         One panel with a line at 1.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together, or there is nothing to draw.
     """
     ts = style.array("ts", ts, 1)
     series = miss if isinstance(miss, Mapping) else {"": miss}

@@ -84,6 +84,11 @@ class ClosedBox:
         -------
         bool array, shape (size, size)
             True in cells whose centre it covers, at least one, or it is refused (ValueError).
+
+        Raises
+        ------
+        ValueError
+            If it covers no cell: outside, empty, or thinner than a cell.
         """
         mask = box_mask(self.size, self._shares(lower), self._shares(upper))
         return self._not_empty(mask, f"the obstacle from {_text(lower)} to {_text(upper)}")
@@ -100,6 +105,11 @@ class ClosedBox:
         -------
         bool array, shape (size, size)
             True in cells whose centre it covers, at least one, or it is refused (ValueError).
+
+        Raises
+        ------
+        ValueError
+            If the radius is not positive, or it covers no cell: outside, or smaller than a cell.
         """
         check_within("(0, inf)", **{"the radius of a disc": radius})
         mask = disc_mask(self.size, self._shares(centre), radius / self.length)

@@ -68,6 +68,11 @@ def coarsen(x: Float[Array, "*_fine"], size: int) -> Float[Array, "*_coarse"]:
     -------
     array
         ``size`` points per side, in units of the field; without the coarse grid's Nyquist modes.
+
+    Raises
+    ------
+    ValueError
+        If ``size`` is odd, below 2, or larger than that of ``x``.
     """
     check_even("size", size, 2, x.shape[0])
     return _resample(x, size)
@@ -85,6 +90,11 @@ def refine(x: Float[Array, "*_coarse"], size: int) -> Float[Array, "*_fine"]:
     -------
     array
         ``size`` points per side, in units of the field; without the Nyquist modes of ``x``.
+
+    Raises
+    ------
+    ValueError
+        If ``size`` is odd or smaller than that of ``x``.
     """
     check_even("size", size, x.shape[0])
     return _resample(x, size)
