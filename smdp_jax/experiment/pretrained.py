@@ -73,8 +73,8 @@ def pretrained(name: str) -> Pretrained:
     check_choice("name", name, *there)
     tree: Any = msgpack_restore(folder.joinpath(f"{name}.smdp").read_bytes())
     if tree["version"] != _VERSION:
-        said = f"weights of {name!r} must be of version {_VERSION}, got {tree['version']}: of another"
-        raise ValueError(f"{said} smdp_jax, {tree['made_by']} trains them again")
+        said = f"weights of {name!r} must be of version {_VERSION}, got {tree['version']}"
+        raise ValueError(f"{said}: of another smdp_jax, {tree['made_by']} trains them again")
     system, score = _built(tree["system"]), decoded(tree["learned"], _built(tree["network"]))
     sde = getattr(system, tree["process"])()
     if "rates" in tree:
