@@ -115,7 +115,10 @@ def drawn_to(
         )
         return (*kept, jnp.where(lower, damping / 4, damping * 6)), None
 
-    z = jnp.zeros(shape, x.dtype)
-    first = (z, look(z), jnp.asarray(1e-2, x.dtype))
+    # A sample whose simulation fails, or is far off, may start where the other terms pull it.
+    guesses = jnp.stack([jnp.zeros(shape, x.dtype), centre, -own])
+    looks = jax.lax.map(look, guesses)
+    best = jnp.argmin(jnp.where(jnp.isfinite(looks[2]), looks[2], jnp.inf))
+    first = (*jax.tree.map(lambda v: v[best], (guesses, looks)), jnp.asarray(1e-2, x.dtype))
     (z, _, _), _ = jax.lax.scan(iterate, first, length=iterations)
     return problem.start(x, z)

@@ -119,6 +119,17 @@ def test_a_nonlinear_past_against_a_grid():
     assert np.median(found.misfit) < 2 < np.median(found.misfit_before)
 
 
+def test_samples_whose_simulation_fails_start_elsewhere():
+    """At x = 12 Heun's steps run off; at 2 the end hardly knows where it began."""
+    x0 = jax.random.normal(jax.random.key(1), (500, 1))
+    data = smdp.simulate(CUBIC, x0, GRID, key=jax.random.key(2), args=2.0)
+    far = jnp.array([[12.0], [-12.0], [2.0]])
+    found = refine(far, jnp.array([0.3]), sde=CUBIC, ts=GRID, data=data, args=2.0, rounds=2)
+    assert not np.isfinite(found.misfit_before[:2]).any()
+    assert (found.misfit < 10).all()
+    assert (np.abs(found.samples - 0.3) < 0.3).all()
+
+
 # How it is asked --------------------------------------------------------------------------------
 
 
