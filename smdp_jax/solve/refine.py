@@ -134,8 +134,8 @@ def refine_posterior(
     Returns
     -------
     Refined
-        The samples and their misfits. Outside of ``jit`` a warning tells of samples that still
-        miss the end, and of starts that are far from Gaussian.
+        The samples and their misfits; a sample that is not finite stays so. Warnings tell of starts
+        or noise that are far from Gaussian, and, outside of ``jit``, of samples that still miss.
 
     Raises
     ------
@@ -222,6 +222,7 @@ def _looked_at(
     ends = _ends(end, first, few.args, few.args_axes)
     flat = lambda tree: np.asarray(jax.vmap(lambda x: ravel_pytree(x)[0])(tree))
     starts, noise = flat(first), flat(last) - flat(ends)
+    check_that(np.ptp(starts, axis=0).any(), "the starts of data must differ, got all alike")
     noise = noise[np.isfinite(noise).all(axis=1)]
     said = f"the simulation on ts must be finite from the data's starts, got {len(noise)} of"
     check_that(len(noise) > 2, f"{said} {len(starts)}: shorter steps, or another solver")

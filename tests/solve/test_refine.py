@@ -203,6 +203,10 @@ ONE = np.zeros((4, 3))
         ({"data": DATA[:2]}, "data must hold at least 3 paths, got 2"),
         ({"sde": smdp.SDE(lambda t, x, args: -x, diffusion=None)}, "positive, got None"),
         ({"sde": smdp.SDE(lambda t, x, args: x**9 * 1e30, diffusion=1.0)}, "must be finite from"),
+        (
+            {"data": smdp.Trajectories(DATA.ts, DATA.xs.at[:, 0].set(1.0))},
+            "starts of data must differ, got all alike",
+        ),
         ({"key": 3}, "key must be one PRNG key"),
         ({"args_axes": 1}, "args_axes must be one of"),
     ],
