@@ -284,9 +284,12 @@ def test_keys_of_the_old_style_are_taken():
 
 @pytest.mark.parametrize("value", [2.5, 4.0, "3", jnp.array(3)])
 def test_counts_are_whole_numbers(value):
-    assert check_positive(substeps=np.int64(3), chunk_size=None) == [3, None]
+    how = {"optional": "chunk_size", "substeps": np.int64(3)}
+    assert check_positive(**how, chunk_size=None) == [3, None]
     with pytest.raises(ValueError, match="chunk_size must be an int of at least 1, got"):
-        check_positive(substeps=3, chunk_size=value)
+        check_positive(**how, chunk_size=value)
+    with pytest.raises(ValueError, match="substeps must be an int of at least 1, got None"):
+        check_positive(optional="chunk_size", substeps=None, chunk_size=3)
 
 
 @pytest.mark.parametrize(
