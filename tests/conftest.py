@@ -9,6 +9,8 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from tests.compiling import quickly
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
@@ -55,13 +57,10 @@ def _forget_compiled() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def compiles_quickly(pytestconfig: pytest.Config) -> Iterator[None]:
+def compiles_quickly() -> Iterator[None]:
     """Compile as the fast suite does: for long tests that compile more than they compute."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    quickly = pytestconfig.getoption("markexpr") != "not slow"  # there XLA_FLAGS do
-    jax.config.update("jax_disable_most_optimizations", quickly)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    with quickly():
+        yield
 
 
 @pytest.fixture

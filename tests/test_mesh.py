@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.compiling import QUICKLY
+
 SCRIPT = Path(__file__).parent / "on_eight_devices.py"
 
 
@@ -37,7 +39,8 @@ def test_two_processes(tmp_path):
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     script = str(SCRIPT.with_name("one_of_two_processes.py"))
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    flags = f"{QUICKLY['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    flags = QUICKLY | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     started = [
         subprocess.Popen(
             [sys.executable, script, str(number), port, str(tmp_path)],

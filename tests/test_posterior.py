@@ -22,6 +22,8 @@ from tests.linear_decay import (
     variance,
 )
 
+pytestmark = pytest.mark.usefixtures("compiles_quickly")
+
 
 @pytest.mark.slow
 def test_probability_of_the_start_for_many_end_states():

@@ -15,6 +15,8 @@ import pytest
 import smdp_jax as smdp
 from smdp_jax import evaluate
 
+pytestmark = pytest.mark.usefixtures("compiles_quickly")
+
 CASES, DRAWS = 80, 19
 LEVELS = jnp.array([0.5, 0.9])
 TS = jnp.linspace(0.0, 1.0, 17)

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from smdp_jax.experiment import read_arrays
+from tests.compiling import QUICKLY
 
 ROOT = Path(__file__).parents[2]
 TINY = Path("tests/configs/tiny.py")
 AFFINE = Path("configs/affine.py")
 SMALL_AFFINE = ["--trajectories", "40", "--time-steps", "20", "--posterior-samples", "1"]
+SMALL_AFFINE += ["--test-cases", "20"]
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +42,7 @@ def start():
                 cwd=ROOT,
                 stderr=subprocess.PIPE,
                 text=True,
-                env=os.environ | {"JAX_PLATFORMS": "cpu"},
+                env=os.environ | {"JAX_PLATFORMS": "cpu"} | QUICKLY,
             )
             stack.enter_context(process)
             stack.callback(process.kill)
@@ -118,12 +120,13 @@ def test_killed_and_interrupted_runs_end_alike(tmp_path, start):
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["path_score", "multi_step"])
 def test_killed_affine_run_ends_alike(tmp_path, start, objective):
-    words = [*SMALL_AFFINE, "--objective", objective, "--steps", "4000"]
+    words = [*SMALL_AFFINE, "--objective", objective, "--steps", "2000"]
     words += ["--windows", "1", "2", "--checkpoint-seconds", "0"]
     run_dir = tmp_path / "broken" / "affine" / "small"
     broken = start(AFFINE, tmp_path / "broken", *words)
     stop_in_training(broken, run_dir, signal.SIGKILL)
     finish(broken, -signal.SIGKILL)
+    assert not (run_dir / "training" / "fit.npz").exists()
     finish(start(AFFINE, tmp_path / "broken", *words))
     finish(start(AFFINE, tmp_path / "whole", *words))
     assert_same_result(run_dir, tmp_path / "whole" / "affine" / "small")

@@ -9,7 +9,7 @@ import pytest
 
 from smdp_jax.experiment import load, load_config_file, read_arrays, run_experiment
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiles_quickly")]
 
 CONFIG = Path(__file__).parents[2] / "configs" / "sensors.py"
 

@@ -11,7 +11,7 @@ import pytest
 
 from smdp_jax.experiment import load, load_config_file, run_experiment
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiles_quickly")]
 
 CONFIG = Path(__file__).parents[2] / "configs" / "smoke.py"
 

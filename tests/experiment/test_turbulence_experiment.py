@@ -23,7 +23,7 @@ from smdp_jax.experiment import (
 from smdp_jax.physics.spectral import vorticity
 from smdp_jax.studies import noise_free, reversed_flow
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiles_quickly")]
 
 CONFIG = Path(__file__).parents[2] / "configs" / "turbulence.py"
 TINY = {

@@ -13,6 +13,8 @@ from smdp_jax.objectives.step_miss import mean_square
 from smdp_jax.physics import Heat
 from smdp_jax.trajectories import window
 
+pytestmark = pytest.mark.usefixtures("compiles_quickly")
+
 SDE = smdp.SDE(step=lambda t0, t1, x, args: x * jnp.exp(t0 - t1), diffusion=1.0)
 TS = jnp.array([0.0, 0.1, 0.5, 1.0])
 SIZES = jnp.array([0.0, 100.0, 10.0, 1.0])  # how large the targets are at each time

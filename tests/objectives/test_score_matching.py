@@ -12,6 +12,8 @@ import pytest
 import smdp_jax as smdp
 from smdp_jax.physics import Affine, Heat
 
+pytestmark = pytest.mark.usefixtures("compiles_quickly")
+
 AFFINE = Affine(rate=0.8, noise=0.7)
 TS = jnp.array([0.0, 0.5, 1.0, 1.5])
 DENOISING = smdp.DenoisingScore.gaussian(

@@ -11,6 +11,8 @@ from flax import linen as nn
 import smdp_jax as smdp
 from smdp_jax.scores.leftover import noise_left, trusted
 
+pytestmark = pytest.mark.usefixtures("compiles_quickly")
+
 G = 0.35
 SDE = smdp.SDE(lambda t, x, args: jnp.zeros_like(x), diffusion=G)
 TS = jnp.array([0.0, 1.0])

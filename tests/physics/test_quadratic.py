@@ -11,6 +11,8 @@ import pytest
 from smdp_jax import physics
 from smdp_jax.sde import SDE
 
+pytestmark = pytest.mark.usefixtures("compiles_quickly")
+
 BENES = SDE(lambda t, x, args: jnp.tanh(x), diffusion=1.0)
 TIMES = (0.5, 1.0, 2.0, 5.0, 10.0)
 

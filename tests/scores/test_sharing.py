@@ -12,6 +12,8 @@ import pytest
 import smdp_jax as smdp
 from smdp_jax.scores.step import StepScale
 
+pytestmark = pytest.mark.usefixtures("compiles_quickly")
+
 TS = smdp.linear_grid(0.0, 1.0, 4)
 X = {"a": jnp.array([0.2, -0.3]), "b": jnp.array(0.7)}
 MODEL = smdp.models.MLP((3,))

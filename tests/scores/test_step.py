@@ -14,6 +14,8 @@ from scipy.linalg import expm
 import smdp_jax as smdp
 from smdp_jax.scores.step import check_steps
 
+pytestmark = pytest.mark.usefixtures("compiles_quickly")
+
 RATES = np.array([[-0.5, 2.0], [-2.0, -0.2]])  # a damped rotation
 TS = smdp.linear_grid(0.0, 1.0, 10)
 DT = 0.1

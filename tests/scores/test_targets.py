@@ -16,6 +16,8 @@ import pytest
 import smdp_jax as smdp
 from smdp_jax.physics import Heat
 
+pytestmark = pytest.mark.usefixtures("compiles_quickly")
+
 KEY = jax.random.key(8)
 RATE, NOISE = 0.8, 1.0
 TS = smdp.linear_grid(0.0, 2.0, 10)

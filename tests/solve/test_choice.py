@@ -19,6 +19,8 @@ import smdp_jax as smdp
 from smdp_jax.scores.seen import SeenRange
 from tests.solve.linear_processes import CASES, Matrix, advection
 
+pytestmark = pytest.mark.usefixtures("compiles_quickly")
+
 KEY = jax.random.key(23)
 
 

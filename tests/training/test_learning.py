@@ -12,6 +12,8 @@ import pytest
 import smdp_jax as smdp
 from smdp_jax.physics import Affine
 
+pytestmark = pytest.mark.usefixtures("compiles_quickly")
+
 KEY = jax.random.key(31)
 TS = smdp.linear_grid(0.0, 1.0, 20)
 K_START, K_PATH = jax.random.split(jax.random.key(1))

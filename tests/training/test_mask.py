@@ -12,6 +12,8 @@ import pytest
 
 import smdp_jax as smdp
 
+pytestmark = pytest.mark.usefixtures("compiles_quickly")
+
 KEY = jax.random.key(3)
 TS = jnp.linspace(0.0, 1.2, 7)
 STEP, NOISE, PATHS = 0.2, 0.6, 48

@@ -7,7 +7,7 @@ import pytest
 
 import smdp_jax as smdp
 
-pytestmark = pytest.mark.usefixtures("no_step_miss")
+pytestmark = pytest.mark.usefixtures("no_step_miss", "compiles_quickly")
 
 SDE = smdp.SDE(lambda t, x, args: -x, diffusion=0.5)
 TS = smdp.linear_grid(0.0, 1.0, 5)
