@@ -13,9 +13,6 @@ from smdp_jax.evaluate import calibration_report as calibration_report
 from smdp_jax.experiment import load as load
 from smdp_jax.experiment.pretrained import Pretrained as Pretrained
 from smdp_jax.experiment.pretrained import pretrained as pretrained
-from smdp_jax.likelihood import LogProb as LogProb
-from smdp_jax.likelihood import certify as certify
-from smdp_jax.likelihood import log_prob as log_prob
 from smdp_jax.objectives import BackwardKernel as BackwardKernel
 from smdp_jax.objectives import DenoisingScore as DenoisingScore
 from smdp_jax.objectives import ImplicitScore as ImplicitScore
@@ -25,10 +22,15 @@ from smdp_jax.objectives import OneStep as OneStep
 from smdp_jax.objectives import PathScore as PathScore
 from smdp_jax.objectives import SlicedScore as SlicedScore
 from smdp_jax.objectives.step_miss import step_miss as step_miss
-from smdp_jax.observations import condition as condition
+from smdp_jax.posterior import LogProb as LogProb
 from smdp_jax.posterior import Path as Path
 from smdp_jax.posterior import Posterior as Posterior
+from smdp_jax.posterior import Refined as Refined
+from smdp_jax.posterior import certify as certify
+from smdp_jax.posterior import condition as condition
+from smdp_jax.posterior import log_prob as log_prob
 from smdp_jax.posterior import probability_flow as probability_flow
+from smdp_jax.posterior import refine_posterior as refine_posterior
 from smdp_jax.posterior import sample_posterior as sample_posterior
 from smdp_jax.scores.estimate import estimate_kernel as estimate_kernel
 from smdp_jax.scores.gaussian import GaussianReference as GaussianReference
@@ -62,8 +64,6 @@ from smdp_jax.solve.gaussian import GaussianStep as GaussianStep
 from smdp_jax.solve.gaussian import GaussianTransition as GaussianTransition
 from smdp_jax.solve.integrate import integrate as integrate
 from smdp_jax.solve.linear import LinearPart as LinearPart
-from smdp_jax.solve.refine import Refined as Refined
-from smdp_jax.solve.refine import refine_posterior as refine_posterior
 from smdp_jax.solve.reversal import probability_flow_sde as probability_flow_sde
 from smdp_jax.solve.reversal import reverse_sde as reverse_sde
 from smdp_jax.solve.solvers import flow_map_of as flow_map_of

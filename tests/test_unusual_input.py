@@ -18,7 +18,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import smdp_jax as smdp
-from smdp_jax.posterior import _sample
+from smdp_jax.posterior.sampling import _sample
 from tests.linear_fit import Linear
 from tests.verbs import ENDS, KEY, SDE, TS, decay, fit, flow, sample, simulate, solve
 

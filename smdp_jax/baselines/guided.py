@@ -23,7 +23,7 @@ from smdp_jax.baselines.diffusion_prior import DiffusionPrior
 from smdp_jax.baselines.parts import as_posterior, check_asked, half_square
 from smdp_jax.checks import check_holds, check_key, check_positive, check_samples
 from smdp_jax.evaluate.ensembles import crps_ensemble
-from smdp_jax.posterior import Posterior, sample_posterior
+from smdp_jax.posterior.sampling import Posterior, sample_posterior
 from smdp_jax.sde import SDE, Args, Scalar, State
 from smdp_jax.solve.noise_free import NoiseFree
 from smdp_jax.solve.terms import white_noise

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from smdp_jax.baselines.parts import as_posterior, by_leaf, check_asked, half_square
 from smdp_jax.checks import check_key, check_samples
-from smdp_jax.posterior import Posterior
+from smdp_jax.posterior.sampling import Posterior
 from smdp_jax.sde import SDE, Args, State
 from smdp_jax.solve.noise_free import NoiseFree
 from smdp_jax.solve.terms import white_noise

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from smdp_jax.checks import check_finite, check_positive, finite_rows
-from smdp_jax.posterior import Posterior
+from smdp_jax.posterior.sampling import Posterior
 from smdp_jax.sde import SDE, Args, State
 from smdp_jax.solve.backward import SolveInfo
 from smdp_jax.solve.process import check_time_grid

@@ -16,7 +16,7 @@ from smdp_jax.baselines.parts import as_posterior, at_rest, check_asked
 from smdp_jax.checks import check_kind, check_within
 from smdp_jax.models import DilatedResNet
 from smdp_jax.objectives import InverseStep
-from smdp_jax.posterior import Posterior
+from smdp_jax.posterior.sampling import Posterior
 from smdp_jax.scores.learned import apply_network
 from smdp_jax.scores.step import LearnedStep, StepScale
 from smdp_jax.sde import SDE, Args, Scalar, State

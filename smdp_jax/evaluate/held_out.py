@@ -14,7 +14,7 @@ from smdp_jax.evaluate.arrays import as_levels
 from smdp_jax.evaluate.calibration_record import CalibrationReport
 from smdp_jax.evaluate.calibration_rows import MIN_CASES
 from smdp_jax.evaluate.observables import Observables, default_observables
-from smdp_jax.posterior import Posterior, sample_posterior
+from smdp_jax.posterior.sampling import Posterior, sample_posterior
 from smdp_jax.sde import SDE, State
 from smdp_jax.solve.process import check_time_grid
 from smdp_jax.trajectories import Trajectories

@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray
 from smdp_jax.evaluate import CalibrationReport, Metric, ReportFigure, calibration_report
 from smdp_jax.evaluate.calibration_record import Ratio
 from smdp_jax.evaluate.held_out import MIN_CASES, MIN_DRAWS
-from smdp_jax.posterior import Posterior
+from smdp_jax.posterior.sampling import Posterior
 from smdp_jax.sde import SDE
 from smdp_jax.trajectories import Trajectories
 

@@ -16,7 +16,7 @@ from smdp_jax.experiment.calibrated import calibrated
 from smdp_jax.experiment.fields import Count, Positive, Seed, Share
 from smdp_jax.experiment.run import Dataset, Run
 from smdp_jax.objectives import MultiStep, PathScore
-from smdp_jax.posterior import Posterior, sample_posterior
+from smdp_jax.posterior.sampling import Posterior, sample_posterior
 from smdp_jax.sde import SDE, State
 from smdp_jax.simulate import simulate
 from smdp_jax.solve.time_grids import linear_grid

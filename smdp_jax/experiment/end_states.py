@@ -11,7 +11,7 @@ from smdp_jax.experiment.fields import ExperimentError
 from smdp_jax.experiment.run import Run
 from smdp_jax.experiment.storage import write_arrays
 from smdp_jax.files import read_archive
-from smdp_jax.posterior import Posterior
+from smdp_jax.posterior.sampling import Posterior
 
 
 def sample_end_states(

@@ -18,9 +18,9 @@ from smdp_jax import evaluate as metrics
 from smdp_jax.evaluate import Metric, ReportFigure
 from smdp_jax.experiment.calibrated import calibrated, certified
 from smdp_jax.experiment.run import Run
-from smdp_jax.likelihood import certify
 from smdp_jax.physics import Affine, Reference
-from smdp_jax.posterior import probability_flow, sample_posterior
+from smdp_jax.posterior.likelihood import certify
+from smdp_jax.posterior.sampling import probability_flow, sample_posterior
 
 _GROUPS = 20
 _ENDS, _REACH = 0.1, 1.3  # end points that are walked back from, states that scores are shown at

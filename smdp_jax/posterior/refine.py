@@ -91,7 +91,9 @@ def refine_posterior(
     p the mean of the starts, by Levenberg-Marquardt. Directions that the end tells are drawn anew
     from it; others stay as they are, but for a share ``step``. Where F is linear, start and noise
     Gaussian, samples of the posterior stay such, and others come nearer with every round: a
-    proximal step of Langevin dynamics, and at ``step=1`` randomised maximum likelihood.
+    proximal step of Langevin dynamics, and at ``step=1`` randomised maximum likelihood. Where F is
+    not linear, what the end tells is drawn from the posterior times ``|det F'|``, which leans to
+    starts that the end depends on more, by as much as F' changes within the posterior.
 
     Parameters
     ----------
