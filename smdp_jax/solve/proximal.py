@@ -10,7 +10,8 @@ l = J C J^T / R the result is (1 - h) x + h E[x | y] + sqrt(2 h - h^2) std[x | y
 h = (1 + l) / (1 + l + a). So what the end tells (l >> a) is drawn anew from it, and what it does
 not tell (l << a) stays as it is but for a share 1 / (1 + a). At a = 0 this is randomised maximum
 likelihood (Oliver et al. 1996), as a grows a step of Langevin dynamics (a proximal one: Pereyra
-2016). C is that of the leading principal components of the starts; others do not move.
+2016). C is that of the leading principal components of the starts; others do not move, but for
+what no start has there, which is taken out.
 """
 
 from functools import partial
@@ -22,6 +23,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 _LEAST = 1e-8  # variance of a direction over the largest
+_BEYOND = 5.0  # deviations, beside the components, that no start has
 
 
 class Spread(NamedTuple):
@@ -49,6 +51,13 @@ class Spread(NamedTuple):
     def along(self, x: Array) -> Array:
         """Coordinates of a state, in standard deviations."""
         return self.components.T @ (x - self.mean) / self.deviations
+
+    def possible(self, x: Array) -> Array:
+        """The state, less what it has beside the components where no draw has as much."""
+        off = x - self.mean
+        beside = off - self.components @ (self.components.T @ off)
+        size = jnp.sum(beside**2) / max(len(x) - self.deviations.shape[0], 1)
+        return jnp.where(size <= (_BEYOND * self.rest) ** 2, x, x - beside)
 
     def whiten(self, x: Array) -> Array:
         """Divide by the standard deviations, those of all directions."""
@@ -86,6 +95,7 @@ def drawn_to(
     """Move one sample, by Levenberg-Marquardt iterations."""
     k_end, k_prior, k_near = jax.random.split(key, 3)
     prior, near = problem.prior, 1 / step - 1
+    x = prior.possible(x)
     white = partial(jax.random.normal, dtype=x.dtype)
     own = prior.along(x)
     shape = own.shape

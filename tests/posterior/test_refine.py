@@ -94,6 +94,22 @@ def test_few_directions_leave_the_others_alone():
     np.testing.assert_allclose(moved, np.outer(moved @ first, first), atol=1e-5)
 
 
+@pytest.mark.parametrize(("directions", "junk"), [(64, 1e-2), (64, 7.0), (1, 30.0)])
+def test_what_no_start_has_is_taken_out(directions, junk):
+    """Beside the components, all of the variance or the first: there the samples had only junk."""
+    own = np.random.default_rng(5)
+    rows = own.normal(size=(2, 3))
+    starts = STARTS.mean(0) + own.normal(size=(900, 2)) * [1.0, 0.3] @ rows
+    ends = GAIN * starts + NOISE * own.normal(size=starts.shape)
+    pairs = jnp.asarray(np.stack([starts, ends], 1), "float32")
+    spoilt = starts + junk * np.cross(*rows) / np.linalg.norm(np.cross(*rows))
+    data = smdp.Trajectories(TS[jnp.array([0, 2])], pairs)
+    found = np.asarray(refine(spoilt[:50], ends[0], data=data, directions=directions).samples)
+    components = np.linalg.svd(starts - starts.mean(0))[2][: min(directions, 2)]
+    off = (found - starts.mean(0)) @ (np.eye(3) - components.T @ components)
+    np.testing.assert_allclose(off, 0, atol=1e-4)
+
+
 # A process that is not linear -------------------------------------------------------------------
 
 CUBIC = smdp.SDE(lambda t, x, args: -args * x**3, diffusion=0.02)
