@@ -17,7 +17,8 @@ from jax.typing import ArrayLike
 from smdp_jax.checks import check_within
 from smdp_jax.files import digest_of
 from smdp_jax.physics.spectral.gaussian_field import mode_variance
-from smdp_jax.sde import State
+from smdp_jax.sde import Args, State
+from smdp_jax.solve.condition_splines import PATHS_PER_KNOT, Hats, fitted_variances
 from smdp_jax.solve.time_grids import between, variance_between
 
 
@@ -30,11 +31,12 @@ def _bounded_below(variance: np.ndarray, floor: float) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Table of mode variances over time, callable at any time: `spectrum(t)` -> tree of C(t, k).
+    """Table of mode variances over time, and over conditions: `spectrum(t, args)` gives C(t, k).
 
     Between two stored times a rising variance is interpolated linearly (noise adds variance at a
     constant rate) and a falling one geometrically (dissipation takes a constant fraction); both are
-    exact for those two cases alone. Outside the stored times the nearest is used.
+    exact for those two cases alone. Outside the stored times the nearest is used. Over conditions
+    the logarithm is interpolated linearly.
 
     Two tables with equal contents are equal and hash alike, so that a network holding one can be
     a static argument of `jax.jit`. A table is no variable of the network: no optimiser, weight
@@ -44,12 +46,14 @@ class Spectrum:
     ----------
     ts, variance : array (n,), pytree
         Stored times, strictly increasing, n >= 2; structure of the state, leaves (n, *modes) >= 0,
-        in the units of x².
+        in the units of x²; with conditions (n, knots, *modes).
     floor : float
         A mode that starts from nothing, C = 0 at the first time, has an infinite score there.
         C(t_i) is kept above `floor`, in (0, 1], times C(t_{i+1}), which is as if the noise had set
         in that fraction of a step earlier. Modes that never move get 1e-12 times the mean over
         modes; if none does, the table is refused (ValueError).
+    conditions : optional
+        Knots in the scalars of ``args``, as `from_trajectories` puts them; None: C(t, k) alone.
 
     Raises
     ------
@@ -61,6 +65,7 @@ class Spectrum:
     ts: Any
     variance: State
     floor: float = 1e-3
+    conditions: Hats | None = field(default=None, repr=False)
     _digest: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -70,10 +75,14 @@ class Spectrum:
             raise ValueError(f"ts must be at least two strictly increasing times, got {ts}")
         check_within("(0, 1]", floor=self.floor)
 
+        knots = () if self.conditions is None else (self.conditions.count,)
+        want = " by ".join([f"{len(ts)} times", *(f"{count} knots" for count in knots), "modes"])
+
         def bounded(leaf: Any) -> np.ndarray:
             leaf = np.array(leaf)
-            if leaf.ndim < 2 or len(leaf) != len(ts):
-                raise ValueError(f"variance must be {len(ts)} times by modes, got {leaf.shape}")
+            known = 1 + len(knots)
+            if leaf.ndim <= known or leaf.shape[:known] != (len(ts), *knots):
+                raise ValueError(f"variance must be {want}, got {leaf.shape}")
             if not (leaf.min() >= 0 and 0 < leaf.max() < np.inf):
                 got = f"values in [{leaf.min()}, {leaf.max()}]"
                 raise ValueError(f"variances must be finite, at least 0, not all 0, got {got}")
@@ -81,11 +90,17 @@ class Spectrum:
 
         object.__setattr__(self, "ts", ts)
         object.__setattr__(self, "variance", jax.tree.map(bounded, self.variance))
-        object.__setattr__(self, "_digest", digest_of((self.ts, self.variance)))
+        object.__setattr__(self, "_digest", digest_of((self.ts, self.variance, self.conditions)))
 
     @classmethod
     def from_trajectories(
-        cls, ts: ArrayLike, xs: State, *, radial: bool = False, floor: float = 1e-3
+        cls,
+        ts: ArrayLike,
+        xs: State,
+        *,
+        args: Args = None,
+        radial: bool = False,
+        floor: float = 1e-3,
     ) -> "Spectrum":
         """Estimate the table from simulated paths.
 
@@ -93,6 +108,9 @@ class Spectrum:
         ----------
         ts, xs : array (times,), pytree
             Stored times; states of real periodic fields, leaves (samples, times, *grid).
+        args : pytree, optional
+            Conditions of the paths, leaves (samples, ...): the table follows (up to three of) the
+            scalars that differ between paths, each knot being told by at least 20 of them.
         radial, floor
             Average over modes of equal |k|², see `mode_variance`; as in `Spectrum`.
 
@@ -101,15 +119,30 @@ class Spectrum:
         Spectrum
             Table at those times.
         """
-        variance = jax.vmap(lambda x: mode_variance(x, radial=radial), in_axes=1)(xs)
-        return cls(ts, variance, floor)
+        paths, dtype = len(jax.tree.leaves(xs)[0]), jax.tree.leaves(xs)[0].dtype
+        hats = Hats.of(args, paths, paths // PATHS_PER_KNOT, dtype)
+        if not hats.picks:
+            variance = jax.vmap(lambda x: mode_variance(x, radial=radial), in_axes=1)(xs)
+            return cls(ts, variance, floor)
+        weights = jax.vmap(lambda args: hats(args, dtype)[1])(args)
 
-    def __call__(self, t: ArrayLike) -> State:
-        """Variances at a scalar time t, leaves (*modes), in t's dtype."""
+        def at(x: State) -> State:
+            powers = jax.vmap(lambda x: mode_variance(x, radial=radial))(
+                jax.tree.map(lambda field: field[:, None], x)
+            )
+            return jax.tree.map(lambda p: fitted_variances(weights, p), powers)
+
+        by_time = jax.tree.map(lambda x: jnp.moveaxis(jnp.asarray(x), 1, 0), xs)
+        return cls(ts, jax.jit(lambda xs: jax.lax.map(at, xs))(by_time), floor, hats)
+
+    def __call__(self, t: ArrayLike, args: Args = None) -> State:
+        """Variances at a scalar time t for some conditions, leaves (*modes), in t's dtype."""
         t = jnp.asarray(t)
         i, share = between(jnp.asarray(self.ts, t.dtype), t)
         table = jax.tree.map(lambda leaf: jnp.asarray(leaf, t.dtype), self.variance)
-        return jax.tree.map(lambda v: variance_between(v[i - 1], v[i], share), table)
+        found = jax.tree.map(lambda v: variance_between(v[i - 1], v[i], share), table)
+        hats = self.conditions
+        return found if hats is None else jax.tree.map(lambda v: hats.geometric(v, args), found)
 
     def __eq__(self, other: object) -> bool:
         """Equal contents."""

@@ -11,11 +11,11 @@ from jaxtyping import Array, PRNGKeyArray
 from smdp_jax.checks import check_choice
 from smdp_jax.compiled import once
 from smdp_jax.scores.blocks import Transform
-from smdp_jax.scores.conditions import Hats
 from smdp_jax.scores.own_steps import move_of, noise_of
 from smdp_jax.scores.regression import Regression, regress
 from smdp_jax.scores.tables import KernelTables, base_of, with_input_noise
 from smdp_jax.sde import SDE, Args, FlowMap, Scalar, State
+from smdp_jax.solve.condition_splines import Hats
 from smdp_jax.trajectories import Trajectories
 
 Base = Literal["auto", "state", "inverse"]
@@ -61,9 +61,10 @@ def tables_of(
 ) -> KernelTables:
     """Tables of some steps (default: of all)."""
     steps = np.arange(data.num_times - 1) if steps is None else steps
-    hats = Hats.of(data, _most_features(data, transform))
     x, args = data.at(0, -1), data.args_of(0)
     dtype = jax.tree.leaves(x)[0].dtype
+    differ = None if data.args_axes is None else data.args
+    hats = Hats.of(differ, data.num_samples, _most_features(data, transform), dtype)
 
     @once
     def estimate(data: Trajectories, key: PRNGKeyArray) -> KernelTables:

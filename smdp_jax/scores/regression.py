@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from smdp_jax.scores.blocks import matvec
+from smdp_jax.solve.condition_splines import shares_of
 
 # Shares of a variance, far above rounding in float32 and far below what is measured.
 _RIDGE = 1e-5
@@ -72,7 +73,7 @@ def regress(earlier: Array, base: Array, later: Array, features: Array) -> Regre
     slopes = (slopes / weight[0, ..., None]).reshape(blocks, -1, 1 + size, size)
     gain = jnp.swapaxes(slopes[:, :, 1:] / scale[0, :, None, :, None], -1, -2)
     freedom = paths / max(paths - seen.shape[-1], 1)
-    shares = features[:, 1] / features[:, 1].sum(axis=0, keepdims=True)
+    shares = shares_of(features[:, 1])
     spread = freedom * jnp.einsum("sm,skc,skd->mkcd", shares.astype(left.dtype), left, left.conj())
     return Regression(
         mean=mean[0],

@@ -18,7 +18,6 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 from smdp_jax.checks import check_that
 from smdp_jax.files import write_atomically
 from smdp_jax.scores.blocks import Cosine, Joint, Periodic, Points
-from smdp_jax.scores.conditions import Hats
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.learned import LearnedScore, StepCorrection
 from smdp_jax.scores.moments import physics_of
@@ -28,6 +27,7 @@ from smdp_jax.scores.seen import SeenRange
 from smdp_jax.scores.step import LearnedStep, StepScale
 from smdp_jax.scores.tables import KernelTables
 from smdp_jax.sde import SDE
+from smdp_jax.solve.condition_splines import Hats
 
 _MAGIC, _VERSION = b"smdp_jax learned term ", 1
 _records: dict[str, Callable] = {}

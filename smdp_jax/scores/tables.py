@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from smdp_jax.scores.blocks import Transform, matvec
-from smdp_jax.scores.conditions import Hats
 from smdp_jax.scores.regression import Regression
 from smdp_jax.sde import Args, FlowMap, Scalar, State
+from smdp_jax.solve.condition_splines import Hats
 from smdp_jax.solve.terms import white_noise
 
 

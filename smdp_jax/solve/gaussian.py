@@ -12,6 +12,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.checks import check_choice, check_that
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
+from smdp_jax.solve.condition_splines import takes_conditions
 from smdp_jax.solve.covariance import Modes, Spread, counts_of
 from smdp_jax.solve.gaussian_solver import GaussianSolver, is_mode
 from smdp_jax.solve.linear import LinearPart, Transform, check_transform
@@ -38,7 +39,8 @@ class GaussianStep(eqx.Module):
         physics is linear, and else there is none: stiff physics then needs short steps.
     reference : Spectrum, Preconditioner, GaussianReference, optional
         The Gaussian: what has ``moments(t)`` (mean and variance per mode), or is called at t for
-        the variances alone. Default: what the learned score starts from.
+        the variances alone; at ``(t, args)`` where they depend on conditions (without a linear
+        part per mode of ``rfftn``). Default: what the learned score starts from.
 
     Raises
     ------
@@ -113,7 +115,7 @@ def check_gaussian(
     noisy = all(g.all() for g in noise_table(sde, ts, x))
     check_that(noisy, "GaussianStep must have noise on every leaf, got SDE.diffusion of 0")
     check_transform(solver.linear.transform, x)
-    solver.check_reference(ts, x)
+    solver.check_reference(ts, x, args)
     jax.eval_shape(lambda t0, t1: solver.coefficients(t0, t1, x, args), ts[0], ts[1])
 
 
@@ -179,6 +181,8 @@ def _transform_of(reference: Any, x: State) -> Transform | None:
     shapes = lambda tree: [leaf.shape for leaf in jax.tree.leaves(tree)]
     if waves is None or shapes(modes := jax.eval_shape(waves[0], x)) == shapes(x):
         return None
+    if takes_conditions(reference):  # which are not known here
+        return waves
     return waves if shapes(jax.eval_shape(reference, jnp.zeros(()))) == shapes(modes) else None
 
 

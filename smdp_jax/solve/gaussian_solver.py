@@ -32,6 +32,7 @@ from jaxtyping import Array
 
 from smdp_jax.checks import check_that, concrete
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
+from smdp_jax.solve.condition_splines import with_conditions
 from smdp_jax.solve.linear import LinearPart, phi_functions, rates_at, times, to_modes, to_state
 from smdp_jax.solve.linearise import Curvature, Linearised
 from smdp_jax.solve.terms import Splitting
@@ -91,7 +92,8 @@ class GaussianSolver(Splitting):
         if isinstance(self.reference, Curvature):
             mean, variance = self.reference.moments(self.score, t, args)
         else:
-            mean, variance = of(t) if of is not None else (None, self.reference(t))
+            found = with_conditions(of or self.reference, t, args)
+            mean, variance = found if of is not None else (None, found)
 
         def spread(value: Any, like: State) -> State:
             one = jax.tree.structure(value) == jax.tree.structure(0.0)
@@ -116,11 +118,11 @@ class GaussianSolver(Splitting):
 
         return jax.tree.map(pair, modes, spread(mean, modes), spread(variance, modes))
 
-    def check_reference(self, ts: Array, x: State) -> None:
+    def check_reference(self, ts: Array, x: State, args: Args) -> None:
         """Look at the reference's variances at the times of a grid."""
         if isinstance(self.reference, Curvature) or not concrete(ts, self.reference):
             return
-        pairs = jax.vmap(lambda t: self.moments(t, x))(jnp.asarray(ts))
+        pairs = jax.vmap(lambda t: self.moments(t, x, args))(jnp.asarray(ts))
         said = "variances of the reference of GaussianStep must be at least 0, got"
         for _, variance in jax.tree.leaves(pairs, is_leaf=lambda p: isinstance(p, tuple)):
             worst = jnp.min(variance)

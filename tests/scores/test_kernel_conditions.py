@@ -7,7 +7,7 @@ import pytest
 from scipy.interpolate import BSpline
 
 import smdp_jax as smdp
-from smdp_jax.scores.conditions import Hats
+from smdp_jax.solve.condition_splines import Hats
 
 TWO_STEPS = jnp.linspace(0.0, 1.0, 3)
 
@@ -107,14 +107,14 @@ def test_hats_sum_to_one_and_see_scalars_alone():
         "b": jnp.arange(40) % 3,
     }
     data = smdp.Trajectories(jnp.arange(2.0), jnp.zeros((40, 2, 1)), args, args_axes=0)
-    hats = Hats.of(data, most=9)
+    hats = Hats.of(data.args, 40, 9, jnp.float32)
     assert len(hats.picks) == 2
     assert hats.count == 9
     features = jax.vmap(lambda i: hats(data.args_of(i), jnp.float32))(jnp.arange(40))
     assert features.shape == (40, 2, 9)
     np.testing.assert_allclose(features.sum(axis=2), 1, rtol=1e-6)
     assert (features >= 0).all()
-    assert Hats.of(data, most=1).count == 1
+    assert Hats.of(data.args, 40, 1, jnp.float32).count == 1
 
 
 @pytest.mark.parametrize("count", [3, 4, 7])
@@ -161,3 +161,24 @@ def test_chains_turn_as_conditions_say():
     missed = back(paths.xs[:, -1], args) - paths.xs[:, 0]
     # The noise alone leaves 0.05 per entry; hat functions of the conditions 0.36.
     assert float(jnp.sqrt((missed**2).mean())) < 0.06
+
+
+@pytest.mark.parametrize("unlike", [0.0, 0.02])
+def test_conditions_that_go_together(unlike):
+    """Two that say the same leave knots without a path: (low, high) and (high, low)."""
+    k_args, k_prior, k_noise = jax.random.split(jax.random.key(4), 3)
+    a = jax.random.uniform(k_args, (600,), minval=0.2, maxval=2.0)
+    args = {"a": a, "b": 2 * a + unlike * jnp.sin(40 * a)}
+    decay = smdp.SDE(lambda t, x, args: -args["a"] * x, diffusion=0.3)
+    ts, x0 = smdp.linear_grid(0.0, 1.0, 10), jax.random.normal(k_prior, (600, 1))
+    data = smdp.simulate(decay, x0, ts, key=k_noise, args=args, args_axes=0, substeps=8)
+    kernel = smdp.estimate_kernel(decay, data)
+    assert kernel.tables.hats.count > 7  # of both
+    own = {"a": jnp.array(1.0), "b": jnp.array(2.0)}
+    past = smdp.sample_posterior(
+        decay, kernel, jnp.array([0.5]), ts, num_samples=4000, key=k_noise, args=own
+    ).samples
+    shrunk, noise = np.exp(-1), 0.09 * (1 - np.exp(-2)) / 2
+    variance = noise / (noise + shrunk**2)
+    assert float(past.mean()) == pytest.approx(0.5 * shrunk / (noise + shrunk**2), abs=0.12)
+    assert float(past.std()) == pytest.approx(variance**0.5, rel=0.12)
