@@ -5,6 +5,9 @@ their law at t = 10, so paths back to t = 0.5 must follow the law there, known b
 many evaluations until mean and standard deviation are within 1 %? The Gaussians of GaussianStep are
 those of simulated paths.
 
+*Heat*: the shipped score. CRPS of a point of the field over that of the exact posterior, error of
+the mean and spread over the exact ones, and processor seconds.
+
 *Burgers*: the shipped score. From the end states of the stored reference posterior: CRPS of the ten
 initial coefficients over that of the reference with the standard error over end states,
 reconstruction over the noise floor, lost paths, and processor seconds without compilation.
@@ -35,6 +38,7 @@ from smdp_jax.studies import noise_free
 
 SOLVERS = {
     "Euler": diffrax.Euler(),
+    "Heun": diffrax.Heun(),
     "GaussianStep": smdp.GaussianStep(),
     "order 1": smdp.GaussianStep(order=1),
 }
@@ -47,6 +51,13 @@ WAYS = (
 BACK, END = 0.5, 10.0
 TOLERATED = 0.01
 STEPS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+HEAT_WAYS = (
+    ("Heun", None),
+    ("order 1", (0, 1, 2, 4, 7, 13, 22, 38, 64)),
+    ("order 1", (0, 8, 16, 24, 32, 40, 48, 56, 64)),
+    ("GaussianStep", (0, 1, 5, 19, 64)),
+)
+"""By solver, which of the stored times the steps end at."""
 _REFERENCE = Path(__file__).parent / "references" / "burgers.npz"
 
 
@@ -58,6 +69,8 @@ class Settings(harness.Settings):
     """End states, 60 at most."""
     draws: int = 32
     """Paths from each."""
+    heat_cases: int = 40
+    """End states of the heat equation."""
     chunk: int = 128
     """Paths solved at once."""
     scalar_paths: int = 200_000
@@ -111,6 +124,45 @@ def scalar(system: Affine | Quadratic, paths: int) -> list[dict[str, Any]]:
     return [fewest(solver) for solver in solvers]
 
 
+def heat(settings: Settings) -> list[dict[str, Any]]:
+    """The shipped score by all ways, Heun's first, against the exact posterior."""
+    weights = smdp.pretrained("heat")
+    system, ts = weights.system, weights.ts
+    k_prior, k_end = jax.random.split(jax.random.key(11))
+    true = system.prior(k_prior, settings.heat_cases)
+    keys = jax.random.split(k_end, settings.heat_cases)
+    x_end = jax.vmap(system.transition, (0, None, None, 0))(keys, 0.0, system.end_time, true)
+    mean, std = jax.vmap(system.posterior_mean)(x_end), jnp.sqrt(system.posterior_point_variance())
+    best = evaluate.crps_gaussian(mean, std, true).mean()
+    score_of = jax.jit(lambda draws: jax.vmap(evaluate.crps_ensemble)(draws, true).mean())
+    error = lambda found: evaluate.ensemble_mse(found, true) ** 0.5
+
+    def row(name: str, stops: tuple[int, ...] | None) -> dict[str, Any]:
+        grid = ts if stops is None else ts[jnp.asarray(stops)]
+        how = {"solver": SOLVERS[name], "chunk_size": settings.chunk, "batch_axes": 1}
+        sample = partial(smdp.sample_posterior, weights.sde, weights.score, x_end, grid, **how)
+        past, taken = timed(sample, settings.draws)
+        calls = (len(grid) - 1) * evaluations_per_step(SOLVERS[name])
+        even = "" if stops is None or stops[1] == 1 else ", even"
+        return {"steps": f"{name}, {len(grid) - 1}{even}", "calls of the score": calls} | {
+            "CRPS / exact": float(score_of(past) / best),
+            "RMSE of the mean / exact": float(error(past.mean(axis=1)) / error(mean)),
+            "std / exact": float(jnp.sqrt(past.var(axis=1, ddof=1).mean()) / std),
+            "CPU s": taken,
+        }
+
+    return [row(*way) for way in HEAT_WAYS]
+
+
+def timed(sample: Any, draws: int) -> tuple[Any, float]:
+    """Draw after a first call that compiles; processor seconds."""
+    jax.block_until_ready(sample(num_samples=draws, key=jax.random.key(1)))
+    begun = time.process_time()
+    past: Any = sample(num_samples=draws, key=jax.random.key(0)).samples
+    past.block_until_ready()
+    return past, time.process_time() - begun
+
+
 def burgers(settings: Settings) -> list[dict[str, Any]]:
     """The shipped score by all ways, Euler's first."""
     weights = smdp.pretrained("burgers")
@@ -130,11 +182,7 @@ def burgers(settings: Settings) -> list[dict[str, Any]]:
         grid = ts[np.linspace(0, len(ts) - 1, steps + 1).round().astype(int)]
         how = {"solver": SOLVERS[name], "chunk_size": settings.chunk, "batch_axes": 1}
         sample = partial(smdp.sample_posterior, weights.sde, weights.score, x_end, grid, **how)
-        jax.block_until_ready(sample(num_samples=settings.draws, key=jax.random.key(1)))
-        begun = time.process_time()
-        past: Any = sample(num_samples=settings.draws, key=jax.random.key(0)).samples
-        past.block_until_ready()
-        taken = time.process_time() - begun
+        past, taken = timed(sample, settings.draws)
         crps = score_of(jax.vmap(modes)(past))
         ratio = crps.mean() / reference.mean()
         # Of a ratio of means over the same end states.
@@ -156,13 +204,14 @@ def burgers(settings: Settings) -> list[dict[str, Any]]:
 
 def main(given: Sequence[str] | None = None) -> dict[str, Any]:
     """Sample by all ways, and publish how the shortest compare with Euler's."""
-    quick = {"cases": 2, "draws": 2, "scalar_paths": 1000}
+    quick = {"cases": 2, "draws": 2, "heat_cases": 2, "scalar_paths": 1000}
     settings = harness.parse(Settings(), quick, __doc__, given)
     started = time.perf_counter()
     scalars = {
         type(system).__name__: scalar(system, settings.scalar_paths)
         for system in (Affine(), Quadratic())
     }
+    heun, *fields = heated = heat(settings)
     euler, *few = rows = burgers(settings)
     targets = [
         harness.Target(
@@ -172,6 +221,19 @@ def main(given: Sequence[str] | None = None) -> dict[str, Any]:
             at_least=True,
         )
         for name, found in scalars.items()
+    ]
+    targets += [
+        target
+        for found in fields
+        for target in (
+            harness.Target(f"heat, {found['steps']}: CRPS / exact", found["CRPS / exact"], 1.03),
+            harness.Target(
+                f"heat, {found['steps']}: Heun's time over it",
+                heun["CPU s"] / found["CPU s"],
+                4.0,
+                at_least=True,
+            ),
+        )
     ]
     targets += [
         harness.Target(
@@ -196,7 +258,8 @@ def main(given: Sequence[str] | None = None) -> dict[str, Any]:
             ),
         )
     ]
-    return harness.publish(settings, __file__, scalars | {"Burgers": rows}, targets, started)
+    tables = scalars | {"Heat": heated, "Burgers": rows}
+    return harness.publish(settings, __file__, tables, targets, started)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,10 @@ class Config(Experiment):
     test_cases: Count = 24
     """End states whose past is sampled."""
     posterior_samples: Count = 19
+    backward_steps: Count = 8
+    """Steps back by a score, each exact for Gaussians; Heun's at all stored times stand beside."""
+    heun_samples: Count = 4
+    """Samples of each end state by Heun's steps."""
     chunk: Count = 64
     """Paths solved at once: the fewer, the less memory."""
 
@@ -121,17 +125,23 @@ class Config(Experiment):
         return super().fit(dataset, key, precondition=scalar, epoch_steps=50, **resume)
 
     def posterior(self, run, x_end, *, num_samples, key, args=None) -> smdp.Posterior:
-        return smdp.sample_posterior(
-            run.sde,
-            run.learned,
-            x_end,
-            run.data.ts,
-            num_samples=num_samples,
-            key=key,
-            solver=diffrax.Heun() if self.objective == "path_score" else None,
-            batch_axes=1,
-            chunk_size=self.chunk,
-        )
+        ts, solver = run.data.ts, None
+        if self.objective == "path_score":
+            # Without preconditioning no Gaussian is known.
+            few = self.preconditioning != "none"
+            ts, solver = (ts[self.stops(ts)], smdp.GaussianStep(1)) if few else (ts, diffrax.Heun())
+        return self.walked(run, x_end, ts, solver, num_samples=num_samples, key=key)
+
+    def walked(self, run: Run, x_end: Any, ts: Any, solver: Any, **how: Any) -> smdp.Posterior:
+        how |= {"batch_axes": 1, "chunk_size": self.chunk}
+        return smdp.sample_posterior(run.sde, run.learned, x_end, ts, solver=solver, **how)
+
+    def stops(self, ts: Any) -> np.ndarray:
+        """Which of the stored times the steps of the samples end at: dense near the first."""
+        count = min(self.backward_steps, len(ts) - 1)
+        found = np.geomspace(1, len(ts), count + 1).round().astype(int) - 1
+        # Of the first ones, which round to the same, the next.
+        return np.maximum.accumulate(np.maximum(found, np.arange(count + 1)))
 
     def certificate(self, run: Run, key: PRNGKeyArray) -> dict[str, Any]:
         """How far paths from one end state are from the truth, by steps exact for Gaussians."""
@@ -149,7 +159,7 @@ class Config(Experiment):
         return {"gap": found.gap, "line": str(found)}
 
     def sample(self, run: Run, key: PRNGKeyArray) -> dict[str, Any]:
-        key, k_bound, k_ranks = jax.random.split(key, 3)
+        key, k_bound, k_ranks, k_heun = jax.random.split(key, 4)
         x_end = run.truth["x_end"]
         past = self.posterior(run, x_end, num_samples=self.posterior_samples, key=key)
         pairs = jnp.stack([run.truth["x0"], x_end], axis=1)
@@ -160,8 +170,12 @@ class Config(Experiment):
         power = jax.vmap(evaluate.power_spectrum)
         exact_mean = jax.vmap(system.posterior_mean)(x_end)
         # A step correction belongs to its own flow map, whose noise comes in other amounts.
-        bound = self.objective == "path_score"
-        return ({"certificate": self.certificate(run, k_bound)} if bound else {}) | {
+        found = {}
+        if self.objective == "path_score":
+            how = {"num_samples": self.heun_samples, "key": k_heun}
+            heun = self.walked(run, x_end, run.data.ts, diffrax.Heun(), **how).samples
+            found = {"certificate": self.certificate(run, k_bound), "heun_samples": heun}
+        return found | {
             **ranks,
             "samples": samples,
             "finite": past.info.finite,
@@ -183,6 +197,8 @@ class Config(Experiment):
         mean, count = samples.mean(axis=1), samples.shape[1]
         best, off = (evaluate.ensemble_mse(m, truth) ** 0.5 for m in (exact_mean, mean))
         std = np.sqrt(samples.var(axis=1, ddof=1).mean())
+        exact = evaluate.crps_gaussian(exact_mean, arrays["exact_std"], truth).mean()
+        crps = lambda draws: jax.vmap(evaluate.crps_ensemble)(draws, truth).mean() / exact
         spectral = jax.vmap(evaluate.spectral_error)
         unavoidable = np.sqrt(1 + 1 / count)
         return [
@@ -206,6 +222,12 @@ class Config(Experiment):
                 np.abs(std / arrays["exact_std"] - 1),
                 0.10,
                 bound="at most",
+            ),
+            Metric("CRPS / exact", crps(samples), 1.03, bound="at most"),
+            *(
+                [Metric("CRPS / exact, Heun's steps", crps(arrays["heun_samples"]))]
+                if "heun_samples" in arrays
+                else []
             ),
             Metric(
                 "spectral error of a sample",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -40,7 +41,13 @@ def waves_of(x: State) -> Transform | None:
     fields = [v.ndim in (1, 2, 3) and v.size > 3 and v.dtype.itemsize >= 4 for v in leaves]
     if not all(fields):
         return None
-    waves = Waves(tuple(v.shape for v in leaves))
+    return _waves(tuple(v.shape for v in leaves))
+
+
+@lru_cache(128)
+def _waves(shapes: tuple[tuple[int, ...], ...]) -> Transform:
+    # The same pair every time: methods are equal only if they are of one object, not of equal ones.
+    waves = Waves(shapes)
     return waves.forward, waves.backward
 
 

@@ -97,6 +97,40 @@ def test_second_call_compiles_nothing():
     assert counts[1] == counts[2] == counts[0]
 
 
+@pytest.mark.parametrize("solver", [None, smdp.GaussianStep(), smdp.GaussianStep(1)], ids=str)
+@pytest.mark.parametrize("stiff", [0.01, 30.0])
+def test_second_call_on_fields_compiles_nothing(solver, stiff):
+    """Also where the linear part of the physics is looked up, and where stable steps are chosen."""
+    traces = []
+    heat = lambda x: stiff * (jnp.roll(x, 1) - 2 * x + jnp.roll(x, -1))
+    sde = smdp.SDE(lambda t, x, args: heat(x), diffusion=0.5)
+
+    def score(t, x, args):
+        traces.append(1)
+        return -x
+
+    def call(i):
+        x, key = jnp.sin(jnp.arange(8.0) + i), jax.random.key(i)
+        if isinstance(solver, smdp.GaussianStep):
+            step = smdp.GaussianStep(solver.order, reference=one_everywhere)
+        else:
+            step = solver
+        smdp.sample_posterior(sde, score, x, SHORT + 1.0, num_samples=2, key=key, solver=step)
+        smdp.probability_flow(sde, score, x, SHORT + 1.0, solver=step)
+
+    counts = []
+    for i in range(3):
+        traces.clear()
+        call(i)
+        counts.append(len(traces))
+    assert counts[0] > 0
+    assert counts[1:] == [0, 0]
+
+
+def one_everywhere(t):
+    return 1.0
+
+
 def test_new_values_of_a_learned_score_compile_nothing():
     model = smdp.models.MLP((4,))
     traces = []
