@@ -54,11 +54,14 @@ class Refined:
     misfit, misfit_before : array (*batch, num_samples)
         Mean square of what the end of each misses without noise, in units of the noise's variance:
         of exact samples about 1.
+    lost : bool array (*batch, num_samples)
+        Which lay where no start does, or were not finite, and began anew from draws of the prior.
     """
 
     samples: Any
     misfit: Any
     misfit_before: Any
+    lost: Any
 
 
 def refine_posterior(
@@ -136,8 +139,8 @@ def refine_posterior(
     Returns
     -------
     Refined
-        The samples and their misfits; a sample that is not finite stays so. Warnings tell of starts
-        or noise that are far from Gaussian, and, outside of ``jit``, of samples that still miss.
+        The samples and their misfits. Warnings tell of starts or noise that are far from Gaussian,
+        and, outside of ``jit``, of samples that began anew, and that still miss.
 
     Raises
     ------
@@ -245,8 +248,8 @@ def _refined(
     key: PRNGKeyArray,
     step: Any,
     how: tuple,
-) -> tuple[State, Array, Array]:
-    """Samples (n, *state), and their misfits after and before."""
+) -> tuple[State, Array, Array, Array]:
+    """Samples (n, *state), their misfits after and before, and whether they were lost."""
     rounds, iterations, chunk_size = how
     samples, x_end, mapped = work
     unravel = ravel_pytree(jax.tree.map(lambda x: x[0], x_end))[1]
@@ -255,7 +258,7 @@ def _refined(
     count = jax.tree.leaves(samples)[0].shape[0]
     per_end = count // jax.tree.leaves(x_end)[0].shape[0]
 
-    def one(given: tuple) -> tuple[Array, Array, Array]:
+    def one(given: tuple) -> tuple[Array, ...]:
         x, i = given
         y = ravel_pytree(jax.tree.map(lambda v: v[i // per_end], x_end))[0]
         own = shared if mapped is None else jax.tree.map(lambda v: v[i // per_end], mapped)
@@ -267,10 +270,10 @@ def _refined(
 
         moved, _ = jax.lax.scan(move, x, jnp.arange(rounds))
         misfit = lambda x: jnp.mean(problem.miss(x, y, own) ** 2)
-        return moved, misfit(moved), misfit(x)
+        return moved, misfit(moved), misfit(x), ~problem.prior.holds(x)
 
-    moved, after, before = in_chunks(one, (flat(samples), jnp.arange(count)), chunk_size)
-    return jax.vmap(unravel)(moved), after, before
+    moved, *told = in_chunks(one, (flat(samples), jnp.arange(count)), chunk_size)
+    return jax.vmap(unravel)(moved), *told
 
 
 def _say_if_not_gaussian(starts: np.ndarray, noise: np.ndarray, step: float) -> None:
@@ -297,6 +300,11 @@ def _say_if_missed(found: Refined, entries: int) -> None:
     """Warn of samples whose end is far from what was seen."""
     if not concrete(found):
         return
+    if anew := int(np.sum(found.lost)):
+        warn(
+            f"{anew} of {found.lost.size} samples lay where no start of the data does, or were not "
+            "finite (.lost tells which): they began anew from draws of the prior"
+        )
     misfit = np.asarray(found.misfit).ravel()
     size = 9 * entries / 2
     far = max(_FAR, (1 - 1 / size + _SURE / math.sqrt(size)) ** 3)  # of Wilson and Hilferty

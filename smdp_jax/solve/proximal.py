@@ -11,7 +11,7 @@ h = (1 + l) / (1 + l + a). So what the end tells (l >> a) is drawn anew from it,
 not tell (l << a) stays as it is but for a share 1 / (1 + a). At a = 0 this is randomised maximum
 likelihood (Oliver et al. 1996), as a grows a step of Langevin dynamics (a proximal one: Pereyra
 2016). C is that of the leading principal components of the starts; others do not move, but for
-what no start has there, which is taken out.
+what no start has there, which is taken out. A sample that lies where no start does is drawn anew.
 """
 
 from functools import partial
@@ -24,6 +24,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 _LEAST = 1e-8  # variance of a direction over the largest
 _BEYOND = 5.0  # deviations, beside the components, that no start has
+_FARTHER = 1.5  # than any start, in the square of the distance
 
 
 class Spread(NamedTuple):
@@ -34,6 +35,8 @@ class Spread(NamedTuple):
     deviations: Array
     rest: Array
     """Standard deviation in each direction that is no component."""
+    farthest: Array
+    """Largest square of the coordinates of a draw, in standard deviations."""
 
     @classmethod
     def of(cls, draws: np.ndarray, most: int) -> "Spread":
@@ -45,19 +48,27 @@ class Spread(NamedTuple):
         kept = min(most, int(np.sum(variances > least)))
         others = draws.shape[1] - kept  # without any, rounding is all that is left
         beyond = max(variances[kept:].sum() / others, least) if others else variances[kept - 1]
-        numbers = mean, rows[:kept].T, np.sqrt(variances[:kept]), np.sqrt(beyond)
+        deviations = np.sqrt(variances[:kept])
+        farthest = np.square((draws - mean) @ rows[:kept].T / deviations).sum(axis=1).max()
+        numbers = mean, rows[:kept].T, deviations, np.sqrt(beyond), farthest
         return cls(*(jnp.asarray(v, draws.dtype) for v in numbers))
 
     def along(self, x: Array) -> Array:
         """Coordinates of a state, in standard deviations."""
         return self.components.T @ (x - self.mean) / self.deviations
 
-    def possible(self, x: Array) -> Array:
-        """The state, less what it has beside the components where no draw has as much."""
+    def holds(self, x: Array) -> Array:
+        """Whether a state is no farther off than draws are, along the components."""
+        return jnp.sum(self.along(x) ** 2) <= _FARTHER * self.farthest
+
+    def possible(self, key: PRNGKeyArray, x: Array) -> Array:
+        """A state less what no draw has beside the components; a new draw where none is like it."""
         off = x - self.mean
         beside = off - self.components @ (self.components.T @ off)
         size = jnp.sum(beside**2) / max(len(x) - self.deviations.shape[0], 1)
-        return jnp.where(size <= (_BEYOND * self.rest) ** 2, x, x - beside)
+        x = jnp.where(size <= (_BEYOND * self.rest) ** 2, x, x - beside)
+        anew = self.deviations * jax.random.normal(key, self.deviations.shape, x.dtype)
+        return jnp.where(self.holds(x), x, self.mean + self.components @ anew)
 
     def whiten(self, x: Array) -> Array:
         """Divide by the standard deviations, those of all directions."""
@@ -93,9 +104,9 @@ def drawn_to(
     problem: Problem, x: Array, y: Array, args: Any, key: PRNGKeyArray, step: Any, iterations: int
 ) -> Array:
     """Move one sample, by Levenberg-Marquardt iterations."""
-    k_end, k_prior, k_near = jax.random.split(key, 3)
+    k_end, k_prior, k_near, k_anew = jax.random.split(key, 4)
     prior, near = problem.prior, 1 / step - 1
-    x = prior.possible(x)
+    x = prior.possible(k_anew, x)
     white = partial(jax.random.normal, dtype=x.dtype)
     own = prior.along(x)
     shape = own.shape
@@ -125,7 +136,8 @@ def drawn_to(
         )
         return (*kept, jnp.where(lower, damping / 4, damping * 6)), None
 
-    # A sample whose simulation fails, or is far off, may start where the other terms pull it.
+    # A sample whose simulation fails, or is far off, may start where the other terms pull it,
+    # or at the mean.
     guesses = jnp.stack([jnp.zeros(shape, x.dtype), centre, -own])
     looks = jax.lax.map(look, guesses)
     best = jnp.argmin(jnp.where(jnp.isfinite(looks[2]), looks[2], jnp.inf))

@@ -76,7 +76,7 @@ def test_draws_of_the_prior_become_samples_in_one_whole_step():
 def test_wrong_samples_come_nearer_by_the_closed_form(rounds):
     """In modes of C^-1 and J R^-1 J the mean's error shrinks by a / (1 + l + a) in every round."""
     mean, _, c, r = posterior()
-    a, off = 1 / 0.2 - 1, np.array([3.0, -2.0, 1.0])
+    a, off = 1 / 0.2 - 1, np.array([1.5, -1.0, 0.5])
     told = np.diag(GAIN) @ np.linalg.inv(r) @ np.diag(GAIN)
     shrink = a * np.linalg.inv((1 + a) * np.eye(3) + c @ told)
     with warnings.catch_warnings():
@@ -146,10 +146,28 @@ def test_samples_whose_simulation_fails_start_elsewhere():
     x0 = jax.random.normal(jax.random.key(1), (500, 1))
     data = smdp.simulate(CUBIC, x0, GRID, key=jax.random.key(2), args=2.0)
     far = jnp.array([[12.0], [-12.0], [2.0]])
-    found = refine(far, jnp.array([0.3]), sde=CUBIC, ts=GRID, data=data, args=2.0, rounds=2)
+    with pytest.warns(UserWarning, match="2 of 3 samples lay where no start of the data does"):
+        found = refine(far, jnp.array([0.3]), sde=CUBIC, ts=GRID, data=data, args=2.0, rounds=2)
     assert not np.isfinite(found.misfit_before[:2]).any()
+    np.testing.assert_array_equal(found.lost, [True, True, False])
     assert (found.misfit < 10).all()
     assert (np.abs(found.samples - 0.3) < 0.3).all()
+
+
+@pytest.mark.parametrize("lost", [30.0, -1e20, np.nan])
+def test_lost_samples_become_samples_as_draws_of_the_prior_do(lost):
+    """What the end does not tell is that of the prior, not a share of where the sample was lost."""
+    with pytest.warns(UserWarning, match="8000 of 8000 samples lay where no start"):
+        found = refine(np.full((8000, 3), lost), step=1.0, rounds=1)
+    assert_posterior(found.samples)
+    draws = np.random.default_rng(3).multivariate_normal(STARTS.mean(0), np.cov(STARTS.T), 4000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        begun, anew = (refine(x, rounds=1).samples for x in (draws, np.full((4000, 3), lost)))
+    spread = np.std(draws, axis=0)
+    error = (np.mean(begun, axis=0) - np.mean(anew, axis=0)) / spread
+    assert np.abs(error).max() < 5 * np.sqrt(2 / 4000)  # 5 standard errors: one in a million
+    assert np.abs(np.std(begun, axis=0) / np.std(anew, axis=0) - 1).max() < 5 / np.sqrt(4000)
 
 
 # How it is asked --------------------------------------------------------------------------------
