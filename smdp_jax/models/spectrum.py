@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from smdp_jax.checks import check_within
+from smdp_jax.checks import check_conditions, check_within
 from smdp_jax.files import digest_of
 from smdp_jax.physics.spectral.gaussian_field import mode_variance
 from smdp_jax.sde import Args, State
@@ -118,8 +118,14 @@ class Spectrum:
         -------
         Spectrum
             Table at those times.
+
+        Raises
+        ------
+        ValueError
+            If conditions are not one for each path; as for `Spectrum`.
         """
         paths, dtype = len(jax.tree.leaves(xs)[0]), jax.tree.leaves(xs)[0].dtype
+        check_conditions(args, 0, paths, "xs")
         hats = Hats.of(args, paths, paths // PATHS_PER_KNOT, dtype)
         if not hats.picks:
             variance = jax.vmap(lambda x: mode_variance(x, radial=radial), in_axes=1)(xs)

@@ -137,21 +137,15 @@ def fitted_variances(hats: Float[Array, "paths features"], powers: Array) -> Arr
 def fitted_gains(hats: Float[Array, "paths features"], earlier: Array, later: Array) -> Array:
     """Table (features, ...) of the factors from one mode (paths, ...) to another."""
     power, cross = jnp.abs(earlier) ** 2, jnp.conj(earlier) * later
-    weak = jnp.maximum(power.mean(axis=0), jnp.finfo(power.dtype).tiny)
-    alike = cross.mean(axis=0) / weak.astype(cross.dtype)
-    own = jnp.tensordot(
-        hats.T.astype(cross.dtype), cross - alike[None] * power.astype(cross.dtype), 1
-    )
-    both = hats[:, :, None] * hats[:, None, :]
+    least = jnp.maximum(power.mean(axis=0), jnp.finfo(power.dtype).tiny)
+    alike = cross.mean(axis=0) / least.astype(cross.dtype)
+    unlike = cross - alike[None] * power.astype(cross.dtype)
+    own = jnp.einsum("sk,s...->...k", hats.astype(cross.dtype), unlike)
+    gram = jnp.einsum("sk,sl,s...->...kl", hats, hats, power)
     # One path of the mean power more at each knot, as there may be none.
-    gram = jnp.moveaxis(jnp.tensordot(power, both, (0, 0)), (-2, -1), (0, 1))
-    gram = gram + jnp.multiply.outer(jnp.eye(hats.shape[1], dtype=hats.dtype), weak)
-    flat = (gram.shape[0], gram.shape[1], -1)
-    found = jnp.linalg.solve(
-        jnp.moveaxis(gram.reshape(flat), -1, 0).astype(cross.dtype),
-        jnp.moveaxis(own.reshape(flat[1], -1), -1, 0)[..., None],
-    )[..., 0]
-    return alike[None] + found.T.reshape(own.shape)
+    gram = gram + jnp.multiply.outer(least, jnp.eye(hats.shape[1], dtype=least.dtype))
+    found = jnp.linalg.solve(gram.astype(cross.dtype), own[..., None])[..., 0]
+    return alike[None] + jnp.moveaxis(found, -1, 0)
 
 
 def _least_squares(hats: Array) -> Array:

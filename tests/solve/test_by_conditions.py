@@ -159,3 +159,5 @@ def test_conditions_that_are_missing_or_do_not_fit(data):
         spectrum(jnp.asarray(0.1))
     with pytest.raises(ValueError, match=r"variance must be 7 times by 7 knots by modes"):
         Spectrum(TS, np.ones((7, 9)), conditions=spectrum.conditions)
+    with pytest.raises(ValueError, match="args mapped over axis 0 must have 4000 entries"):
+        Spectrum.from_trajectories(data.ts, data.xs, args={"nu": jnp.ones(3)})
