@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.checks import check_that, check_within, concrete, warn
+from smdp_jax.compiled import once
 from smdp_jax.scores.kernel import LearnedKernel, first_step
 from smdp_jax.scores.kernel_step import draw
+from smdp_jax.scores.seen import SeenRange
 from smdp_jax.scores.tables import with_input_noise
 from smdp_jax.sde import Args, State
 from smdp_jax.solve.backward import BackwardSolve, SolveInfo
@@ -87,7 +89,7 @@ def _warn_of_far(kernel: LearnedKernel, ends: Ends, last: int) -> None:
     ):
         return
     if kernel.range is not None:
-        outside = jax.vmap(lambda x: kernel.range.outside(kernel.ts[last], x))(ends.x)
+        outside = _outside(kernel.range, kernel.ts[last], ends.x)
         if far := int(outside.sum()):
             said = f"sample_posterior: {far} of {outside.size} end states lie outside of the range"
             where = f"of the training paths at t={float(kernel.ts[last]):g}"
@@ -95,6 +97,11 @@ def _warn_of_far(kernel: LearnedKernel, ends: Ends, last: int) -> None:
     for name, value, low, high in kernel.tables.hats.beyond(ends.args, ends.mapped):
         said = f"{name}={value:.4g} lies outside of the training paths' [{low:.4g}, {high:.4g}]"
         warn(f"sample_posterior: {said}: train on paths with such conditions")
+
+
+@once
+def _outside(seen: SeenRange, t: Array, ends: State) -> Array:
+    return jax.vmap(lambda x: seen.outside(t, x))(ends)
 
 
 def drawn_back(

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from smdp_jax.checks import check_that, concrete
+from smdp_jax.compiled import once
 from smdp_jax.sde import SDE, Args, State
 
 
@@ -43,12 +44,17 @@ def move_of(sde: SDE, ts: Array, x: State, args: Args) -> State:
     return sde.drift(ts[-1], x, args)
 
 
+@once
+def _noise_and_move(sde: SDE, ts: Array, x: State, args: Args) -> tuple[State, State]:
+    return noise_of(sde, ts, x), move_of(sde, ts, x, args)
+
+
 def check_same_process(ts: Array, noise: State, probe: tuple[State, Args, State], sde: SDE) -> None:
     """Refuse another process, by its noise on the grid and its physics at one state."""
     x, args, moved = probe
     if not concrete(noise, moved, ts):
         return
-    now, again = jax.jit(lambda t, x, a: (noise_of(sde, t, x), move_of(sde, t, x, a)))(ts, x, args)
+    now, again = _noise_and_move(sde, ts, x, args)
     said = "sde must be the process that the kernel was learned for, got a"
     for name, old, new in (("noise", noise, now), ("physics", moved, again)):
         for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):

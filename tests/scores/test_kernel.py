@@ -224,3 +224,24 @@ def test_transform_is_chosen_by_likelihood(walls, want):
     x0 = jax.random.normal(jax.random.key(0), (300, 16))
     paths = smdp.simulate(sde, x0, jnp.linspace(0.0, END, 5), key=jax.random.key(1))
     assert type(smdp.estimate_kernel(sde, paths).tables.transform).__name__ == want
+
+
+def test_second_call_of_a_kernel_compiles_nothing():
+    """Nor does it look at the simulator again to tell whether it is the same one."""
+    traces = []
+
+    def drift(t, x, args):
+        traces.append(1)
+        return -x
+
+    sde, ts = smdp.SDE(drift, diffusion=0.3), smdp.linear_grid(0.0, 1.0, 5)
+    x0 = jax.random.normal(jax.random.key(0), (200, 2))
+    data = smdp.simulate(sde, x0, ts, key=jax.random.key(1))
+    kernel, counts = smdp.estimate_kernel(sde, data), []
+    for i in range(3):
+        traces.clear()
+        x_end, key = data.at(i, -1), jax.random.key(i)
+        smdp.sample_posterior(sde, kernel, x_end, ts, num_samples=2, key=key)
+        counts.append(len(traces))
+    assert counts[0] > 0
+    assert counts[1:] == [0, 0]
