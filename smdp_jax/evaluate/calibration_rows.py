@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from smdp_jax.compiled import compiled
 from smdp_jax.evaluate.arrays import by_name
 from smdp_jax.evaluate.calibration import marginal_coverage, sbc_ranks, tarp_ranks, uniformity_test
 from smdp_jax.evaluate.calibration_record import Ratio
@@ -66,7 +66,7 @@ def _shares(truths: Array, samples: Array, key: Array, levels: Array) -> Array:
     return jax.lax.map(of_case, (truths, samples, jax.random.split(key, truths.shape[0])))
 
 
-@eqx.filter_jit
+@compiled
 def _observed(observables: Observables, states: State, axes: int) -> Any:
     """Observables of states with one or two leading axes."""
     if axes == 1:
@@ -143,6 +143,7 @@ def reconstruction(
     return {name: _ratio(miss[:, 1:].mean(axis=1), miss[:, 0]) for name, miss in misses.items()}
 
 
+@compiled
 def _misses(
     sde: SDE, ts: Array, cases: tuple, shared: Args, options: dict[str, Any], chunk: int | None
 ) -> State:
@@ -152,19 +153,16 @@ def _misses(
         options = {"solver": diffrax.Tsit5()} | options
     number, per_case = jax.tree.leaves(cases[0])[0].shape[:2]
 
-    @eqx.filter_jit
-    def solve(cases: tuple, shared: Args) -> State:
-        def one(i: Array) -> State:
-            start = jax.tree.map(lambda x: x[i // per_case, i % per_case], cases[0])
-            end, own = jax.tree.map(lambda x: x[i // per_case], cases[1:])
-            own = shared if own is None else own
-            found, _ = integrate(quiet, start, ts, args=own, save="last", **options)
-            return jax.tree.map(lambda a, b: jnp.mean(jnp.square(a - b)), found, end)
+    def one(i: Array) -> State:
+        start = jax.tree.map(lambda x: x[i // per_case, i % per_case], cases[0])
+        end, own = jax.tree.map(lambda x: x[i // per_case], cases[1:])
+        own = shared if own is None else own
+        found, _ = integrate(quiet, start, ts, args=own, save="last", **options)
+        return jax.tree.map(lambda a, b: jnp.mean(jnp.square(a - b)), found, end)
 
-        total = number * per_case
-        return jax.lax.map(one, jnp.arange(total), batch_size=min(chunk or total, total))
-
-    return jax.tree.map(lambda x: x.reshape(number, per_case), solve(cases, shared))
+    total = number * per_case
+    found = jax.lax.map(one, jnp.arange(total), batch_size=min(chunk or total, total))
+    return jax.tree.map(lambda x: x.reshape(number, per_case), found)
 
 
 def _ratio(values: np.ndarray, references: np.ndarray) -> Ratio:

@@ -94,19 +94,18 @@ def best_base(sde: SDE, data: Trajectories, transform: Transform) -> Base:
 
 def _bends(sde: SDE, data: Trajectories) -> bool:
     """Whether a step back is more than a linear one: between two states of the paths."""
-    t0, t1 = data.ts[-2], data.ts[-1]
-
-    @once
-    def bend(x: State, y: State, args: Args) -> tuple[Array, Array]:
-        physics = physics_of(sde, "inverse")
-        assert physics is not None
-        middle = jax.tree.map(lambda x, y: (x + y) / 2, x, y)
-        b, c, m = (ravel_pytree(physics(t1, t0, v, args))[0] for v in (x, y, middle))
-        start = ravel_pytree(jax.tree.map(jnp.subtract, x, y))[0]
-        return jnp.abs((b + c) / 2 - m).max(), jnp.maximum(jnp.abs(b).max(), jnp.abs(start).max())
-
-    off, size = bend(data.at(0, -1), data.at(1, -1), data.args_of(0))
+    off, size = _bend(sde, data.ts[-2:], data.at(0, -1), data.at(1, -1), data.args_of(0))
     return not float(off) <= _LINEAR * float(size)
+
+
+@once
+def _bend(sde: SDE, ts: Array, x: State, y: State, args: Args) -> tuple[Array, Array]:
+    physics = physics_of(sde, "inverse")
+    assert physics is not None
+    middle = jax.tree.map(lambda x, y: (x + y) / 2, x, y)
+    b, c, m = (ravel_pytree(physics(ts[1], ts[0], v, args))[0] for v in (x, y, middle))
+    start = ravel_pytree(jax.tree.map(jnp.subtract, x, y))[0]
+    return jnp.abs((b + c) / 2 - m).max(), jnp.maximum(jnp.abs(b).max(), jnp.abs(start).max())
 
 
 @partial(once, light=False)
