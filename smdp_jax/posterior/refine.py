@@ -32,13 +32,14 @@ from smdp_jax.sde import SDE, Args, State
 from smdp_jax.solve.batches import in_chunks
 from smdp_jax.solve.noise_free import NoiseFree
 from smdp_jax.solve.process import check_process, check_time_grid
-from smdp_jax.solve.proximal import Problem, Spread, drawn_to
+from smdp_jax.solve.proximal import Noise, Problem, Spread, drawn_to
 from smdp_jax.solve.solvers import check_solver
 from smdp_jax.solve.time_grids import time_index
 from smdp_jax.trajectories import Trajectories
 
 _PATHS = 1024
 _FAR, _SURE = 4.0, 5.0  # mean square misfit, at least; and in deviations of a mean of squares
+_PROBED, _AT_ONCE = 64, 32
 _GAUSSIAN, _OFF = 0.798, 0.05  # E|z|, and how far off
 
 
@@ -76,6 +77,7 @@ def refine_posterior(
     rounds: int = 2,
     iterations: int = 16,
     directions: int = 64,
+    noise_paths: int = 256,
     args: Args = None,
     args_axes: int | None = None,
     solver: diffrax.AbstractSolver[Any] | None = None,
@@ -122,6 +124,10 @@ def refine_posterior(
         Of the minimisation, in each round.
     directions : int
         Principal components of the starts that are moved. Each costs a simulation's derivative.
+    noise_paths : int
+        Simulations with noise from each sample, in all rounds but the first, for what noise does to
+        its end: few leave more of it unknown than is told. 0: what it does to the ends of the data,
+        alike for all.
     args : pytree, optional
         Conditions of the end states.
     args_axes : int or None
@@ -160,6 +166,9 @@ def refine_posterior(
     counts = check_positive(
         optional="chunk_size", **names, substeps=substeps, chunk_size=chunk_size
     )
+    (own_paths,) = check_positive(least=0, noise_paths=noise_paths)
+    check_that(own_paths != 1, "noise_paths must be 0, or at least 2", noise_paths)
+    own_paths = own_paths if rounds > 1 else 0
     check_within("(0, 1]", step=step)
     check_choice("args_axes", args_axes, None, 0)
     samples, x_end = as_state(samples, "samples"), as_state(x_end, "x_end")
@@ -171,19 +180,27 @@ def refine_posterior(
 
     end = NoiseFree(sde, jnp.asarray(ts), _forward_mode(sde, solver), counts[3])
     with eval_context():  # inside of a caller's jit, too
-        starts, noise = _looked_at(data, ts, end, x)
-        spreads = Spread.of(starts, counts[2]), Spread.of(noise, max(len(noise) // 4, 1))
+        few, (starts, noise) = _looked_at(data, ts, end, x)
+        known = noise[np.isfinite(noise).all(axis=1)]
+        said = f"the simulation on ts must be finite from the data's starts, got {len(known)} of"
+        check_that(len(known) > 2, f"{said} {len(starts)}: shorter steps, or another solver")
+        spreads = Spread.of(starts, counts[2]), Spread.of(known, max(len(known) // 4, 1))
         along = np.asarray(jax.vmap(spreads[0].along)(jnp.asarray(starts)))
-        added = jax.vmap(spreads[1].whiten)(jnp.asarray(noise - noise.mean(axis=0)))
+        if own_paths:
+            some = min(max(_PROBED, 1024 // starts.shape[1]), 4 * _PROBED, len(starts))
+            added = _by_own_noise(end, spreads[1], few[:some], noise[:some], own_paths)
+        else:
+            added = jax.vmap(spreads[1].whiten)(jnp.asarray(known - known.mean(axis=0)))
 
     def rows(tree: Any, axes: int) -> Any:
         return jax.tree.map(lambda v: jnp.reshape(v, (-1, *jnp.shape(v)[axes:])), tree)
 
     work = (rows(samples, batch_axes + 1), rows(x_end, batch_axes), rows(mapped, batch_axes))
-    how = (*counts[:2], counts[4])
+    how = (*counts[:2], counts[4], own_paths)
     found = _refined(end, spreads, work, shared, key, float(step), how)
     result = Refined(*jax.tree.map(lambda v: v.reshape(*batch, *v.shape[1:]), found))
-    _say_if_not_gaussian(np.concatenate([along, starts], axis=1), np.asarray(added), step)
+    said = np.asarray(added)[np.isfinite(added).all(axis=1)]
+    _say_if_not_gaussian(np.concatenate([along, starts], axis=1), said, step, own_paths > 0)
     _say_if_missed(result, starts.shape[1])
     return result
 
@@ -214,8 +231,8 @@ def _batch(samples: State, x_end: State, mapped: Args, axes: int) -> tuple[int, 
 
 def _looked_at(
     data: Trajectories, ts: Any, end: NoiseFree, like: State
-) -> tuple[np.ndarray, np.ndarray]:
-    """Starts of the paths, and what noise added to their ends, each (paths, size)."""
+) -> tuple[Trajectories, tuple[np.ndarray, np.ndarray]]:
+    """Some paths, from the first to the last time; starts and what noise added, (paths, size)."""
     check_kind("data", data, "Trajectories(ts, xs)", "ts", "xs", "args_axes")
     check_that(concrete(data, ts), "ts and data must be known before tracing: close over them")
     data.check()
@@ -228,15 +245,37 @@ def _looked_at(
     flat = lambda tree: np.asarray(jax.vmap(lambda x: ravel_pytree(x)[0])(tree))
     starts, noise = flat(first), flat(last) - flat(ends)
     check_that(np.ptp(starts, axis=0).any(), "the starts of data must differ, got all alike")
-    noise = noise[np.isfinite(noise).all(axis=1)]
-    said = f"the simulation on ts must be finite from the data's starts, got {len(noise)} of"
-    check_that(len(noise) > 2, f"{said} {len(starts)}: shorter steps, or another solver")
-    return starts, noise
+    whole = jax.tree.map(lambda a, b: jnp.stack([a, b], axis=1), first, last)
+    some = Trajectories(jnp.asarray(ts)[jnp.array([0, -1])], whole, few.args, None, few.args_axes)
+    return some, (starts, noise)
 
 
 @once
 def _ends(end: NoiseFree, starts: State, args: Args, args_axes: int | None) -> State:
     return jax.vmap(end, (0, args_axes))(starts, args)
+
+
+@once
+def _by_own_noise(
+    end: NoiseFree, of_all: Spread, data: Trajectories, noise: Any, own_paths: int
+) -> Array:
+    """What noise added to the ends of paths, in units of what it does from their starts."""
+
+    def one(i: Array) -> Array:
+        key = jax.random.fold_in(jax.random.key(0), i)
+        own = _noise_at(end, of_all, data.at(i, 0), data.args_of(i), key, own_paths)
+        return own.whiten(noise[i] - own.mean)
+
+    return jax.lax.map(one, jnp.arange(data.num_samples), batch_size=_AT_ONCE)
+
+
+def _noise_at(
+    end: NoiseFree, of_all: Spread, x: State, args: Args, key: PRNGKeyArray, paths: int
+) -> Noise:
+    """What noise does to the end from x."""
+    flat = lambda x: ravel_pytree(x)[0]
+    noisy = jax.vmap(lambda key: flat(end.noisy(key, x, args)))(jax.random.split(key, paths))
+    return Noise.of(noisy - flat(end(x, args))[None], of_all)
 
 
 @compiled
@@ -250,7 +289,7 @@ def _refined(
     how: tuple,
 ) -> tuple[State, Array, Array, Array]:
     """Samples (n, *state), their misfits after and before, and whether they were lost."""
-    rounds, iterations, chunk_size = how
+    rounds, iterations, chunk_size, own_paths = how
     samples, x_end, mapped = work
     unravel = ravel_pytree(jax.tree.map(lambda x: x[0], x_end))[1]
     flat = jax.vmap(lambda x: ravel_pytree(x)[0])
@@ -265,10 +304,20 @@ def _refined(
         own_key = jax.random.fold_in(key, i)
 
         def move(x: Array, number: Array) -> tuple[Array, None]:
-            there = jax.random.fold_in(own_key, number)
-            return drawn_to(problem, x, y, own, there, step, iterations), None
+            k_move, k_noise = jax.random.split(jax.random.fold_in(own_key, number))
+            here = problem
+            if own_paths:
+                of_all = Noise.alike(spreads[1], own_paths)
+                own_noise = _noise_at(end, spreads[1], unravel(x), own, k_noise, own_paths)
+                usable = jnp.isfinite(own_noise.own.deviations).all()
+                chosen = jax.tree.map(lambda a, b: jnp.where(usable, a, b), own_noise, of_all)
+                here = problem._replace(noise=chosen)
+            return drawn_to(here, x, y, own, k_move, step, iterations), None
 
-        moved, _ = jax.lax.scan(move, x, jnp.arange(rounds))
+        # A sample that is new, or lost, may be where noise does something else.
+        k_first = jax.random.fold_in(own_key, 0)
+        moved = drawn_to(problem, x, y, own, k_first, step, iterations)
+        moved, _ = jax.lax.scan(move, moved, jnp.arange(1, rounds))
         misfit = lambda x: jnp.mean(problem.miss(x, y, own) ** 2)
         return moved, misfit(moved), misfit(x), ~problem.prior.holds(x)
 
@@ -276,7 +325,7 @@ def _refined(
     return jax.vmap(unravel)(moved), *told
 
 
-def _say_if_not_gaussian(starts: np.ndarray, noise: np.ndarray, step: float) -> None:
+def _say_if_not_gaussian(starts: np.ndarray, noise: np.ndarray, step: float, own: bool) -> None:
     """Warn of starts or noise whose mean size is not that of a Gaussian."""
     spread = starts.std(axis=0)
     sizes = np.abs(starts - starts.mean(axis=0))[:, spread > 0].mean(axis=0) / spread[spread > 0]
@@ -288,11 +337,15 @@ def _say_if_not_gaussian(starts: np.ndarray, noise: np.ndarray, step: float) -> 
             f"mean size of a component is {size:.2f} {said}. What the end does not tell is drawn "
             f"towards a Gaussian, by a share step={step:g} each round"
         )
-    if abs((size := np.abs(noise).mean()) - _GAUSSIAN) > _OFF + 4 * 0.6 / math.sqrt(len(noise)):
+    size = np.abs(noise).mean() / np.sqrt(np.square(noise).mean())
+    numbers = noise.size if own else len(noise)
+    if abs(size - _GAUSSIAN) > _OFF + 4 * 0.6 / math.sqrt(numbers):
+        which = "Gaussian from every start" if own else "the same Gaussian on all paths"
         warn(
-            "refine_posterior takes what noise adds to the end for the same Gaussian on all paths, "
-            f"and it is not: its mean size is {size:.2f} {said}. Samples will be near the end "
-            "state, and too widely or narrowly spread"
+            f"refine_posterior takes what noise adds to the end for {which}, and it is not: its "
+            f"mean size is {size:.2f} {said}. Samples will be near the end state, and too widely "
+            "or narrowly spread"
+            + ("" if own else "; rounds > 1 and noise_paths take it sample by sample")
         )
 
 

@@ -1,4 +1,4 @@
-"""The simulator without its noise, from a start to its end."""
+"""The simulator from a start to its end, without its noise and with it."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -7,6 +7,7 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
 
 from smdp_jax.sde import SDE, Args, State
 from smdp_jax.solve.integrate import advance
@@ -25,7 +26,14 @@ class NoiseFree:
     substeps: int
 
     def __call__(self, x: State, args: Args) -> State:
-        drifts = self.solver is None and self.sde.step is None
+        return self._end(replace(self.sde, diffusion=None), None, x, args)
+
+    def noisy(self, key: PRNGKeyArray, x: State, args: Args) -> State:
+        """Draw an end."""
+        return self._end(self.sde, key, x, args)
+
+    def _end(self, sde: SDE, key: Any, x: State, args: Args) -> State:
+        drifts = self.solver is None and sde.step is None
         how = {"substeps": self.substeps, "rematerialise": True, "save": "last", "args": args}
-        quiet, solver = replace(self.sde, diffusion=None), diffrax.Heun() if drifts else self.solver
-        return advance(quiet, x, jnp.asarray(self.ts), solver=solver, **how)[0]
+        solver = diffrax.Heun() if drifts else self.solver
+        return advance(sde, x, jnp.asarray(self.ts), key=key, solver=solver, **how)[0]

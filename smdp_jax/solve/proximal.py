@@ -83,13 +83,59 @@ class Spread(NamedTuple):
         return rest + self.components @ (along * self.deviations)
 
 
+class Noise(NamedTuple):
+    """What noise does to an end: a spread in the coordinates in which that of all paths is white.
+
+    Of few draws, and so drawn to a multiple of the identity there (Chen et al. 2010: OAS).
+    """
+
+    mean: Array
+    of_all: Spread
+    own: Spread
+
+    @classmethod
+    def of(cls, draws: Array, of_all: Spread) -> "Noise":
+        """Of draws (n, size)."""
+        mean, (count, size) = draws.mean(axis=0), draws.shape
+        white = jax.vmap(of_all.whiten)(draws - mean[None])
+        _, scales, rows = jnp.linalg.svd(white, full_matrices=False)
+        variances = scales**2 / (count - 1)
+        total, squares = variances.sum(), (variances**2).sum()
+        apart = count * (squares - total**2 / size)  # from a multiple of the identity
+        share = ((1 - 2 / size) * squares + total**2) / jnp.maximum(apart, 1e-30)
+        share = jnp.minimum(share, 1) if size > 1 else jnp.ones_like(share)
+        level = jnp.maximum(total / size, _LEAST)
+        along = jnp.maximum((1 - share) * variances + share * level, _LEAST * level)
+        rest = jnp.sqrt(jnp.maximum(share, _LEAST) * level)
+        nothing = jnp.zeros_like(mean)
+        own = Spread(nothing, rows.T, jnp.sqrt(along), rest, jnp.full_like(rest, jnp.inf))
+        return cls(mean, of_all, own)
+
+    @classmethod
+    def alike(cls, of_all: Spread, draws: int) -> "Noise":
+        """That of all paths, in the shapes of ``draws`` own ones."""
+        nothing, one = jnp.zeros_like(of_all.mean), jnp.ones_like(of_all.rest)
+        kept = min(draws, len(nothing))
+        rows = jnp.eye(len(nothing), kept, dtype=nothing.dtype)
+        own = Spread(nothing, rows, jnp.ones_like(rows[0]), one, jnp.full_like(one, jnp.inf))
+        return cls(of_all.mean, of_all, own)
+
+    def whiten(self, x: Array) -> Array:
+        """Divide by the root of the covariance."""
+        return self.own.whiten(self.of_all.whiten(x))
+
+    def colour(self, white: Array) -> Array:
+        """Undo ``whiten``."""
+        return self.of_all.colour(self.own.colour(white))
+
+
 class Problem(NamedTuple):
     """What is minimised, in coordinates z of the starts: ``x + components @ (deviations * z)``."""
 
     end: Any
     """From a start and conditions to its end, flat arrays."""
     prior: Spread
-    noise: Spread
+    noise: Spread | Noise
 
     def start(self, x: Array, z: Array) -> Array:
         """Start that lies z from a sample."""
