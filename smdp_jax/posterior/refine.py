@@ -40,6 +40,7 @@ from smdp_jax.trajectories import Trajectories
 _PATHS = 1024
 _FAR, _SURE = 4.0, 5.0  # mean square misfit, at least; and in deviations of a mean of squares
 _PROBED, _AT_ONCE = 64, 32
+_NUMBERS = 2**26
 _GAUSSIAN, _OFF = 0.798, 0.05  # E|z|, and how far off
 
 
@@ -140,7 +141,8 @@ def refine_posterior(
     batch_axes : int
         Number of leading axes that index end states.
     chunk_size : int, optional
-        Samples moved at once, to bound memory; default all.
+        Samples moved at once, to bound memory: default all, or as many as have 64 million numbers
+        in the ends of their simulations with noise.
 
     Returns
     -------
@@ -196,7 +198,10 @@ def refine_posterior(
         return jax.tree.map(lambda v: jnp.reshape(v, (-1, *jnp.shape(v)[axes:])), tree)
 
     work = (rows(samples, batch_axes + 1), rows(x_end, batch_axes), rows(mapped, batch_axes))
-    how = (*counts[:2], counts[4], own_paths)
+    chunk = counts[4]
+    if chunk is None and own_paths:
+        chunk = max(_NUMBERS // (own_paths * starts.shape[1]), 1)
+    how = (*counts[:2], chunk, own_paths)
     found = _refined(end, spreads, work, shared, key, float(step), how)
     result = Refined(*jax.tree.map(lambda v: v.reshape(*batch, *v.shape[1:]), found))
     said = np.asarray(added)[np.isfinite(added).all(axis=1)]
