@@ -36,7 +36,7 @@ class Spread(NamedTuple):
     rest: Array
     """Standard deviation in each direction that is no component."""
     farthest: Array
-    """Largest square of the coordinates of a draw, in standard deviations."""
+    """Largest squared distance of a draw, in standard deviations of the others."""
 
     @classmethod
     def of(cls, draws: np.ndarray, most: int) -> "Spread":
@@ -49,7 +49,11 @@ class Spread(NamedTuple):
         others = draws.shape[1] - kept  # without any, rounding is all that is left
         beyond = max(variances[kept:].sum() / others, least) if others else variances[kept - 1]
         deviations = np.sqrt(variances[:kept])
-        farthest = np.square((draws - mean) @ rows[:kept].T / deviations).sum(axis=1).max()
+        own = np.square((draws - mean) @ rows[:kept].T / deviations).sum(axis=1).max()
+        # In those of all draws a draw is never far: it widens them (Sherman and Morrison 1950).
+        n = len(draws)
+        left = max(1 - n * own / (n - 1) ** 2, 0)
+        farthest = own * (n - 2) / (n - 1) * (n / (n - 1)) ** 2 / left if left > 1e-6 else np.inf
         numbers = mean, rows[:kept].T, deviations, np.sqrt(beyond), farthest
         return cls(*(jnp.asarray(v, draws.dtype) for v in numbers))
 
@@ -59,7 +63,8 @@ class Spread(NamedTuple):
 
     def holds(self, x: Array) -> Array:
         """Whether a state is no farther off than draws are, along the components."""
-        return jnp.sum(self.along(x) ** 2) <= _FARTHER * self.farthest
+        size = jnp.sum(self.along(x) ** 2)
+        return jnp.isfinite(size) & (size <= _FARTHER * self.farthest)
 
     def possible(self, key: PRNGKeyArray, x: Array) -> Array:
         """A state less what no draw has beside the components; a new draw where none is like it."""

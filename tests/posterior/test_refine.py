@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import smdp_jax as smdp
+from smdp_jax.solve.proximal import Spread
 
 pytestmark = pytest.mark.usefixtures("untyped")  # what users see
 
@@ -210,6 +211,19 @@ def test_lost_samples_become_samples_as_draws_of_the_prior_do(lost):
     error = (np.mean(begun, axis=0) - np.mean(anew, axis=0)) / spread
     assert np.abs(error).max() < 5 * np.sqrt(2 / 4000)  # 5 standard errors: one in a million
     assert np.abs(np.std(begun, axis=0) / np.std(anew, axis=0) - 1).max() < 5 / np.sqrt(4000)
+
+
+@pytest.mark.parametrize("paths", [50, 120])
+def test_samples_of_few_paths_are_not_lost(paths):
+    """Forty numbers: among 120 paths each widens the spread it is told by, 50 hardly tell it."""
+    draws = np.random.default_rng(7).normal(size=(paths, 40)).astype("float32")
+    spread = Spread.of(draws, 64)
+    leave_out = draws[:1], np.delete(draws, 0, axis=0)
+    far = (leave_out[0] - leave_out[1].mean(0)) @ np.linalg.inv(np.cov(leave_out[1].T))
+    assert (far * (leave_out[0] - leave_out[1].mean(0))).sum() <= spread.farthest * 1.001
+    fresh = np.random.default_rng(8).normal(size=(1000, 40)).astype("float32")
+    assert jax.vmap(spread.holds)(fresh).mean() > 0.95
+    assert not jax.vmap(spread.holds)(jnp.full((1, 40), jnp.nan)).any()
 
 
 # How it is asked --------------------------------------------------------------------------------
