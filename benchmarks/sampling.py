@@ -8,10 +8,6 @@ and in turn: fields of 32 x 32 points with a U-Net, and scalars (the quadratic S
 ``sample_posterior`` also looks at the largest score up to 16 times on its way, which the loop does
 not: over few steps that is most of the difference.
 
-*Steps*: ``GaussianStep`` on heat of 32 x 32 points with the shipped U-Net, and a backward kernel on
-a ring of 64 points, beside loops of nothing but the calls of score (or network) and simulator that
-their steps make.
-
 *1000 paths*: the quadratic SDE with an MLP, 500 steps, by ``sample_posterior`` (noise level 1: the
 reverse-time SDE; 0: the probability flow) and by ``probability_flow`` under ``vmap``, with and
 without the caller's ``jit``.
@@ -121,79 +117,6 @@ def overhead(
         **timing.ratio(times["ours"], times["loop"]),
         "ours, compile s": times["ours"].compilation,
         "loop, compile s": times["loop"].compilation,
-    }
-
-
-def step_overhead(settings: Settings) -> list[dict[str, Any]]:
-    """Time steps against what they call."""
-    weights = smdp.pretrained("heat")
-    drift: Any = weights.sde.drift
-    x_end = jax.random.normal(jax.random.key(6), (settings.fields, 32, 32))
-    # So many that the looks at the largest score, two in few steps, count for little.
-    ts = weights.ts
-    rows = []
-    for order in (1, 2):
-
-        def ours(ts: Any = ts, order: int = order) -> Any:
-            return smdp.sample_posterior(
-                weights.sde,
-                weights.score,
-                x_end,
-                ts,
-                num_samples=1,
-                key=jax.random.key(2),
-                solver=smdp.GaussianStep(order),
-                batch_axes=1,
-            ).samples
-
-        def call(x: Any, t: Any, order: int = order) -> Any:
-            for _ in range(order):
-                x = x + 1e-3 * (weights.score(t, x, None) + drift(t, x, None))
-            return x
-
-        rows.append(beside(f"GaussianStep({order}), U-Net", ours, call, x_end, ts[1:], settings))
-    return [*rows, kernel_overhead(settings)]
-
-
-def kernel_overhead(settings: Settings) -> dict[str, Any]:
-    """Time the steps of a kernel against its network."""
-    ring = smdp.SDE(lambda t, x, args: 0.1 * (jnp.roll(x, 1) - x), diffusion=0.3)
-    x0 = jax.random.normal(jax.random.key(7), (settings.fields * 64, 64))
-    data = smdp.simulate(ring, x0, smdp.linear_grid(0.0, 1.0, 32), key=jax.random.key(8))
-    model = smdp.models.for_fields(data)
-    kernel = smdp.fit(ring, model, data, steps=2, key=jax.random.key(9), progress=False).kernel
-    ends = data.xs[:, -1]
-
-    def ours() -> Any:
-        return smdp.sample_posterior(
-            ring, kernel, ends, data.ts, num_samples=1, key=jax.random.key(2), batch_axes=1
-        ).samples
-
-    def call(x: Any, t: Any) -> Any:
-        nothing = (jnp.zeros_like(x),) * kernel.tables.directions
-        out: Any = model.apply(kernel.variables, t, (x, x, *nothing), None)
-        return x + 1e-3 * sum(out)
-
-    return beside("backward kernel, DilatedResNet", ours, call, ends, data.ts[1:], settings)
-
-
-def beside(
-    what: str, ours: Callable, call: Callable, x: Any, ts: Any, settings: Settings
-) -> dict[str, Any]:
-    """Time a solve beside a loop of calls from a state on."""
-    harness.say(f"step overhead: {what}")
-
-    @jax.jit
-    def calls(x: Any) -> Any:
-        return jax.vmap(lambda x: jax.lax.scan(lambda x, t: (call(x, t), None), x, ts[::-1])[0])(x)
-
-    times = timing.interleave({"ours": ours, "calls": lambda: calls(x)}, settings.repeats)
-    return {
-        "step": what,
-        "steps": len(ts),
-        "ours, least s": times["ours"].least,
-        "calls, least s": times["calls"].least,
-        **timing.ratio(times["ours"], times["calls"]),
     }
 
 
@@ -360,12 +283,7 @@ def main(given: Sequence[str] | None = None) -> dict[str, Any]:
         harness.Target("overhead on scalars", rows[-1]["median ratio"], 2.0),
         *targets,
     ]
-    steps = step_overhead(settings)
-    targets += [
-        harness.Target(f"{row['step']}: over its calls", row["median ratio"], 1.2) for row in steps
-    ]
     tables = {
-        "Steps beside what they call": steps,
         "Overhead over a hand-written loop": rows,
         "1000 paths of the quadratic SDE": paths,
         "diffrax's loop beside ours": loops(settings),

@@ -40,7 +40,7 @@ class Experiment(abc.ABC):
     end_time: Positive = 1.0
     """When the end state is observed."""
     time_steps: Count = 50
-    """Stored steps of the paths; the backward solves take the same ones."""
+    """Stored steps of the paths; the backward solves take these, or some of them."""
     substeps: Count = 1
     """Simulator steps in each of them."""
     trajectories: Count = 2000
