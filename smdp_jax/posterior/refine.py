@@ -7,7 +7,6 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import eval_context
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -23,8 +22,7 @@ from smdp_jax.checks import (
 )
 from smdp_jax.compiled import compiled
 from smdp_jax.posterior.refine_looks import (
-    by_own_noise,
-    looked_at,
+    measured,
     noise_at,
     say_if_missed,
     say_if_not_gaussian,
@@ -37,7 +35,6 @@ from smdp_jax.solve.proximal import Noise, Problem, Spread, drawn_to
 from smdp_jax.solve.solvers import check_solver
 from smdp_jax.trajectories import Trajectories
 
-_PROBED = 64
 _NUMBERS = 2**26
 
 
@@ -179,17 +176,7 @@ def refine_posterior(
 
     end = NoiseFree(sde, jnp.asarray(ts), _forward_mode(sde, solver), counts[3])
     with eval_context():  # inside of a caller's jit, too
-        few, (starts, noise) = looked_at(data, ts, end, x)
-        known = noise[np.isfinite(noise).all(axis=1)]
-        said = f"the simulation on ts must be finite from the data's starts, got {len(known)} of"
-        check_that(len(known) > 2, f"{said} {len(starts)}: shorter steps, or another solver")
-        spreads = Spread.of(starts, counts[2]), Spread.of(known, max(len(known) // 4, 1))
-        along = np.asarray(jax.vmap(spreads[0].along)(jnp.asarray(starts)))
-        if own_paths:
-            some = min(max(_PROBED, 1024 // starts.shape[1]), 4 * _PROBED, len(starts))
-            added = by_own_noise(end, spreads[1], few[:some], noise[:some], own_paths)
-        else:
-            added = jax.vmap(spreads[1].whiten)(jnp.asarray(known - known.mean(axis=0)))
+        spreads, starts, added = measured(data, ts, end, x, counts[2], own_paths)
 
     def rows(tree: Any, axes: int) -> Any:
         return jax.tree.map(lambda v: jnp.reshape(v, (-1, *jnp.shape(v)[axes:])), tree)
@@ -197,13 +184,12 @@ def refine_posterior(
     work = (rows(samples, batch_axes + 1), rows(x_end, batch_axes), rows(mapped, batch_axes))
     chunk = counts[4]
     if chunk is None and own_paths:
-        chunk = max(_NUMBERS // (own_paths * starts.shape[1]), 1)
+        chunk = max(_NUMBERS // (own_paths * spreads[0].mean.size), 1)
     how = (*counts[:2], chunk, own_paths)
     found = _refined(end, spreads, work, shared, key, float(step), how)
     result = Refined(*jax.tree.map(lambda v: v.reshape(*batch, *v.shape[1:]), found))
-    said = np.asarray(added)[np.isfinite(added).all(axis=1)]
-    say_if_not_gaussian(np.concatenate([along, starts], axis=1), said, step, own_paths > 0)
-    say_if_missed(result, starts.shape[1])
+    say_if_not_gaussian(starts, added, step, own_paths > 0)
+    say_if_missed(result, spreads[0].mean.size)
     return result
 
 

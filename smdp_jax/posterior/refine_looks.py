@@ -18,12 +18,31 @@ from smdp_jax.solve.time_grids import time_index
 from smdp_jax.trajectories import Trajectories
 
 _PATHS = 1024
-_AT_ONCE = 32
+_PROBED, _AT_ONCE = 64, 32
 _FAR, _SURE = 4.0, 5.0  # mean square misfit, at least; and in deviations of a mean of squares
 _GAUSSIAN, _OFF = 0.798, 0.05  # E|z|, and how far off
 
 
-def looked_at(
+def measured(
+    data: Trajectories, ts: Any, end: NoiseFree, like: State, directions: int, own_paths: int
+) -> tuple[tuple[Spread, Spread], np.ndarray, np.ndarray]:
+    """Spreads of starts and of what noise adds; starts along components and entries, and noise."""
+    few, (starts, noise) = _looked_at(data, ts, end, like)
+    known = noise[np.isfinite(noise).all(axis=1)]
+    said = f"the simulation on ts must be finite from the data's starts, got {len(known)} of"
+    check_that(len(known) > 2, f"{said} {len(starts)}: shorter steps, or another solver")
+    spreads = Spread.of(starts, directions), Spread.of(known, max(len(known) // 4, 1))
+    if own_paths:
+        some = min(max(_PROBED, 1024 // starts.shape[1]), 4 * _PROBED, len(starts))
+        added = _by_own_noise(end, spreads[1], few[:some], noise[:some], own_paths)
+    else:
+        added = jax.vmap(spreads[1].whiten)(jnp.asarray(known - known.mean(axis=0)))
+    along = np.asarray(jax.vmap(spreads[0].along)(jnp.asarray(starts)))
+    starts = np.concatenate([along, starts], axis=1)
+    return spreads, starts, np.asarray(added)[np.isfinite(added).all(axis=1)]
+
+
+def _looked_at(
     data: Trajectories, ts: Any, end: NoiseFree, like: State
 ) -> tuple[Trajectories, tuple[np.ndarray, np.ndarray]]:
     """Some paths, from the first to the last time; starts and what noise added, (paths, size)."""
@@ -50,7 +69,7 @@ def _ends(end: NoiseFree, starts: State, args: Args, args_axes: int | None) -> S
 
 
 @once
-def by_own_noise(
+def _by_own_noise(
     end: NoiseFree, of_all: Spread, data: Trajectories, noise: Any, own_paths: int
 ) -> Array:
     """What noise added to the ends of paths, in units of what it does from their starts."""
@@ -84,6 +103,8 @@ def say_if_not_gaussian(starts: np.ndarray, noise: np.ndarray, step: float, own:
             f"mean size of a component is {size:.2f} {said}. What the end does not tell is drawn "
             f"towards a Gaussian, by a share step={step:g} each round"
         )
+    if not noise.size:
+        return
     size = np.abs(noise).mean() / np.sqrt(np.square(noise).mean())
     numbers = noise.size if own else len(noise)
     if abs(size - _GAUSSIAN) > _OFF + 4 * 0.6 / math.sqrt(numbers):
