@@ -296,7 +296,7 @@ def whole(sizes: Sizes, name: str) -> Iterator[tuple[str, Case]]:
             file, config, preset=chosen, runs_dir=Path(sizes.runs_dir), say=harness.say
         )
         results = experiments.json.loads((done / "metrics.json").read_text(encoding="utf-8"))
-        reached = [target.row() for target in experiments.targets(name, results, None)]
+        reached = [target.row() for target in experiments.targets(results, None)]
         minutes = sum(results["seconds"].values()) / 60
         return figure(minutes, "min") | {"reached": reached, "seconds by stage": results["seconds"]}
 

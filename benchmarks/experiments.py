@@ -2,19 +2,21 @@
 
 Runs the configs one after the other as the command line does, and goes on with what is there: a
 finished run is only read. Seconds are those of simulating, training, sampling and evaluating,
-compilation included.
+compilation included. Configs that are not named keep the figures that the file has.
 
     python benchmarks/experiments.py
+    python benchmarks/experiments.py --configs heat
     python benchmarks/experiments.py --preset paper --output benchmarks/results/paper.json
 """
 
 import json
-import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import Settings, Target, parse, publish, say
+from harness import Row, Settings, Target, parse, publish_cells, say
 
 from smdp_jax.experiment import load_config_file, run_experiment
 
@@ -36,7 +38,7 @@ class Options(Settings):
     """Where the runs are."""
 
 
-def targets(name: str, results: dict[str, Any], minutes: float | None) -> list[Target]:
+def targets(results: dict[str, Any], minutes: float | None) -> list[Target]:
     """Return the metrics of a finished run that have a bound."""
     found = []
     for what, metric in results["metrics"].items():
@@ -44,36 +46,37 @@ def targets(name: str, results: dict[str, Any], minutes: float | None) -> list[T
         if metric["bound"] is not None and metric["target"] is not None:
             value = float("nan") if metric["value"] is None else metric["value"]
             at_least = metric["bound"] == "at least"
-            found.append(Target(f"{name}: {what}", value, metric["target"], at_least))
+            found.append(Target(what, value, metric["target"], at_least))
     took = sum(results["seconds"].values()) / 60
-    return [*found, Target(f"{name}: minutes", took, minutes)]
+    return [*found, Target("minutes", took, minutes)]
 
 
-def unbounded(name: str, results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the metrics of a finished run that are only reported."""
+def figures(results: dict[str, Any]) -> list[Row]:
+    """Return what a finished run took and what it only reports."""
+    took = {f"{stage}, seconds": value for stage, value in results["seconds"].items()}
+    loose = {k: m["value"] for k, m in results["metrics"].items() if m["bound"] is None}
+    today = datetime.now(UTC).date().isoformat()
     return [
-        {"config": name, "metric": what, "value": metric["value"]}
-        for what, metric in results["metrics"].items()
-        if metric["bound"] is None
+        {"on": today, "what": what, "value": value} for what, value in {**took, **loose}.items()
     ]
 
 
+def measure(options: Options, name: str) -> tuple[list[Row], list[Target]]:
+    """Run one config, or read its run."""
+    file = load_config_file(Path(__file__).parent.parent / "configs" / f"{name}.py")
+    preset = options.preset
+    done = run_experiment(
+        file, file.presets[preset], preset=preset, runs_dir=Path(options.runs_dir), say=say
+    )
+    results = json.loads((done / "metrics.json").read_text(encoding="utf-8"))
+    return figures(results), targets(results, _MINUTES[name] if preset == "small" else None)
+
+
 def main() -> None:
-    """Run all experiments and publish what they should reach."""
+    """Run the experiments and publish what they should reach."""
     options = parse(Options(), {"configs": ("affine",)}, __doc__)
-    started = time.perf_counter()
-    rows, others, reached, preset = [], [], [], options.preset
-    for name in options.configs:
-        file = load_config_file(Path(__file__).parent.parent / "configs" / f"{name}.py")
-        done = run_experiment(
-            file, file.presets[preset], preset=preset, runs_dir=Path(options.runs_dir), say=say
-        )
-        results = json.loads((done / "metrics.json").read_text(encoding="utf-8"))
-        rows.append({"config": name} | {f"{k} s": v for k, v in results["seconds"].items()})
-        others += unbounded(name, results)
-        reached += targets(name, results, _MINUTES[name] if preset == "small" else None)
-    tables = {"seconds of each stage": rows, "without a bound": others}
-    publish(options, __file__, tables, reached, started)
+    cells = {name: partial(measure, options, name) for name in _MINUTES}
+    publish_cells(options, __file__, cells, only=options.configs)
 
 
 if __name__ == "__main__":

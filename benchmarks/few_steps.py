@@ -17,7 +17,7 @@ reconstruction over the noise floor, lost paths, and processor seconds without c
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
+from harness import Row, Target, parse, publish_cells
 
 import smdp_jax as smdp
 from smdp_jax import evaluate, physics
@@ -75,9 +76,11 @@ class Settings(harness.Settings):
     """Paths solved at once."""
     scalar_paths: int = 200_000
     """Paths of the scalar processes."""
+    only: tuple[str, ...] = ()
+    """Measure these again; default: what the file of figures lacks."""
 
 
-def scalar(system: Affine | Quadratic, paths: int) -> list[dict[str, Any]]:
+def scalar(system: Affine | Quadratic, paths: int) -> list[Row]:
     """By solver the fewest steps, doubled each time, that are within 1 %."""
     sde, law = system.sde(), physics.reference(system, end_time=END).plus
     points = np.linspace(-2.5, 2.5, 80_001)
@@ -124,7 +127,7 @@ def scalar(system: Affine | Quadratic, paths: int) -> list[dict[str, Any]]:
     return [fewest(solver) for solver in solvers]
 
 
-def heat(settings: Settings) -> list[dict[str, Any]]:
+def heat(settings: Settings) -> list[Row]:
     """The shipped score by all ways, Heun's first, against the exact posterior."""
     weights = smdp.pretrained("heat")
     system, ts = weights.system, weights.ts
@@ -163,7 +166,7 @@ def timed(sample: Any, draws: int) -> tuple[Any, float]:
     return past, time.process_time() - begun
 
 
-def burgers(settings: Settings) -> list[dict[str, Any]]:
+def burgers(settings: Settings) -> list[Row]:
     """The shipped score by all ways, Euler's first."""
     weights = smdp.pretrained("burgers")
     system, ts = weights.system, weights.ts
@@ -202,64 +205,63 @@ def burgers(settings: Settings) -> list[dict[str, Any]]:
     return [row(*way) for way in WAYS]
 
 
+def scalar_targets(rows: list[Row]) -> list[Target]:
+    """Return how many times more evaluations Euler's steps need."""
+    euler, *others = (row["evaluations"] for row in rows)
+    ratio = min(euler, STEPS[-1]) / min(others)
+    return [Target("Euler's evaluations over the fewest", ratio, 5.0, at_least=True)]
+
+
+def heat_targets(rows: list[Row]) -> list[Target]:
+    """Return what few steps should reach beside Heun's many."""
+    heun, *few = rows
+    return [
+        target
+        for row in few
+        for target in (
+            Target(f"{row['steps']}: CRPS / exact", row["CRPS / exact"], 1.03),
+            Target(f"{row['steps']}: Heun's time over it", heun["CPU s"] / row["CPU s"], 4.0, True),
+        )
+    ]
+
+
+def burgers_targets(rows: list[Row]) -> list[Target]:
+    """Return what few steps should reach beside Euler's many, and all beside the reference."""
+    euler, *few = rows
+    whole = [
+        Target(f"{row['steps']}: CRPS over the reference's", row["over the reference's"], 1.05)
+        for row in rows
+    ]
+    return whole + [
+        target
+        for row in few
+        for target in (
+            Target(f"{row['steps']}: CRPS over Euler's", row["CRPS"] / euler["CRPS"], 1.03),
+            Target(
+                f"{row['steps']}: Euler's time over it", euler["CPU s"] / row["CPU s"], 4.0, True
+            ),
+        )
+    ]
+
+
 def main(given: Sequence[str] | None = None) -> dict[str, Any]:
     """Sample by all ways, and publish how the shortest compare with Euler's."""
     quick = {"cases": 2, "draws": 2, "heat_cases": 2, "scalar_paths": 1000}
-    settings = harness.parse(Settings(), quick, __doc__, given)
-    started = time.perf_counter()
-    scalars = {
-        type(system).__name__: scalar(system, settings.scalar_paths)
-        for system in (Affine(), Quadratic())
+    settings = parse(Settings(), quick, __doc__, given)
+    paths = settings.scalar_paths
+    ways: dict[str, tuple[Callable[[], list[Row]], Callable[[list[Row]], list[Target]]]] = {
+        "Affine": (partial(scalar, Affine(), paths), scalar_targets),
+        "Quadratic": (partial(scalar, Quadratic(), paths), scalar_targets),
+        "Heat": (partial(heat, settings), heat_targets),
+        "Burgers": (partial(burgers, settings), burgers_targets),
     }
-    heun, *fields = heated = heat(settings)
-    euler, *few = rows = burgers(settings)
-    targets = [
-        harness.Target(
-            f"{name}: Euler's evaluations over the fewest",
-            min(found[0]["evaluations"], STEPS[-1]) / min(row["evaluations"] for row in found[1:]),
-            5.0,
-            at_least=True,
-        )
-        for name, found in scalars.items()
-    ]
-    targets += [
-        target
-        for found in fields
-        for target in (
-            harness.Target(f"heat, {found['steps']}: CRPS / exact", found["CRPS / exact"], 1.03),
-            harness.Target(
-                f"heat, {found['steps']}: Heun's time over it",
-                heun["CPU s"] / found["CPU s"],
-                4.0,
-                at_least=True,
-            ),
-        )
-    ]
-    targets += [
-        harness.Target(
-            f"{found['steps']}: CRPS over the reference posterior's",
-            found["over the reference's"],
-            1.05,
-        )
-        for found in rows
-    ]
-    targets += [
-        target
-        for found in few
-        for target in (
-            harness.Target(
-                f"{found['steps']}: CRPS over Euler's", found["CRPS"] / euler["CRPS"], 1.03
-            ),
-            harness.Target(
-                f"{found['steps']}: Euler's time over it",
-                euler["CPU s"] / found["CPU s"],
-                4.0,
-                at_least=True,
-            ),
-        )
-    ]
-    tables = scalars | {"Heat": heated, "Burgers": rows}
-    return harness.publish(settings, __file__, tables, targets, started)
+
+    def cell(name: str) -> tuple[list[Row], list[Target]]:
+        rows, targets = ways[name]
+        return (found := rows()), targets(found)
+
+    cells = {name: partial(cell, name) for name in ways}
+    return publish_cells(settings, __file__, cells, settings.only)
 
 
 if __name__ == "__main__":

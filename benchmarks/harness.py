@@ -176,6 +176,7 @@ def publish(
     targets: Sequence[Target],
     started: float,
     shown: Sequence[str] | None = None,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Print the figures, and write them with what they were measured on.
 
@@ -193,6 +194,8 @@ def publish(
         ``time.perf_counter()`` at the start.
     shown : sequence of str, optional
         Which tables to print, with the targets that are named after them; default: all.
+    command : str, optional
+        What measures all tables; default: this run.
 
     Returns
     -------
@@ -202,7 +205,7 @@ def publish(
     name = Path(script).stem
     record = {
         "benchmark": name,
-        "command": " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
+        "command": command or " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": time.perf_counter() - started,
         "environment": {**describe_environment(), **_machine()},
@@ -263,9 +266,9 @@ def publish_cells(
             targets[name] = [dataclasses.replace(t, what=f"{name}: {t.what}") for t in own]
             known = [n for n in cells if n in tables]
             every = [t for n in known for t in targets[n]]
-            record = publish(
-                settings, script, {n: tables[n] for n in known}, every, started, [name]
-            )
+            found = {n: tables[n] for n in known}
+            command = old.get("command")  # this run may be of a part
+            record = publish(settings, script, found, every, started, [name], command)
     return record
 
 

@@ -99,6 +99,10 @@ class BackwardKernel(Objective):
         if self.hold_out is not None:
             check_within("(0, 1)", owner=self, hold_out=self.hold_out)
 
+    def kind(self, sde: SDE) -> str:
+        """A kernel, whatever the process."""
+        return "kernel"
+
     def check(self, sde: SDE, data: Trajectories) -> None:
         """Windows are no longer than the paths."""
         check_fits(self.windows, data)

@@ -1,10 +1,12 @@
 """What was asked of ``fit``, looked at before anything is written or computed."""
 
+import reprlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from smdp_jax.checks import (
     check_alike,
@@ -47,17 +49,14 @@ def check_fit(asked: Asked) -> tuple[Asked, Callable[[Any], None]]:
     of = lambda *names: {name: getattr(asked, name) for name in names}
     check_kinds(**of(*_KINDS))
     check_key(asked.key)
-    own = objective.kind(sde)
-    start = getattr(asked.initial, "kind", own)
-    if start != own and {start, own} != {"correction", "score"}:
-        raise TypeError(f"initial must be a {own}, as {objective!r} learns, got a {start}")
+    check_initial(sde, data, objective, asked.initial)
     steps, size, epoch_steps = check_positive(**of("steps", "batch_size", "epoch_steps"))
     (ema,) = check_within("[0, 1)", ema=asked.ema)
     (seconds,) = check_within("[0, inf]", checkpoint_seconds=asked.checkpoint_seconds)
     check_flags(**of("precondition", "progress"))
     if not hasattr(data, "blocks"):
         check_paths(sde, objective, data)
-        if own == "correction" or getattr(objective, "base", "state") == "inverse":
+        if objective.kind(sde) == "correction" or getattr(objective, "base", "state") == "inverse":
             sde = sde if sde.step is None else with_best_inverse(sde, data)
         _check_validation(sde, objective, data, validation)
     first: list[Any] = []
@@ -97,6 +96,20 @@ def _check_windows(objective: Any, data: Any) -> None:
                 f"Trajectories.mask must leave windows of {steps + 1} successive states, got none"
             )
             raise ValueError(f"{said}: shorter windows, or times that all paths have")
+
+
+def check_initial(sde: SDE, data: Any, objective: Any, initial: Any) -> None:
+    """Refuse to start from another kind than is learned, or from a kernel of other times."""
+    own = objective.kind(sde)
+    start = getattr(initial, "kind", own)
+    if start != own and {start, own} != {"correction", "score"}:
+        raise TypeError(f"initial must be a {own}, as {objective!r} learns, got a {start}")
+    if initial is None or own != "kernel":
+        return
+    given, wanted = np.asarray(initial.ts), np.asarray(data.ts)
+    if given.shape != wanted.shape or not np.allclose(given, wanted):
+        said = "initial must be a kernel of the times of the paths"
+        raise ValueError(f"{said}, got {reprlib.repr(given)} where they have {reprlib.repr(wanted)}")
 
 
 _PATHS = "Trajectories(ts, xs)"

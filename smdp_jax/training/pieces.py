@@ -15,7 +15,7 @@ from smdp_jax.objectives import Objective
 from smdp_jax.scores.learned import apply_network, readable_errors
 from smdp_jax.sde import SDE
 from smdp_jax.solve.batches import Split
-from smdp_jax.training.asked import check_kinds, check_paths
+from smdp_jax.training.asked import check_initial, check_kinds, check_paths
 from smdp_jax.training.defaults import or_defaults
 from smdp_jax.training.shares import Shares
 from smdp_jax.training.updates import Fixed, Problem, TrainingState, averages
@@ -174,6 +174,7 @@ def prepare(
     check_key(key)
     (size,) = check_positive(batch_size=batch_size)
     check_within("[0, 1)", ema=ema)
+    check_initial(sde, data, objective, initial)
     check_paths(sde, objective, data)
     optimizer = optax.with_extra_args_support(optimizer)
     problem = Problem(sde, model, objective, optimizer, size, ema)

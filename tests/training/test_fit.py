@@ -99,6 +99,21 @@ def test_initial_parameters():
     np.testing.assert_array_equal(again.score(0.5, x, None), first.score(0.5, x, None))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_step_miss")
+@pytest.mark.parametrize("windows", [(1,), (3,)])
+def test_initial_kernel(windows):
+    """Goes on with the parameters and the tables of the first, also by windows."""
+    how = {"model": smdp.models.MLP((8,)), "steps": 10}
+    first = fit(smdp.BackwardKernel(), **how).kernel
+    still = how | {"initial": first, "optimizer": optax.sgd(0.0)}
+    again = fit(smdp.BackwardKernel(windows), **still).kernel
+    jax.tree.map(np.testing.assert_array_equal, again.variables, first.variables)
+    jax.tree.map(np.testing.assert_array_equal, again.tables, first.tables)
+    moved = fit(smdp.BackwardKernel(windows), initial=first, **how).history["loss"]
+    assert np.isfinite(moved).all()
+
+
 @pytest.mark.usefixtures("no_step_miss")
 def test_one_compilation_per_window_length():
     traces = []

@@ -1,0 +1,229 @@
+r"""Do windows of steps bring paths back from Burgers' hard case, where shocks forget their past?
+
+``configs/burgers.py``, preset ``paper`` (T = 1, amplitude 1, g = 0.05), in few backward steps: a
+score learned from score targets, then by windows of ``GaussianStep()``, with noise after each
+unrolled step and without; and a ``BackwardKernel`` with noise on its inputs, then its windows.
+Windows grow, and each length gets as many unrolled steps of training. After each, from unseen end
+states by the same steps: the time that paths reach backward before they leave the range of the
+data, the share that reaches t = 0, and of those reconstruction against the noise floor and the CRPS
+of the initial modes against that of draws from the prior.
+
+    python benchmarks/burgers_windows.py
+"""
+
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from harness import Row, Settings, Target, parse, publish_cells, say
+
+import smdp_jax as smdp
+from smdp_jax import evaluate, models
+from smdp_jax.experiment import Dataset
+from smdp_jax.studies import noise_free
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from configs.burgers import PRESETS, Config
+
+
+@dataclass(frozen=True)
+class Options(Settings):
+    """Settings of this benchmark."""
+
+    coarse: tuple[int, ...] = (64, 128, 256)
+    """Stored times, which are the backward steps."""
+    fine: int = 2048
+    """Steps of the simulation."""
+    windows: tuple[int, ...] = (2, 4, 8, 16, 32)
+    """Their lengths, trained one after the other."""
+    noises: tuple[float, ...] = (0.0, 1.0)
+    """After each unrolled step of a score, in units of g sqrt(dt)."""
+    input_noise: float = 2.0
+    """Of the kernel in training; half of it in sampling."""
+    trajectories: int = 2400
+    """Simulated paths; the kernel also sees their mirror images, u(x) to -u(-x)."""
+    steps: int = 6000
+    """Updates before windows."""
+    unrolled: int = 1600
+    """Unrolled steps of training at each length: its updates times the length."""
+    test_cases: int = 50
+    """End states."""
+    posterior_samples: int = 8
+    """Paths from each of them."""
+
+
+def gaussian_step(config: Config, data: smdp.Trajectories, order: int = 2) -> smdp.GaussianStep:
+    """Exact for the viscosity and for a Gaussian like the data."""
+    transform = partial(jnp.fft.rfft, norm="ortho"), partial(jnp.fft.irfft, norm="ortho")
+    linear = smdp.LinearPart(config.system().decay_rates(), transform)
+    return smdp.GaussianStep(order, linear, smdp.GaussianReference.of(data, transform))
+
+
+def figures(config: Config, learned: Any, dataset: Dataset, options: Options, **how: Any) -> Row:
+    """Walk back from unseen end states: how far paths come, and how good those are that return."""
+    k_past, k_prior = jax.random.split(jax.random.key(config.seed + 1))
+    data, truth, system = dataset.train, dataset.truth["paths"], config.system()
+    number = options.posterior_samples
+    how |= {"num_samples": number, "key": k_past, "save": "all", "chunk_size": 128}
+    past: Any = smdp.sample_posterior(
+        config.sde(), learned, truth[:, -1], data.ts, batch_axes=1, **how
+    )
+    limits = 1.5 * jnp.abs(data.xs).max(axis=(0, 2))
+    reached = np.asarray(evaluate.reached_times(data.ts, past.samples, limits))
+    returned = reached == np.asarray(data.ts)[0]
+    found = {
+        "reached, median": float(np.median(reached)),
+        "reached, worst": float(reached.max()),
+        "share at t = 0": float(returned.mean()),
+    }
+    whole = returned.sum(axis=1) > 1  # a CRPS needs two samples
+    if not whole.any():
+        return {**found, "reconstruction / floor": math.nan, "CRPS gain": math.nan}
+    fine = smdp.linear_grid(0.0, config.end_time, options.fine)
+    forward = jax.jit(jax.vmap(lambda x: noise_free.walk(system.step, x, fine)))
+    miss = lambda x, end: np.asarray(jnp.square(forward(x) - end).mean(axis=-1))
+    starts, which = past.samples[:, :, 0], np.nonzero(returned)[0]
+    again = miss(starts[returned], truth[which, -1]).mean()
+    modes, prior = jax.vmap(system.leading_modes), system.prior(k_prior, 200)
+    true, drawn = modes(truth[:, 0]), modes(prior)
+    crps = [evaluate.crps_ensemble(drawn, true[n]).mean() for n in np.nonzero(whole)[0]]
+    own = [
+        evaluate.crps_ensemble(modes(starts[n][returned[n]]), true[n]).mean()
+        for n in np.nonzero(whole)[0]
+    ]
+    return {
+        **found,
+        "reconstruction / floor": float(again / miss(truth[:, 0], truth[:, -1]).mean()),
+        "CRPS gain": float(np.mean(crps) / np.mean(own)),
+    }
+
+
+def timed(train: Callable[[], smdp.Fit]) -> tuple[Any, Row]:
+    """Return what is learned, None if training diverged, and what it took."""
+    began = time.perf_counter()
+    try:
+        learned = jax.block_until_ready(train().learned)
+    except smdp.TrainingDiverged as error:
+        return None, {"training s": time.perf_counter() - began, "diverged": str(error)}
+    return learned, {"training s": time.perf_counter() - began}
+
+
+Learn = Callable[..., smdp.Fit]
+
+
+def learns_score(config: Config, dataset: Dataset, options: Options, key: Any) -> Learn:
+    """Return what fits a score, by score targets or by a length of windows from another score."""
+    config = dataclasses.replace(config, steps=options.steps)
+    solver = gaussian_step(config, dataset.train)
+    seen = dataclasses.replace(dataset, validation=None)
+
+    def learn(start: Any = None, window: int = 0, noise: float = 0.0) -> smdp.Fit:
+        if not window:
+            return config.fit(seen, key, progress=False)
+        objective = smdp.MultiStep((window,), training_noise=noise, solver=solver)
+        longer = dataclasses.replace(config, window_steps=options.unrolled // window)
+        own = jax.random.fold_in(key, window)
+        return longer.fit_windows(seen, start, own, objective=objective, progress=False)
+
+    return learn
+
+
+def learns_kernel(config: Config, dataset: Dataset, options: Options, key: Any) -> Learn:
+    """Return what fits a kernel, by single steps or by a length of windows from another kernel."""
+    size: Row = {"channels": config.channels, "blocks": config.blocks}
+    net = models.DilatedResNet(dims=1, padding="periodic", coordinates=False, **size)
+    ts, xs = dataset.train.ts, dataset.train.xs
+    mirrored = smdp.Trajectories(ts, jnp.concatenate([xs, -jnp.flip(xs, axis=-1)]))
+    how = {"batch_size": 32, "validation": dataset.validation, "progress": False}
+
+    def learn(start: Any = None, window: int = 1) -> smdp.Fit:
+        objective = smdp.BackwardKernel((window,), options.input_noise, base="state")
+        steps, rate = options.steps, dict[str, Any]()
+        if start is not None:
+            steps = options.unrolled // window
+            rate = {"optimizer": config.optimizer(steps, config.window_learning_rate)}
+        own = jax.random.fold_in(key, window)
+        given: dict[str, Any] = {**how, **rate, "steps": steps, "initial": start, "key": own}
+        return smdp.fit(config.sde(), net, mirrored, objective, **given)
+
+    return learn
+
+
+def measure(options: Options, coarse: int) -> tuple[list[Row], list[Target]]:
+    """Train both on one grid, and sample after each length of windows."""
+    config = dataclasses.replace(
+        PRESETS["paper"],
+        objective="path_score",
+        trajectories=options.trajectories,
+        time_steps=coarse,
+        substeps=options.fine // coarse,
+        test_cases=options.test_cases,
+    )
+    k_data, k_fit = jax.random.split(jax.random.key(config.seed))
+    dataset = config.simulate(k_data)
+    score, kernel = (of(config, dataset, options, k_fit) for of in (learns_score, learns_kernel))
+    walked: Row = {"solver": gaussian_step(config, dataset.train)}
+    noisy: Row = {"input_noise": options.input_noise / 2}
+    rows: list[Row] = []
+
+    def add(name: str, window: int, train: Callable[[], smdp.Fit], how: Row) -> Any:
+        learned, took = timed(train)
+        found = {} if learned is None else figures(config, learned, dataset, options, **how)
+        rows.append({"learned": name, "window": window, **took, **found})
+        say(str(rows[-1]))
+        return learned
+
+    def go_on(name: str, learned: Any, train: Callable[..., smdp.Fit], how: Row) -> None:
+        for window in options.windows:
+            learned = add(name, window, partial(train, learned, window), how)
+            if learned is None:
+                return
+
+    first = add("score", 0, score, walked)
+    for noise in options.noises:
+        go_on(f"score, noise {noise:g}", first, partial(score, noise=noise), walked)
+    go_on("kernel", add("kernel", 1, kernel, noisy), kernel, noisy)
+    names = list(dict.fromkeys(row["learned"] for row in rows))
+    return rows, [target for name in names for target in reached(name, rows)]
+
+
+def reached(name: str, rows: list[Row]) -> list[Target]:
+    """Return how far the best paths of one way came."""
+    own = [row for row in rows if row["learned"] == name and "share at t = 0" in row]
+    if not own:
+        return []
+    return [
+        Target(f"{name}: reached, median, best", min(row["reached, median"] for row in own)),
+        Target(f"{name}: share at t = 0, best", max(row["share at t = 0"] for row in own)),
+    ]
+
+
+def main() -> None:
+    """Run the grids that the file of figures lacks, and publish after each."""
+    quick = {
+        "coarse": (16,),
+        "fine": 256,
+        "windows": (2,),
+        "noises": (1.0,),
+        "trajectories": 24,
+        "steps": 2,
+        "unrolled": 4,
+        "test_cases": 2,
+        "posterior_samples": 2,
+    }
+    options = parse(Options(), quick, __doc__)
+    cells = {f"{steps} steps": partial(measure, options, steps) for steps in options.coarse}
+    publish_cells(options, __file__, cells)
+
+
+if __name__ == "__main__":
+    main()
