@@ -88,6 +88,35 @@ def test_targets_and_tables(benchmark_module):
     assert lines == ["name      s", "a     0.123", "bcd       –"]
 
 
+def test_a_part_is_measured_again_and_the_rest_is_kept(benchmark_module, tmp_path, monkeypatch):
+    """Rows, targets and the command of the whole."""
+    harness = benchmark_module("harness")
+    settings = harness.Settings(output=str(tmp_path / "NAME.json"))
+    seen = []
+
+    def cell(name, value):
+        seen.append(name)
+        return [{"value": value}], [harness.Target("least", value, 2.0)]
+
+    def measure(value, only=()):
+        cells = {name: lambda name=name: cell(name, value) for name in ("heat", "waves")}
+        return harness.publish_cells(settings, "some/bench.py", cells, only)
+
+    monkeypatch.setattr("sys.argv", ["bench.py"])
+    measure(1.0)
+    monkeypatch.setattr("sys.argv", ["bench.py", "--only", "waves"])
+    measure(3.0, ("waves",))
+    measure(5.0)  # nothing is missing
+    written = json.loads((tmp_path / "bench.json").read_text())
+    assert seen == ["heat", "waves", "waves"]
+    assert written["command"] == "python benchmarks/bench.py"
+    assert written["results"] == {"heat": [{"value": 1.0}], "waves": [{"value": 3.0}]}
+    assert [(t["what"], t["met"]) for t in written["targets"]] == [
+        ("heat: least", True),
+        ("waves: least", False),
+    ]
+
+
 @pytest.mark.slow
 def test_compiled_and_not_run(benchmark_module, monkeypatch):
     """Memory as planned for functions of known size; each program once, and nothing is run."""
