@@ -1,6 +1,7 @@
 """What ``refine_posterior`` looks at: starts, what noise does to ends, and what it has to say."""
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.checks import check_alike, check_holds, check_kind, check_that, concrete, warn
-from smdp_jax.compiled import once
+from smdp_jax.compiled import compiled, once
 from smdp_jax.sde import Args, State
 from smdp_jax.solve.noise_free import NoiseFree
 from smdp_jax.solve.proximal import Noise, Spread
@@ -63,12 +64,12 @@ def _looked_at(
     return some, (starts, noise)
 
 
-@once
+@partial(once, light=False)
 def _ends(end: NoiseFree, starts: State, args: Args, args_axes: int | None) -> State:
     return jax.vmap(end, (0, args_axes))(starts, args)
 
 
-@once
+@compiled  # few numbers, and as much work as 16 384 simulations
 def _by_own_noise(
     end: NoiseFree, of_all: Spread, data: Trajectories, noise: Any, own_paths: int
 ) -> Array:
