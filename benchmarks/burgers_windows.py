@@ -34,6 +34,15 @@ from smdp_jax.studies import noise_free
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from configs.burgers import PRESETS, Config
 
+Learn = Callable[..., smdp.Fit]
+FIGURES = (
+    "reached, median",
+    "reached, worst",
+    "share at t = 0",
+    "reconstruction / floor",
+    "CRPS gain",
+)
+
 
 @dataclass(frozen=True)
 class Options(Settings):
@@ -80,14 +89,10 @@ def figures(config: Config, learned: Any, dataset: Dataset, options: Options, **
     limits = 1.5 * jnp.abs(data.xs).max(axis=(0, 2))
     reached = np.asarray(evaluate.reached_times(data.ts, past.samples, limits))
     returned = reached == np.asarray(data.ts)[0]
-    found = {
-        "reached, median": float(np.median(reached)),
-        "reached, worst": float(reached.max()),
-        "share at t = 0": float(returned.mean()),
-    }
+    far = float(np.median(reached)), float(reached.max()), float(returned.mean())
     whole = returned.sum(axis=1) > 1  # a CRPS needs two samples
     if not whole.any():
-        return {**found, "reconstruction / floor": math.nan, "CRPS gain": math.nan}
+        return dict(zip(FIGURES, (*far, math.nan, math.nan), strict=True))
     fine = smdp.linear_grid(0.0, config.end_time, options.fine)
     forward = jax.jit(jax.vmap(lambda x: noise_free.walk(system.step, x, fine)))
     miss = lambda x, end: np.asarray(jnp.square(forward(x) - end).mean(axis=-1))
@@ -100,11 +105,9 @@ def figures(config: Config, learned: Any, dataset: Dataset, options: Options, **
         evaluate.crps_ensemble(modes(starts[n][returned[n]]), true[n]).mean()
         for n in np.nonzero(whole)[0]
     ]
-    return {
-        **found,
-        "reconstruction / floor": float(again / miss(truth[:, 0], truth[:, -1]).mean()),
-        "CRPS gain": float(np.mean(crps) / np.mean(own)),
-    }
+    floors = float(again / miss(truth[:, 0], truth[:, -1]).mean())
+    gain = float(np.mean(crps) / np.mean(own))
+    return dict(zip(FIGURES, (*far, floors, gain), strict=True))
 
 
 def timed(train: Callable[[], smdp.Fit]) -> tuple[Any, Row]:
@@ -115,9 +118,6 @@ def timed(train: Callable[[], smdp.Fit]) -> tuple[Any, Row]:
     except smdp.TrainingDiverged as error:
         return None, {"training s": time.perf_counter() - began, "diverged": str(error)}
     return learned, {"training s": time.perf_counter() - began}
-
-
-Learn = Callable[..., smdp.Fit]
 
 
 def learns_score(config: Config, dataset: Dataset, options: Options, key: Any) -> Learn:
@@ -177,7 +177,9 @@ def measure(options: Options, coarse: int) -> tuple[list[Row], list[Target]]:
 
     def add(name: str, window: int, train: Callable[[], smdp.Fit], how: Row) -> Any:
         learned, took = timed(train)
-        found = {} if learned is None else figures(config, learned, dataset, options, **how)
+        found: Row = dict.fromkeys(FIGURES, math.nan)
+        if learned is not None:
+            found = figures(config, learned, dataset, options, **how)
         rows.append({"learned": name, "window": window, **took, **found})
         say(str(rows[-1]))
         return learned
@@ -198,7 +200,7 @@ def measure(options: Options, coarse: int) -> tuple[list[Row], list[Target]]:
 
 def reached(name: str, rows: list[Row]) -> list[Target]:
     """Return how far the best paths of one way came."""
-    own = [row for row in rows if row["learned"] == name and "share at t = 0" in row]
+    own = [row for row in rows if row["learned"] == name and "diverged" not in row]
     if not own:
         return []
     return [

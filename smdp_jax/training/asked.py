@@ -109,7 +109,8 @@ def check_initial(sde: SDE, data: Any, objective: Any, initial: Any) -> None:
     given, wanted = np.asarray(initial.ts), np.asarray(data.ts)
     if given.shape != wanted.shape or not np.allclose(given, wanted):
         said = "initial must be a kernel of the times of the paths"
-        raise ValueError(f"{said}, got {reprlib.repr(given)} where they have {reprlib.repr(wanted)}")
+        shown = reprlib.repr(given), reprlib.repr(wanted)
+        raise ValueError(f"{said}, got {shown[0]} where they have {shown[1]}")
 
 
 _PATHS = "Trajectories(ts, xs)"
