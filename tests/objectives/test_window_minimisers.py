@@ -25,9 +25,13 @@ def chain_variance(dt, steps):
 
 
 def windows_of(dt, steps):
-    """2 d windows whose mean is the expectation of any quadratic, d = steps + 1 (cubature)."""
-    v = chain_variance(dt, steps)
-    decay = 1 - RATE * dt
+    """Windows of the Euler chain."""
+    return cubature(chain_variance(dt, steps), 1 - RATE * dt)
+
+
+def cubature(v, decay):
+    """2 d windows whose mean is the expectation of any quadratic, d = steps + 1."""
+    steps = len(v) - 1
     i = np.arange(steps + 1)
     covariance = decay ** np.abs(i[:, None] - i) * v[np.minimum(i[:, None], i)]
     points = math.sqrt(steps + 1) * np.linalg.cholesky(covariance).T
@@ -71,6 +75,28 @@ def test_backward_windows_of_any_length_have_one_minimiser(steps, x64):
             assert slope[i] * shift > 0
     if steps == 1:
         np.testing.assert_allclose(least, v[0] / v[1], rtol=1e-10)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("off", [0.8, 1.0])
+def test_gaussian_steps_learn_the_score_at_any_step(steps, off, x64):
+    """Paths of the continuous process, steps of half a decay time, a reference of another variance.
+
+    The steps are exact in the mean, so a_i = -1 / V(t_i); where Euler's are least is elsewhere.
+    """
+    dt, spread = 0.7, NOISE**2 / (2 * RATE)
+    ts = dt * jnp.arange(steps + 1.0)
+    variance = lambda t: spread + (PRIOR - spread) * jnp.exp(-2 * RATE * t)
+    v, xs = np.asarray(variance(ts)), cubature(np.asarray(variance(ts)), math.exp(-RATE * dt))
+    step = smdp.GaussianStep(1, smdp.LinearPart(RATE), lambda t: off * variance(t))
+    exact = jnp.asarray(-1 / v)
+    gradient = jax.jit(jax.grad(expected_loss(smdp.MultiStep((steps,), solver=step), ts, xs)))
+    np.testing.assert_allclose(gradient(exact), 0, atol=1e-10)
+    for i in range(1, steps + 1):
+        for shift in (-0.1, 0.1):
+            assert gradient(exact.at[i].add(shift))[i] * shift > 0
+    euler = jax.grad(expected_loss(smdp.MultiStep((steps,)), ts, xs))(exact)
+    assert jnp.abs(euler).max() > 1e-3
 
 
 def test_that_minimiser_is_the_score_for_short_steps():
