@@ -80,11 +80,11 @@ def test_backward_windows_of_any_length_have_one_minimiser(steps, x64):
 @pytest.mark.parametrize("steps", [1, 2, 4])
 @pytest.mark.parametrize("off", [0.8, 1.0])
 def test_gaussian_steps_learn_the_score_at_any_step(steps, off, x64):
-    """Paths of the continuous process, steps of half a decay time, a reference of another variance.
+    """Paths of the continuous process, steps of a third of a decay time, another reference.
 
     The steps are exact in the mean, so a_i = -1 / V(t_i); where Euler's are least is elsewhere.
     """
-    dt, spread = 0.7, NOISE**2 / (2 * RATE)
+    dt, spread = 0.5, NOISE**2 / (2 * RATE)
     ts = dt * jnp.arange(steps + 1.0)
     variance = lambda t: spread + (PRIOR - spread) * jnp.exp(-2 * RATE * t)
     v, xs = np.asarray(variance(ts)), cubature(np.asarray(variance(ts)), math.exp(-RATE * dt))
