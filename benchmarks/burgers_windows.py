@@ -70,11 +70,11 @@ class Options(Settings):
     """Paths from each of them."""
 
 
-def gaussian_step(config: Config, data: smdp.Trajectories, order: int = 2) -> smdp.GaussianStep:
+def gaussian_step(config: Config, data: smdp.Trajectories) -> smdp.GaussianStep:
     """Exact for the viscosity and for a Gaussian like the data."""
     transform = partial(jnp.fft.rfft, norm="ortho"), partial(jnp.fft.irfft, norm="ortho")
     linear = smdp.LinearPart(config.system().decay_rates(), transform)
-    return smdp.GaussianStep(order, linear, smdp.GaussianReference.of(data, transform))
+    return smdp.GaussianStep(2, linear, smdp.GaussianReference.of(data, transform))
 
 
 def figures(config: Config, learned: Any, dataset: Dataset, options: Options, **how: Any) -> Row:

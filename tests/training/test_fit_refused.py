@@ -150,6 +150,9 @@ def test_initial_kernel_of_other_times_or_without_a_network():
     kernel = smdp.estimate_kernel(SDE, shorter, transform="joint")
     with pytest.raises(ValueError, match="initial must be a kernel of the times of the paths"):
         fit(smdp.BackwardKernel(transform="joint"), initial=kernel)
+    late = smdp.Trajectories(shorter.ts + 0.3 * TS[1], shorter.xs)
+    with pytest.raises(ValueError, match="initial must be a kernel of the times of the paths"):
+        fit(smdp.BackwardKernel(transform="joint"), data=late, initial=kernel)
     with pytest.raises(ValueError, match=r"initial must have the parameters of the model"):
         fit(smdp.BackwardKernel(transform="joint"), data=shorter, initial=kernel)
 
