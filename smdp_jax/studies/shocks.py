@@ -5,7 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from smdp_jax.experiment.definition import Experiment
 from smdp_jax.experiment.fields import Count, Positive
@@ -54,6 +54,10 @@ class Shocks(Experiment):
             truth={"paths": test.xs},
         )
 
+    def times(self) -> Array:
+        """Stored times, and steps back."""
+        return linear_grid(0.0, self.end_time, self.time_steps)
+
     def paths(
         self, key: PRNGKeyArray, number: int, targets: bool = True, **how: Any
     ) -> Trajectories:
@@ -64,7 +68,7 @@ class Shocks(Experiment):
         return simulate(
             how.pop("sde", None) or self.sde(),
             system.prior(k_prior, number),
-            linear_grid(0.0, self.end_time, self.time_steps),
+            self.times(),
             key=k_noise,
             substeps=self.substeps,
             score_targets=ramp if targets and isinstance(self.loss(), PathScore) else False,
