@@ -82,7 +82,8 @@ def test_backward_windows_of_any_length_have_one_minimiser(steps, x64):
 def test_gaussian_steps_learn_the_score_at_coarse_steps(steps, off, x64):
     """Paths of the continuous process, steps of a third of a decay time, another reference.
 
-    The steps are exact in the mean while the bound on what they carry back does not bind, so a_i = -1 / V(t_i); where Euler's are least is elsewhere.
+    While the bound on what they carry back does not bind the steps are exact in the mean, so
+    a_i = -1 / V(t_i); where Euler's are least is elsewhere.
     """
     dt, spread = 0.5, NOISE**2 / (2 * RATE)
     ts = dt * jnp.arange(steps + 1.0)
