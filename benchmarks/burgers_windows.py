@@ -6,7 +6,8 @@ unrolled step and without; and a ``BackwardKernel`` with noise on its inputs, th
 Windows grow, and each length gets as many unrolled steps of training. After each, from unseen end
 states by the same steps: the time that paths reach backward before they leave the range of the
 data, the share that reaches t = 0, and of those reconstruction against the noise floor and the CRPS
-of the initial modes against that of draws from the prior.
+of the initial modes against that of draws from the prior. On even steps the largest |u| crosses
+more than a grid cell a step at first; so the score is also tried on steps that are short there.
 
     python benchmarks/burgers_windows.py
 """
@@ -46,13 +47,25 @@ FIGURES = (
 
 @dataclass(frozen=True)
 class ShortAtFirst(Config):
-    """Burgers' equation, three of eight steps in the first .15 of the time."""
+    """Burgers' equation on two lengths of steps."""
+
+    early: float = 0.15
+    """Share of the time in which steps are short."""
+    early_steps: float = 0.375
+    """Share of the steps there."""
 
     def times(self) -> jax.Array:
-        first = 3 * self.time_steps // 8
-        early = smdp.linear_grid(0.0, 0.15 * self.end_time, first)
-        late = smdp.linear_grid(0.15 * self.end_time, self.end_time, self.time_steps - first)
+        first, middle = round(self.early_steps * self.time_steps), self.early * self.end_time
+        early = smdp.linear_grid(0.0, middle, first)
+        late = smdp.linear_grid(middle, self.end_time, self.time_steps - first)
         return jnp.concatenate([early, late[1:]])
+
+
+class EqualCourant(Config):
+    """Burgers' equation on steps that grow like 1 / |u|, which decays like 1 / (t + T / 10)."""
+
+    def times(self) -> jax.Array:
+        return smdp.log_grid(0.0, self.end_time, self.time_steps, offset=0.1 * self.end_time)
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,8 @@ class Options(Settings):
     """End states."""
     posterior_samples: int = 8
     """Paths from each of them."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the score on steps that are short at first; all else is one seed."""
 
 
 def gaussian_step(config: Config, data: smdp.Trajectories) -> smdp.GaussianStep:
@@ -121,6 +136,12 @@ def figures(config: Config, learned: Any, dataset: Dataset, options: Options, **
     return dict(zip(FIGURES, (*far, floors, gain), strict=True))
 
 
+def courant(config: Config, data: smdp.Trajectories) -> float:
+    """Grid cells that the largest |u| of the data crosses in a step, at most."""
+    speed = np.abs(np.asarray(data.xs)).max(axis=(0, 2))[:-1]
+    return float((speed * np.diff(np.asarray(data.ts))).max() * config.size)
+
+
 def timed(train: Callable[[], smdp.Fit]) -> tuple[Any, Row]:
     """Return what is learned, None if training diverged, and what it took."""
     began = time.perf_counter()
@@ -133,16 +154,17 @@ def timed(train: Callable[[], smdp.Fit]) -> tuple[Any, Row]:
 
 def learns_score(config: Config, dataset: Dataset, options: Options, key: Any) -> Learn:
     """Return what fits a score, by score targets or by a length of windows from another score."""
+    k_first, k_windows = jax.random.split(key)
     config = dataclasses.replace(config, steps=options.steps)
     solver = gaussian_step(config, dataset.train)
     seen = dataclasses.replace(dataset, validation=None)
 
     def learn(start: Any = None, window: int = 0, noise: float = 0.0) -> smdp.Fit:
         if not window:
-            return config.fit(seen, key, progress=False)
+            return config.fit(seen, k_first, progress=False)
         objective = smdp.MultiStep((window,), training_noise=noise, solver=solver)
         longer = dataclasses.replace(config, window_steps=options.unrolled // window)
-        own = jax.random.fold_in(key, window)
+        own = jax.random.fold_in(k_windows, window)
         return longer.fit_windows(seen, start, own, objective=objective, progress=False)
 
     return learn
@@ -169,21 +191,31 @@ def learns_kernel(config: Config, dataset: Dataset, options: Options, key: Any) 
     return learn
 
 
-def measure(options: Options, coarse: int, even: bool) -> tuple[list[Row], list[Target]]:
-    """Train on one grid, and sample after each length of windows; the kernel on even ones alone."""
-    config = dataclasses.replace(
-        PRESETS["paper"] if even else ShortAtFirst(**vars(PRESETS["paper"])),
+def configured(options: Options, coarse: int, grid: type[Config] = Config, seed: int = 0) -> Config:
+    """Return the hard case on so many steps."""
+    return dataclasses.replace(
+        grid(**vars(PRESETS["paper"])),
         objective="path_score",
         trajectories=options.trajectories,
         time_steps=coarse,
         substeps=options.fine // coarse,
         test_cases=options.test_cases,
+        seed=seed,
     )
-    k_data, k_fit = jax.random.split(jax.random.key(config.seed))
+
+
+def measure(
+    options: Options, coarse: int, grid: type[Config] = Config, seed: int = 0
+) -> tuple[list[Row], list[Target]]:
+    """Train on one grid, and sample after each length of windows; the kernel on even ones alone."""
+    config = configured(options, coarse, grid, seed)
+    k_data, k_score, k_kernel = jax.random.split(jax.random.key(config.seed), 3)
     dataset = config.simulate(k_data)
-    score, kernel = (of(config, dataset, options, k_fit) for of in (learns_score, learns_kernel))
+    score = learns_score(config, dataset, options, k_score)
+    kernel = learns_kernel(config, dataset, options, k_kernel)
     walked: Row = {"solver": gaussian_step(config, dataset.train)}
     noisy: Row = {"input_noise": options.input_noise / 2}
+    steps = {"Courant number": courant(config, dataset.train)}
     rows: list[Row] = []
 
     def add(name: str, window: int, train: Callable[[], smdp.Fit], how: Row) -> Any:
@@ -191,7 +223,7 @@ def measure(options: Options, coarse: int, even: bool) -> tuple[list[Row], list[
         found: Row = dict.fromkeys(FIGURES, math.nan)
         if learned is not None:
             found = figures(config, learned, dataset, options, **how)
-        rows.append({"learned": name, "window": window, **took, **found})
+        rows.append({"learned": name, "window": window, **took, **found, **steps})
         say(str(rows[-1]))
         return learned
 
@@ -204,7 +236,7 @@ def measure(options: Options, coarse: int, even: bool) -> tuple[list[Row], list[
     first = add("score", 0, score, walked)
     for noise in options.noises:
         go_on(f"score, noise {noise:g}", first, partial(score, noise=noise), walked)
-    if even:
+    if grid is Config:
         go_on("kernel", add("kernel", 1, kernel, noisy), kernel, noisy)
     names = list(dict.fromkeys(row["learned"] for row in rows))
     return rows, [target for name in names for target in reached(name, rows)]
@@ -233,11 +265,16 @@ def main() -> None:
         "unrolled": 4,
         "test_cases": 2,
         "posterior_samples": 2,
+        "seeds": (0,),
     }
     options = parse(Options(), quick, __doc__)
-    cells = {f"{steps} steps": partial(measure, options, steps, True) for steps in options.coarse}
+    cells = {f"{steps} steps": partial(measure, options, steps) for steps in options.coarse}
     most = max(options.coarse)
-    cells[f"{most} steps, short at first"] = partial(measure, options, most, False)
+    for seed in options.seeds:
+        name = f"{most} steps, short at first, seed {seed}"
+        cells[name] = partial(measure, options, most, ShortAtFirst, seed)
+    name = f"{most} steps, equal Courant numbers"
+    cells[name] = partial(measure, options, most, EqualCourant)
     publish_cells(options, __file__, cells)
 
 

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -205,7 +206,7 @@ def publish(
     name = Path(script).stem
     record = {
         "benchmark": name,
-        "command": command or " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
+        "command": command or _command(script),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": time.perf_counter() - started,
         "environment": {**describe_environment(), **_machine()},
@@ -267,9 +268,19 @@ def publish_cells(
             known = [n for n in cells if n in tables]
             every = [t for n in known for t in targets[n]]
             found = {n: tables[n] for n in known}
-            command = old.get("command")  # this run may be of a part
+            command = _command(script, only, () if len(known) == len(cells) else known)
             record = publish(settings, script, found, every, started, [name], command)
     return record
+
+
+def _command(script: str, only: Sequence[str] = (), known: Sequence[str] = ()) -> str:
+    """What was run; if with an option whose values are ``only``, then for ``known``, or for all."""
+    words = sys.argv[1:]
+    if values := [i for i, word in enumerate(words) if word in only]:
+        first, last = values[0], values[-1] + 1
+        part = [words[first - 1], *known] if known else []
+        words = [*words[: first - 1], *part, *words[last:]]
+    return shlex.join(["python", f"benchmarks/{Path(script).stem}.py", *words])
 
 
 def _of(target: Row, name: str) -> bool:

@@ -99,21 +99,28 @@ def test_a_part_is_measured_again_and_the_rest_is_kept(benchmark_module, tmp_pat
         return [{"value": value}], [harness.Target("least", value, 2.0)]
 
     def measure(value, only=()):
-        cells = {name: lambda name=name: cell(name, value) for name in ("heat", "waves")}
+        cells = {name: lambda name=name: cell(name, value) for name in ("heat", "two waves")}
         return harness.publish_cells(settings, "some/bench.py", cells, only)
 
-    monkeypatch.setattr("sys.argv", ["bench.py"])
-    measure(1.0)
-    monkeypatch.setattr("sys.argv", ["bench.py", "--only", "waves"])
-    measure(3.0, ("waves",))
+    def command(*given):
+        monkeypatch.setattr("sys.argv", ["bench.py", *given])
+        measure(len(seen) + 1.0, given[given.index("--only") + 1 :][:1] if given else ())
+        return json.loads((tmp_path / "bench.json").read_text())["command"]
+
+    one, whole = "python benchmarks/bench.py --only 'two waves'", "python benchmarks/bench.py"
+    assert command("--only", "two waves") == one
+    assert command() == whole
+    assert command("--seed", "1", "--only", "two waves", "--size", "3") == (
+        f"{whole} --seed 1 --size 3"
+    )
+    assert command("--only", "two waves") == whole
     measure(5.0)  # nothing is missing
     written = json.loads((tmp_path / "bench.json").read_text())
-    assert seen == ["heat", "waves", "waves"]
-    assert written["command"] == "python benchmarks/bench.py"
-    assert written["results"] == {"heat": [{"value": 1.0}], "waves": [{"value": 3.0}]}
+    assert seen == ["two waves", "heat", "two waves", "two waves"]
+    assert written["results"] == {"heat": [{"value": 2.0}], "two waves": [{"value": 4.0}]}
     assert [(t["what"], t["met"]) for t in written["targets"]] == [
         ("heat: least", True),
-        ("waves: least", False),
+        ("two waves: least", False),
     ]
 
 
