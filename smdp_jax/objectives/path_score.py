@@ -12,9 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from smdp_jax.checks import check_within
 from smdp_jax.objectives.base import Objective
 from smdp_jax.objectives.step_miss import mean_square
 from smdp_jax.sde import SDE, Scalar, ScoreFn, State
+from smdp_jax.solve.terms import white_noise
 from smdp_jax.trajectories import Trajectories
 
 
@@ -28,12 +30,25 @@ class PathScore(Objective):
         Linear transform of one state, for example ``jnp.fft.rfft2``: the loss is then taken in
         its entries, each divided by its own mean square (per Fourier mode). Several leaves are
         passed as one tree.
+    input_noise : float
+        Sigma of normal noise on the states, in units of g sqrt(dt) of the step that ends there.
+        The score learned is that of p_t convolved with it: smoother, and known farther from the
+        data, but weaker than that of the process.
+
+    Raises
+    ------
+    ValueError
+        If ``input_noise`` is negative or not finite.
     """
 
     transform: Callable[[Any], Any] | None = None
+    input_noise: float = 0.0
 
     windows = (0,)
     first_time = 1  # at the first one, where the prior decides, there is no target
+
+    def __post_init__(self) -> None:
+        check_within("[0, inf)", owner=self, input_noise=self.input_noise)
 
     def check(self, sde: SDE, data: Trajectories) -> None:
         """The paths have score targets."""
@@ -69,8 +84,18 @@ class PathScore(Objective):
         ts, scales = constants
         t, x, target = self._seen(window)
         i = jnp.searchsorted(ts, t)
+        if self.input_noise > 0:
+            x = self._blurred(sde, key, ts[i - 1], t, x)
         miss = jax.tree.map(jnp.subtract, learned(t, x, window.args), target)
         return mean_square(miss, jax.tree.map(lambda s: s[i], scales), self.transform)
+
+    def _blurred(self, sde: SDE, key: Any, t0: Scalar, t1: Scalar, x: State) -> State:
+        """A state with noise; E[grad log p(x) | x + n] is the gradient of log (p * n) there."""
+
+        def noisy(x: Any, g: Any, white: Any) -> Any:
+            return x + (self.input_noise * g * jnp.sqrt(t1 - t0)).astype(x.dtype) * white
+
+        return jax.tree.map(noisy, x, sde.g_of_step(t0, t1, x), white_noise(key, x))
 
     def _targets(self, data: Trajectories, i: Any) -> State:
         """Targets of all paths at one time."""

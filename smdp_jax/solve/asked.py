@@ -24,7 +24,7 @@ from smdp_jax.compiled import parts_of, signature_of
 from smdp_jax.sde import Args, State
 from smdp_jax.solve.adaptive import CONTROLLER
 from smdp_jax.solve.backward import BackwardSolve
-from smdp_jax.solve.gaussian import GaussianStep, check_gaussian
+from smdp_jax.solve.gaussian import GaussianStep, check_gaussian, check_metric
 from smdp_jax.solve.integrate import check_save
 from smdp_jax.solve.inverses import walked
 from smdp_jax.solve.process import check_process, check_returns, check_time_grid, known
@@ -80,6 +80,8 @@ def prepared(
     check_finite(x_end, "x_end")
     if asked.corrector is not None:
         check_kind("corrector", asked.corrector, "Langevin(step_size)", "step_size", "steps")
+        if (metric := getattr(asked.corrector, "metric", None)) is not None:
+            check_metric(metric, sde, score, jnp.asarray(ts), x, own)
     adaptive = asked.controller is not None
     if adaptive:
         check_kind("controller", asked.controller, CONTROLLER, "adapt_step_size")

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import diffrax
@@ -13,7 +12,8 @@ from jaxtyping import Array, PRNGKeyArray
 from smdp_jax.checks import check_positive, check_that, finite_rows, is_number
 from smdp_jax.sde import SDE, Args, Scalar, ScoreFn, State
 from smdp_jax.solve.adaptive import advance_adaptively
-from smdp_jax.solve.gaussian import GaussianStep, bind
+from smdp_jax.solve.covariance import Spread
+from smdp_jax.solve.gaussian import GaussianStep, bind, spread_of
 from smdp_jax.solve.integrate import Save, advance, chosen_times
 from smdp_jax.solve.reversal import reverse_sde
 from smdp_jax.solve.solvers import default_adaptive_solver, default_solver, evaluations_per_step
@@ -45,20 +45,27 @@ class SolveInfo:
     left_range_at: Any = None
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["step_size"], meta_fields=["steps"])
+_STATIC = {"static": True}
+
+
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Langevin:
-    """Corrector: after each step but the last, ``steps`` moves ``x + eps s + sqrt(2 eps) z``.
+    """Corrector: after each step but the last, ``steps`` moves ``x + eps M s + sqrt(2 eps M) z``.
 
-    Each leaves p_t invariant, and so mends the marginal; but it also forgets the observed end
-    state, at the rate of eps. Keep eps far below the variance of the posterior at that time (Song
-    et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations",
-    algorithm 1).
+    Each leaves p_t invariant as eps falls, and so mends the marginal; but it also forgets the
+    observed end state, at the rate of eps M. Keep that far below the variance of the posterior at
+    that time (Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential
+    Equations", algorithm 1).
 
     Parameters
     ----------
     step_size, steps : float, int
-        eps, in squared units of the state, and moves after each solver step.
+        eps, and moves after each solver step. In squared units of the state; with a metric,
+        without units.
+    metric : Spectrum, Preconditioner, GaussianReference, optional
+        M is its covariance at the time, as for ``GaussianStep.reference``: where modes differ in
+        variance, one eps serves all. Default: the identity.
 
     Raises
     ------
@@ -67,7 +74,8 @@ class Langevin:
     """
 
     step_size: Any
-    steps: int = 1
+    steps: int = field(default=1, metadata=_STATIC)
+    metric: Any = None
 
     def __post_init__(self) -> None:
         (steps,) = check_positive(steps=self.steps)
@@ -75,9 +83,6 @@ class Langevin:
         size = self.step_size
         good = 0 < size < math.inf if is_number(size) else hasattr(size, "dtype")
         check_that(good, "Langevin.step_size must be positive and finite", size)
-
-
-_STATIC = {"static": True}
 
 
 @jax.tree_util.register_dataclass
@@ -111,7 +116,7 @@ class BackwardSolve:
 
         def correct(key: PRNGKeyArray, tau: Scalar, x: State) -> State:
             assert self.corrector is not None
-            return _langevin(self.corrector, score, key, -tau, x, args)
+            return _langevin(self.corrector, self.sde, score, key, -tau, x, args)
 
         save: Save = self.save
         if not isinstance(save, str):
@@ -172,14 +177,25 @@ def _info(
 
 
 def _langevin(
-    corrector: Langevin, score: ScoreFn, key: PRNGKeyArray, t: Scalar, x: State, args: Args
+    corrector: Langevin,
+    sde: SDE,
+    score: ScoreFn,
+    key: PRNGKeyArray,
+    t: Scalar,
+    x: State,
+    args: Args,
 ) -> State:
+    metric = Spread(jax.tree.map(lambda _: jnp.ones(()), x))
+    if corrector.metric is not None:
+        metric = spread_of(corrector.metric, sde, score, t, x, args)
+
     def move(x: State, i: Array) -> tuple[State, None]:
-        def one(x: Array, s: Array, white: Array) -> Array:
+        def one(x: Array, drift: Array, noise: Array) -> Array:
             size = jnp.asarray(corrector.step_size, x.dtype)
-            return x + size * s + jnp.sqrt(2 * size) * white
+            return x + size * drift + jnp.sqrt(2 * size) * noise
 
         white = white_noise(jax.random.fold_in(key, i), x)
-        return jax.tree.map(one, x, score(t, x, args), white), None
+        drift, noise = metric.power(1.0, score(t, x, args)), metric.power(0.5, white)
+        return jax.tree.map(one, x, drift, noise), None
 
     return jax.lax.scan(move, x, jnp.arange(corrector.steps))[0]

@@ -107,6 +107,29 @@ def bound(solver: Any, sde: SDE, score: ScoreFn, x: State, noise_level: float) -
     return bind(solver, sde, score, x, noise_level) if isinstance(solver, GaussianStep) else solver
 
 
+def spread_of(
+    reference: Any, sde: SDE, score: ScoreFn, t: Scalar, x: State, args: Args = None
+) -> Spread:
+    """Covariance of a reference at t, for states like x."""
+    solver = _of_reference(reference, sde, score, x)
+    return Spread(solver.variances(t, x, args), Modes(solver.linear.transform))
+
+
+def check_metric(reference: Any, sde: SDE, score: ScoreFn, ts: Array, x: State, args: Args) -> None:
+    """Refuse a reference that is no covariance of states like x."""
+    good = callable(reference) or hasattr(reference, "moments")
+    said = "must have moments(t), as GaussianReference.of(paths), or give variances when called"
+    check_that(good, f"Langevin.metric {said}", reference)
+    solver = _of_reference(reference, sde, score, x)
+    check_transform(solver.linear.transform, x)
+    solver.check_reference(ts, x, args)
+
+
+def _of_reference(reference: Any, sde: SDE, score: ScoreFn, x: State) -> "GaussianSolver":
+    linear = LinearPart(0.0, _transform_of(reference, x))
+    return GaussianSolver(sde, score, linear, reference, 1, 1.0, -jnp.inf)
+
+
 def check_gaussian(
     step: GaussianStep, sde: SDE, score: ScoreFn, ts: Array, x: State, args: Args
 ) -> None:

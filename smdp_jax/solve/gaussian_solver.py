@@ -111,7 +111,7 @@ class GaussianSolver(Splitting):
         def pair(w: Any, m: Any, c: Any) -> tuple[Array, Array]:
             real = jnp.finfo(w.dtype).dtype
             m, c = jnp.asarray(m), jnp.asarray(c)
-            said = f"the reference of GaussianStep must be scalars, or of shape {w.shape} like the"
+            said = f"the reference Gaussian must be scalars, or of shape {w.shape} like the"
             for shape in (m.shape, c.shape):
                 check_that(shape in ((), w.shape), f"{said} modes", shape)
             return m.astype(w.dtype if jnp.iscomplexobj(m) else real), c.astype(real)
@@ -122,11 +122,16 @@ class GaussianSolver(Splitting):
         """Look at the reference's variances at the times of a grid."""
         if isinstance(self.reference, Curvature) or not concrete(ts, self.reference):
             return
-        pairs = jax.vmap(lambda t: self.moments(t, x, args))(jnp.asarray(ts))
-        said = "variances of the reference of GaussianStep must be at least 0, got"
-        for _, variance in jax.tree.leaves(pairs, is_leaf=lambda p: isinstance(p, tuple)):
+        tables = jax.vmap(lambda t: self.variances(t, x, args))(jnp.asarray(ts))
+        said = "variances of the reference Gaussian must be at least 0, got"
+        for variance in jax.tree.leaves(tables):
             worst = jnp.min(variance)
             check_that(not concrete(worst) or worst >= 0, f"{said} {worst}")
+
+    def variances(self, t: Scalar, x: State, args: Args = None) -> State:
+        """Those of the reference, like the modes of a state."""
+        modes = jax.eval_shape(partial(to_modes, self.linear.transform), x)
+        return jax.tree.map(lambda _, pair: pair[1], modes, self.moments(t, x, args))
 
     def coefficients(self, t0: Scalar, t1: Scalar, x: State, args: Args) -> State:
         """Coefficients of the step from t1 back to t0, a ``_Mode`` per leaf."""

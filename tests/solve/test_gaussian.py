@@ -302,3 +302,18 @@ def test_what_does_not_fit_is_refused_before_the_solve(solver, says):
         smdp.sample_posterior(
             DRIFT, score, X_END, jnp.linspace(0, END, 3), num_samples=2, key=KEY, solver=solver
         )
+
+
+def test_leaves_of_a_tuple_are_those_of_a_dict():
+    """A state of two leaves is no pair of mean and variance."""
+    decay = lambda t, x, args: jax.tree.map(lambda x: -x, x)
+    sde, ts = smdp.SDE(decay, diffusion=0.5), jnp.linspace(0.0, 1.0, 4)
+    starts = {"a": jnp.arange(40.0).reshape(20, 2), "b": jnp.ones((20,))}
+    found = []
+    for state in (starts, (starts["a"], starts["b"])):
+        data = smdp.simulate(sde, state, ts, key=KEY)
+        solver = smdp.GaussianStep(reference=smdp.GaussianReference.of(data))
+        how = {"num_samples": 3, "key": KEY, "batch_axes": 0, "solver": solver}
+        past = smdp.sample_posterior(sde, decay, data.at(0, 3), ts, **how)
+        found.append(jax.tree.leaves(past.samples))
+    jax.tree.map(np.testing.assert_array_equal, *found)
