@@ -69,6 +69,19 @@ class Options(Settings):
     """Paths from each of them."""
 
 
+def configured(options: Options, seed: int) -> Config:
+    """Return the hard case in a few coarse steps."""
+    return dataclasses.replace(
+        PRESETS["paper"],
+        objective="multi_step",  # no score targets
+        trajectories=options.trajectories,
+        time_steps=options.time_steps,
+        substeps=options.substeps,
+        test_cases=options.test_cases,
+        seed=seed,
+    )
+
+
 def learn(config: Config, options: Options, data: Any, key: Any) -> smdp.Fit:
     """Train a kernel on the paths; the noise of its steps is measured on the validation paths."""
     net = models.DilatedResNet(
@@ -177,15 +190,7 @@ def figures(config: Config, starts: Any, truth: Any, options: Options, key: Any)
 
 def measure(options: Options, seed: int) -> tuple[list[Row], list[Target]]:
     """Simulate, train once, and sample with each noise."""
-    config = dataclasses.replace(
-        PRESETS["paper"],
-        objective="multi_step",  # no score targets
-        trajectories=options.trajectories,
-        time_steps=options.time_steps,
-        substeps=options.substeps,
-        test_cases=options.test_cases,
-        seed=seed,
-    )
+    config = configured(options, seed)
     k_data, k_fit, k_sample = jax.random.split(jax.random.key(seed), 3)
     data = config.simulate(k_data)
     began, cpu = time.perf_counter(), time.process_time()

@@ -106,34 +106,39 @@ def gaussian_step(config: Config, data: smdp.Trajectories) -> smdp.GaussianStep:
 def figures(config: Config, learned: Any, dataset: Dataset, options: Options, **how: Any) -> Row:
     """Walk back from unseen end states: how far paths come, and how good those are that return."""
     k_past, k_prior = jax.random.split(jax.random.key(config.seed + 1))
-    data, truth, system = dataset.train, dataset.truth["paths"], config.system()
+    ts, truth = dataset.train.ts, dataset.truth["paths"]
     number = options.posterior_samples
     how |= {"num_samples": number, "key": k_past, "save": "all", "chunk_size": 128}
-    past: Any = smdp.sample_posterior(
-        config.sde(), learned, truth[:, -1], data.ts, batch_axes=1, **how
-    )
-    limits = 1.5 * jnp.abs(data.xs).max(axis=(0, 2))
-    reached = np.asarray(evaluate.reached_times(data.ts, past.samples, limits))
-    returned = reached == np.asarray(data.ts)[0]
+    past: Any = smdp.sample_posterior(config.sde(), learned, truth[:, -1], ts, batch_axes=1, **how)
+    reached = np.asarray(evaluate.reached_times(ts, past.samples, limits(dataset)))
+    returned = reached == np.asarray(ts)[0]
     far = float(np.median(reached)), float(reached.max()), float(returned.mean())
-    whole = returned.sum(axis=1) > 1  # a CRPS needs two samples
-    if not whole.any():
-        return dict(zip(FIGURES, (*far, math.nan, math.nan), strict=True))
-    fine = smdp.linear_grid(0.0, config.end_time, options.fine)
+    good = judged(config, past.samples[:, :, 0], returned, truth, options.fine, k_prior)
+    return dict(zip(FIGURES, (*far, *good), strict=True))
+
+
+def limits(dataset: Dataset) -> Any:
+    """How large a state may be, at each of the times."""
+    return 1.5 * jnp.abs(dataset.train.xs).max(axis=(0, 2))
+
+
+def judged(
+    config: Config, starts: Any, returned: Any, truth: Any, steps: int, key: Any
+) -> tuple[float, float]:
+    """Reconstruction over its floor, and CRPS of the prior over theirs, of starts that returned."""
+    whole = np.nonzero(returned.sum(axis=1) > 1)[0]  # a CRPS needs two samples
+    if not whole.size:
+        return math.nan, math.nan
+    system, fine = config.system(), smdp.linear_grid(0.0, config.end_time, steps)
     forward = jax.jit(jax.vmap(lambda x: noise_free.walk(system.step, x, fine)))
     miss = lambda x, end: np.asarray(jnp.square(forward(x) - end).mean(axis=-1))
-    starts, which = past.samples[:, :, 0], np.nonzero(returned)[0]
-    again = miss(starts[returned], truth[which, -1]).mean()
-    modes, prior = jax.vmap(system.leading_modes), system.prior(k_prior, 200)
-    true, drawn = modes(truth[:, 0]), modes(prior)
-    crps = [evaluate.crps_ensemble(drawn, true[n]).mean() for n in np.nonzero(whole)[0]]
-    own = [
-        evaluate.crps_ensemble(modes(starts[n][returned[n]]), true[n]).mean()
-        for n in np.nonzero(whole)[0]
-    ]
-    floors = float(again / miss(truth[:, 0], truth[:, -1]).mean())
-    gain = float(np.mean(crps) / np.mean(own))
-    return dict(zip(FIGURES, (*far, floors, gain), strict=True))
+    again = miss(starts[returned], truth[np.nonzero(returned)[0], -1]).mean()
+    modes = jax.vmap(system.leading_modes)
+    drawn, true = modes(system.prior(key, 200)), modes(truth[:, 0])
+    crps = [evaluate.crps_ensemble(drawn, true[n]).mean() for n in whole]
+    own = [evaluate.crps_ensemble(modes(starts[n][returned[n]]), true[n]).mean() for n in whole]
+    floor = miss(truth[:, 0], truth[:, -1]).mean()
+    return float(again / floor), float(np.mean(crps) / np.mean(own))
 
 
 def courant(config: Config, data: smdp.Trajectories) -> float:
