@@ -71,13 +71,18 @@ def configuration(case: str, options: Options) -> Config:
     return dataclasses.replace(PRESETS[options.preset], **changes)
 
 
-def updates_in(seconds: float, train: Callable[[int], Fit], few: int) -> int:
+def updates_in(
+    seconds: float,
+    train: Callable[[int], Fit],
+    few: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> int:
     """Return how many updates take so long, without compilation, from two runs that differ."""
 
     def timed(steps: int) -> float:
-        began = time.perf_counter()
+        began = clock()
         jax.block_until_ready(train(steps).learned.variables)
-        return time.perf_counter() - began
+        return clock() - began
 
     more, least = 6 * few, timed(few)
     # The compilation of several window lengths alone varies by seconds.

@@ -36,6 +36,11 @@ def concrete(*values: Any) -> bool:
     return not any(isinstance(v, Tracer) for v in jax.tree.leaves(values))
 
 
+def holds_traced(function: Any, *args: Any) -> bool:
+    """Tell whether a function closes over values that a caller traces."""
+    return not concrete(jax.make_jaxpr(function)(*args).consts)
+
+
 def is_number(value: Any) -> bool:
     """Tell a real number that can be looked at, also in an array without axes."""
     kinds = (int, float, np.number, np.ndarray, jax.Array)

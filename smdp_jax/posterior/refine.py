@@ -19,6 +19,7 @@ from smdp_jax.checks import (
     check_positive,
     check_that,
     check_within,
+    holds_traced,
 )
 from smdp_jax.compiled import compiled
 from smdp_jax.posterior.refine_looks import (
@@ -175,6 +176,9 @@ def refine_posterior(
     check_process(sde, ts, x, own if args_axes == 0 else args, maps=("drift", "step"))
 
     end = NoiseFree(sde, jnp.asarray(ts), _forward_mode(sde, solver), counts[3])
+    traced = holds_traced(end, x, own if args_axes == 0 else args)
+    said = "what sde closes over must be known before tracing, since its noise is measured"
+    check_that(not traced, f"{said}: got traced values")
     with eval_context():  # inside of a caller's jit, too
         spreads, starts, added = measured(data, ts, end, x, counts[2], own_paths)
 

@@ -57,9 +57,9 @@ def drift_of_variances(
 
     def at(i: Array) -> Array:
         modes = solver.coefficients(ts[i], ts[i + 1], x, args)
-        pairs = jax.tree.leaves(solver.moments(ts[i + 1], x, args))[1::2]
+        variances = jax.tree.leaves(solver.variances(ts[i + 1], x, args))
         later = [mode.later for mode in jax.tree.leaves(modes, is_leaf=is_mode)]
-        ratios = [a / b for a, b in zip(later, pairs, strict=True)]
+        ratios = [a / b for a, b in zip(later, variances, strict=True)]
         return jnp.stack([f(jnp.stack([f(r) for r in ratios])) for f in (jnp.min, jnp.max)])
 
     return jax.lax.map(at, jnp.arange(ts.shape[0] - 1))

@@ -1,5 +1,6 @@
 """Samples drawn to the end that was seen: closed forms of linear processes, and what is refused."""
 
+import dataclasses
 import warnings
 
 import jax
@@ -253,6 +254,26 @@ def test_calls_may_be_mapped_and_compiled():
     keys = jax.random.split(KEY, 2)
     many = jax.jit(jax.vmap(lambda key: refine(samples, key=key).samples))(keys)
     np.testing.assert_allclose(many[1], refine(samples, key=keys[1]).samples, rtol=1e-4, atol=1e-4)
+
+
+def test_a_process_of_traced_parameters_is_refused():
+    """Its noise is measured; conditions in ``args`` may be traced."""
+    samples = np.tile(SEEN, (4, 1))
+    step = lambda t0, t1, x, rates: x * jnp.exp(-rates * (t1 - t0))
+    data = dataclasses.replace(DATA, args=jnp.asarray(RATES), args_axes=None)
+
+    def of_args(rates):
+        how = {"sde": smdp.SDE(step=step, diffusion=0.1), "data": data, "args": rates}
+        return refine(samples, **how).samples
+
+    def closed_over(rates):
+        own = lambda t0, t1, x, args: step(t0, t1, x, rates)
+        return refine(samples, sde=smdp.SDE(step=own, diffusion=0.1)).samples
+
+    rates = jnp.asarray(RATES)
+    with pytest.raises(ValueError, match="what sde closes over must be known before tracing"):
+        jax.jit(closed_over)(rates)
+    np.testing.assert_allclose(jax.jit(of_args)(rates), closed_over(rates), rtol=1e-3, atol=1e-3)
 
 
 # What is said ------------------------------------------------------------------------------------

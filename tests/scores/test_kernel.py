@@ -245,3 +245,36 @@ def test_second_call_of_a_kernel_compiles_nothing():
         counts.append(len(traces))
     assert counts[0] > 0
     assert counts[1:] == [0, 0]
+
+
+@pytest.mark.parametrize("verb", ["sample_posterior", "certify"])
+def test_inside_of_a_compiled_function(verb):
+    """The same samples, whatever of the call is traced; ``ts`` and the kernel are closed over."""
+    paths = ring_paths(jax.random.key(1), 60, 5)
+    kernel, key = smdp.estimate_kernel(RING, paths), jax.random.key(3)
+    x_end = paths.xs[0, -1]
+
+    def ask(key, x, sde=RING):
+        if verb == "sample_posterior":
+            return smdp.sample_posterior(sde, kernel, x, paths.ts, num_samples=3, key=key).samples
+        prior = lambda x, args: -0.5 * jnp.sum(x**2)
+        return smdp.certify(sde, kernel, x, paths.ts, prior, num_paths=3, key=key).samples
+
+    want = ask(key, x_end)
+    found = {
+        "key": jax.jit(lambda key: ask(key, x_end))(key),
+        "state": jax.jit(lambda x: ask(key, x))(x_end),
+        "nothing": jax.jit(lambda: ask(key, x_end))(),
+        "one by one": jax.lax.map(lambda x: ask(key, x), x_end[None])[0],
+    }
+    for what, samples in found.items():
+        np.testing.assert_allclose(samples, want, rtol=1e-4, atol=1e-5, err_msg=what)
+
+    def faster(rate):
+        moved = lambda t0, t1, x, args: transported(t0, t0 + rate * (t1 - t0), x, args)
+        return ask(key, x_end, smdp.SDE(step=moved, diffusion=G))
+
+    # A process of traced parameters can't be looked at; another one is refused here too.
+    np.testing.assert_allclose(jax.jit(faster)(1.0), want, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="the process that the kernel was learned for, got a phys"):
+        jax.jit(lambda: faster(2.0))()
