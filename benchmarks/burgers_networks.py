@@ -1,9 +1,10 @@
 r"""Does a larger network, or more paths, help in Burgers' hard case, in the same training time?
 
 The kernel of ``burgers_kernel.py`` (32 steps, noise of one step's size on its inputs), trained for
-about the same processor time, by as many updates as short runs foretell. From unseen end states: the share of
-paths that reach t = 0, reconstruction against the noise floor, CRPS of the initial modes against
-that of draws from the prior, and by how much the coverage of central intervals is off.
+about the same processor time, by as many updates as short runs foretell. From unseen end states:
+the share of paths that reach t = 0, reconstruction against the noise floor, CRPS of the initial
+modes against that of draws from the prior, and by how much the coverage of central intervals is
+off.
 
     python benchmarks/burgers_networks.py
 """

@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Array
 
 from smdp_jax.checks import check_that, concrete, holds_traced
-from smdp_jax.compiled import once
+from smdp_jax.compiled import once, parts_of, signature_of
 from smdp_jax.sde import SDE, Args, State
+from smdp_jax.solve.process import known
 
 
 def first_of(own: Any, asked: Any) -> int | None:
@@ -54,7 +55,8 @@ def check_same_process(ts: Array, noise: State, probe: tuple[State, Args, State]
     x, args, moved = probe
     if not concrete(noise, moved, ts):
         return
-    if holds_traced(lambda: (noise_of(sde, ts, x), move_of(sde, ts, x, args))):
+    look = lambda: holds_traced(lambda: (noise_of(sde, ts, x), move_of(sde, ts, x, args)))
+    if known.get(("traced", parts_of(sde), signature_of((ts, x, args))), look):
         return
     said = "sde must be the process that the kernel was learned for, got a"
     with jax.ensure_compile_time_eval():  # known, also where the caller is traced

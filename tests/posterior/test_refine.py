@@ -258,22 +258,21 @@ def test_calls_may_be_mapped_and_compiled():
 
 def test_a_process_of_traced_parameters_is_refused():
     """Its noise is measured; conditions in ``args`` may be traced."""
-    samples = np.tile(SEEN, (4, 1))
     step = lambda t0, t1, x, rates: x * jnp.exp(-rates * (t1 - t0))
-    data = dataclasses.replace(DATA, args=jnp.asarray(RATES), args_axes=None)
-
-    def of_args(rates):
-        how = {"sde": smdp.SDE(step=step, diffusion=0.1), "data": data, "args": rates}
-        return refine(samples, **how).samples
+    samples, rates = np.tile(SEEN, (4, 1)), jnp.asarray(RATES)
+    how = {"data": dataclasses.replace(DATA, args=rates, args_axes=None)}
+    of_args = lambda rates: refine(
+        samples, args=rates, sde=smdp.SDE(step=step, diffusion=0.1), **how
+    )
 
     def closed_over(rates):
         own = lambda t0, t1, x, args: step(t0, t1, x, rates)
-        return refine(samples, sde=smdp.SDE(step=own, diffusion=0.1)).samples
+        return refine(samples, sde=smdp.SDE(step=own, diffusion=0.1))
 
-    rates = jnp.asarray(RATES)
     with pytest.raises(ValueError, match="what sde closes over must be known before tracing"):
         jax.jit(closed_over)(rates)
-    np.testing.assert_allclose(jax.jit(of_args)(rates), closed_over(rates), rtol=1e-3, atol=1e-3)
+    found = jax.jit(of_args)(rates).samples
+    np.testing.assert_allclose(found, closed_over(rates).samples, rtol=1e-3, atol=1e-3)
 
 
 # What is said ------------------------------------------------------------------------------------
