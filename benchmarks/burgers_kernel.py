@@ -158,7 +158,7 @@ def refined(
         batch_axes=1,
         chunk_size=32,
     ).samples
-    inside = np.asarray(jnp.abs(found).max(axis=-1) <= limits(data)[0])
+    inside = np.asarray((jnp.abs(found) <= limits(data)[0]).all(axis=-1))
     took = time.perf_counter() - began
     return found, {"share at t = 0": float(inside.mean()), "sampling s": took}
 

@@ -185,7 +185,7 @@ def weighed(
 
     keys = (jax.random.split(k, len(truth)) for k in (k_paths, k_draws))
     starts, counts = jax.jit(partial(jax.lax.map, draw))((truth[:, -1], *keys))
-    inside = np.asarray(jnp.abs(starts).max(axis=-1) <= windows.limits(data)[1])
+    inside = np.asarray((jnp.abs(starts) <= windows.limits(data)[1]).all(axis=-1))
     good = windows.judged(config, starts, inside, truth, options.fine, k_prior)
     figures = math.nan, math.nan, float(inside.mean()), *good
     return dict(zip(FIGURES, figures, strict=True)), float(jnp.nanmean(counts))

@@ -170,7 +170,7 @@ def measured(
     )
     largest = jax.tree.map(lambda x: float(jnp.abs(x).max()), test.xs)
     out = sum(
-        int((jnp.abs(x).reshape(*x.shape[:2], -1).max(axis=-1) > 5 * size).sum())
+        int((jnp.abs(x).reshape(*x.shape[:2], -1) > 5 * size).any(axis=-1).sum())
         for x, size in zip(jax.tree.leaves(past.samples), jax.tree.leaves(largest), strict=True)
     )
     miss = np.abs(report.coverage - report.nominal)

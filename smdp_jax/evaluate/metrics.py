@@ -290,7 +290,8 @@ def reached_times(
     check_same_shape(ts=ts, limits=limits)
     want = (*paths.shape[:-2], *ts.shape)
     check_shape("paths without points", paths[..., 0], want, ", one entry per time of ts")
-    limits = limits.reshape((1,) * (paths.ndim - 2) + limits.shape)
-    outside = ~(jnp.max(jnp.abs(paths), axis=-1) <= limits)[..., :-1]  # as NaN is
+    # Entry by entry: a maximum of many numbers forgets NaN where XLA splits it between CPU cores.
+    limits = limits.reshape((1,) * (paths.ndim - 2) + (-1, 1))
+    outside = ~(jnp.abs(paths) <= limits).all(axis=-1)[..., :-1]
     indices = jnp.arange(ts.shape[0] - 1).reshape((1,) * (outside.ndim - 1) + (-1,))
     return ts[jnp.max(jnp.where(outside, indices, -1), -1) + 1]

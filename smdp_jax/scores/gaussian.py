@@ -64,7 +64,7 @@ class GaussianReference:
         for leaf in jax.tree.leaves(self.variance):
             if not isinstance(leaf, (jax.Array, np.ndarray)) or not concrete(leaf):
                 continue
-            check_within("[0, inf)", owner=self, variance=jnp.min(leaf))
+            check_within("[0, inf)", owner=self, variance=np.min(np.asarray(leaf)))
 
     @classmethod
     def of(

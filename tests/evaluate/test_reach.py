@@ -35,3 +35,12 @@ def test_time_of_the_last_state_before_the_first_excursion_backward():
 def test_errors():
     with pytest.raises(ValueError, match="one entry per time of ts"):
         reached_times(TS, path(1.0, 1.0), LIMITS)
+
+
+def test_many_paths_of_nan_are_outside():
+    """More numbers than one core takes the maximum of, in one program; some NaN, or all."""
+    paths = np.zeros((300, len(TS), 128), np.float32)
+    paths[::3, 0] = np.nan
+    paths[1::3, 0, 7] = np.nan
+    expected = np.where(np.arange(300) % 3 == 2, TS[0], TS[1])
+    np.testing.assert_allclose(reached_times(TS, paths, LIMITS), expected)

@@ -265,6 +265,9 @@ def test_unitary_transforms_pass():
         check_transform(transform, X_END)
 
 
+TABLE = jnp.ones((300, 128))
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
@@ -274,6 +277,10 @@ def test_unitary_transforms_pass():
         (
             lambda: smdp.GaussianReference(jnp.arange(2.0), jnp.zeros(2), jnp.array([1.0, -1.0])),
             "variance must be finite and not negative, got -1",
+        ),
+        (
+            lambda: smdp.GaussianReference(TABLE[:, 0], TABLE, TABLE.at[1, 7].set(jnp.nan)),
+            "variance must be finite and not negative, got nan",
         ),
     ],
 )
