@@ -92,7 +92,7 @@ class Options(Settings):
     """End states."""
     posterior_samples: int = 8
     """Paths from each of them."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0, 1, 2)
     """Of the score on steps that are short at first; all else is one seed."""
 
 
