@@ -25,7 +25,7 @@ class DenoisingScore(PathScore):
 
     Parameters
     ----------
-    transform : callable, optional
+    transform, input_noise : callable, float, optional
         As for ``PathScore``.
     kernel_score : callable
         ``kernel_score(t, x, x0, args)``, the gradient in x of ``log p(x(t) = x | x(ts[0]) = x0)``,

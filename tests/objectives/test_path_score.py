@@ -1,5 +1,6 @@
 """Regression on score targets: its scale by time and mode, its minimiser, what it refuses."""
 
+import dataclasses
 import math
 
 import jax
@@ -58,8 +59,8 @@ def test_loss_of_one_state_by_hand():
     np.testing.assert_allclose(got, np.mean(entries**2), rtol=1e-5)
 
 
-@pytest.mark.parametrize("noise", [0.0, 1.5])
-def test_the_minimiser_is_the_score(noise):
+@pytest.mark.parametrize(("kind", "noise"), [("path", 0.0), ("path", 1.5), ("denoising", 1.5)])
+def test_the_minimiser_is_the_score(kind, noise):
     """d/da of the loss of ``a`` times the chain's exact score is 0 at a = 1.
 
     With noise on the states that of the density with so much more variance. 20 000 paths from +-1
@@ -69,16 +70,18 @@ def test_the_minimiser_is_the_score(noise):
     ts = smdp.linear_grid(0.0, 1.0, 10)
     x0 = jnp.where(jnp.arange(count) % 2 == 0, 1.0, -1.0)
     data = smdp.simulate(SDE, x0, ts, key=jax.random.key(3), score_targets=smdp.PowerRamp(2.0))
-    objective = smdp.PathScore(input_noise=noise)
+    left = lambda t: dt * jnp.expm1(-2 * rate * t) / math.expm1(-2 * rate * dt)
+    known = smdp.DenoisingScore.gaussian(lambda t, x0, args: jnp.exp(-rate * t) * x0, left)
+    objective = smdp.PathScore() if kind == "path" else known
+    objective = dataclasses.replace(objective, input_noise=noise)
     constants = objective.prepare(SDE, data)
 
     def exact(t, x, args):
-        m = jnp.exp(-rate * t)
-        v = dt * (jnp.expm1(-2 * rate * t) / math.expm1(-2 * rate * dt) + noise**2)
+        m, v = jnp.exp(-rate * t), left(t) + noise**2 * dt
         return -(x - m * jnp.tanh(x * m / v)) / v
 
     def slope(i, time):
-        piece = window(data, i, time, 0)
+        piece = objective.cut(data, i, time, 0)
 
         def loss(a):
             score = lambda t, x, args: a * exact(t, x, args)
