@@ -36,6 +36,7 @@ from smdp_jax.objectives import Objective
 class Options(windows.Options):
     """Settings of this benchmark."""
 
+    seeds: tuple[int, ...] = (0,)
     windows: tuple[int, ...] = (2, 4, 8)
     late_first: tuple[float, ...] = (0.5, 0.1, 0.0)
     """Shares of the time from which on windows are trained, one after the other."""
