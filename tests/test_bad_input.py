@@ -120,11 +120,12 @@ def test_conditions_that_are_not_finite():
             verb(**settings)
 
 
-def test_amplitude_whose_square_underflows():
-    tiny = smdp.SDE(decay, diffusion=lambda t: 1e-25 + 0 * t)
+@pytest.mark.parametrize(("size", "which"), [(1e-25, "large"), (1e20, "small")])
+def test_amplitude_without_a_square_in_single_precision(size, which):
+    sde = smdp.SDE(decay, diffusion=lambda t: size + 0 * t)
     for verb in (simulate, sample, flow):
-        with pytest.raises(ValueError, match="must be large enough to square at t=0"):
-            verb(sde=tiny)
+        with pytest.raises(ValueError, match=f"be {which} enough to square at t=0, got 1e"):
+            verb(sde=sde)
 
 
 @pytest.mark.parametrize("verb", [simulate, sample, flow, solve])

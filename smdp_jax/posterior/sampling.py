@@ -240,7 +240,8 @@ def _solve(
     xs, info = _sample(solve, score, work.x_end, key, args, *work[1:], split)
     if split is not None and split.gathered:
         xs, info = split.returned((xs, info))
-    warn_of_lost(info, args, getattr(solve, "ts", None), grows)
+    kernel = isinstance(score, LearnedKernel)
+    warn_of_lost(info, args, getattr(solve, "ts", None), grows, kernel)
     return (xs, info) if split is None else split.returned((xs, info))
 
 

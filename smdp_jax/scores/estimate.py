@@ -5,15 +5,16 @@ from typing import Any, cast, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.checks import check_holds, check_that
+from smdp_jax.checks import check_holds, check_that, concrete, finite_rows
 from smdp_jax.scores import blocks
 from smdp_jax.scores.choice import best_base, best_transform
 from smdp_jax.scores.kernel import LearnedKernel
 from smdp_jax.scores.moments import Base, check_base, physics_of, tables_of
 from smdp_jax.scores.seen import SeenRange
-from smdp_jax.scores.tables import KernelTables
+from smdp_jax.scores.tables import KernelTables, base_of
 from smdp_jax.sde import SDE
 from smdp_jax.solve.process import check_process
 from smdp_jax.trajectories import Trajectories, grid_axes
@@ -51,7 +52,30 @@ def kernel_tables(
     if base == "auto":
         base = best_base(sde, data, chosen)
     tables = tables_of(sde, data, chosen, physics_of(sde, base), input_noise, key, spread=spread)
+    if concrete(tables.groups) and not finite_rows(tables.groups).all():
+        raise ValueError(_why_not_finite(sde, tables, data))
     return replace(tables, directions=directions)
+
+
+def _why_not_finite(sde: SDE, tables: KernelTables, data: Trajectories) -> str:
+    """Say which path the physics can't bring back; if none, numbers are too large to square."""
+    bare = replace(tables, moved=None)
+
+    @jax.jit
+    def brought_back(data: Trajectories) -> Array:
+        def finite(i: Array, step: Array) -> Array:
+            back = base_of(bare, step, data.at(i, step + 1), data.args_of(i))
+            return jnp.stack([jnp.isfinite(v).all() for v in jax.tree.leaves(back)]).all()
+
+        of_path = lambda i: jax.vmap(lambda n: finite(i, n))(jnp.arange(data.num_times - 1))
+        return jax.lax.map(of_path, jnp.arange(data.num_samples))
+
+    if (bad := np.argwhere(~np.asarray(brought_back(data)))).size:
+        name, (sample, step) = "inverse" if sde.drift is None else "drift", bad[0]
+        where = f"sample {sample}, t={float(data.ts[step + 1]):g}"
+        said = f"SDE.{name} is not finite on the paths, first in {where}: mend the simulator there"
+        return f'{said}, leave these paths out, or take base="state"'
+    return "the covariances of the paths must be finite: scale the states, or compute in float64"
 
 
 def estimate_kernel(
@@ -84,7 +108,8 @@ def estimate_kernel(
     Raises
     ------
     ValueError
-        If there are too few paths, the base is unknown, or the transform is, or is not unitary.
+        If there are too few paths, the base is unknown, or the transform is, or is not unitary; if
+        the inverse physics or the paths' covariances are not finite (which path).
     """
     check_base("base", base)
     data.check()

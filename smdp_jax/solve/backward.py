@@ -161,12 +161,17 @@ class BackwardSolve:
         elif self.save != "all":
             chosen = jnp.array(chosen_times(self.save, self.ts.shape[0]))
             xs = jax.tree.map(lambda x: x[chosen], xs)
-        return xs, _info(steps * evaluations_per_step(solver), jnp.max(sizes[1:]), lost_at)
+        return xs, _info(steps * evaluations_per_step(solver), _maximum(sizes[1:]), lost_at)
 
 
 def _largest(score: State) -> Scalar:
-    leaves = [jnp.max(jnp.abs(s), initial=0) for s in jax.tree.leaves(score)]
-    return jnp.max(jnp.stack([leaf.astype(leaves[0].dtype) for leaf in leaves]))
+    leaves = [_maximum(jnp.abs(s)) for s in jax.tree.leaves(score)]
+    return _maximum(jnp.stack([leaf.astype(leaves[0].dtype) for leaf in leaves]))
+
+
+def _maximum(sizes: Array) -> Scalar:
+    """NaN where there is one: XLA's own maximum of many numbers forgets it on CPU."""
+    return jnp.where(jnp.isnan(sizes).any(), jnp.nan, jnp.max(sizes, initial=0))
 
 
 def _info(

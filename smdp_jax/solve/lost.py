@@ -11,7 +11,7 @@ from smdp_jax.solve.backward import SolveInfo
 _STRAYS = 0.05
 
 
-def warn_of_lost(info: SolveInfo, args: Args, ts: Any, grows: bool) -> None:
+def warn_of_lost(info: SolveInfo, args: Args, ts: Any, grows: bool, kernel: bool) -> None:
     """Warn the caller of a verb of how many paths, from what time on, and what would do."""
     lost_at, left_at = map(_known, (info.lost_at, info.left_range_at))
     count, at = np.size(info.finite), lost_at if lost_at.size else left_at
@@ -21,7 +21,7 @@ def warn_of_lost(info: SolveInfo, args: Args, ts: Any, grows: bool) -> None:
         said, which = "left the range of the training paths,", "info.left_range_at"
     else:
         return
-    why = f"{which} tells which; {_reason(args, ts, at, left_at, grows)}"
+    why = f"{which} tells which; {_reason(args, ts, at, left_at, grows, kernel)}"
     when = f"from t={at.max():g} on the way back (half of them by t={np.median(at):g})"
     warn(f"{at.size} of {count} paths {said} {when}. {why}")
 
@@ -32,12 +32,17 @@ def _known(times: Any) -> np.ndarray:
     return np.asarray(times)[np.asarray(times) > -np.inf] if seen else np.zeros(0)
 
 
-def _reason(args: Args, ts: Any, at: np.ndarray, left_at: np.ndarray, grows: bool) -> str:
+def _reason(
+    args: Args, ts: Any, at: np.ndarray, left_at: np.ndarray, grows: bool, kernel: bool
+) -> str:
     """What would do, for paths that were lost (or left the data) at these times."""
     if where := not_finite(args, "args"):
         return f"args must be finite, got {where}"
     if grows:
         return "its steps amplify errors, as said before the solve"
+    if kernel:  # by a walk of its own steps
+        left = "they left the data, off which the kernel is not right"
+        return f"{left}; learn it for longer, on more paths or with input_noise (BackwardKernel)"
     if left_at.size and left_at.max() >= at.max():
         return (
             "they left the data before: the score is not right off the data; train it for longer, "

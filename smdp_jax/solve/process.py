@@ -91,11 +91,12 @@ def _check_noise(sde: SDE, ts: Any, x: State) -> None:
     """Some leaf must have noise; a leaf has it at all times, or never."""
     table = noise_table(sde, ts, x)
     for g in table:
-        with np.errstate(under="ignore"):
-            good = (g > 0) & np.isfinite(g) & (g * g > 0)
+        with np.errstate(under="ignore", over="ignore"):
+            good = (g > 0) & (g * g > 0) & np.isfinite(g * g)
         t, value = (float(np.asarray(v)[np.argmin(good)]) for v in (ts, g))
-        large = "finite" if value > 1 else "large enough to square"
-        said = f"SDE.diffusion must be {large if value > 0 else 'positive'}"
+        large = "small enough to square" if value > 1 else "large enough to square"
+        kind = "positive" if not value > 0 else "finite" if value == np.inf else large
+        said = f"SDE.diffusion must be {kind}"
         check_that(good.all() or not g.any(), f"{said} at t={t:g}, got {value:g}")
     some = not table or any(g.any() for g in table)
     check_that(some, "SDE.diffusion must be positive, got 0 at all times; no noise is None")

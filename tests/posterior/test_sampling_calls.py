@@ -174,6 +174,20 @@ def test_score_is_not_looked_at_where_no_step_starts():
     assert np.isfinite(path.info.max_score)
 
 
+@pytest.mark.parametrize("size", [4, 8192])
+def test_largest_score_is_nan_where_a_score_is(size):
+    """In the step that is last, and in one number of many."""
+
+    def score(t, x, args):
+        return jnp.where((t < SHORT[2]) & (jnp.arange(size) == size // 2), jnp.nan, -x)
+
+    sde = smdp.SDE(lambda t, x, args: -x, diffusion=0.5)
+    with pytest.warns(UserWarning, match="lost"):
+        past = sample(jnp.ones(size), SHORT, sde=sde, score=score)
+    assert np.isnan(past.info.max_score).all()
+    assert not past.info.finite.any()
+
+
 def test_finite_flags_name_the_paths():
     ends = jnp.array([[1.0], [-2.0]])
 

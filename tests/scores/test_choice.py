@@ -94,3 +94,33 @@ def test_an_unknown_base_is_refused(untyped):
     options: dict[str, Any] = {"base": "invers"}
     with pytest.raises(ValueError, match=r"base must be one of .*'inverse'.*, got 'invers'"):
         smdp.estimate_kernel(CUBIC, paths_of(CUBIC), **options)
+
+
+def test_physics_that_bring_a_path_nowhere_are_named():
+    """In one entry, on one path of 300, at one time; the later states need no inverse."""
+    paths = paths_of(CUBIC, 300)
+    stray = 1.01 * jnp.abs(paths.xs).max()
+    xs = paths.xs.at[123, 3, 1].set(stray)
+
+    def inverse(t1, t0, x, args):
+        return jnp.where(x == stray, jnp.nan, x)
+
+    sde = smdp.SDE(step=lambda t0, t1, x, args: x, inverse=inverse, diffusion=0.3)
+    data = smdp.Trajectories(paths.ts, xs)
+    where = f"first in sample 123, t={float(paths.ts[3]):g}: mend the simulator there"
+    with pytest.raises(ValueError, match=f"SDE.inverse is not finite on the paths, {where}"):
+        smdp.estimate_kernel(sde, data, base="inverse")
+    assert smdp.estimate_kernel(sde, data).tables.physics is None
+
+    falls = smdp.SDE(lambda t, x, args: jnp.where(x == stray, jnp.inf, -x), diffusion=0.3)
+    with pytest.raises(ValueError, match=f"SDE.drift is not finite on the paths, {where}"):
+        smdp.estimate_kernel(falls, data, base="inverse")
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e25])
+def test_states_too_large_to_square_are_told(scale):
+    """Their covariance is infinite in float32."""
+    paths = paths_of(CUBIC)
+    data = smdp.Trajectories(paths.ts, scale * paths.xs)
+    with pytest.raises(ValueError, match="covariances of the paths must be finite: scale the"):
+        smdp.estimate_kernel(CUBIC, data)

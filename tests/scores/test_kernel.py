@@ -197,6 +197,23 @@ def test_is_no_score(untyped):
         smdp.probability_flow(RING, kernel, paths.at(0, -1), paths.ts)
 
 
+def test_lost_paths_of_a_kernel_get_a_remedy_for_kernels():
+    paths = ring_paths(jax.random.key(1), 40, 5)
+    kernel = smdp.estimate_kernel(RING, paths)
+    first, *rest = kernel.tables.groups
+    broken = dataclasses.replace(first, gain=first.gain.at[2].set(jnp.nan))
+    tables = dataclasses.replace(kernel.tables, groups=(broken, *rest))
+    with pytest.warns(UserWarning, match=r"2 of 2 paths were lost.*or with input_noise \(Backward"):
+        smdp.sample_posterior(
+            RING,
+            dataclasses.replace(kernel, tables=tables),
+            paths.at(0, -1),
+            paths.ts,
+            num_samples=2,
+            key=jax.random.key(0),
+        )
+
+
 def test_bad_estimates():
     paths = ring_paths(jax.random.key(1), 20, 5)
     with pytest.raises(ValueError, match="at least 8 paths, got 7"):
