@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from smdp_jax.checks import check_holds, check_that, concrete, finite_rows
+from smdp_jax.checks import check_holds, check_that, not_finite
 from smdp_jax.scores import blocks
 from smdp_jax.scores.choice import best_base, best_transform
 from smdp_jax.scores.kernel import LearnedKernel
@@ -52,7 +52,7 @@ def kernel_tables(
     if base == "auto":
         base = best_base(sde, data, chosen)
     tables = tables_of(sde, data, chosen, physics_of(sde, base), input_noise, key, spread=spread)
-    if concrete(tables.groups) and not finite_rows(tables.groups).all():
+    if not_finite(tables.groups, "groups"):
         raise ValueError(_why_not_finite(sde, tables, data))
     return replace(tables, directions=directions)
 
