@@ -30,7 +30,8 @@ class SolveInfo:
     evaluations, finite : int array, bool array
         Score evaluations per path; whether all its states were finite, saved or not.
     max_score : array
-        Largest absolute entry of the score, at the start of the last and of one in 32 other steps.
+        Largest absolute entry of the score, at the start of the last and of one in 32 other steps;
+        NaN where one is.
     lost_at : array
         Time at which a path that is not finite was first found so; -inf for finite ones.
     left_range_at : array or None

@@ -40,9 +40,11 @@ def _reason(
         return f"args must be finite, got {where}"
     if grows:
         return "its steps amplify errors, as said before the solve"
-    if kernel:  # by a walk of its own steps
-        left = "they left the data, off which the kernel is not right"
-        return f"{left}; learn it for longer, on more paths or with input_noise (BackwardKernel)"
+    if kernel:  # has its own steps: no others to try
+        return (
+            "off the data a kernel is not right: learn it for longer, on more paths, or with "
+            "input_noise (BackwardKernel)"
+        )
     if left_at.size and left_at.max() >= at.max():
         return (
             "they left the data before: the score is not right off the data; train it for longer, "

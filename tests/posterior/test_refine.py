@@ -1,4 +1,4 @@
-"""Samples drawn to the end that was seen: closed forms of linear processes, and what is refused."""
+"""Samples drawn to the end that was seen: closed forms of linear processes, and a grid."""
 
 import dataclasses
 import warnings
@@ -10,32 +10,22 @@ import pytest
 
 import smdp_jax as smdp
 from smdp_jax.solve.proximal import Spread
+from tests.refined_paths import (
+    CUBIC,
+    DATA,
+    ENDS,
+    GAIN,
+    GRID,
+    KEY,
+    NOISE,
+    RATES,
+    SEEN,
+    STARTS,
+    TS,
+    refine,
+)
 
 pytestmark = pytest.mark.usefixtures("untyped")  # what users see
-
-TS = jnp.array([0.0, 0.5, 1.3])
-RATES = np.array([3.0, 0.4, 0.0], np.float32)
-GAIN = np.exp(-RATES * 1.3)
-SDE = smdp.SDE(
-    step=lambda t0, t1, x, args: x * jnp.exp(-RATES * (t1 - t0)),
-    inverse=lambda t1, t0, x, args: x * jnp.exp(-RATES * (t0 - t1)),
-    diffusion=0.1,
-)
-KEY = jax.random.key(0)
-NOISE = np.array([0.02, 0.3, 0.05])
-rng = np.random.default_rng(1)
-STARTS = np.array([1.0, 2.0, -0.5]) + rng.normal(size=(900, 3)) * np.array([1.0, 0.7, 0.4])
-ENDS = GAIN * STARTS + 0.01 + NOISE * rng.normal(size=STARTS.shape)
-DATA = smdp.Trajectories(TS[jnp.array([0, 2])], jnp.asarray(np.stack([STARTS, ENDS], 1), "float32"))
-SEEN = np.array([0.1, 1.4, -0.9])
-
-
-def refine(samples, x_end=SEEN, sde=SDE, ts=TS, data=DATA, key=KEY, **how):
-    how = {"noise_paths": 0} | how  # the closed forms are of one noise for all
-    samples, x_end = (
-        jax.tree.map(lambda v: jnp.asarray(v, "float32"), v) for v in (samples, x_end)
-    )
-    return smdp.refine_posterior(sde, samples, x_end, ts, data, key=key, **how)
 
 
 def posterior():
@@ -114,9 +104,6 @@ def test_what_no_start_has_is_taken_out(directions, junk):
 
 
 # A process that is not linear -------------------------------------------------------------------
-
-CUBIC = smdp.SDE(lambda t, x, args: -args * x**3, diffusion=0.02)
-GRID = jnp.linspace(0.0, 1.0, 21)
 
 
 @pytest.mark.parametrize(("step", "rounds"), [(0.5, 3), (1.0, 1)])
@@ -232,6 +219,7 @@ def test_samples_of_few_paths_are_not_lost(paths):
 
 def test_batches_and_chunks_are_what_each_is_alone():
     """Of two end states with conditions of their own, in trees."""
+    rng = np.random.default_rng(4)
     sde = smdp.SDE(lambda t, x, args: {"u": -args * x["u"]}, diffusion=0.1)
     starts = {"u": jnp.asarray(rng.normal(size=(60, 2)), "float32")}
     rates = jnp.asarray(rng.uniform(0.5, 2.0, 60), "float32")
@@ -273,81 +261,3 @@ def test_a_process_of_traced_parameters_is_refused():
         jax.jit(closed_over)(rates)
     found = jax.jit(of_args)(rates).samples
     np.testing.assert_allclose(found, closed_over(rates).samples, rtol=1e-3, atol=1e-3)
-
-
-# What is said ------------------------------------------------------------------------------------
-
-
-def test_starts_that_are_not_gaussian_are_told():
-    two = np.sign(STARTS - STARTS.mean(0))
-    data = smdp.Trajectories(DATA.ts, jnp.stack([jnp.asarray(two, "float32"), DATA.xs[:, 1]], 1))
-    with pytest.warns(UserWarning, match=r"are not: the mean size of a component is .* not 0.798"):
-        refine(np.tile(SEEN, (4, 1)), data=data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        refine(np.tile(SEEN, (4, 1)))
-
-
-def test_noise_that_differs_between_paths_is_told():
-    strength = np.where(np.arange(900) % 4 == 0, 3.0, 0.3)[:, None]
-    ends = GAIN * STARTS + (ENDS - GAIN * STARTS) * strength
-    data = smdp.Trajectories(DATA.ts, jnp.asarray(np.stack([STARTS, ends], 1), "float32"))
-    with pytest.warns(UserWarning, match=r"same Gaussian on all paths, and it is not: its mean"):
-        refine(np.tile(SEEN, (4, 1)), data=data)
-
-
-def test_noise_that_is_not_gaussian_from_one_start_is_told():
-    """Two wells between which noise decides; where it does not, nothing is said."""
-    wells = smdp.SDE(lambda t, x, args: 4 * x - 4 * x**3, diffusion=0.4)
-    starts = 0.02 * jax.random.normal(KEY, (600, 4))
-    data = smdp.simulate(wells, starts, GRID, key=jax.random.key(5), substeps=2)
-    how = {"sde": wells, "ts": GRID, "data": data, "noise_paths": 256}
-    with pytest.warns(UserWarning, match=r"Gaussian from every start, and it is not: its mean"):
-        refine(starts[:4], 0.9 * jnp.ones(4), **how)
-    data = smdp.simulate(CUBIC, starts, GRID, key=jax.random.key(5), args=2.0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        refine(starts[:4], data.at(0, -1), **how | {"sde": CUBIC, "data": data}, args=2.0)
-
-
-def test_samples_that_still_miss_are_told():
-    with pytest.warns(UserWarning, match=r"4 of 4 samples still miss the end state"):
-        refine(np.tile(SEEN, (4, 1)), 50 * SEEN)
-
-
-ONE = np.zeros((4, 3))
-
-
-@pytest.mark.parametrize(
-    ("given", "match"),
-    [
-        ({"samples": np.zeros(3)}, "samples must have the shape"),
-        ({"samples": np.zeros((4, 2))}, r"samples must have the shape .* got \[\(4, 2\)\]"),
-        ({"batch_axes": 1}, "samples must have the shape"),
-        ({"batch_axes": -1}, "batch_axes must be at least 0, got -1"),
-        ({"step": 0.0}, r"step must be in \(0, 1\], got 0.0"),
-        ({"rounds": 0}, "rounds must be at least 1, got 0"),
-        ({"directions": 2.5}, "directions must be an int of at least 1, got 2.5"),
-        ({"x_end": np.array([0.0, np.nan, 0.0])}, r"x_end must be finite, got x_end\[1\]=nan"),
-        ({"ts": jnp.array([0.0, 1.0])}, r"ts\[-1\] must be one of the data's ts, got 1"),
-        ({"data": DATA[:2]}, "data must hold at least 3 paths, got 2"),
-        ({"sde": smdp.SDE(lambda t, x, args: -x, diffusion=None)}, "positive, got None"),
-        ({"sde": smdp.SDE(lambda t, x, args: x**9 * 1e30, diffusion=1.0)}, "must be finite from"),
-        (
-            {"data": smdp.Trajectories(DATA.ts, DATA.xs.at[:, 0].set(1.0))},
-            "starts of data must differ, got all alike",
-        ),
-        ({"key": 3}, "key must be one PRNG key"),
-        ({"args_axes": 1}, "args_axes must be one of"),
-    ],
-)
-def test_refused(given, match):
-    with pytest.raises(ValueError, match=match):
-        refine(**{"samples": ONE, **given})
-
-
-def test_data_of_another_kind_are_refused():
-    with pytest.raises(TypeError, match="data must be Trajectories"):
-        refine(ONE, data=STARTS)
-    with pytest.raises(ValueError, match="x_end must be like the data's states"):
-        refine(ONE, data=smdp.Trajectories(DATA.ts, DATA.xs[..., :2]))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import smdp_jax as smdp
+from smdp_jax.scores.own_steps import check_same_process, move_of, noise_of
 
 pytestmark = pytest.mark.usefixtures("compiles_quickly")
 
@@ -195,6 +196,17 @@ def test_is_no_score(untyped):
     kernel = smdp.estimate_kernel(RING, paths, transform="periodic")
     with pytest.raises(ValueError, match=r"needs a score, .* got a LearnedKernel"):
         smdp.probability_flow(RING, kernel, paths.at(0, -1), paths.ts)
+
+
+def test_another_process_is_told_where_one_number_of_many_is_not_finite():
+    """Of 8192, which is more than one core takes the maximum of."""
+    ts, x = jnp.linspace(0.0, 1.0, 4), jnp.ones(8192)
+    own = smdp.SDE(step=lambda t0, t1, x, args: 2 * x, diffusion=G)
+    other = smdp.SDE(step=lambda t0, t1, x, args: (2 * x).at[7].set(jnp.nan), diffusion=G)
+    known = (ts, noise_of(own, ts, x), (x, None, move_of(own, ts, x, None)))
+    check_same_process(*known, own)
+    with pytest.raises(ValueError, match="physics that differs by nan where its own is up to 1"):
+        check_same_process(*known, other)
 
 
 def test_lost_paths_of_a_kernel_get_a_remedy_for_kernels():

@@ -324,3 +324,13 @@ def test_leaves_of_a_tuple_are_those_of_a_dict():
         past = smdp.sample_posterior(sde, decay, data.at(0, 3), ts, **how)
         found.append(jax.tree.leaves(past.samples))
     jax.tree.map(np.testing.assert_array_equal, *found)
+
+
+def test_a_reference_with_one_variance_of_many_that_is_not_a_number_is_refused():
+    """At one of 64 times, in one of 128 entries."""
+    ts, table = jnp.linspace(0.0, END, 64), jnp.ones((64, 128)).at[9, 5].set(jnp.nan)
+    solver = smdp.GaussianStep(reference=lambda t: table[jnp.searchsorted(ts, t)])
+    decay = lambda t, x, args: -x
+    sde, x_end = smdp.SDE(decay, diffusion=0.5), jnp.ones(128)
+    with pytest.raises(ValueError, match=r"variances .* must be at least 0, got nan"):
+        smdp.sample_posterior(sde, decay, x_end, ts, num_samples=2, key=KEY, solver=solver)
